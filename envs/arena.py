@@ -1,0 +1,179 @@
+"""The duel with whole responses committed at once: what agents and runners use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.tasks import Task
+from envs.types import Completion, Duel, Feedback, Proposal
+from oracles import Key, Oracle, Stream, payoff
+from oracles.base import draw
+from oracles.check import require_prob
+
+
+def draw_prompts(key: Key, count: int) -> np.ndarray:
+    """Returns the prompt index of each episode of `key`, uniform over `count` prompts."""
+    return np.floor(key.uniform() * count).astype(np.int64)
+
+
+class DuelArena:
+    """Draws prompts, plays proposals against the oracle and counts what was asked.
+
+    The same game as `envs.preference_duel_v0` stepped token by token: the same seed and tokens give the same
+    prompts and verdicts. Row b of the n-th reset is episode n*B + b, so the batch size changes no verdict.
+
+    Args:
+        task: prompts and limits.
+        oracle: who judges.
+        batch_size: prompts per reset, drawn with replacement; None: every training prompt once, in order.
+        feedback: "outcome" reveals Bernoulli outcomes, "probability" P itself.
+        votes: outcomes per asked pair (outcome feedback only).
+        seed: names every prompt and verdict.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        oracle: Oracle,
+        batch_size: int | None,
+        feedback: Feedback = "outcome",
+        votes: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 or None (every prompt once), got {batch_size}")
+        if feedback not in get_args(Feedback):
+            raise ValueError(f"feedback must be one of {get_args(Feedback)}, got {feedback!r}")
+        if votes < 1 or (votes > 1 and feedback == "probability"):
+            raise ValueError(f"votes must be at least 1, and 1 for feedback='probability', got {votes}")
+        self.task, self.oracle = task, oracle
+        self.batch_size, self.feedback, self.votes, self.seed = batch_size, feedback, votes, seed
+        self._rows = len(task.prompts) if batch_size is None else batch_size
+        self._episode = 0
+        self._queries = 0
+        self._exact = False
+        self._prompts: list[str] | None = None
+        self._plays = 0
+
+    @property
+    def queries(self) -> int | None:
+        """Asked pairs x votes so far; None once a whole law was played, which no oracle could be asked."""
+        return None if self._exact else self._queries
+
+    def reset(self) -> list[str]:
+        """Returns the next B prompts."""
+        episodes = self._episode + np.arange(self._rows)
+        if self.batch_size is None:
+            index = np.arange(self._rows)
+        else:
+            index = draw_prompts(Key(self.seed, episodes, Stream.PROMPT), len(self.task.prompts))
+        self._prompts = [self.task.prompts[i] for i in index]
+        self._episodes = episodes
+        self._episode += self._rows
+        return list(self._prompts)
+
+    def play(self, proposal: Proposal) -> Duel:
+        """Asks the oracle once about every wanted pair of the proposal.
+
+        Raises:
+            ValueError: if the proposal does not fit the prompts, or the oracle breaks its contract.
+            RuntimeError: if there was no reset since the last play.
+        """
+        if self._prompts is None:
+            raise RuntimeError("play() needs the prompts of a reset(); call reset() before every play()")
+        prompts, self_play = self._prompts, proposal.right is None
+        right = proposal.left if proposal.right is None else proposal.right
+        shape = (len(prompts), _width("left", proposal.left, prompts), _width("right", right, prompts))
+        if proposal.ask is not None and tuple(proposal.ask.shape) != shape:
+            raise ValueError(f"ask must be {shape}, got {tuple(proposal.ask.shape)}")
+        left_weight = _weight("left_weight", proposal.left_weight, shape[:2])
+        right_weight = (
+            left_weight if self_play else _weight("right_weight", proposal.right_weight, (shape[0], shape[2]))
+        )
+        asked = _asked(proposal.ask, shape, self_play)
+        left_texts = [[completion.text for completion in row] for row in proposal.left]
+        right_texts = None if self_play else [[completion.text for completion in row] for row in right]
+        prob = payoff(self.oracle, prompts, left_texts, right_texts, asked)
+        require_prob(prob, shape, type(self.oracle).__name__)
+        self._spot_check(prompts, left_texts, left_texts if right_texts is None else right_texts, prob)
+        if self.feedback == "outcome":
+            prob = self._vote(prob, asked, self_play)
+        exact = proposal.left_weight is not None
+        self._exact |= exact
+        self._queries += self.votes * int((asked.triu(1) if self_play else asked).sum())
+        self._prompts = None
+        return Duel(
+            prompts, proposal.left, right, prob, left_weight.to(prob), right_weight.to(prob), asked, self.feedback,
+            self.votes, exact,
+        )  # fmt: skip
+
+    def _vote(self, prob: Tensor, asked: Tensor, self_play: bool) -> Tensor:
+        """Replaces P by the mean of `votes` outcomes, keyed by (episode, k, l, vote)."""
+        rows, ks, ls = (asked.triu(1) if self_play else asked).nonzero(as_tuple=True)
+        key = Key(self.seed, self._episodes[rows.numpy()][:, None], Stream.VERDICT)
+        chance = prob[rows, ks, ls][:, None].expand(-1, self.votes)
+        won = draw(chance, key, ks.numpy()[:, None], ls.numpy()[:, None], np.arange(self.votes))
+        mean = won.to(prob.dtype).mean(dim=1)
+        revealed = torch.full_like(prob, 0.5)
+        revealed[rows, ks, ls] = mean
+        if self_play:
+            revealed[rows, ls, ks] = 1 - mean
+        return revealed
+
+    def _spot_check(
+        self, prompts: Sequence[str], left: Sequence[Sequence[str]], right: Sequence[Sequence[str]], prob: Tensor
+    ) -> None:
+        """Asks one pair of this play in the other order, at plays 1, 2, 4, 8, ...: cheap, and seldom enough."""
+        self._plays += 1
+        if not self.oracle.antisymmetric or self._plays & (self._plays - 1):
+            return
+        l = prob.shape[2] - 1
+        pair = [prompts[0]], [right[0][l]], [left[0][0]]
+        forward = float(self.oracle.prob(pair[0], pair[2], pair[1])[0])
+        swapped = float(self.oracle.prob(*pair)[0])
+        if abs(forward + swapped - 1) > 1e-3:
+            raise ValueError(
+                f"{type(self.oracle).__name__} says it is antisymmetric, but prob(a, b) = {forward:.4g} and "
+                f"prob(b, a) = {swapped:.4g} do not sum to 1 for a={left[0][0]!r}, b={right[0][l]!r}; run "
+                f"oracles.check_oracle on it, or set antisymmetric = False so that both orders are asked"
+            )
+
+    def state_dict(self) -> dict[str, int | bool]:
+        """Returns the counters; the seed and they are the whole random state."""
+        return {"episode": self._episode, "queries": self._queries, "exact": self._exact, "plays": self._plays}
+
+    def load_state_dict(self, state: dict[str, int | bool]) -> None:
+        """Continues from `state_dict()`; prompts of an unplayed reset are dropped."""
+        self._episode, self._queries = int(state["episode"]), int(state["queries"])
+        self._exact, self._plays = bool(state["exact"]), int(state["plays"])
+        self._prompts = None
+
+
+def _width(seat: str, responses: Sequence[Sequence[Completion]], prompts: Sequence[str]) -> int:
+    widths = {len(row) for row in responses}
+    if len(responses) != len(prompts) or len(widths) != 1 or 0 in widths:
+        raise ValueError(
+            f"{seat} must hold the same number of responses, at least one, for each of the {len(prompts)} prompts; "
+            f"got {len(responses)} rows of {sorted(widths)} responses"
+        )
+    return widths.pop()
+
+
+def _weight(name: str, weight: Tensor | None, shape: tuple[int, int]) -> Tensor:
+    if weight is None:
+        return torch.full(shape, 1 / shape[1], dtype=torch.float64)
+    if tuple(weight.shape) != shape or (weight < 0).any() or (weight.double().sum(1) - 1).abs().max() > 1e-4:
+        raise ValueError(f"{name} must be {shape}, non-negative, with rows that sum to 1; got {tuple(weight.shape)}")
+    return weight.detach().cpu()
+
+
+def _asked(ask: Tensor | None, shape: tuple[int, int, int], self_play: bool) -> Tensor:
+    asked = torch.ones(shape, dtype=torch.bool) if ask is None else ask.bool().cpu()
+    if self_play:
+        asked = (asked | asked.mT) & ~torch.eye(shape[1], dtype=torch.bool)
+    return asked

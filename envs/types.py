@@ -1,0 +1,80 @@
+"""What travels between the environment and the agents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Feedback = Literal["outcome", "probability"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One response.
+
+    `tokens` are the ids that were sampled, with the EOS that ended them (none where the limit did); `text` is
+    derived from them. `tokens` is None where the text came from a file.
+    """
+
+    text: str
+    tokens: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What an agent brings to the arena: responses for both seats, for each prompt.
+
+    Attributes:
+        left: [B][K] responses of the left seat.
+        right: [B][L] responses of the right seat; None is self-play: the left ones sit on both sides, and each
+            unordered pair is asked once.
+        left_weight: [B, K] the probabilities of `left` where it lists a policy's whole law, rows sum to 1.
+            None: `left` are samples, each counting 1/K.
+        right_weight: [B, L] likewise.
+        ask: [B, K, L] bool, the pairs that are to be asked; None: all.
+    """
+
+    left: Sequence[Sequence[Completion]]
+    right: Sequence[Sequence[Completion]] | None = None
+    left_weight: Tensor | None = None
+    right_weight: Tensor | None = None
+    ask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Duel:
+    """The payoff matrix of the game restricted to the drawn responses; all tensors are on the CPU.
+
+    Attributes:
+        prompts: B prompts.
+        left: [B][K] responses.
+        right: [B][L] responses; the same object as `left` in self-play.
+        prob: [B, K, L] what the environment reveals of P(left k beats right l | prompt): the mean of `votes`
+            Bernoulli outcomes, or P itself; 1/2 where nothing was asked.
+        left_weight: [B, K], rows sum to 1.
+        right_weight: [B, L], rows sum to 1.
+        asked: [B, K, L] bool, True where `prob` rests on an answer of the oracle (in self-play both halves, not
+            the diagonal).
+        feedback: "outcome" or "probability".
+        votes: Bernoulli outcomes per asked pair.
+        exact: True where the responses are a policy's whole law with its probabilities as weights, not samples.
+    """
+
+    prompts: Sequence[str]
+    left: Sequence[Sequence[Completion]]
+    right: Sequence[Sequence[Completion]]
+    prob: Tensor
+    left_weight: Tensor
+    right_weight: Tensor
+    asked: Tensor
+    feedback: Feedback
+    votes: int
+    exact: bool = False
+
+    @property
+    def self_play(self) -> bool:
+        """True where both seats hold the same draws."""
+        return self.right is self.left

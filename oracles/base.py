@@ -1,0 +1,135 @@
+"""What an oracle is, and the three questions that the project asks one: prob, payoff, outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from oracles.keyed import Key
+from oracles.registry import configure
+
+BUILT_IN = {
+    "bt": "oracles.bradley_terry:BradleyTerryConfig",
+    "pairrm": "oracles.pairrm:PairRMConfig",
+    "cyclic": "oracles.synthetic:CyclicConfig",
+    "table": "oracles.table:TableConfig",
+}
+
+
+@runtime_checkable
+class Oracle(Protocol):
+    """Knows who wins: the chance that one response is preferred to another.
+
+    An oracle may also have `payoff(prompts, left, right) -> [B, K, L]`, for oracles that read each response
+    alone: K readings instead of K*K.
+    """
+
+    antisymmetric: bool
+    """True where prob(a, b) + prob(b, a) = 1: everywhere but under position bias."""
+
+    def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        """Returns P(first beats second | prompt); deterministic, it never draws.
+
+        Args:
+            prompts: N prompts.
+            first: N responses.
+            second: N responses.
+
+        Returns:
+            [N] on the CPU in [0, 1]; float64 for finite families, float32 for networks. prob(a, a) = 1/2.
+        """
+        ...
+
+
+def make(
+    name: str,
+    *,
+    prompts: Sequence[str] | None = None,
+    responses: Sequence[str] | None = None,
+    device: str = "cpu",
+    **fields: Any,
+) -> Oracle:
+    """Builds an oracle from its name and the fields of its configuration.
+
+    Args:
+        name: a built-in ("bt", "pairrm", "cyclic", "table"), or "module:Config" of your own.
+        prompts: the finite task's prompts, for the families that need them.
+        responses: the finite task's responses (texts), the same for every prompt.
+        device: where a network runs.
+        **fields: fields of the configuration.
+
+    Raises:
+        UnknownNameError: if the name or a field is unknown.
+    """
+    config = configure("oracle", name, BUILT_IN, fields)
+    return config.build(prompts=prompts, responses=responses, device=device)
+
+
+def payoff(
+    oracle: Oracle,
+    prompts: Sequence[str],
+    left: Sequence[Sequence[str]],
+    right: Sequence[Sequence[str]] | None = None,
+    ask: Tensor | None = None,
+) -> Tensor:
+    """Returns P(left k beats right l) for every prompt, asking each pair once.
+
+    In self-play (`right` is None) each unordered pair is asked once, the other half is 1 - it and the diagonal
+    is 1/2. Where an oracle is not antisymmetric both orders are asked and averaged, so that who sits left
+    does not matter.
+
+    Args:
+        oracle: the oracle.
+        prompts: B prompts.
+        left: [B][K] responses.
+        right: [B][L] responses; None: the left ones.
+        ask: [B, K, L] bool, True where the answer is wanted; the others come back as 1/2. None: all.
+
+    Returns:
+        [B, K, L] on the CPU.
+    """
+    opposite = left if right is None else right
+    if hasattr(oracle, "payoff"):
+        prob = oracle.payoff(prompts, left, opposite)  # pyright: ignore[reportAttributeAccessIssue] - optional method
+        return prob if ask is None else torch.where(ask, prob, torch.full_like(prob, 0.5))
+    wanted = torch.ones(len(prompts), len(left[0]), len(opposite[0]), dtype=torch.bool) if ask is None else ask.clone()
+    if right is None:
+        wanted = (wanted | wanted.mT).triu(1)
+    rows, ks, ls = wanted.nonzero(as_tuple=True)
+    asked = [prompts[b] for b in rows.tolist()]
+    first = [left[b][k] for b, k in zip(rows.tolist(), ks.tolist(), strict=True)]
+    second = [opposite[b][l] for b, l in zip(rows.tolist(), ls.tolist(), strict=True)]
+    answers = oracle.prob(asked, first, second)
+    if not oracle.antisymmetric:
+        answers = (answers + 1 - oracle.prob(asked, second, first)) / 2
+    prob = torch.full(wanted.shape, 0.5, dtype=answers.dtype)
+    prob[rows, ks, ls] = answers
+    if right is None:
+        prob[rows, ls, ks] = 1 - answers
+    return prob
+
+
+def outcomes(oracle: Oracle, prompts: Sequence[str], first: Sequence[str], second: Sequence[str], key: Key) -> Tensor:
+    """Returns the Bernoulli verdicts of N duels: True where the first response won.
+
+    Args:
+        oracle: the oracle.
+        prompts: N prompts.
+        first: N responses.
+        second: N responses.
+        key: names the uniforms; `key.episode` is [N], one for each duel.
+
+    Returns:
+        [N] bool on the CPU.
+    """
+    return draw(oracle.prob(prompts, first, second), key)
+
+
+def draw(prob: Tensor, key: Key, k: Any = 0, l: Any = 0, vote: Any = 0) -> Tensor:
+    """Draws y ~ Bernoulli(prob) at the key's positions; the one place where a verdict is drawn."""
+    uniforms = np.broadcast_to(key.uniform(k, l, vote), prob.shape)
+    return torch.from_numpy(uniforms.copy()) < prob.double()

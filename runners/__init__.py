@@ -1,0 +1,1 @@
+"""Commands: `python -m runners.duel`, `runners.evaluate`, `runners.pretrain`, `runners.plot`."""
