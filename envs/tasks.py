@@ -56,9 +56,7 @@ class Task:
             ValueError: if the task is not finite.
         """
         if self.responses is None:
-            raise ValueError(
-                f"task '{self.name}' does not list its responses; use 'symbols' or a finite game's FILE.json"
-            )
+            raise ValueError(f"task '{self.name}' lists no responses; use 'symbols' or a finite game's FILE.json")
         return tuple(response.text for response in self.responses)
 
 

@@ -24,8 +24,7 @@ BUILT_IN = {
 class Oracle(Protocol):
     """Knows who wins: the chance that one response is preferred to another.
 
-    An oracle may also have `payoff(prompts, left, right) -> [B, K, L]`, for oracles that read each response
-    alone: K readings instead of K*K.
+    One that reads each response alone has `payoff` too: `PayoffOracle`.
     """
 
     antisymmetric: bool
@@ -42,6 +41,15 @@ class Oracle(Protocol):
         Returns:
             [N] on the CPU in [0, 1]; float64 for finite families, float32 for networks. prob(a, a) = 1/2.
         """
+        ...
+
+
+@runtime_checkable
+class PayoffOracle(Oracle, Protocol):
+    """An oracle that reads each response alone: K readings instead of K*K."""
+
+    def payoff(self, prompts: Sequence[str], left: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> Tensor:
+        """Returns [B, K, L], equal to `prob` on every pair."""
         ...
 
 
@@ -93,8 +101,8 @@ def payoff(
         [B, K, L] on the CPU.
     """
     opposite = left if right is None else right
-    if hasattr(oracle, "payoff"):
-        prob = oracle.payoff(prompts, left, opposite)  # pyright: ignore[reportAttributeAccessIssue] - optional method
+    if isinstance(oracle, PayoffOracle):
+        prob = oracle.payoff(prompts, left, opposite)
         return prob if ask is None else torch.where(ask, prob, torch.full_like(prob, 0.5))
     wanted = torch.ones(len(prompts), len(left[0]), len(opposite[0]), dtype=torch.bool) if ask is None else ask.clone()
     if right is None:

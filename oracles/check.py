@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from oracles.base import Oracle
+from oracles.base import Oracle, PayoffOracle
 
 
 def require_prob(prob: torch.Tensor, shape: tuple[int, ...], who: str) -> None:
@@ -60,6 +60,6 @@ def check_oracle(oracle: Oracle, prompts: Sequence[str], responses: Sequence[Seq
         require((swapped + prob - 1).abs() <= tolerance, "prob(a, b) + prob(b, a) must be 1")
         same = torch.tensor([a == b for a, b in zip(first, second, strict=True)])
         require(~same | ((prob - 0.5).abs() <= tolerance), "prob(a, a) must be 1/2")
-    if hasattr(oracle, "payoff"):
-        matrix = oracle.payoff(prompts, responses, responses)  # pyright: ignore[reportAttributeAccessIssue] - optional
+    if isinstance(oracle, PayoffOracle):
+        matrix = oracle.payoff(prompts, responses, responses)
         require((matrix.reshape(-1) - prob).abs() <= tolerance, "payoff must agree with prob")

@@ -47,7 +47,7 @@ def find(kind: str, name: str, built_in: Mapping[str, str]) -> Any:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise UnknownNameError(
-            f"{kind} '{name}': there is no module '{error.name}' in the working directory or among the installed packages"
+            f"{kind} '{name}': no module '{error.name}' in the working directory or among the installed packages"
         ) from error
     if not hasattr(module, attribute):
         raise UnknownNameError(
