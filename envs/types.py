@@ -11,6 +11,22 @@ from torch import Tensor
 Feedback = Literal["outcome", "probability"]
 
 
+class Conversation(str):
+    """A prompt of several turns: a string that also keeps its messages for a policy's chat template.
+
+    Attributes:
+        messages: dicts with "role" and "content"; the last one is the user's.
+    """
+
+    messages: tuple[dict[str, str], ...]
+
+    def __new__(cls, messages: Sequence[dict[str, str]]) -> Conversation:
+        """Writes one `ROLE: content` line for each message."""
+        text = super().__new__(cls, "\n".join(f"{turn['role'].upper()}: {turn['content']}" for turn in messages))
+        text.messages = tuple(messages)
+        return text
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One response.

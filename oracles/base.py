@@ -107,17 +107,17 @@ def payoff(
     wanted = torch.ones(len(prompts), len(left[0]), len(opposite[0]), dtype=torch.bool) if ask is None else ask.clone()
     if right is None:
         wanted = (wanted | wanted.mT).triu(1)
-    rows, ks, ls = wanted.nonzero(as_tuple=True)
-    asked = [prompts[b] for b in rows.tolist()]
-    first = [left[b][k] for b, k in zip(rows.tolist(), ks.tolist(), strict=True)]
-    second = [opposite[b][l] for b, l in zip(rows.tolist(), ls.tolist(), strict=True)]
+    pairs: list[tuple[int, int, int]] = [tuple(index) for index in wanted.nonzero().tolist()]
+    asked = [prompts[b] for b, _, _ in pairs]
+    first = [left[b][k] for b, k, _ in pairs]
+    second = [opposite[b][l] for b, _, l in pairs]
     answers = oracle.prob(asked, first, second)
     if not oracle.antisymmetric:
         answers = (answers + 1 - oracle.prob(asked, second, first)) / 2
     prob = torch.full(wanted.shape, 0.5, dtype=answers.dtype)
-    prob[rows, ks, ls] = answers
+    prob[wanted] = answers
     if right is None:
-        prob[rows, ls, ks] = 1 - answers
+        prob.mT[wanted] = 1 - answers
     return prob
 
 
