@@ -4,13 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from envs.registry import UnknownNameError, configure, find, nearest
 from envs.tokens import Tokenizer
 from envs.types import Completion
+
+TASKS = {
+    "chat": "envs.prompt_files:ChatConfig",
+    "symbols": "envs.finite_tasks:SymbolsConfig",
+}
+FILES = {
+    ".jsonl": "envs.prompt_files:PromptFileConfig",
+    ".json": "envs.finite_tasks:GameFileConfig",
+}
+HUB = "envs.prompt_files:HubConfig"
+
+
+class TaskConfig(Protocol):
+    """A frozen dataclass whose fields describe a task."""
+
+    def build(self, *, tokenizer: Tokenizer | None = None) -> Task:
+        """Builds the task; `tokenizer` is the vocabulary of the policy that will play, None: the task's own."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -60,6 +81,44 @@ class Task:
         return tuple(response.text for response in self.responses)
 
 
-def make_task(name: str, *, tokenizer: Tokenizer | None = None, **fields: object) -> Task:
-    """Builds a task: "chat", "symbols", FILE.jsonl, FILE.json, "hf:DATASET", or "module:Config"."""
-    raise NotImplementedError
+def task_config(name: str) -> tuple[Any, dict[str, str]]:
+    """Returns the configuration class that a task's name stands for, and the fields that the name itself sets.
+
+    Raises:
+        UnknownNameError: with the nearest name.
+    """
+    path, preset = _resolve(name)
+    return find("task", name, {**TASKS, name: path}), preset
+
+
+def make_task(name: str, *, tokenizer: Tokenizer | None = None, **fields: Any) -> Task:
+    """Builds a task from its name and the fields of its configuration.
+
+    Args:
+        name: "chat" (the embedded text), "symbols" (all strings over a small alphabet), FILE.jsonl of prompts,
+            FILE.json of a finite game, "hf:DATASET" (a hub id or a local directory), or "module:Config".
+        tokenizer: the vocabulary of the policy that will play, for tasks of free text; None: the embedded one.
+        **fields: fields of the configuration.
+
+    Raises:
+        UnknownNameError: if the name or a field is unknown.
+        ValueError: if a file's contents are no task; the message has the file and the line.
+    """
+    path, preset = _resolve(name)
+    config: TaskConfig = configure("task", name, {**TASKS, name: path}, {**preset, **fields})
+    return config.build(tokenizer=tokenizer)
+
+
+def _resolve(name: str) -> tuple[str, dict[str, str]]:
+    if name in TASKS:
+        return TASKS[name], {}
+    if name.startswith("hf:"):
+        return HUB, {"path": name.removeprefix("hf:")}
+    if Path(name).suffix in FILES:
+        return FILES[Path(name).suffix], {"path": name}
+    if ":" in name:
+        return name, {}
+    known = [*TASKS, "hf:DATASET", "FILE.jsonl", "FILE.json"]
+    raise UnknownNameError(
+        f"unknown task '{name}'{nearest(name, TASKS)} Known: {', '.join(known)}, or your own as 'module:Config'."
+    )

@@ -1,0 +1,245 @@
+"""Preferences given as a table: a finite game's file, and any family that can list its matrix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from oracles.registry import nearest
+
+TOLERANCE = 1e-6
+"""How far P + P' may be from 1 in a file: the rounding of float32, which is then removed."""
+
+
+@dataclass(frozen=True)
+class Game:
+    """A finite game as its file gives it.
+
+    Attributes:
+        prompts: X prompts.
+        responses: N responses, the same for every prompt.
+        prob: [N, N] or [X, N, N] float64, P(response i beats response j | prompt x); None where the file has none.
+    """
+
+    prompts: tuple[str, ...]
+    responses: tuple[str, ...]
+    prob: Tensor | None
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """The `prob` of a finite game's file."""
+
+    path: str | None = None
+    """FILE.json with "prompts" [X], "responses" [N] and "prob" [N][N], or one matrix per prompt [X][N][N]."""
+
+    def build(
+        self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
+    ) -> TableOracle:
+        """Reads the file, and checks that it knows the task's prompts and responses.
+
+        Raises:
+            ValueError: if there is no path, the file is no game, it has no `prob`, or it lacks one of the task's texts.
+        """
+        del device  # a table stays on the CPU
+        if self.path is None:
+            raise ValueError(
+                "oracle 'table' reads P from a finite game's file: pass --oracle.path FILE.json, usually --task's"
+            )
+        game = read_game(self.path)
+        if game.prob is None:
+            raise ValueError(f"{self.path}: has no 'prob' [N][N] or [X][N][N]; add it, or choose another oracle")
+        oracle = TableOracle(game.prob, game.prompts, game.responses)
+        oracle.rows(prompts or ())
+        oracle.columns(responses or ())
+        return oracle
+
+
+class TableOracle:
+    """Looks every answer up.
+
+    Args:
+        prob: [N, N] for every prompt, [X, N, N] one matrix for each, or a function from the prompt's index to its
+            [N, N] (called once for each prompt that is asked about, then kept); P(i beats j), P + P' = 1.
+        prompts: X prompts, distinct.
+        responses: N responses, distinct, the same for every prompt.
+
+    Raises:
+        ValueError: if `prob` does not fit the prompts and responses, or is no antisymmetric table of probabilities.
+    """
+
+    antisymmetric = True
+
+    def __init__(
+        self, prob: Tensor | Callable[[int], Tensor], prompts: Sequence[str], responses: Sequence[str]
+    ) -> None:
+        self.prompts, self.responses = list(prompts), list(responses)
+        self._row = _index("prompts", self.prompts)
+        self._column = _index("responses", self.responses)
+        self._all = torch.arange(len(self.responses))
+        self._matrices: dict[int, Tensor] = {}
+        self._source = prob if callable(prob) else exact_table("prob", prob, len(self.prompts), len(self.responses))
+
+    def matrix(self, prompt: str) -> Tensor:
+        """Returns [N, N] float64, P(response i beats response j | prompt); not to be written to."""
+        return self._matrix(self.rows([prompt])[0])
+
+    def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        """Returns [N] float64, P(first beats second | prompt).
+
+        Raises:
+            ValueError: for a prompt or a response that the table lacks.
+        """
+        rows = torch.tensor(self.rows(prompts), dtype=torch.long)
+        i, j = self.columns(first), self.columns(second)
+        answers = torch.empty(len(rows), dtype=torch.float64)
+        for row in rows.unique().tolist():
+            here = rows == row
+            answers[here] = self._matrix(row)[i[here], j[here]]
+        return answers
+
+    def payoff(self, prompts: Sequence[str], left: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> Tensor:
+        """Returns [B, K, L] float64, equal to `prob` on every pair; lists of all N responses cost next to nothing."""
+        return torch.stack(
+            [
+                self._gather(self._matrix(row), self.columns(ours), self.columns(theirs))
+                for row, ours, theirs in zip(self.rows(prompts), left, right, strict=True)
+            ]
+        )
+
+    def rows(self, prompts: Sequence[str]) -> list[int]:
+        """Returns the indices of the prompts."""
+        return _look_up("prompt", self._row, prompts)
+
+    def columns(self, responses: Sequence[str]) -> Tensor:
+        """Returns the indices of the responses; the same tensor each time for the whole list."""
+        if len(responses) == len(self.responses) and list(responses) == self.responses:
+            return self._all
+        return torch.tensor(_look_up("response", self._column, responses), dtype=torch.long)
+
+    def _gather(self, matrix: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        ours = matrix if i is self._all else matrix[i]
+        return ours if j is self._all else ours[:, j]
+
+    def _matrix(self, row: int) -> Tensor:
+        if isinstance(self._source, Tensor):
+            return self._source if self._source.ndim == 2 else self._source[row]
+        if row not in self._matrices:
+            count = len(self.responses)
+            self._matrices[row] = exact_table(f"prob of prompt {row}", self._source(row), None, count)
+        return self._matrices[row]
+
+
+def exact_table(name: str, prob: Tensor, prompts: int | None, responses: int) -> Tensor:
+    """Returns a float64 table with P + P' = 1 and 1/2 on the diagonal, to the last bit.
+
+    Entries may be off by `TOLERANCE`; those below the diagonal become 1 - the ones above.
+
+    Args:
+        name: what the messages call it.
+        prob: [N, N], or [X, N, N] where `prompts` is X.
+        prompts: X; None: only [N, N] will do.
+        responses: N.
+
+    Raises:
+        ValueError: naming the first entry that breaks the shape, the range or the antisymmetry, and by how much.
+    """
+    prob = prob.detach().double().cpu()
+    shapes = [(responses, responses)] + ([] if prompts is None else [(prompts, responses, responses)])
+    if tuple(prob.shape) not in shapes:
+        wanted = " or ".join(str(list(shape)) for shape in shapes)
+        raise ValueError(f"{name} must be {wanted} for the prompts and responses, got {list(prob.shape)}")
+    _require((prob >= 0) & (prob <= 1), name, prob, "lie in [0, 1]; is it logits?")
+    excess = prob + prob.mT - 1
+    worst = f"have P[i][j] + P[j][i] = 1 and 1/2 on the diagonal; it is off by up to {excess.abs().max().item():.3g}"
+    _require(excess.abs() <= TOLERANCE, name, prob, worst)
+    upper = prob.triu(1)
+    return upper + (1 - upper.mT).tril(-1) + torch.eye(responses, dtype=torch.float64) / 2
+
+
+def _require(holds: Tensor, name: str, prob: Tensor, promise: str) -> None:
+    if not holds.all():
+        where = (~holds).nonzero()[0].tolist()
+        entry = "".join(f"[{i}]" for i in where)
+        raise ValueError(f"{name}{entry} = {prob[tuple(where)].item():g}, but prob must {promise}")
+
+
+def read_game(path: str | Path) -> Game:
+    """Reads a finite game's FILE.json: {"prompts": [...], "responses": [...], "prob": [[...]]}.
+
+    Raises:
+        ValueError: with the file, and the line or the entry that is wrong.
+        OSError: if the file cannot be read.
+    """
+    raw = Path(path).read_bytes()
+    try:
+        game = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}:{line}: not UTF-8 (byte {error.start}); save the file as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: broken JSON: {error.msg} (column {error.colno})") from error
+    known = ("prompts", "responses", "prob")
+    if not isinstance(game, dict):
+        raise ValueError(f'{path}: a finite game is {{"prompts": [...], "responses": [...]}}, got {_short(game)}')
+    for field in game:
+        if field not in known:
+            raise ValueError(f"{path}: unknown field '{field}'{nearest(field, known)} Fields: {', '.join(known)}.")
+    prompts, responses = (_texts(path, field, game.get(field)) for field in ("prompts", "responses"))
+    prob = None if game.get("prob") is None else _table(path, game["prob"], len(prompts), len(responses))
+    return Game(prompts, responses, prob)
+
+
+def _texts(path: str | Path, field: str, texts: object) -> tuple[str, ...]:
+    if not isinstance(texts, list) or not texts:
+        raise ValueError(f"{path}: '{field}' must be a list of at least one string, got {_short(texts)}")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str) or not text:
+            raise ValueError(f"{path}: {field}[{i}] must be a non-empty string, got {_short(text)}")
+        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(f"{path}: {field}[{i}] has half a surrogate pair, which is no text: {_short(text)}")
+    try:
+        _index(field, texts)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return tuple(texts)
+
+
+def _table(path: str | Path, prob: object, prompts: int, responses: int) -> Tensor:
+    try:
+        table = torch.tensor(prob, dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: 'prob' must be numbers [{responses}][{responses}] or "
+            f"[{prompts}][{responses}][{responses}] with rows of one length: {error}"
+        ) from error
+    return exact_table(f"{path}: prob", table, prompts, responses)
+
+
+def _index(field: str, texts: Sequence[str]) -> dict[str, int]:
+    index = {text: i for i, text in enumerate(texts)}
+    if len(index) != len(texts):
+        i = next(i for i, text in enumerate(texts) if index[text] != i)
+        raise ValueError(f"{field} must be distinct, but {_short(texts[i])} is {field}[{i}] and [{index[texts[i]]}]")
+    return index
+
+
+def _look_up(kind: str, index: dict[str, int], texts: Sequence[str]) -> list[int]:
+    try:
+        return [index[text] for text in texts]
+    except KeyError:
+        lost = next(text for text in texts if text not in index)
+        raise ValueError(
+            f"the table has no {kind} {_short(lost)}{nearest(lost, islice(index, 10_000))} It lists {len(index)}."
+        ) from None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
