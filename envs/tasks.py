@@ -87,8 +87,8 @@ def task_config(name: str) -> tuple[Any, dict[str, str]]:
     Raises:
         UnknownNameError: with the nearest name.
     """
-    path, preset = _resolve(name)
-    return find("task", name, {**TASKS, name: path}), preset
+    table, preset = _resolve(name)
+    return find("task", name, table), preset
 
 
 def make_task(name: str, *, tokenizer: Tokenizer | None = None, **fields: Any) -> Task:
@@ -104,21 +104,21 @@ def make_task(name: str, *, tokenizer: Tokenizer | None = None, **fields: Any) -
         UnknownNameError: if the name or a field is unknown.
         ValueError: if a file's contents are no task; the message has the file and the line.
     """
-    path, preset = _resolve(name)
-    config: TaskConfig = configure("task", name, {**TASKS, name: path}, {**preset, **fields})
+    table, preset = _resolve(name)
+    config: TaskConfig = configure("task", name, table, {**preset, **fields})
     return config.build(tokenizer=tokenizer)
 
 
-def _resolve(name: str) -> tuple[str, dict[str, str]]:
+def _resolve(name: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns the table of built-ins with this name in it where it is a file's or a dataset's, and its fields."""
     if name in TASKS:
-        return TASKS[name], {}
+        return TASKS, {}
     if name.startswith("hf:"):
-        return HUB, {"path": name.removeprefix("hf:")}
+        return {**TASKS, name: HUB}, {"path": name.removeprefix("hf:")}
     if Path(name).suffix in FILES:
-        return FILES[Path(name).suffix], {"path": name}
+        return {**TASKS, name: FILES[Path(name).suffix]}, {"path": name}
     if ":" in name:
-        return name, {}
-    known = [*TASKS, "hf:DATASET", "FILE.jsonl", "FILE.json"]
-    raise UnknownNameError(
-        f"unknown task '{name}'{nearest(name, TASKS)} Known: {', '.join(known)}, or your own as 'module:Config'."
-    )
+        return TASKS, {}
+    hint = nearest(name, TASKS) or "."
+    known = ", ".join([*TASKS, "hf:DATASET", "FILE.jsonl", "FILE.json"])
+    raise UnknownNameError(f"unknown task '{name}'{hint} Known: {known}, or your own as 'module:Config'.")

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Turns text into token ids and back."""
+    """Turns text into token ids and back.
+
+    One with more special tokens than EOS and PAD lists their ids as `special_ids`, so that no response holds them.
+    """
 
     vocab_size: int
     eos_id: int
@@ -21,6 +28,14 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Sequence[int]) -> str:
         """Returns the text of the ids; EOS and PAD give none."""
         ...
+
+
+def response_tokens(tokenizer: Tokenizer) -> NDArray[np.bool_]:
+    """Returns [V] bool: every id but EOS, PAD and the other special tokens."""
+    legal = np.ones(tokenizer.vocab_size, dtype=np.bool_)
+    special = {tokenizer.eos_id, *getattr(tokenizer, "special_ids", ())}
+    legal[list(special if tokenizer.pad_id is None else special | {tokenizer.pad_id})] = False
+    return legal
 
 
 class ListTokenizer:
@@ -59,7 +74,7 @@ class ListTokenizer:
         return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Returns the strings of the ids, joined."""
+        """Returns the strings of the ids, joined; PAD and EOS give none."""
         return "".join(self.strings[token] for token in tokens)
 
 
@@ -70,28 +85,41 @@ class FileTokenizer:
         path: the file.
         eos: the token that ends a response.
         pad: the token that fills up; None where there is none.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is no tokenizer or lacks one of the tokens.
     """
 
-    def __init__(self, path: str, eos: str, pad: str | None) -> None:
+    def __init__(self, path: str | Path, eos: str, pad: str | None) -> None:
         from tokenizers import Tokenizer as Backend
 
-        self.backend = Backend.from_file(path)
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such tokenizer.json")
+        try:
+            self.backend = Backend.from_file(str(path))
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"{path}: not a tokenizer.json: {error}") from error
         self.backend.no_padding()
         self.backend.no_truncation()
-        self.vocab_size = self.backend.get_vocab_size()
-        self.eos_id = self._id(eos)
-        self.pad_id = None if pad is None else self._id(pad)
-
-    def _id(self, token: str) -> int:
-        found = self.backend.token_to_id(token)
-        if found is None:
-            raise ValueError(f"the tokenizer has no token {token!r}")
-        return found
+        vocabulary = self.backend.get_vocab()
+        self.vocab_size = max(vocabulary.values()) + 1
+        self.eos_id = _token_id(path, vocabulary, eos)
+        self.pad_id = None if pad is None else _token_id(path, vocabulary, pad)
+        marks = {i for i, token in self.backend.get_added_tokens_decoder().items() if token.special}
+        self.special_ids = frozenset(marks | (set(range(self.vocab_size)) - set(vocabulary.values())))
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text, without special tokens added."""
+        """Returns the ids of a text, without special tokens added; `<eos>` typed by a person is mere text."""
+        self.backend.encode_special_tokens = True  # here, because copies of a backend forget it
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Returns the text of the ids, without special tokens."""
         return self.backend.decode(list(tokens), skip_special_tokens=True)
+
+
+def _token_id(path: str | Path, vocabulary: dict[str, int], token: str) -> int:
+    if token not in vocabulary:
+        raise ValueError(f"{path}: the tokenizer has no token {token!r}; pass the one that it uses")
+    return vocabulary[token]

@@ -26,6 +26,10 @@ class Conversation(str):
         text.messages = tuple(messages)
         return text
 
+    def __getnewargs__(self) -> tuple[tuple[dict[str, str], ...]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Returns what `copy` and `pickle` rebuild it from."""
+        return (self.messages,)
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

@@ -17,8 +17,9 @@ class UnknownNameError(ValueError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns "; did you mean 'x'?" for the closest known name, or ""."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
 
 
 def find(kind: str, name: str, built_in: Mapping[str, str]) -> Any:
@@ -34,13 +35,14 @@ def find(kind: str, name: str, built_in: Mapping[str, str]) -> Any:
     """
     path = built_in.get(name, name)
     module_name, _, attribute = path.partition(":")
-    if not attribute:
+    if not attribute or not module_name or module_name.startswith("."):
         raise UnknownNameError(
-            f"unknown {kind} '{name}'{nearest(name, built_in)} Known: {', '.join(sorted(built_in))}, "
+            f"unknown {kind} '{name}'{nearest(name, built_in) or '.'} Known: {', '.join(sorted(built_in))}, "
             f"or your own as 'module:Config'."
         )
     if name not in built_in and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    importlib.invalidate_caches()
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -51,7 +53,7 @@ def find(kind: str, name: str, built_in: Mapping[str, str]) -> Any:
         ) from error
     if not hasattr(module, attribute):
         raise UnknownNameError(
-            f"{kind} '{name}': module '{module_name}' has no '{attribute}'{nearest(attribute, vars(module))}"
+            f"{kind} '{name}': module '{module_name}' has no '{attribute}'{nearest(attribute, vars(module)) or '.'}"
         )
     return getattr(module, attribute)
 
@@ -63,12 +65,11 @@ def configure(kind: str, name: str, built_in: Mapping[str, str], fields: Mapping
         UnknownNameError: if the name or one of the fields is unknown; the nearest one is suggested.
     """
     config = find(kind, name, built_in)
-    if not dataclasses.is_dataclass(config):
+    if not isinstance(config, type) or not dataclasses.is_dataclass(config) or not hasattr(config, "build"):
         raise TypeError(f"{kind} '{name}' must be a dataclass with a build() method, got {config!r}")
     known = {field.name for field in dataclasses.fields(config)}
     for field in fields:
         if field not in known:
-            raise UnknownNameError(
-                f"{kind} '{name}' has no field '{field}'{nearest(field, known)} Fields: {', '.join(sorted(known))}."
-            )
+            hint = nearest(field, known) or "."
+            raise UnknownNameError(f"{kind} '{name}' has no field '{field}'{hint} Fields: {', '.join(sorted(known))}.")
     return config(**fields)  # pyright: ignore[reportCallIssue] - a dataclass type, checked above

@@ -190,7 +190,9 @@ def read_game(path: str | Path) -> Game:
         raise ValueError(f'{path}: a finite game is {{"prompts": [...], "responses": [...]}}, got {_short(game)}')
     for field in game:
         if field not in known:
-            raise ValueError(f"{path}: unknown field '{field}'{nearest(field, known)} Fields: {', '.join(known)}.")
+            raise ValueError(
+                f"{path}: unknown field '{field}'{nearest(field, known) or '.'} Fields: {', '.join(known)}."
+            )
     prompts, responses = (_texts(path, field, game.get(field)) for field in ("prompts", "responses"))
     prob = None if game.get("prob") is None else _table(path, game["prob"], len(prompts), len(responses))
     return Game(prompts, responses, prob)
@@ -235,9 +237,8 @@ def _look_up(kind: str, index: dict[str, int], texts: Sequence[str]) -> list[int
         return [index[text] for text in texts]
     except KeyError:
         lost = next(text for text in texts if text not in index)
-        raise ValueError(
-            f"the table has no {kind} {_short(lost)}{nearest(lost, islice(index, 10_000))} It lists {len(index)}."
-        ) from None
+        hint = nearest(lost, islice(index, 10_000)) or "."
+        raise ValueError(f"the table has no {kind} {_short(lost)}{hint} It lists {len(index)}.") from None
 
 
 def _short(value: object) -> str:
