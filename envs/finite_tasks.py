@@ -7,6 +7,7 @@ import itertools
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,6 +24,7 @@ LARGEST = 2**20
 class SymbolsConfig:
     """All strings of one length over a small alphabet: alphabet ** length responses."""
 
+    finite: ClassVar[bool] = True
     alphabet: int = 4
     """Letters, 2 to 52: a, b, ..., z, A, ..., Z."""
     length: int = 3
@@ -56,6 +58,7 @@ class SymbolsConfig:
 class GameFileConfig:
     """A finite game from a file; every response is one token."""
 
+    finite: ClassVar[bool] = True
     path: str
     """FILE.json with "prompts" [X], "responses" [N] and, for --oracle table, "prob" [N][N] or [X][N][N]."""
 

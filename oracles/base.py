@@ -77,6 +77,23 @@ def make(
     return config.build(prompts=prompts, responses=responses, device=device)
 
 
+def require_prob(prob: Tensor, shape: tuple[int, ...], who: str) -> None:
+    """Raises unless `prob` is a tensor of this shape, on the CPU, that holds finite probabilities.
+
+    Raises:
+        ValueError: with the first offending value.
+    """
+    if not isinstance(prob, Tensor) or prob.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{who} must return a float32 or float64 tensor, got {getattr(prob, 'dtype', type(prob))}")
+    if tuple(prob.shape) != shape:
+        raise ValueError(f"{who} must return shape {shape}, got {tuple(prob.shape)}")
+    if prob.device.type != "cpu":
+        raise ValueError(f"{who} must return its answers on the CPU, got {prob.device}; add .cpu()")
+    bad = ~((prob >= 0) & (prob <= 1))
+    if bad.any():
+        raise ValueError(f"prob must lie in [0, 1], {who} returned {prob[bad][0].item():g}; is it returning logits?")
+
+
 def payoff(
     oracle: Oracle,
     prompts: Sequence[str],
@@ -99,26 +116,53 @@ def payoff(
 
     Returns:
         [B, K, L] on the CPU.
+
+    Raises:
+        ValueError: if the oracle answers anything but probabilities of the right shape.
     """
     opposite = left if right is None else right
+    if ask is not None and right is None:
+        ask = ask | ask.mT
     if isinstance(oracle, PayoffOracle):
-        prob = oracle.payoff(prompts, left, opposite)
-        return prob if ask is None else torch.where(ask, prob, torch.full_like(prob, 0.5))
-    wanted = torch.ones(len(prompts), len(left[0]), len(opposite[0]), dtype=torch.bool) if ask is None else ask.clone()
+        return _read_alone(oracle, prompts, left, opposite, ask)
+    wanted = torch.ones(len(prompts), len(left[0]), len(opposite[0]), dtype=torch.bool) if ask is None else ask
     if right is None:
-        wanted = (wanted | wanted.mT).triu(1)
+        wanted = wanted.triu(1)
     pairs: list[tuple[int, int, int]] = [tuple(index) for index in wanted.nonzero().tolist()]
+    if not pairs:
+        return torch.full(wanted.shape, 0.5, dtype=torch.float64)
     asked = [prompts[b] for b, _, _ in pairs]
     first = [left[b][k] for b, k, _ in pairs]
     second = [opposite[b][l] for b, _, l in pairs]
-    answers = oracle.prob(asked, first, second)
+    answers = _ask(oracle, asked, first, second)
     if not oracle.antisymmetric:
-        answers = (answers + 1 - oracle.prob(asked, second, first)) / 2
+        answers = (answers + 1 - _ask(oracle, asked, second, first)) / 2
     prob = torch.full(wanted.shape, 0.5, dtype=answers.dtype)
     prob[wanted] = answers
     if right is None:
         prob.mT[wanted] = 1 - answers
     return prob
+
+
+def _ask(oracle: Oracle, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
+    answers = oracle.prob(prompts, first, second)
+    require_prob(answers, (len(prompts),), type(oracle).__name__)
+    return answers
+
+
+def _read_alone(
+    oracle: PayoffOracle,
+    prompts: Sequence[str],
+    left: Sequence[Sequence[str]],
+    right: Sequence[Sequence[str]],
+    ask: Tensor | None,
+) -> Tensor:
+    shape = (len(prompts), len(left[0]), len(right[0]))
+    prob = oracle.payoff(prompts, left, right)
+    require_prob(prob, shape, f"{type(oracle).__name__}.payoff")
+    if not oracle.antisymmetric:
+        prob = (prob + 1 - oracle.payoff(prompts, right, left).mT) / 2
+    return prob if ask is None else torch.where(ask, prob, torch.full_like(prob, 0.5))
 
 
 def outcomes(oracle: Oracle, prompts: Sequence[str], first: Sequence[str], second: Sequence[str], key: Key) -> Tensor:
@@ -133,8 +177,11 @@ def outcomes(oracle: Oracle, prompts: Sequence[str], first: Sequence[str], secon
 
     Returns:
         [N] bool on the CPU.
+
+    Raises:
+        ValueError: if the oracle answers anything but N probabilities.
     """
-    return draw(oracle.prob(prompts, first, second), key)
+    return draw(_ask(oracle, prompts, first, second), key)
 
 
 def draw(prob: Tensor, key: Key, k: Any = 0, l: Any = 0, vote: Any = 0) -> Tensor:

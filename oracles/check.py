@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
-from oracles.base import Oracle, PayoffOracle
+from oracles.base import Oracle, PayoffOracle, require_prob
 
-
-def require_prob(prob: torch.Tensor, shape: tuple[int, ...], who: str) -> None:
-    """Raises unless `prob` has this shape and holds finite probabilities.
-
-    Raises:
-        ValueError: with the first offending value.
-    """
-    if tuple(prob.shape) != shape:
-        raise ValueError(f"{who} must return shape {shape}, got {tuple(prob.shape)}")
-    if not prob.is_floating_point():
-        raise ValueError(f"{who} must return float32 or float64, got {prob.dtype}")
-    bad = ~((prob >= 0) & (prob <= 1))
-    if bad.any():
-        raise ValueError(f"prob must lie in [0, 1], {who} returned {prob[bad][0].item():g}; is it returning logits?")
+__all__ = ["check_oracle", "require_prob"]
 
 
 def check_oracle(oracle: Oracle, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> None:
-    """Checks range, antisymmetry, ties, batch independence, determinism and `payoff` against `prob`.
+    """Checks range, determinism, batch independence, antisymmetry, and `payoff` against `prob`.
+
+    Answers may differ by 1e-9 where they are float64, by 1e-5 where they are float32; only the same question asked
+    twice must have the same answer to the last bit.
 
     Args:
         oracle: the oracle to check.
@@ -35,6 +26,12 @@ def check_oracle(oracle: Oracle, prompts: Sequence[str], responses: Sequence[Seq
     Raises:
         ValueError: naming the broken promise and the pair that broke it.
     """
+    widths = {len(row) for row in responses}
+    if len(prompts) != len(responses) or len(widths) != 1 or min(widths) < 2:
+        raise ValueError(
+            f"check_oracle needs as many responses, at least 2, for each of the {len(prompts)} prompts; got "
+            f"{len(responses)} rows of {sorted(widths)}"
+        )
     name = type(oracle).__name__
     triples = [
         (prompt, first, second)
@@ -43,23 +40,41 @@ def check_oracle(oracle: Oracle, prompts: Sequence[str], responses: Sequence[Seq
         for second in texts
     ]
     asked, first, second = ([triple[i] for triple in triples] for i in range(3))
-    prob = oracle.prob(asked, first, second)
-    require_prob(prob, (len(triples),), name)
-    tolerance = 1e-9 if prob.dtype == torch.float64 else 1e-5
 
-    def require(close: torch.Tensor, promise: str) -> None:
+    def ask(prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        answers = oracle.prob(prompts, first, second)
+        require_prob(answers, (len(prompts),), name)
+        return answers
+
+    prob = ask(asked, first, second)
+
+    def require(close: Tensor, other: Tensor, promise: str) -> None:
         if not close.all():
             i = int((~close).nonzero()[0])
-            raise ValueError(f"{name}: {promise}; broken for {triples[i]!r}, where prob is {prob[i].item():.6g}")
+            raise ValueError(f"{name}: {promise}; {triples[i]!r} got {prob[i].item():.9g} and {other[i].item():.9g}")
 
-    require((oracle.prob(asked, first, second) == prob), "the same question must get the same answer twice")
-    alone = torch.cat([oracle.prob([x], [a], [b]) for x, a, b in triples])
-    require((alone - prob).abs() <= tolerance, "an answer must not depend on the rest of the batch")
+    tolerance = 1e-9 if prob.dtype == torch.float64 else 1e-5
+    again = ask(asked, first, second)
+    require(again == prob, again, "the same question must get the same answer twice")
+    alone = torch.cat([ask([x], [a], [b]) for x, a, b in triples])
+    require((alone - prob).abs() <= tolerance, alone, "an answer must not depend on the rest of the batch")
     if oracle.antisymmetric:
-        swapped = oracle.prob(asked, second, first)
-        require((swapped + prob - 1).abs() <= tolerance, "prob(a, b) + prob(b, a) must be 1")
-        same = torch.tensor([a == b for a, b in zip(first, second, strict=True)])
-        require(~same | ((prob - 0.5).abs() <= tolerance), "prob(a, a) must be 1/2")
+        swapped = ask(asked, second, first)
+        promise = "prob(a, b) + prob(b, a) must be 1, so prob(a, a) 1/2"
+        require((swapped + prob - 1).abs() <= tolerance, swapped, promise)
     if isinstance(oracle, PayoffOracle):
-        matrix = oracle.payoff(prompts, responses, responses)
-        require((matrix.reshape(-1) - prob).abs() <= tolerance, "payoff must agree with prob")
+        for answers in _payoff_answers(oracle, prompts, responses):
+            require((answers - prob).abs() <= tolerance, answers, "payoff must agree with prob")
+
+
+def _payoff_answers(
+    oracle: PayoffOracle, prompts: Sequence[str], responses: Sequence[Sequence[str]]
+) -> Iterator[Tensor]:
+    """Yields [B * K * K] answers of `payoff`: asked as a square, and with the first row asked alone."""
+    name, width = f"{type(oracle).__name__}.payoff", len(responses[0])
+    square = oracle.payoff(prompts, responses, responses)
+    require_prob(square, (len(prompts), width, width), name)
+    yield square.reshape(-1)
+    row = oracle.payoff(prompts, [texts[:1] for texts in responses], responses)
+    require_prob(row, (len(prompts), 1, width), name)
+    yield torch.cat([row, square[:, 1:]], dim=1).reshape(-1)
