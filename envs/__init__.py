@@ -1,7 +1,20 @@
-"""The preference duel: tasks, the arena and the token-level environment."""
+"""The preference duel: tasks, the arena and the token-level environment, registered with PettingZoo on import."""
 
+from envs import preference_duel_v0
 from envs.arena import DuelArena
+from envs.core import TokenDuels
 from envs.tasks import Task, make_task
-from envs.types import Completion, Duel, Feedback, Proposal
+from envs.types import Completion, Conversation, Duel, Feedback, Proposal
 
-__all__ = ["Completion", "Duel", "DuelArena", "Feedback", "Proposal", "Task", "make_task"]
+__all__ = [
+    "Completion",
+    "Conversation",
+    "Duel",
+    "DuelArena",
+    "Feedback",
+    "Proposal",
+    "Task",
+    "TokenDuels",
+    "make_task",
+    "preference_duel_v0",
+]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from envs.draws import prompt_index
 from envs.tasks import Task
 from envs.types import Completion, Duel, Feedback, Proposal
 from oracles import Key, Oracle, Stream, payoff
@@ -18,7 +19,7 @@ from oracles.check import require_prob
 
 def draw_prompts(key: Key, count: int) -> np.ndarray:
     """Returns the prompt index of each episode of `key`, uniform over `count` prompts."""
-    return np.floor(key.uniform() * count).astype(np.int64)
+    return prompt_index(key.uniform(), count)
 
 
 class DuelArena:
@@ -52,7 +53,8 @@ class DuelArena:
         if votes < 1 or (votes > 1 and feedback == "probability"):
             raise ValueError(f"votes must be at least 1, and 1 for feedback='probability', got {votes}")
         self.task, self.oracle = task, oracle
-        self.batch_size, self.feedback, self.votes, self.seed = batch_size, feedback, votes, seed
+        self.batch_size, self.votes, self.seed = batch_size, votes, seed
+        self.feedback: Feedback = feedback
         self._rows = len(task.prompts) if batch_size is None else batch_size
         self._episode = 0
         self._queries = 0
