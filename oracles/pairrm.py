@@ -55,8 +55,8 @@ class PairRMConfig:
     """Precision of the network; "auto": float16 on CUDA (within 2e-2 in logit), float32 on the CPU."""
     token_budget: int = 8192
     """Most ids in one forward pass, padding included, >= 1."""
-    square_budget: int = 2**22
-    """Most ids times length in one forward pass (attention is dense), >= 1."""
+    square_budget: int | None = None
+    """Most ids times length in one forward pass (attention is dense), >= 1; None: 2**20 on the CPU, 2**23 on CUDA."""
     cache_size: int = 2**18
     """Most answers to remember, >= 0."""
 
@@ -95,6 +95,7 @@ class PairRMOracle:
         self.checkpoint = self.config.checkpoint
         self.cut = Cut()
         self._cache: OrderedDict[Question, float] = OrderedDict()
+        self._square_budget = self.config.square_budget or (2**23 if network.device.type == "cuda" else 2**20)
 
     def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Returns P(first beats second | prompt), [N] float32 on the CPU; equal texts are 1/2 without a pass."""
@@ -137,9 +138,10 @@ class PairRMOracle:
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Yields rows sorted by length, as many as the budgets allow and at least one."""
         rows: list[int] = []
+        token_budget, square_budget = self.config.token_budget, self._square_budget
         for i in sorted(range(len(lengths)), key=lengths.__getitem__):
             tokens = (len(rows) + 1) * lengths[i]
-            if rows and (tokens > self.config.token_budget or tokens * lengths[i] > self.config.square_budget):
+            if rows and (tokens > token_budget or tokens * lengths[i] > square_budget):
                 yield rows
                 rows = []
             rows.append(i)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from oracles.disentangled import is_supported, states_at
+
 if TYPE_CHECKING:
     from transformers import DebertaV2Config
 
@@ -54,12 +56,12 @@ class PairRM(nn.Module):
         Returns:
             [N] logits.
         """
-        backbone = self.pretrained_model
-        embedded = backbone.embeddings(input_ids=ids, mask=mask)
-        # The model's own forward keeps every layer's states alive; its encoder alone does not.
-        hidden = backbone.encoder(embedded, mask, output_hidden_states=False).last_hidden_state  # [N, L, d]
-        rows = torch.arange(len(ids), device=ids.device)[:, None]
-        source, first, second = hidden[rows, positions].unbind(1)  # [N, d] each
+        if is_supported(self.config):
+            states = states_at(self.pretrained_model, ids, mask, positions)
+        else:
+            hidden = self.pretrained_model(input_ids=ids, attention_mask=mask).last_hidden_state  # [N, L, d]
+            states = hidden[torch.arange(len(ids), device=ids.device)[:, None], positions]
+        source, first, second = states.unbind(1)  # [N, d] each
         score_first = self.head_layer(torch.cat([source, first], -1))
         score_second = self.head_layer(torch.cat([source, second], -1))
         return (score_first - score_second).mean(-1)
