@@ -95,9 +95,11 @@ def test_only_asked_pairs_are_asked_and_the_rest_is_a_half():
 
 
 def test_asking_nothing_gives_halves_without_a_question():
-    oracle = ByLength()
-    assert torch.equal(payoff(oracle, ["x"], [["a"]]), torch.tensor([[[0.5]]]).double())
-    assert oracle.questions == []
+    class Unasked(ByLength):
+        def prob(self, prompts, first, second):
+            raise AssertionError("nothing was to be asked")
+
+    assert torch.equal(payoff(Unasked(), ["x"], [["a"]]), torch.tensor([[[0.5]]], dtype=torch.float64))
 
 
 def test_a_position_biased_oracle_is_asked_in_both_orders():
