@@ -2,7 +2,6 @@
 
 import sys
 import textwrap
-from dataclasses import dataclass
 
 import pytest
 
@@ -90,8 +89,9 @@ def test_a_missing_attribute_suggests_the_nearest(write):
 
 
 def test_an_installed_module_is_not_shadowed_by_the_working_directory(write):
-    write("dataclasses.py", "raise AssertionError('shadowed')")
-    assert find("oracle", "dataclasses:dataclass", TABLE) is dataclass
+    assert "colorsys" not in sys.modules
+    write("colorsys.py", "raise AssertionError('shadowed')")
+    assert find("oracle", "colorsys:rgb_to_hsv", TABLE)(1.0, 1.0, 1.0) == (0.0, 0.0, 1.0)
 
 
 def test_fields_fill_the_configuration_and_a_wrong_one_suggests_the_nearest():
