@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -47,13 +48,12 @@ class CyclicConfig:
             raise ValueError("oracle 'cyclic' needs a finite task's prompts and responses: --task symbols or FILE.json")
         count = len(responses)
         require_game(self.shape, self.lam, self.scale, count)
-        names = list(prompts)
+        return TableOracle(partial(_prob, self, tuple(prompts), count), prompts, responses)
 
-        def matrix(row: int) -> Tensor:
-            seed = hash_seed("cyclic", self.seed, names[row])
-            return torch.sigmoid(cyclic_logits(self.shape, self.lam, self.scale, count, seed))
 
-        return TableOracle(matrix, prompts, responses)
+def _prob(config: CyclicConfig, prompts: tuple[str, ...], count: int, row: int) -> Tensor:
+    seed = hash_seed("cyclic", config.seed, prompts[row])
+    return torch.sigmoid(cyclic_logits(config.shape, config.lam, config.scale, count, seed))
 
 
 def require_game(shape: str, lam: float, scale: float, count: int) -> None:
