@@ -1,0 +1,66 @@
+"""A small task of free length and an oracle that remembers what it was asked, for the tests of the environment."""
+
+import numpy as np
+import pytest
+import torch
+
+from envs import Task
+from envs.keyed import hash_seed
+from envs.tokens import ListTokenizer
+
+WORDS = ("a", "b", "c")
+PROMPTS = ("p", "pq", "qqp")
+
+
+def words_task(limit=4, least=0, pad=True):
+    """Responses over a, b, c that may end early; prompts of one to three tokens."""
+    tokenizer = ListTokenizer([*WORDS, "p", "q"])
+    if not pad:
+        tokenizer.pad_id = None
+    legal = np.isin(tokenizer.strings, WORDS)
+    return Task("words", PROMPTS, PROMPTS[:1], tokenizer, 3, limit, least, legal)
+
+
+class Remembering:
+    """P is any number, the same for the same three texts; `calls` holds every question."""
+
+    antisymmetric = True
+
+    def __init__(self):
+        self.calls = []
+
+    def rule(self, prompt, first, second):
+        if first == second:
+            return 0.5
+        low, high = sorted((first, second))
+        prob = hash_seed(prompt, low, high) / 2**63
+        return prob if first == low else 1 - prob
+
+    def prob(self, prompts, first, second):
+        triples = list(zip(prompts, first, second, strict=True))
+        self.calls.append(triples)
+        return torch.tensor([self.rule(*triple) for triple in triples], dtype=torch.float64)
+
+
+class FirstFavoured(Remembering):
+    """Has a position bias: half a point for whoever stands first."""
+
+    antisymmetric = False
+
+    def rule(self, prompt, first, second):
+        return (1 + super().rule(prompt, first, second)) / 2
+
+
+@pytest.fixture
+def words():
+    return words_task
+
+
+@pytest.fixture
+def oracle():
+    return Remembering()
+
+
+@pytest.fixture
+def biased_oracle():
+    return FirstFavoured()
