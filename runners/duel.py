@@ -1,0 +1,186 @@
+"""`python -m runners.duel`: a policy learns from an oracle's verdicts, duel by duel."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from envs.keyed import hash_seed
+from envs.registry import UnknownNameError
+from envs.types import Duel
+from runners.checkpoint import Checkpoint, steps
+from runners.cli import PROGRAM, Command, parse
+from runners.interrupt import Interrupt
+from runners.players import Players, choose_device, gather, judge
+from runners.progress import Progress
+from runners.record import Record, default_directory, read_config, require_new
+from runners.settings import RunConfig
+from runners.summary import summary
+
+TRACEBACK = "DUEL_TRACEBACK"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line.
+
+    Returns:
+        0 after the last step; 1 after an error and 2 after a wrong command line, both told in one line; 128 + the
+        signal's number after an interruption.
+    """
+    wrong = 2
+    try:
+        command = parse(arguments)
+        wrong = 1
+        return run(command)
+    except KeyboardInterrupt as error:
+        return _tell(error, "interrupted", 130)
+    except UnknownNameError as error:
+        return _tell(error, f"error: {error}", 2)
+    except (ValueError, OSError) as error:
+        return _tell(error, f"error: {error}", wrong)
+
+
+def run(command: Command) -> int:
+    """Builds the players and plays until the last step; returns the exit code of `main`."""
+    settings = command.settings
+    device = choose_device(settings.run.device)
+    directory = command.resume or (Path(settings.run.dir) if settings.run.dir else default_directory(settings))
+    if command.resume is None:
+        require_new(directory)
+    elif (made := steps(directory)) and settings.run.steps < made[-1]:
+        raise ValueError(f"--run.steps {settings.run.steps}: the run has made {made[-1]} steps already; ask for more")
+    threads = settings.run.threads if command.resume is None else int(read_config(directory)["threads"])
+    if threads is not None:
+        torch.set_num_threads(threads)
+    settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, dir=str(directory)))
+    players = gather(settings, device)
+    print(f"judge: {judge(settings, players.oracle)}", flush=True)
+    record = Record(directory, settings, command.arguments, device, torch.get_num_threads())
+    print(f"run:   {directory}", flush=True)
+    try:
+        with Interrupt() as interrupt:
+            done = play(players, settings.run, record, interrupt)
+        if interrupt.signal is None or done == settings.run.steps:
+            print(summary(players, record, settings.run), flush=True)
+            return 0
+        print(f"stopped after step {done}; go on with: {PROGRAM} --resume {directory}", flush=True)
+        return 128 + interrupt.signal
+    except (KeyboardInterrupt, Exception) as error:
+        after = "the start" if record.last is None else f"step {record.last.step}"
+        error.add_note(f"the run goes on after {after} with: {PROGRAM} --resume {directory}")
+        raise
+    finally:
+        record.close()
+
+
+def play(players: Players, run: RunConfig, record: Record, interrupt: Interrupt) -> int:
+    """Plays from the last checkpoint to the last step, or to the end of the step in which it was interrupted.
+
+    Returns:
+        The last step; its checkpoint is written.
+    """
+    done = _restore(players, record)
+    with Progress(done, run.steps) as progress:
+        if record.last is None and run.eval_every:
+            progress.evaluated(0, _evaluate(players, record, 0))
+        while done < run.steps and interrupt.signal is None:
+            done += 1
+            scalars, duel = one_step(players, hash_seed(run.seed, "step", done))
+            record.log(done, scalars)
+            progress.stepped(done, scalars)
+            if _due(done, run.duel_every):
+                record.duels(done, duel, run.duel_prompts)
+            if _due(done, run.eval_every) or (run.eval_every and done == run.steps):
+                progress.evaluated(done, _evaluate(players, record, done))
+            if _due(done, run.save_every):
+                _save(players, record, done)
+        if record.last is None or record.last.step < done:
+            _save(players, record, done)
+    return done
+
+
+def one_step(players: Players, seed: int) -> tuple[dict[str, float], Duel]:
+    """Makes one pass through the loop: reset, propose, play, update.
+
+    Args:
+        players: who plays.
+        seed: of torch's global generator, which nothing of ours reads; layers of other people (dropout) may.
+
+    Returns:
+        The step's scalars by tag, and the duel.
+    """
+    torch.manual_seed(seed)
+    agent, arena = players.agent, players.arena
+    prompts = arena.reset()
+    start = time.perf_counter()
+    proposal = agent.propose(prompts)
+    sampled = time.perf_counter()
+    duel = arena.play(proposal)
+    asked = time.perf_counter()
+    scalars = agent.update(duel)
+    updated = time.perf_counter()
+    times = {"time/sample_s": sampled - start, "time/oracle_s": asked - sampled, "time/update_s": updated - asked}
+    return {**scalars, **describe(duel), **queries(players), **times}, duel
+
+
+def describe(duel: Duel) -> dict[str, float]:
+    """Returns what the duel alone says: spread and mean of the verdicts that were asked, tokens per response."""
+    scalars = {}
+    prob = duel.prob[duel.asked].double()
+    if len(prob):
+        scalars["duel/prob_std"] = prob.std(correction=0).item()
+        scalars["duel/advantage"] = (prob - 0.5).mean().item()
+    seats = (duel.left,) if duel.self_play else (duel.left, duel.right)
+    lengths = [len(response.tokens) for seat in seats for row in seat for response in row if response.tokens]
+    if lengths:
+        scalars["policy/length"] = sum(lengths) / len(lengths)
+    return scalars
+
+
+def queries(players: Players) -> dict[str, float]:
+    """Returns the queries so far; nothing where whole laws are played, which no oracle could be asked."""
+    return {} if players.arena.queries is None else {"duel/queries": players.arena.queries}
+
+
+def _restore(players: Players, record: Record) -> int:
+    """Loads the last checkpoint into the players; returns how many steps are done."""
+    saved = record.last
+    if saved is None:
+        return 0
+    players.agent.load_state_dict(saved.agent)
+    players.arena.load_state_dict(saved.arena)
+    return saved.step
+
+
+def _save(players: Players, record: Record, step: int) -> None:
+    state = Checkpoint(step, players.agent.state_dict(), players.arena.state_dict())
+    record.save(state, players.agent.policy)
+
+
+def _evaluate(players: Players, record: Record, step: int) -> dict[str, float]:
+    scalars = players.evaluation.scalars(players.agent.policy, players.agent.average)
+    record.log(step, scalars)
+    return scalars
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _tell(error: BaseException, message: str, code: int) -> int:
+    """Prints what ended the run and how to go on, and where it arose if the user asked for that."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    print("\n".join([message, *getattr(error, "__notes__", ())]), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""What a policy is worth: its win rate against another on held-out prompts, and on finite tasks its exploitability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.special import stdtrit
+from torch import Tensor
+
+from agents.base import Policy
+from envs.games import exploitability, payoff_matrix
+from envs.keyed import Key, Stream, hash_seed
+from envs.tasks import Task
+from envs.types import Completion
+from oracles import Oracle, payoff
+
+Row = Sequence[Completion]
+LARGEST = 2**26
+"""Entries of payoff matrices that an evaluation holds: 512 MiB of float64."""
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """A mean over prompts with its 95 % interval; `low` and `high` are None for a single prompt."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    def scalars(self) -> dict[str, float]:
+        """Returns it by tag."""
+        ends = {"eval/win_rate_low": self.low, "eval/win_rate_high": self.high}
+        return {"eval/win_rate_vs_ref": self.mean, **{tag: end for tag, end in ends.items() if end is not None}}
+
+
+def over_prompts(win_rates: Tensor) -> WinRate:
+    """Averages the win rates of single prompts; the interval is Student's t over prompts, cut to [0, 1].
+
+    Args:
+        win_rates: [B] one for each prompt, in [0, 1].
+    """
+    values = win_rates.double()
+    mean = values.mean().item()
+    if len(values) < 2:
+        return WinRate(mean, None, None)
+    half = float(stdtrit(len(values) - 1, 0.975)) * values.std().item() / len(values) ** 0.5
+    return WinRate(mean, max(0.0, mean - half), min(1.0, mean + half))
+
+
+def win_rate(oracle: Oracle, prompts: Sequence[str], responses: Sequence[Row], references: Sequence[Row]) -> WinRate:
+    """Returns the oracle's mean P that a response beats the reference beside it.
+
+    Args:
+        oracle: who judges.
+        prompts: B prompts.
+        responses: [B][n] draws of the policy.
+        references: [B][n] draws of the reference policy.
+    """
+    n = len(responses[0])
+    ask = torch.eye(n, dtype=torch.bool).expand(len(prompts), n, n)
+    left, right = ([[completion.text for completion in row] for row in rows] for rows in (responses, references))
+    prob = payoff(oracle, prompts, left, right, ask)
+    return over_prompts(prob.diagonal(dim1=1, dim2=2).mean(1))
+
+
+def law(policy: Policy, task: Task, prompts: Sequence[str]) -> Tensor:
+    """Returns [B, N] float64 the probability of every response of a finite task."""
+    with torch.no_grad():
+        log_probs = policy.logprob(prompts, [list(task.responses or ())] * len(prompts))
+    return log_probs.double().softmax(-1).cpu()
+
+
+def choose(prompts: Sequence[str], count: int) -> list[str]:
+    """Returns `count` of the prompts at most: a fixed random choice, in their order, the same in every run."""
+    uniforms = Key(hash_seed("held-out"), 0, Stream.EVALUATION).uniform(k=np.arange(len(prompts)))
+    chosen = set(np.argsort(uniforms)[:count].tolist())
+    return [prompt for i, prompt in enumerate(prompts) if i in chosen]
+
+
+class Evaluation:
+    """Measures policies against one reference, with the same prompts and random numbers each time.
+
+    On a finite task everything is computed from the whole law; elsewhere from draws.
+
+    Args:
+        task: its held-out prompts are used.
+        oracle: who judges.
+        reference: the policy that is played against, usually the start.
+        prompts: how many held-out prompts at most.
+        pairs: draws of each policy for each prompt.
+        seed: names the draws.
+    """
+
+    def __init__(self, task: Task, oracle: Oracle, reference: Policy, prompts: int, pairs: int, seed: int) -> None:
+        self.task, self.oracle, self.reference, self.pairs = task, oracle, reference, pairs
+        self.prompts = choose(task.held_out, prompts)
+        self.key = Key(seed, 0, Stream.EVALUATION)
+        self.finite = task.responses is not None
+
+    def scalars(self, policy: Policy, average: Policy | None = None) -> dict[str, float]:
+        """Returns win rate and, on finite tasks, the exploitability of the policy and of the average one."""
+        if not self.finite:
+            return win_rate(self.oracle, self.prompts, self.draw(policy), self._references).scalars()
+        probs = law(policy, self.task, self.prompts)
+        beats = torch.einsum("bn,bnm,bm->b", probs, self._matrices, self._reference_law)
+        scalars = over_prompts(beats).scalars()
+        scalars["game/exploitability"] = exploitability(self._matrices, probs).mean().item()
+        if average is not None:
+            mean = law(average, self.task, self.prompts)
+            scalars["game/exploitability_average"] = exploitability(self._matrices, mean).mean().item()
+        return scalars
+
+    def draw(self, policy: Policy) -> list[list[Completion]]:
+        """Returns the policy's draws for the held-out prompts, the same for the same policy."""
+        with torch.no_grad():
+            return policy.draw(self.prompts, self.pairs, self.key)[0]
+
+    @cached_property
+    def _references(self) -> list[list[Completion]]:
+        """Draws of the reference, independent of those of `draw`."""
+        with torch.no_grad():
+            return self.reference.draw(self.prompts, self.pairs, self.key.at(1))[0]
+
+    @cached_property
+    def _reference_law(self) -> Tensor:
+        return law(self.reference, self.task, self.prompts)
+
+    @cached_property
+    def _matrices(self) -> Tensor:
+        """[B, N, N] the payoff of every held-out prompt."""
+        texts = self.task.response_texts
+        if len(self.prompts) * len(texts) ** 2 > LARGEST:
+            most = LARGEST // len(texts) ** 2
+            raise ValueError(
+                f"{len(self.prompts)} prompts of {len(texts)} responses each are {len(self.prompts) * len(texts) ** 2} "
+                f"payoffs, more than {LARGEST}; pass --run.eval_prompts {most} or --run.eval_every 0"
+                if most
+                else f"{len(texts)} responses have too many payoffs for exact evaluation; pass --run.eval_every 0"
+            )
+        return payoff_matrix(self.oracle, self.prompts, texts)

@@ -1,0 +1,40 @@
+"""Ctrl-C and the scheduler's SIGTERM, kept until the step is over."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+SIGNALS = signal.SIGINT, signal.SIGTERM
+
+
+class Interrupt:
+    """Remembers the first signal instead of raising in the middle of an update; the second one raises.
+
+    Attributes:
+        signal: the number of the signal that came; None so far.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+        print("\nfinishing this step and saving; once more to stop at once", file=sys.stderr, flush=True)

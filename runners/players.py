@@ -1,0 +1,89 @@
+"""Builds what meets in a run from its settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from agents.base import Agent, Policy
+from envs.arena import DuelArena
+from envs.keyed import hash_seed
+from envs.tasks import Task
+from oracles import Oracle
+from runners.evaluate import Evaluation
+from runners.settings import Settings, is_finite
+
+
+@dataclass(frozen=True)
+class Players:
+    """Everything that takes part in a run, as it is before the first step.
+
+    Attributes:
+        task: prompts and limits.
+        oracle: who judges.
+        reference: a frozen copy of the starting policy.
+        agent: who learns.
+        arena: where they meet.
+        evaluation: measures the agent's policy on held-out prompts.
+    """
+
+    task: Task
+    oracle: Oracle
+    reference: Policy
+    agent: Agent
+    arena: DuelArena
+    evaluation: Evaluation
+
+
+def gather(settings: Settings, device: str) -> Players:
+    """Builds the players; the run's seed is hashed for each, so that neighbouring seeds share nothing.
+
+    Raises:
+        ValueError: if some fields do not fit each other or the task.
+        OSError: if a file or checkpoint can't be read.
+    """
+    run, configs = settings.run, settings.configs
+
+    def seed(purpose: str) -> int:
+        return hash_seed(run.seed, purpose)
+
+    torch.manual_seed(seed("torch"))  # for policies of other people, whose layers may draw from it
+    free_text = not is_finite(settings.names["task"])
+    load_tokenizer = getattr(configs["policy"], "load_tokenizer", None)
+    task: Task = configs["task"].build(tokenizer=load_tokenizer() if free_text and load_tokenizer else None)
+    texts = None if task.responses is None else task.response_texts
+    oracle: Oracle = configs["oracle"].build(prompts=task.all_prompts, responses=texts, device=device)
+    policy: Policy = configs["policy"].build(task=task, device=device, seed=seed("policy"))
+    reference = policy.frozen()
+    agent: Agent = configs["agent"].build(policy=policy, seed=seed("agent"))
+    arena = DuelArena(task, oracle, run.batch_size, run.feedback, run.votes, seed("arena"))
+    evaluation = Evaluation(task, oracle, reference, run.eval_prompts, run.eval_pairs, seed("evaluation"))
+    return Players(task, oracle, reference, agent, arena, evaluation)
+
+
+def judge(settings: Settings, oracle: Oracle) -> str:
+    """Returns one line that says who judges: the oracle's own `description`, or its name and telling fields."""
+    described = getattr(oracle, "description", None)
+    if isinstance(described, str):
+        return described
+    config: Any = settings.configs["oracle"]
+    fields = dataclasses.fields(config)
+    telling = [field.name for field in fields[:1]]  # a checkpoint, a path or the kind of game stands first
+    telling += [field.name for field in fields[1:] if getattr(config, field.name) != field.default]
+    return " ".join([settings.names["oracle"], *(f"{name}={getattr(config, name)}" for name in telling)])
+
+
+def choose_device(wanted: str) -> str:
+    """Returns "cpu" or "cuda".
+
+    Raises:
+        ValueError: if cuda is wanted and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--run.device cuda: torch sees no CUDA device here; use --run.device cpu")
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted
