@@ -1,0 +1,5 @@
+"""Losses: pure functions from tensors to unreduced tensors, without configuration or logging."""
+
+from agents.losses.self_play import best_and_worst, bradley_terry, log_partition, sppo, win_rate
+
+__all__ = ["best_and_worst", "bradley_terry", "log_partition", "sppo", "win_rate"]
