@@ -1,0 +1,147 @@
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from agents.lbfgs import minimise
+from agents.optimisers import Optimiser, OptimiserName, require_settings
+
+
+@dataclass(frozen=True)
+class Settings:
+    optimiser: OptimiserName = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    smoothing: float = 0.99
+    weight_decay: float = 0.0
+    warmup: int = 0
+    max_grad_norm: float | None = None
+
+
+class Bowl:
+    """A sum of weighted squares around a centre, and how often it was asked."""
+
+    def __init__(self, weight=(1.0, 10.0, 0.1), scale: float = 1.0) -> None:
+        self.x = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+        self.weight, self.centre = scale * torch.tensor(weight).double(), torch.tensor([1.0, -2.0, 3.0]).double()
+        self.asked = 0
+
+    def __call__(self) -> Tensor:
+        self.asked += 1
+        self.x.grad = None
+        loss = (self.weight * (self.x - self.centre) ** 2).sum() / 2
+        loss.backward()
+        return loss.detach()
+
+
+def moved(**fields) -> Tensor:
+    bowl = Bowl()
+    Optimiser([bowl.x], Settings(**fields)).step(bowl)
+    return bowl.x.detach()
+
+
+@pytest.mark.parametrize("optimiser", ["rmsprop", "adamw", "sgd"])
+def test_every_method_goes_down(optimiser):
+    bowl = Bowl()
+    method = Optimiser([bowl.x], Settings(optimiser, learning_rate=0.05, momentum=0.5, warmup=3))
+    losses = [method.step(bowl)[0] for _ in range(200)]
+    assert losses[-1] < 0.05 * losses[0]
+
+
+def test_one_step_of_sgd_is_the_gradient_times_the_learning_rate():
+    assert torch.allclose(moved(), torch.tensor([0.1, -2.0, 0.03]).double())
+
+
+def test_a_step_returns_the_loss_and_the_norm_before_it():
+    bowl = Bowl()
+    loss, norm = Optimiser([bowl.x], Settings(max_grad_norm=0.1)).step(bowl)
+    assert loss == pytest.approx(0.5 * (1 + 40 + 0.9))
+    assert norm == pytest.approx((1 + 400 + 0.09) ** 0.5)
+
+
+def test_gradients_are_scaled_down_to_their_limit():
+    assert moved(max_grad_norm=1e-3).norm().item() == pytest.approx(1e-4, rel=1e-4)
+    assert torch.allclose(moved(max_grad_norm=1e3), moved())
+
+
+def test_warmup_starts_with_a_part_of_the_learning_rate():
+    assert torch.allclose(moved(warmup=4), moved() / 4)
+
+
+def test_momentum_is_beta1_and_smoothing_beta2_of_adamw():
+    bowl, twin = Bowl(), Bowl()
+    ours = Optimiser([bowl.x], Settings("adamw", momentum=0.8, smoothing=0.95, weight_decay=0.1))
+    torchs = torch.optim.AdamW([twin.x], 0.1, betas=(0.8, 0.95), weight_decay=0.1)
+    for _ in range(5):
+        ours.step(bowl)
+        twin()
+        torchs.step()
+    assert torch.equal(bowl.x, twin.x)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+def test_lbfgs_reaches_the_minimum_whatever_the_scale(scale):
+    bowl = Bowl(scale=scale)
+    loss, remaining = Optimiser([bowl.x], Settings("lbfgs")).step(bowl)
+    assert torch.allclose(bowl.x.detach(), bowl.centre, atol=1e-8)
+    assert loss == pytest.approx(scale * 0.5 * (1 + 40 + 0.9))
+    assert remaining <= 1e-10 * scale * 401**0.5
+    assert bowl.asked < 60
+
+
+def test_lbfgs_follows_a_curved_valley():
+    x = nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
+
+    def rosenbrock() -> Tensor:
+        x.grad = None
+        loss = (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+        loss.backward()
+        return loss.detach()
+
+    minimise(rosenbrock, [x])
+    assert torch.allclose(x.detach(), torch.ones(2).double(), atol=1e-8)
+
+
+def test_lbfgs_stops_where_nothing_can_be_gained():
+    bowl = Bowl()
+    bowl.x.data.copy_(bowl.centre)
+    assert minimise(bowl, [bowl.x]) == (0.0, 0.0)
+    assert bowl.asked == 1
+
+
+@pytest.mark.parametrize("optimiser", ["rmsprop", "adamw", "sgd", "lbfgs"])
+def test_a_restored_optimiser_goes_on_where_it_was(optimiser):
+    settings = Settings(optimiser, momentum=0.0 if optimiser == "lbfgs" else 0.9, warmup=5)
+    bowl, twin = Bowl(), Bowl()
+    first, second = Optimiser([bowl.x], settings), Optimiser([twin.x], settings)
+    first.step(bowl)
+    twin.x.data.copy_(bowl.x.data)
+    second.load_state_dict(first.state_dict())
+    for _ in range(3):
+        first.step(bowl)
+        second.step(twin)
+    assert torch.equal(bowl.x, twin.x)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"optimiser": "adam"}, "optimiser must be one of"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"warmup": -1}, "warmup at least 0"),
+        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm must be positive"),
+        ({"optimiser": "lbfgs", "learning_rate": 0.5}, "'lbfgs' makes no use of learning_rate, got 0.5"),
+        ({"optimiser": "sgd", "smoothing": 0.9}, "'sgd' makes no use of smoothing"),
+    ],
+)
+def test_settings_that_are_wrong_or_ignored_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        require_settings(Settings(**fields))
+
+
+def test_frozen_parameters_are_left_out():
+    fixed = nn.Parameter(torch.zeros(2), requires_grad=False)
+    with pytest.raises(ValueError, match="no parameter that requires a gradient"):
+        Optimiser([fixed], Settings())
