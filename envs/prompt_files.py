@@ -19,9 +19,9 @@ class ChatConfig:
     """The embedded text: short questions written by the project's own grammar."""
 
     max_prompt_tokens: int = 24
-    """The longest prompt, in tokens; 24 holds every embedded prompt."""
-    max_new_tokens: int = 32
-    """The response's limit, in tokens, its EOS included; 32 holds every answer of the corpus."""
+    """The longest prompt, in tokens; the longest of the embedded ones has 11."""
+    max_new_tokens: int = 28
+    """The response's limit, in tokens, its EOS included; the corpus's longest answer has 24."""
     min_new_tokens: int = 1
     """Tokens before EOS becomes legal, from 0 to max_new_tokens."""
     cut_long: bool = False
@@ -160,6 +160,8 @@ def load_split(path: str, subset: str | None, split: str) -> Any:
         return tables[split]
     try:
         return datasets.load_dataset(path, subset, split=split)
+    except ValueError as error:
+        raise ValueError(f"hf:{path}: {error}") from error
     except OSError as error:
         raise ConnectionError(
             f"could not load hf:{path}: {error}. A local directory needs no network (hf:DIR with JSON, CSV or Parquet "

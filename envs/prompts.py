@@ -222,7 +222,7 @@ def _longest_end(text: str, write: Callable[[str], str], tokenizer: Tokenizer, l
         return len(tokenizer.encode(write(text[-size:]))) <= limit
 
     low, high = 0, 1
-    while high < len(text) and fits(high):
+    while high <= len(text) and fits(high):
         low, high = high, 2 * high
     high = min(high, len(text) + 1)
     while high - low > 1:
