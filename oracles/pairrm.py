@@ -78,7 +78,8 @@ class PairRMOracle:
     bias and keeps the scale on which M was trained, by -log sigmoid(M) on one order.
 
     Args:
-        network: judges; any device and dtype.
+        network: judges; any device and dtype. It is put into eval mode, and answers are remembered: its weights must
+            not change any more.
         encoder: makes its ids.
         config: order, temperature and budgets.
     """
@@ -151,7 +152,13 @@ class PairRMOracle:
     @torch.inference_mode()
     def _read(self, pairs: Sequence[Pair]) -> list[float]:
         ids, mask, positions = (tensor.to(self.network.device) for tensor in self.encoder.batch(pairs))
-        return self.network(ids, mask, positions).float().tolist()
+        logits = self.network(ids, mask, positions).float()
+        if not logits.isfinite().all():
+            dtype = next(self.network.parameters()).dtype
+            raise ValueError(
+                f"{self.checkpoint} gives {logits.tolist()} in {dtype}; are the weights finite, is dtype wide?"
+            )
+        return logits.tolist()
 
     def _count_cuts(self, pairs: Sequence[Pair]) -> None:
         before = self.cut.ids

@@ -15,7 +15,8 @@ from torch import Tensor
 SOURCE, FIRST, SECOND, UNUSED = "<|source|>", "<|candidate1|>", "<|candidate2|>", "<|candidate|>"
 PREFIXES = (SOURCE, FIRST, SECOND, UNUSED)
 SOURCE_LIMIT, CANDIDATE_LIMIT = 1224, 412
-_MASKED = "<|{index}-5f0c2d1be8a94376|>"
+# Ends in a bracket: a text that begins with U+0338 turns the ">" of the published prefixes into another sign.
+_MASKED = "[{index}-5f0c2d1be8a94376]"
 
 
 @dataclass(frozen=True)
