@@ -22,7 +22,7 @@ def trouble(place, count):
     if when != f"{place}{count}":
         return
     if what == "limit":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, resource.RLIM_INFINITY))
     elif what == "sleep":
         print("asleep", flush=True)
         time.sleep(60)
@@ -52,7 +52,7 @@ class Ladder:
 
     def prob(self, prompts, first, second):
         distance = torch.tensor([float(ord(a[0]) - ord(b[0])) for a, b in zip(first, second, strict=True)]).double()
-        return torch.sigmoid(self.config.steepness * distance) / (0 if self.config.broken else 1)
+        return torch.sigmoid(self.config.steepness * distance) * (float("nan") if self.config.broken else 1)
 
 
 @dataclass(frozen=True)
