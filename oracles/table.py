@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -116,6 +117,10 @@ class TableOracle:
             ]
         )
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """Returns itself: what it answers never changes, so copies of an environment share it."""
+        return self
+
     def rows(self, prompts: Sequence[str]) -> list[int]:
         """Returns the indices of the prompts."""
         return _look_up("prompt", self._row, prompts)
@@ -159,11 +164,13 @@ def exact_table(name: str, prob: Tensor, prompts: int | None, responses: int) ->
         wanted = " or ".join(str(list(shape)) for shape in shapes)
         raise ValueError(f"{name} must be {wanted} for the prompts and responses, got {list(prob.shape)}")
     _require((prob >= 0) & (prob <= 1), name, prob, "lie in [0, 1]; is it logits?")
-    excess = prob + prob.mT - 1
-    worst = f"have P[i][j] + P[j][i] = 1 and 1/2 on the diagonal; it is off by up to {excess.abs().max().item():.3g}"
-    _require(excess.abs() <= TOLERANCE, name, prob, worst)
-    upper = prob.triu(1)
-    return upper + (1 - upper.mT).tril(-1) + torch.eye(responses, dtype=torch.float64) / 2
+    opposite = 1 - prob.mT
+    if (error := (prob - opposite).abs_()).max() > TOLERANCE:
+        promise = "have P[i][j] + P[j][i] = 1 and 1/2 on the diagonal"
+        _require(error <= TOLERANCE, name, prob, f"{promise}; it is off by up to {error.max().item():.3g}")
+    exact = prob.triu(1).add_(opposite.tril_(-1))
+    exact.diagonal(dim1=-2, dim2=-1).fill_(0.5)
+    return exact
 
 
 def _require(holds: Tensor, name: str, prob: Tensor, promise: str) -> None:

@@ -234,6 +234,15 @@ class Transposed(ReadsAlone):
         return 1 - super().payoff(prompts, left, right)
 
 
+class SlipsLater(ReadsAlone):
+    """Wrong but in the first row."""
+
+    def payoff(self, prompts, left, right):
+        prob = super().payoff(prompts, left, right)
+        prob[:, 1:] = 1 - prob[:, 1:]
+        return prob
+
+
 class RanksTheRows(ReadsAlone):
     """Right for all rows together, wrong for some of them."""
 
@@ -258,6 +267,7 @@ class OneShort(ByLength):
         (Draws, "the same question must get the same answer twice"),
         (Transposed, "payoff must agree with prob"),
         (RanksTheRows, "payoff must agree with prob"),
+        (SlipsLater, "payoff must agree with prob"),
         (OneShort, r"must return shape \(18,\), got \(17,\)"),
     ],
 )

@@ -1,6 +1,8 @@
 """Tables answer what they hold, to the last bit, and refuse what is no game."""
 
+import copy
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,13 @@ def test_a_function_is_held_to_the_same_contract():
     oracle = TableOracle(lambda row: torch.full((2, 2), 0.7), ["x"], ["a", "b"])
     with pytest.raises(ValueError, match=r"prob of prompt 0\[0\]\[0\] = 0.7, but .* off by up to 0.4"):
         oracle.prob(["x"], ["a"], ["b"])
+
+
+def test_tables_are_shared_by_copies_and_survive_pickling():
+    oracle = oracles.make("cyclic", prompts=["x"], responses=["a", "b", "c"])
+    assert copy.deepcopy([oracle])[0].matrix("x") is oracle.matrix("x")
+    twin = pickle.loads(pickle.dumps(oracle))
+    assert torch.equal(twin.payoff(["x"], [["a", "b", "c"]], [["a", "b"]]), oracle.matrix("x")[None, :, :2])
 
 
 def test_asking_nothing_is_answered_with_nothing():
