@@ -1,11 +1,13 @@
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from agents import TabularPolicy
+from agents import Policy, TabularPolicy
 from envs import Completion, Duel, games
 from envs.keyed import Key
 from envs.tasks import make_task
@@ -95,6 +97,39 @@ def test_finite_task_is_evaluated_exactly():
 def test_policy_draws_even_with_itself():
     task, _, measure = evaluation()
     assert measure.scalars(TabularPolicy(task))["eval/win_rate_vs_ref"] == pytest.approx(0.5)
+
+
+class Dice(Policy):
+    """Says "a" one to six times."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = 0
+
+    def draw(self, prompts, n, key):
+        self.drawn += 1
+        uniforms = key.uniform(k=np.arange(n)[None, :], l=np.arange(len(prompts))[:, None])
+        return [[Completion("a" * (1 + int(6 * u))) for u in row] for row in uniforms], torch.full(
+            uniforms.shape, 1 / n
+        )
+
+    def logprob(self, prompts, responses):
+        raise NotImplementedError
+
+    blend = save = logprob
+
+
+def test_free_text_is_evaluated_from_draws_that_stay_the_same():
+    task = dataclasses.replace(make_task("symbols", prompts=100), responses=None)
+    reference, policy = Dice(), Dice()
+    measure = Evaluation(task, Longer(), reference, 64, 4, 3)
+    first, second = measure.scalars(policy), measure.scalars(policy)
+    assert first == second
+    assert reference.drawn == 1
+    assert set(first) == {"eval/win_rate_vs_ref", "eval/win_rate_low", "eval/win_rate_high"}
+    assert 0 < abs(first["eval/win_rate_vs_ref"] - 0.5) < 0.05  # equal laws, independent draws
+    assert first["eval/win_rate_low"] < 0.5 < first["eval/win_rate_high"]
+    assert Evaluation(task, Longer(), reference, 64, 4, 4).scalars(policy) != first
 
 
 def test_law_of_a_finite_policy_sums_to_one():

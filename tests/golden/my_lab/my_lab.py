@@ -51,7 +51,9 @@ class Ladder:
         self.description = f"the ladder of my lab, {config.steepness} per letter"
 
     def prob(self, prompts, first, second):
-        distance = torch.tensor([float(ord(a[0]) - ord(b[0])) for a, b in zip(first, second, strict=True)]).double()
+        distance = torch.tensor(
+            [float(ord(a[:1] or " ") - ord(b[:1] or " ")) for a, b in zip(first, second, strict=True)]
+        ).double()
         return torch.sigmoid(self.config.steepness * distance) * (float("nan") if self.config.broken else 1)
 
 
