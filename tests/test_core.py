@@ -33,6 +33,11 @@ def test_each_phase_has_its_legal_tokens(words):
     assert rules.by_step.tolist() == [SPEAKING, SPEAKING, MAY_END, MAY_END, ENDED]
 
 
+def test_pad_is_never_legal_even_where_the_task_allows_it(words):
+    rules = Rules.of(dataclasses.replace(words(), response_tokens=np.ones(7, bool)))
+    assert rules.masks.tolist() == [[0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1, 1], ONLY_EOS]
+
+
 def test_eos_is_legal_only_after_min_new_tokens(words, oracle):
     duels = TokenDuels(words(limit=4, least=2), oracle)
     duels.reset()
@@ -168,13 +173,14 @@ def test_a_judged_duel_stays_as_it_is_until_it_is_reset(words, oracle):
     duels.reset()
     duels.step(np.array([[EOS, EOS], [A, B]]))
     before, told = duels.board[0, :, :-1].copy(), duels.verdict(0)
-    for _ in range(3):
+    for _ in range(6):
         duels.step(np.full((2, 2), C))
     assert duels.board[0, :, :-1].tolist() == before.tolist()
     assert duels.verdict(0) == told
     assert len(oracle.calls) == 2
     duels.reset(np.array([0]))
-    assert duels.outcome.tolist()[0] == -1
+    assert duels.outcome[0] == -1
+    assert np.isnan(duels.revealed[0])
     assert duels.episodes.tolist() == [1, 0]
     assert duels.completion(1, 0).tokens == (A, C, C, C)
 
