@@ -239,7 +239,7 @@ class TokenDuels:
                 came = state[name].shape if name in state else "none"
                 raise ValueError(f"state['{name}'] must be {shape}, got {came}; was it another task or size?")
         for name in _STATE:
-            setattr(self, name, state[name].astype(getattr(self, name).dtype))
+            setattr(self, name, np.array(state[name], getattr(self, name).dtype, order="C"))
 
     def clone(self) -> TokenDuels:
         """Returns an independent copy that shares the task and the oracle, which never change."""

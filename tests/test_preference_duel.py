@@ -4,10 +4,12 @@ import copy
 import itertools
 import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -524,3 +526,15 @@ def test_bad_input_is_named(words, oracle):
         env.step(both(A, 2.5))
     env.step(both(np.int32(A), np.array(B)))
     assert env.duels.completion(0, 1) == Completion("b", (B,))
+
+
+def test_the_code_of_its_document_runs(capsys):
+    text = (Path(__file__).parents[1] / "docs" / "environment.md").read_text(encoding="utf-8")
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(block, names)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("prompt ")
+    assert lines[3].endswith("is preferred")
+    assert len(set(lines[4:7])) == 1
+    assert lines[7:] == ["False"]
