@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from oracles.batches import Budget, Memory
 from oracles.pairrm_checkpoint import EMBEDDED, load, locate, save
 from oracles.pairrm_encoding import Pair, PairEncoder
 from oracles.pairrm_network import PairRM
@@ -95,8 +95,9 @@ class PairRMOracle:
             raise ValueError(f"order must be 'both' or 'one', got '{self.config.order}'")
         self.checkpoint = self.config.checkpoint
         self.cut = Cut()
-        self._cache: OrderedDict[Question, float] = OrderedDict()
-        self._square_budget = self.config.square_budget or (2**23 if network.device.type == "cuda" else 2**20)
+        self._memory: Memory[Question] = Memory(self.config.cache_size)
+        squares = self.config.square_budget or (2**23 if network.device.type == "cuda" else 2**20)
+        self._budget = Budget(self.config.token_budget, squares)
 
     def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Returns P(first beats second | prompt), [N] float32 on the CPU; equal texts are 1/2 without a pass."""
@@ -121,33 +122,17 @@ class PairRMOracle:
         return self._logits(list(zip(prompts, first, second, strict=True)))
 
     def _logits(self, questions: Sequence[Question]) -> Tensor:
-        """Answers from memory, and reads what is new, each different question once."""
-        answers = {question: self._cache[question] for question in questions if question in self._cache}
-        new = [question for question in dict.fromkeys(questions) if question not in answers]
-        pairs = [self.encoder.encode(*question) for question in new]
-        self._count_cuts(pairs)
-        for rows in self._batches([len(pair.ids) for pair in pairs]):
-            read = self._read([pairs[i] for i in rows])
-            answers |= {new[i]: logit for i, logit in zip(rows, read, strict=True)}
-        for question in answers:
-            self._cache[question] = answers[question]
-            self._cache.move_to_end(question)
-        while len(self._cache) > self.config.cache_size:
-            self._cache.popitem(last=False)
-        return torch.tensor([answers[question] for question in questions])
+        return torch.tensor(self._memory.answers(questions, self._ask))
 
-    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Yields rows sorted by length, as many as the budgets allow and at least one."""
-        rows: list[int] = []
-        token_budget, square_budget = self.config.token_budget, self._square_budget
-        for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-            tokens = (len(rows) + 1) * lengths[i]
-            if rows and (tokens > token_budget or tokens * lengths[i] > square_budget):
-                yield rows
-                rows = []
-            rows.append(i)
-        if rows:
-            yield rows
+    def _ask(self, questions: Sequence[Question]) -> list[float]:
+        """Reads different questions, in batches of like length."""
+        pairs = [self.encoder.encode(*question) for question in questions]
+        self._count_cuts(pairs)
+        answers = [0.0] * len(pairs)
+        for rows in self._budget.batches([len(pair.ids) for pair in pairs]):
+            for i, logit in zip(rows, self._read([pairs[i] for i in rows]), strict=True):
+                answers[i] = logit
+        return answers
 
     @torch.inference_mode()
     def _read(self, pairs: Sequence[Pair]) -> list[float]:

@@ -1,0 +1,200 @@
+"""Reads rewards with a transformers sequence classifier that has one label."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from oracles.batches import Budget, Memory
+
+if TYPE_CHECKING:
+    from oracles.bradley_terry import BradleyTerryConfig
+
+_log = logging.getLogger(__name__)
+_ADVICE = "pass a directory with config.json, weights and tokenizer, or no model for a reward drawn at random"
+_UNLIMITED = 10**9
+Question = tuple[str, str]
+
+
+class RewardModel:
+    """Gives the logit of a one-label classifier as reward, each (prompt, response) read once.
+
+    Inputs are padded on the right and masked, so a reward depends on its own texts alone. Where the library finds the
+    last token by comparing ids with the padding's, and the model names no padding, the padding is an id with which
+    no text of the batch ends.
+
+    Args:
+        network: an AutoModelForSequenceClassification with one label.
+        tokenizer: its transformers tokenizer.
+        config: form, limits and budgets.
+
+    Raises:
+        ValueError: if the form does not fit the tokenizer.
+    """
+
+    def __init__(self, network: Any, tokenizer: Any, config: BradleyTerryConfig) -> None:
+        self.network, self.tokenizer = network.eval(), tokenizer
+        self.form = _form(config.form, tokenizer)
+        """How a prompt and a response become ids: "chat", "pair" or "join"."""
+        self.limit = _limit(network.config, tokenizer) if config.max_length is None else config.max_length
+        """Most ids of one input; None: no limit."""
+        self.cut = 0
+        """Inputs that were longer so far."""
+        self._budget = Budget(config.token_budget, config.square_budget)
+        self._memory: Memory[Question] = Memory(config.cache_size)
+        self._typed = getattr(network.config, "type_vocab_size", 0) > 1
+        self._pad: int | None = network.config.get_text_config().pad_token_id
+
+    @classmethod
+    def load(cls, model: str, config: BradleyTerryConfig, device: str) -> RewardModel:
+        """Reads a reward model from a directory or the Hugging Face hub.
+
+        Raises:
+            ValueError: if it is no classifier with one label, or tensors are missing.
+            OSError: if it cannot be found or fetched.
+        """
+        folder = Path(model).expanduser()
+        if not folder.is_dir() and not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model):
+            raise FileNotFoundError(f"no directory '{model}', and it is no hub id; {_ADVICE}")
+        try:
+            network, tokenizer, info = _fetch(str(folder) if folder.is_dir() else model, config, device)
+        except (OSError, ValueError) as error:
+            kind = OSError if isinstance(error, OSError) else ValueError
+            raise kind(f"cannot load the reward model '{model}': {error}; {_ADVICE}") from error
+        if info["missing_keys"]:
+            raise ValueError(f"'{model}' is no whole reward model, it lacks the tensors {sorted(info['missing_keys'])}")
+        return cls(network.to(device), tokenizer, config)
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
+        """Returns [N] float32 on the CPU.
+
+        Args:
+            prompts: texts, or conversations that keep their `messages` for the chat template.
+            responses: N texts.
+        """
+        return torch.tensor(self._memory.answers(list(zip(prompts, responses, strict=True)), self._ask))
+
+    def _ask(self, questions: Sequence[Question]) -> list[float]:
+        """Reads different questions, in batches of like length."""
+        inputs = [self.encode(*question) for question in questions]
+        empty = [question for question, (ids, _) in zip(questions, inputs, strict=True) if not ids]
+        if empty:
+            raise ValueError(f"the reward model's tokenizer makes no ids of {empty[0]}; it needs a BOS or EOS token")
+        answers = [0.0] * len(inputs)
+        for rows in self._budget.batches([len(ids) for ids, _ in inputs]):
+            for i, reward in zip(rows, self._read([inputs[i] for i in rows]), strict=True):
+                answers[i] = reward
+        return answers
+
+    def encode(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
+        """Returns the ids of an input and the segment of each, cut to the limit.
+
+        A pair loses the ends of its longer text, anything else its beginning: the response counts most.
+        """
+        if self.form == "chat":
+            turns = getattr(prompt, "messages", None) or ({"role": "user", "content": str(prompt)},)
+            ids = self.tokenizer.apply_chat_template(
+                [*turns, {"role": "assistant", "content": response}], tokenize=True, return_dict=False
+            )
+            return self._tail(ids)
+        if self.form == "join":
+            return self._tail(self.tokenizer(str(prompt) + response).input_ids)
+        whole = self.tokenizer(str(prompt), response, return_token_type_ids=True)
+        if self.limit is not None and len(whole.input_ids) > self.limit:
+            self._report_cut()
+            whole = self.tokenizer(
+                str(prompt), response, return_token_type_ids=True, truncation="longest_first", max_length=self.limit
+            )
+        return whole.input_ids, whole.token_type_ids
+
+    def _tail(self, ids: list[int]) -> tuple[list[int], list[int]]:
+        if self.limit is not None and len(ids) > self.limit:
+            self._report_cut()
+            ids = ids[-self.limit :]
+        return ids, [0] * len(ids)
+
+    def _report_cut(self) -> None:
+        self.cut += 1
+        if self.cut == 1:
+            _log.warning("the reward model reads %s ids and cuts longer texts; `cut` counts them", self.limit)
+
+    @torch.inference_mode()
+    def _read(self, inputs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+        length = max(len(ids) for ids, _ in inputs)
+        pad = self._pad_id([ids for ids, _ in inputs])
+        device = self.network.device
+        fields = {
+            "input_ids": [ids + [pad] * (length - len(ids)) for ids, _ in inputs],
+            "attention_mask": [[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in inputs],
+        }
+        if self._typed:
+            fields["token_type_ids"] = [kinds + [0] * (length - len(kinds)) for _, kinds in inputs]
+        logits = self.network(**{name: torch.tensor(rows, device=device) for name, rows in fields.items()}).logits
+        rewards = logits.float()[:, 0]
+        if not rewards.isfinite().all():
+            raise ValueError(f"the reward model gives {rewards.tolist()} in {logits.dtype}; try dtype='float32'")
+        return rewards.tolist()
+
+    def _pad_id(self, rows: Sequence[Sequence[int]]) -> int:
+        if self._pad is not None:
+            return self._pad
+        last = {ids[-1] for ids in rows}
+        pad = next(i for i in range(len(last) + 1) if i not in last)
+        self.network.config.get_text_config().pad_token_id = pad
+        return pad
+
+
+def _fetch(source: str, config: BradleyTerryConfig, device: str) -> tuple[Any, Any, dict[str, Any]]:
+    """Returns network, tokenizer and what transformers says about the loading."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    where: dict[str, Any] = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
+    settings = AutoConfig.from_pretrained(source, **where)
+    if settings.num_labels != 1:
+        raise ValueError(f"a reward model has one label, this one has {settings.num_labels}")
+    dtype = config.dtype if config.dtype != "auto" or torch.device(device).type == "cuda" else "float32"
+    loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+        source, config=settings, dtype=dtype, output_loading_info=True, **where
+    )
+    network, info = loaded
+    return network, _tokenizer(source, where), info
+
+
+def _tokenizer(source: str, where: dict[str, Any]) -> Any:
+    """Returns the tokenizer, from the very tokenizer.json where there is one.
+
+    transformers 5 rebuilds the pipeline of some tokenizer classes (DeBERTa-v2 among them) and then gives other ids.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.utils.hub import cached_file
+
+    revision = where["revision"]
+    found = cached_file(source, "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+    if found is None or where["trust_remote_code"]:
+        return AutoTokenizer.from_pretrained(source, **where)
+    return PreTrainedTokenizerFast.from_pretrained(source, revision=revision)
+
+
+def _form(form: str, tokenizer: Any) -> str:
+    """Returns the form that the tokenizer can make."""
+    can = {"chat": tokenizer.chat_template is not None, "pair": tokenizer.sep_token_id is not None, "join": True}
+    if form == "auto":
+        return next(name for name, possible in can.items() if possible)
+    if form not in can:
+        raise ValueError(f"form must be auto, {', '.join(can)}, got '{form}'")
+    if not can[form]:
+        raise ValueError(f"form '{form}' needs a tokenizer with a {'chat template' if form == 'chat' else 'separator'}")
+    return form
+
+
+def _limit(settings: Any, tokenizer: Any) -> int | None:
+    """Returns the most ids that the model can read."""
+    limits = (tokenizer.model_max_length, getattr(settings.get_text_config(), "max_position_embeddings", None))
+    known = [limit for limit in limits if limit is not None and limit < _UNLIMITED]
+    return min(known) if known else None
