@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -45,63 +45,96 @@ class TabularPolicy(Policy):
 
     def __init__(self, task: Task, probs: Tensor | None = None, exact: bool = False) -> None:
         super().__init__()
-        texts = task.response_texts
-        shape = (len(task.all_prompts), len(texts))
+        self.cells = Cells(task)
+        shape = (len(self.cells.rows), len(self.cells.columns))
         start = torch.full(shape, 1 / shape[1], dtype=torch.float64) if probs is None else _start(probs, shape)
         self.exact = exact
-        self.responses = list(task.responses or ())
         self.logits = nn.Parameter(start.log())
-        self._row = {prompt: i for i, prompt in enumerate(task.all_prompts)}
-        self._column = {text: i for i, text in enumerate(texts)}
 
     def log_probs(self, prompts: Sequence[str]) -> Tensor:
         """Returns [B, N] the log-probability of every response."""
-        return torch.log_softmax(self.logits[self._rows(prompts)], dim=-1)
+        return torch.log_softmax(self.logits[self.cells.rows_of(prompts)], dim=-1)
 
     def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
         """Draws by inversion of the cumulative distribution, one uniform for each response."""
-        with torch.no_grad():
-            probs = self.log_probs(prompts).exp()
-        if self.exact:
-            return [self.responses] * len(prompts), probs
-        uniforms = key.uniform(k=np.arange(n)[None, :], l=np.arange(len(prompts))[:, None])
-        edges = probs.cumsum(dim=1)
-        chosen = torch.searchsorted(edges, torch.from_numpy(uniforms) * edges[:, -1:], right=True)
-        chosen = chosen.clamp(max=len(self.responses) - 1)
-        return [[self.responses[i] for i in row] for row in chosen.tolist()], torch.full(chosen.shape, 1 / n).double()
+        return self.cells.draw(self.log_probs(prompts), None if self.exact else n, key)
 
     def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         """Returns [B, K] nats, differentiable."""
-        log_probs = self.log_probs(prompts)
-        if all(row is self.responses for row in responses):
-            return log_probs
-        columns = [[self._index(response.text) for response in row] for row in responses]
-        return log_probs.gather(1, torch.tensor(columns))
+        return self.cells.pick(self.log_probs(prompts), responses)
 
-    def blend(self, other: Self, weight: float) -> None:
+    def blend(self, other: Policy, weight: float) -> None:
         """Averages probabilities."""
+        if not isinstance(other, TabularPolicy) or other.cells.columns != self.cells.columns:
+            raise TypeError(f"a table can be averaged with one of the same responses, got {type(other).__name__}")
         with torch.no_grad():
-            mine, theirs = self.logits.log_softmax(-1).exp(), other.logits.log_softmax(-1).exp()
-            self.logits.copy_(torch.lerp(mine, theirs, weight).log())
+            mine, theirs = self.logits.log_softmax(-1), other.logits.log_softmax(-1)
+            share = torch.tensor([1 - weight, weight], dtype=mine.dtype).log()
+            self.logits.copy_(torch.logaddexp(mine + share[0], theirs + share[1]))
 
     def save(self, directory: Path) -> None:
         """Writes probs.json: prompt -> response -> probability."""
         with torch.no_grad():
             probs = self.logits.softmax(-1).tolist()
-        texts = [response.text for response in self.responses]
-        table = {prompt: dict(zip(texts, probs[i], strict=True)) for prompt, i in self._row.items()}
-        (directory / "probs.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
+        table = {p: dict(zip(self.cells.columns, probs[i], strict=True)) for p, i in self.cells.rows.items()}
+        (directory / "probs.json").write_text(json.dumps(table, indent=1, ensure_ascii=False), encoding="utf-8")
 
-    def _rows(self, prompts: Sequence[str]) -> list[int]:
-        missing = [prompt for prompt in prompts if prompt not in self._row]
+
+class Cells:
+    """What the rows and columns of a table over a finite task stand for.
+
+    Attributes:
+        responses: the listed responses, in the columns' order.
+        rows: prompt -> row.
+        columns: response's text -> column.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.columns = {text: i for i, text in enumerate(task.response_texts)}
+        self.responses = list(task.responses or ())
+        self.rows = {prompt: i for i, prompt in enumerate(task.all_prompts)}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Returns itself: it never changes, and copies of a policy share it."""
+        return self
+
+    def rows_of(self, prompts: Sequence[str]) -> list[int]:
+        """Returns the row of each prompt.
+
+        Raises:
+            ValueError: naming the first prompt that the table does not know.
+        """
+        missing = [prompt for prompt in prompts if prompt not in self.rows]
         if missing:
-            raise ValueError(f"the table has no row for the prompt {missing[0]!r}; it knows {len(self._row)} prompts")
-        return [self._row[prompt] for prompt in prompts]
+            raise ValueError(f"the table has no row for the prompt {missing[0]!r}; it knows {len(self.rows)} prompts")
+        return [self.rows[prompt] for prompt in prompts]
 
-    def _index(self, text: str) -> int:
-        if text not in self._column:
-            raise ValueError(f"the task has no response {text!r}; it lists {len(self._column)} responses")
-        return self._column[text]
+    def draw(self, log_probs: Tensor, n: int | None, key: Key) -> tuple[list[list[Completion]], Tensor]:
+        """Draws n responses from each row of log_probs [B, N]; None lists them all with their probabilities."""
+        probs = log_probs.detach().exp()
+        if n is None:
+            return [self.responses] * len(probs), probs
+        uniforms = key.uniform(k=np.arange(n)[None, :], l=np.arange(len(probs))[:, None])
+        edges = probs.cumsum(dim=1)
+        chosen = torch.searchsorted(edges, torch.from_numpy(uniforms) * edges[:, -1:], right=True)
+        drawn = [[self.responses[i] for i in row] for row in chosen.clamp(max=probs.shape[1] - 1).tolist()]
+        return drawn, torch.full(chosen.shape, 1 / n, dtype=torch.float64)
+
+    def pick(self, log_probs: Tensor, responses: Sequence[Sequence[Completion]]) -> Tensor:
+        """Returns [B, K] the entries of log_probs [B, N] that stand for these responses.
+
+        Raises:
+            ValueError: naming the first response that the task does not list.
+        """
+        if all(row is self.responses for row in responses):
+            return log_probs
+        columns = [[self._column(response.text) for response in row] for row in responses]
+        return log_probs.gather(1, torch.tensor(columns))
+
+    def _column(self, text: str) -> int:
+        if text not in self.columns:
+            raise ValueError(f"the task has no response {text!r}; it lists {len(self.columns)} responses")
+        return self.columns[text]
 
 
 def _start(probs: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -1,0 +1,249 @@
+"""A policy that is a causal language model of the transformers library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from agents import sampling
+from agents.base import Policy
+from agents.cached_reader import CachedReader, logits_before
+from agents.constrained import ResponseTrie, encode_responses
+from agents.pretrained import ModelTokenizer, context_length, load_model, load_tokenizer
+from agents.rules import TextRules, walk
+from agents.sampling import Reader, Sharpening
+from envs.keyed import Key
+from envs.tasks import Task
+from envs.types import Completion
+
+TINY = Path(__file__).parent / "checkpoints" / "tiny"
+
+
+@dataclass(frozen=True)
+class HFConfig:
+    """A causal language model: a transformers directory or hub id."""
+
+    path: str
+    """A directory with config.json, safetensors and tokenizer, or a hub id such as Qwen/Qwen3-0.6B."""
+    temperature: float = 1.0
+    """Divides the logits, > 0. It belongs to the law: log-probabilities follow it, as they follow top_k and top_p."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that first reach this mass, in (0, 1]. Below 1, what another policy wrote can have
+    log-probability -inf: keep 1 for training, as the theory does."""
+    top_k: int = 0
+    """Draw from so many of the likeliest tokens, >= 0; 0: all. The same holds as for top_p."""
+    max_new_tokens: int | None = None
+    """The response's limit, in tokens, its EOS included; none: the task's, which it may not exceed."""
+    exact: bool = False
+    """On a finite task, list every response with its probability as weight, instead of samples."""
+    micro_batch: int = 256
+    """Responses in one forward pass, >= 1; lower it where memory is short. It changes no draw."""
+    trust_remote_code: bool = False
+    """Run Python code that the checkpoint brings along."""
+
+    def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> HFPolicy:
+        """Loads the policy."""
+        del seed  # all of it is in the checkpoint
+        fields = asdict(self)
+        return HFPolicy(fields.pop("path"), task, device, **fields)
+
+    def load_tokenizer(self) -> ModelTokenizer:
+        """Returns its vocabulary, for a task of free text to be built with."""
+        return load_tokenizer(self.path, self.trust_remote_code)
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """The embedded language model of about a million parameters."""
+
+    temperature: float = 1.0
+    """Divides the logits, > 0. It belongs to the law: log-probabilities follow it, as they follow top_k and top_p."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that first reach this mass, in (0, 1]. Below 1, what another policy wrote can have
+    log-probability -inf: keep 1 for training, as the theory does."""
+    top_k: int = 0
+    """Draw from so many of the likeliest tokens, >= 0; 0: all. The same holds as for top_p."""
+    max_new_tokens: int | None = None
+    """The response's limit, in tokens, its EOS included; none: the task's, which it may not exceed."""
+    exact: bool = False
+    """On a finite task, list every response with its probability as weight, instead of samples."""
+    micro_batch: int = 256
+    """Responses in one forward pass, >= 1; lower it where memory is short. It changes no draw."""
+
+    def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> HFPolicy:
+        """Loads the policy."""
+        return HFConfig(str(TINY), **asdict(self)).build(task=task, device=device, seed=seed)
+
+    def load_tokenizer(self) -> ModelTokenizer:
+        """Returns its vocabulary, for a task of free text to be built with."""
+        return HFConfig(str(TINY)).load_tokenizer()
+
+
+class HFPolicy(Policy):
+    """Draws token by token from a language model; on a finite task the model is constrained to its responses.
+
+    Parameters are float32; on CUDA forward passes run under bfloat16 autocast. Dropout is off throughout, so that
+    ratios between equal policies are exactly 1.
+
+    Args:
+        name_or_dir: a transformers directory or hub id.
+        task: gives limits, legal tokens and, where it is finite, the responses.
+        device: where it runs.
+        **fields: fields of `HFConfig`.
+
+    Raises:
+        OSError: if the checkpoint cannot be found or fetched.
+        ValueError: if it is no causal language model, is not whole, or does not fit the task.
+    """
+
+    def __init__(self, name_or_dir: str | Path, task: Task, device: str = "cpu", **fields: Any) -> None:
+        super().__init__()
+        config = HFConfig(str(name_or_dir), **fields)
+        if config.micro_batch < 1:
+            raise ValueError(f"micro_batch must be at least 1, got {config.micro_batch}")
+        self.exact = config.exact
+        self.micro_batch = config.micro_batch
+        self.sharpening = Sharpening(config.temperature, config.top_k, config.top_p)
+        self.tokenizer = load_tokenizer(config.path, config.trust_remote_code)
+        self.model = load_model(config.path, device, config.trust_remote_code)
+        width = self.model.get_output_embeddings().weight.shape[0]
+        if self.tokenizer.vocab_size > width:
+            raise ValueError(
+                f"'{config.path}': the tokenizer has {self.tokenizer.vocab_size} tokens, the model {width}; "
+                f"are they of the same checkpoint?"
+            )
+        self.rules = _rules(task, self.tokenizer, width, config)
+
+    def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
+        """Draws responses, or lists those of a finite task where exact."""
+        if self.exact and isinstance(self.rules, ResponseTrie):
+            return self.rules.law(prompts, self.logprob)
+        return sampling.draw(self, prompts, n, key)
+
+    @property
+    def truncates(self) -> bool:
+        """True where some legal tokens get probability 0."""
+        return self.sharpening.truncates
+
+    def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
+        """Returns [B, K] nats, float32, differentiable."""
+        return self.token_logprob(prompts, responses)[0].sum(-1)
+
+    def token_logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> tuple[Tensor, Tensor]:
+        """Returns the log-probability of each token.
+
+        Of tokens that stop before EOS and the limit, it is that of all responses which begin so.
+
+        Returns:
+            [B, K, T] nats, 0 after a response's end, and the mask [B, K, T]: True where a token counts.
+
+        Raises:
+            ValueError: if a response is none of the task, or too long.
+        """
+        return sampling.token_logprob(self, prompts, responses)
+
+    def reader(self, prompts: Sequence[str], rows: Sequence[int]) -> Reader:
+        """Starts one response to `prompts[i]` for each i of `rows`."""
+        return CachedReader(self.model, self._encode([prompts[i] for i in rows]), self._score)
+
+    def scores(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Returns [M, V] float32: the scores before each of the M tokens of R responses, differentiable."""
+        written = pad_sequence([torch.tensor(row, device=self.device) for row in tokens], batch_first=True)
+        counts = torch.tensor([len(row) for row in tokens], device=self.device)
+        mask = torch.arange(written.shape[1], device=self.device) < counts[:, None]
+        logits = logits_before(self.model, self._encode(prompts), tokens)
+        return self._score(logits, walk(self.rules, written)[mask], written[mask])
+
+    def completions(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
+        """Returns the responses that these tokens are."""
+        if isinstance(self.rules, ResponseTrie):
+            return [self.rules.by_tokens[tuple(row)] for row in tokens]
+        return [Completion(self.tokenizer.decode(row), tuple(row)) for row in tokens]
+
+    def tokens_of(self, response: Completion) -> tuple[int, ...]:
+        """Returns the tokens by which this policy writes a response: those that were sampled, where they are known.
+
+        Raises:
+            ValueError: if the response is none of a finite task, or too long.
+        """
+        if isinstance(self.rules, ResponseTrie):
+            return self.rules.tokens_of(response.text)
+        limit = self.rules.limit
+        if response.tokens is None:
+            tokens = (*self.tokenizer.encode(response.text), self.tokenizer.eos_id)
+            tokens = tokens[:-1] if len(tokens) == limit + 1 else tokens
+        else:
+            tokens = response.tokens
+        if len(tokens) > limit:
+            raise ValueError(
+                f"the response {response.text!r} has {len(tokens)} tokens, more than the limit of {limit}; "
+                f"raise the task's max_new_tokens, or cut the response"
+            )
+        return tokens
+
+    def blend(self, other: Policy, weight: float) -> None:
+        """Averages parameters."""
+        if not isinstance(other, HFPolicy):
+            raise TypeError(f"a language model's parameters can be averaged with another's, got {type(other).__name__}")
+        with torch.no_grad():
+            for mine, theirs in zip(self.parameters(), other.parameters(), strict=True):
+                mine.lerp_(theirs.to(mine.device), weight)
+
+    def save(self, directory: Path) -> None:
+        """Writes a transformers folder: config.json, model.safetensors and the tokenizer's files."""
+        self.model.save_pretrained(directory)
+        self.tokenizer.backend.save_pretrained(directory)
+
+    def train(self, mode: bool = True) -> Self:
+        """Keeps dropout off: what is drawn and what is learned from must be the same law."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def _score(self, logits: Tensor, states: Tensor, written: Tensor | None = None) -> Tensor:
+        return self.sharpening.scores(logits, self.rules.legal(states), written)
+
+    def _encode(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+        ids = [self.tokenizer.prompt(prompt) for prompt in prompts]
+        longest, context = max(map(len, ids)), context_length(self.model)
+        if context is not None and longest + self.rules.limit > context:
+            raise ValueError(
+                f"the model reads {context} tokens, and a prompt of {longest} with a response of {self.rules.limit} is "
+                f"longer; lower the task's max_new_tokens or max_prompt_tokens, or take a model with a longer context"
+            )
+        return ids
+
+
+def _rules(task: Task, tokenizer: ModelTokenizer, width: int, config: HFConfig) -> ResponseTrie | TextRules:
+    if task.responses is not None:
+        trie = ResponseTrie(encode_responses(task, tokenizer), tokenizer.eos_id, width)
+        if config.max_new_tokens is not None and config.max_new_tokens < trie.limit:
+            raise ValueError(
+                f"max_new_tokens={config.max_new_tokens}, and the longest response of task '{task.name}' has "
+                f"{trie.limit} tokens; leave max_new_tokens out"
+            )
+        return trie
+    if config.exact:
+        raise ValueError(f"exact needs a finite task, and '{task.name}' lists no responses; leave exact out")
+    if (len(task.response_tokens), task.tokenizer.eos_id) != (tokenizer.vocab_size, tokenizer.eos_id):
+        raise ValueError(
+            f"task '{task.name}' was built for a vocabulary of {len(task.response_tokens)} tokens with EOS "
+            f"{task.tokenizer.eos_id}, the policy '{config.path}' has {tokenizer.vocab_size} with EOS "
+            f"{tokenizer.eos_id}; build the task with tokenizer=config.load_tokenizer() of the policy's config"
+        )
+    limit = task.max_new_tokens if config.max_new_tokens is None else config.max_new_tokens
+    if not max(1, task.min_new_tokens) <= limit <= task.max_new_tokens:
+        raise ValueError(
+            f"max_new_tokens must lie between the task's min_new_tokens={task.min_new_tokens} and its "
+            f"max_new_tokens={task.max_new_tokens}, got {limit}"
+        )
+    words = torch.zeros(width, dtype=torch.bool)
+    words[: tokenizer.vocab_size] = torch.from_numpy(task.response_tokens)
+    words[[i for i in (tokenizer.eos_id, tokenizer.pad_id) if i is not None]] = False
+    return TextRules(words, tokenizer.eos_id, task.min_new_tokens, limit)

@@ -1,0 +1,246 @@
+"""Responses written token by token: what may come next, drawing by inversion, the log-probability of what was drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.rules import Rules
+from envs.keyed import Key
+from envs.types import Completion
+
+_ROUNDING = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
+"""How far, in nats, the same logit may lie apart between a cached and a whole forward pass."""
+
+
+class Reader(Protocol):
+    """A batch of responses under way."""
+
+    def scores(self, states: Tensor) -> Tensor:
+        """Returns [R, V] float32: the next token's log-law up to a constant of each row, -inf where illegal."""
+        ...
+
+    def append(self, tokens: Tensor) -> None:
+        """Writes one more token [R] to every response."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Forgets all responses but these."""
+        ...
+
+
+@runtime_checkable
+class Autoregressive(Protocol):
+    """A policy that writes token by token; the functions of this module draw from it."""
+
+    @property
+    def rules(self) -> Rules:
+        """What may be written."""
+        ...
+
+    @property
+    def micro_batch(self) -> int:
+        """Responses in one forward pass."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        ...
+
+    @property
+    def truncates(self) -> bool:
+        """True where some legal tokens get probability 0."""
+        ...
+
+    def reader(self, prompts: Sequence[str], rows: Sequence[int]) -> Reader:
+        """Starts one response to `prompts[i]` for each i of `rows`."""
+        ...
+
+    def scores(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Returns [M, V] float32: the scores that a reader would give before each of the M tokens, differentiable.
+
+        Args:
+            prompts: R prompts.
+            tokens: R responses, M tokens in all.
+        """
+        ...
+
+    def completions(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
+        """Returns the responses that these tokens are."""
+        ...
+
+    def tokens_of(self, response: Completion) -> tuple[int, ...]:
+        """Returns the tokens by which this policy writes a response."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sharpening:
+    """How a model's logits become the law that is drawn from: temperature first, then top-k, then top-p.
+
+    Attributes:
+        temperature: divides the logits, > 0.
+        top_k: only so many of the likeliest tokens stay; 0: all.
+        top_p: only the likeliest tokens stay whose mass first reaches this share, in (0, 1]; 1: all.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(
+                f"temperature must be positive, got {self.temperature}; top_k=1 always takes the likeliest"
+            )
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be at least 0 (0: all tokens), got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+
+    @property
+    def truncates(self) -> bool:
+        """True where some legal tokens get probability 0."""
+        return self.top_k > 0 or self.top_p < 1
+
+    def scores(self, logits: Tensor, legal: Tensor, written: Tensor | None = None) -> Tensor:
+        """Returns the log-law up to a constant of each row.
+
+        Args:
+            logits: [R, V] of the model, any float type.
+            legal: [R, V] or [1, V] bool.
+            written: [R] the tokens that a drawn response has here. One that lies within rounding of the truncation's
+                edge counts as inside it: another way through the same network must not call a draw impossible.
+
+        Returns:
+            [R, V] float32, -inf where a token cannot be drawn.
+        """
+        scores = logits.float() if self.temperature == 1 else logits.float() / self.temperature
+        scores = scores.masked_fill(~legal, -torch.inf)
+        if not self.truncates:
+            return scores
+        with torch.no_grad():
+            edge = self._edge(scores)
+            if written is not None:
+                own = scores.gather(1, written[:, None])
+                slack = _ROUNDING.get(logits.dtype, 0.0) / self.temperature
+                edge = torch.where((own < edge) & (own > edge - slack), own, edge)
+        return scores.masked_fill(scores < edge, -torch.inf)
+
+    def _edge(self, scores: Tensor) -> Tensor:
+        """Returns [R, 1] the lowest score that stays; equal scores stay together."""
+        ordered = scores.topk(min(self.top_k or scores.shape[1], scores.shape[1])).values
+        if self.top_p == 1:
+            return ordered[:, -1:]
+        law = ordered.softmax(-1)
+        before = law.cumsum(-1) - law
+        return ordered.masked_fill(before >= self.top_p, torch.inf).amin(-1, keepdim=True)
+
+
+def invert(scores: Tensor, uniforms: Tensor) -> Tensor:
+    """Draws by inversion of the cumulative distribution.
+
+    Args:
+        scores: [R, V] log-law up to a constant of each row.
+        uniforms: [R] float64 in [0, 1).
+
+    Returns:
+        [R] tokens; one of probability 0 is never among them.
+    """
+    edges = scores.softmax(-1).double().cumsum(-1)
+    total = edges[:, -1:]
+    points = torch.minimum(uniforms[:, None] * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(edges, points, right=True).squeeze(1)
+
+
+@torch.no_grad()
+def write(reader: Reader, rules: Rules, uniforms: Tensor) -> list[list[int]]:
+    """Draws one response for each row.
+
+    Args:
+        reader: R responses of which nothing is written yet.
+        rules: where they end.
+        uniforms: [R, limit] float64 on the reader's device; token t of row r takes uniforms[r, t].
+
+    Returns:
+        R lists of tokens.
+    """
+    tokens = torch.full(uniforms.shape, -1, dtype=torch.long, device=uniforms.device)
+    rows = torch.arange(len(uniforms), device=uniforms.device)
+    states = torch.full_like(rows, rules.first)
+    live = torch.ones_like(rows, dtype=torch.bool)
+    for t in range(rules.limit):
+        chosen = torch.where(live, invert(reader.scores(states), uniforms[rows, t]), 0)
+        tokens[rows[live], t] = chosen[live]
+        states = torch.where(live, rules.follow(states, chosen), states)
+        live = live & ~rules.ended(states)
+        going = int(live.sum())
+        if not going:
+            break
+        if going <= 0.75 * len(live):  # moving the caches costs about as much as one step
+            kept = live.nonzero().squeeze(1)
+            reader.keep(kept)
+            rows, states, live, chosen = rows[kept], states[kept], live[kept], chosen[kept]
+        reader.append(chosen)
+    return [row[: row.index(-1)] if -1 in row else row for row in tokens.tolist()]
+
+
+def draw(policy: Autoregressive, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
+    """Draws n responses for each prompt, `micro_batch` at a time.
+
+    Returns:
+        Responses [B][n], and their weights 1/n: [B, n] on the CPU.
+    """
+    shape = len(prompts), n, policy.rules.limit
+    b, k, t = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    uniforms = torch.from_numpy(key.uniform(k=k, l=b, vote=t)).reshape(-1, shape[2])
+    written = []
+    for rows in torch.arange(shape[0]).repeat_interleave(n).split(policy.micro_batch):
+        part = uniforms[len(written) : len(written) + len(rows)].to(policy.device)
+        written += write(policy.reader(prompts, rows.tolist()), policy.rules, part)
+    responses = policy.completions(written)
+    return [responses[i : i + n] for i in range(0, len(responses), n)], torch.full(shape[:2], 1 / n)
+
+
+def token_logprob(
+    policy: Autoregressive, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]
+) -> tuple[Tensor, Tensor]:
+    """Returns the log-probability of every token under the law that `draw` uses, differentiable.
+
+    Args:
+        policy: the policy.
+        prompts: B prompts.
+        responses: [B][K] responses.
+
+    Returns:
+        [B, K, T] nats, 0 after a response's end, and the mask [B, K, T]: True where a token counts.
+    """
+    flat = [(prompt, policy.tokens_of(y)) for prompt, row in zip(prompts, responses, strict=True) for y in row]
+    lengths = [len(tokens) for _, tokens in flat]
+    width = max(lengths, default=0)
+    order = sorted(range(len(flat)), key=lambda i: (lengths[i], len(flat[i][0])))
+    values, places = [], []
+    for start in range(0, len(order), policy.micro_batch):
+        chunk = order[start : start + policy.micro_batch]
+        tokens = [flat[i][1] for i in chunk]
+        written = torch.tensor([token for row in tokens for token in row], dtype=torch.long, device=policy.device)
+        if len(written):
+            scores = policy.scores([flat[i][0] for i in chunk], tokens)
+            values.append(scores.gather(1, written[:, None]).squeeze(1) - scores.logsumexp(-1))
+            places += [i * width + t for i in chunk for t in range(lengths[i])]
+    index = torch.tensor(places, dtype=torch.long, device=policy.device)
+    result = torch.zeros(len(flat) * width, device=policy.device)
+    if values:
+        result = result.index_put((index,), torch.cat(values))
+    mask = torch.arange(width, device=policy.device) < torch.tensor(lengths, device=policy.device)[:, None]
+    shape = len(prompts), -1, width
+    return result.reshape(shape), mask.reshape(shape)
