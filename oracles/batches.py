@@ -46,6 +46,10 @@ class Memory(Generic[Question]):
     def __len__(self) -> int:
         return len(self._answers)
 
+    def forget(self) -> None:
+        """Drops every answer."""
+        self._answers.clear()
+
     def answers(
         self, questions: Sequence[Question], read: Callable[[Sequence[Question]], Sequence[float]]
     ) -> list[float]:

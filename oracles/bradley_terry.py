@@ -98,6 +98,10 @@ class RewardOracle:
         theirs = ours if right is left else self._table(prompts, right)
         return torch.sigmoid(ours[:, :, None] - theirs[:, None, :])
 
+    def forget(self) -> None:
+        """Drops what a reward model remembers; a runner does so at every step, so that a resumed run equals it."""
+        getattr(self.rewards, "forget", lambda: None)()
+
     def _table(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> Tensor:
         asked = [prompt for prompt, texts in zip(prompts, responses, strict=True) for _ in texts]
         return self.rewards(asked, [text for texts in responses for text in texts]).view(len(prompts), -1)

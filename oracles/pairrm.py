@@ -121,6 +121,10 @@ class PairRMOracle:
         """Returns M(first, second) of this one order, [N] float32 on the CPU; positive where first is better."""
         return self._logits(list(zip(prompts, first, second, strict=True)))
 
+    def forget(self) -> None:
+        """Drops the remembered answers; a runner does so at every step, so that a resumed run reads equal batches."""
+        self._memory.forget()
+
     def _logits(self, questions: Sequence[Question]) -> Tensor:
         return torch.tensor(self._memory.answers(questions, self._ask))
 

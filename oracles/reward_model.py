@@ -80,6 +80,10 @@ class RewardModel:
         """
         return torch.tensor(self._memory.answers(list(zip(prompts, responses, strict=True)), self._ask))
 
+    def forget(self) -> None:
+        """Drops the remembered answers; a runner does so at every step, so that a resumed run reads equal batches."""
+        self._memory.forget()
+
     def _ask(self, questions: Sequence[Question]) -> list[float]:
         """Reads different questions, in batches of like length."""
         inputs = [self.encode(*question) for question in questions]

@@ -15,6 +15,7 @@ import torch
 from envs.keyed import hash_seed
 from envs.registry import UnknownNameError
 from envs.types import Duel
+from oracles import Oracle
 from runners.checkpoint import Checkpoint, steps
 from runners.cli import PROGRAM, Command, parse
 from runners.interrupt import Interrupt
@@ -117,6 +118,7 @@ def one_step(players: Players, seed: int) -> tuple[dict[str, float], Duel]:
         The step's scalars by tag, and the duel.
     """
     torch.manual_seed(seed)
+    forget(players.oracle)
     agent, arena = players.agent, players.arena
     prompts = arena.reset()
     start = time.perf_counter()
@@ -128,6 +130,17 @@ def one_step(players: Players, seed: int) -> tuple[dict[str, float], Duel]:
     updated = time.perf_counter()
     times = {"time/sample_s": sampled - start, "time/oracle_s": asked - sampled, "time/update_s": updated - asked}
     return {**scalars, **describe(duel), **queries(players), **times}, duel
+
+
+def forget(oracle: Oracle) -> None:
+    """Calls an oracle's own `forget()`, where it has a memory.
+
+    What is remembered is left out of a batch, and a network's answers depend on their batch in the last bits: the
+    memory may not reach back further than a resumed run could know.
+    """
+    clear = getattr(oracle, "forget", None)
+    if clear is not None:
+        clear()
 
 
 def describe(duel: Duel) -> dict[str, float]:
@@ -165,6 +178,7 @@ def _save(players: Players, record: Record, step: int) -> None:
 
 
 def _evaluate(players: Players, record: Record, step: int) -> dict[str, float]:
+    forget(players.oracle)
     scalars = players.evaluation.scalars(players.agent.policy, players.agent.average)
     record.log(step, scalars)
     return scalars

@@ -30,6 +30,9 @@ def test_each_different_question_is_answered_once_while_there_is_room():
     assert len(memory) == 3
     memory.answers(["aa", "b"], length)
     assert asked[4:] == ["b"], "the least recently asked is forgotten first"
+    memory.forget()
+    memory.answers(["b"], length)
+    assert asked[5:] == ["b"]
 
 
 def test_more_questions_than_room_are_all_answered():

@@ -174,6 +174,17 @@ def test_run_measures_before_during_and_after(lab):
     assert sorted(path.name for path in (lab / "run").glob("step-*")) == ["step-6", "step-7"]
 
 
+def test_oracle_forgets_before_each_step_and_evaluation(lab, monkeypatch):
+    import my_lab
+
+    calls = []
+    monkeypatch.setattr(my_lab.Ladder, "forget", lambda oracle: calls.append("forget"), raising=False)
+    ask = my_lab.Ladder.prob
+    monkeypatch.setattr(my_lab.Ladder, "prob", lambda *question: calls.append("ask") or ask(*question))
+    assert main(f"{OUTSIDE} --run.steps 3 --run.eval_every 0 --run.dir run".split()) == 0
+    assert [call for i, call in enumerate(calls) if calls[i - 1 : i] != [call]] == ["forget", "ask"] * 3
+
+
 def test_outside_agent_learns_from_an_outside_oracle(lab, capsys):
     assert main(f"{OUTSIDE} --oracle.steepness 0.5 --run.steps 60 --run.dir run".split()) == 0
     output = capsys.readouterr().out.splitlines()
