@@ -14,9 +14,10 @@ import torch
 
 from envs.keyed import hash_seed
 from envs.registry import UnknownNameError
+from envs.tasks import Task
 from envs.types import Duel
 from oracles import Oracle
-from runners.checkpoint import Checkpoint, steps
+from runners.checkpoint import Checkpoint, load, steps
 from runners.cli import PROGRAM, Command, parse
 from runners.interrupt import Interrupt
 from runners.players import Players, choose_device, gather, judge
@@ -64,7 +65,7 @@ def run(command: Command) -> int:
     players = gather(settings, device)
     print(f"judge: {judge(settings, players.oracle)}", flush=True)
     record = Record(directory, settings, command.arguments, device, torch.get_num_threads())
-    print(f"run:   {directory}", flush=True)
+    print(f"run:   {directory}\n{_task_line(players.task)}", flush=True)
     try:
         with Interrupt() as interrupt:
             done = play(players, settings.run, record, interrupt)
@@ -74,7 +75,7 @@ def run(command: Command) -> int:
         print(f"stopped after step {done}; go on with: {PROGRAM} --resume {directory}", flush=True)
         return 128 + interrupt.signal
     except (KeyboardInterrupt, Exception) as error:
-        after = "the start" if record.last is None else f"step {record.last.step}"
+        after = "the start" if record.saved is None else f"step {record.saved}"
         error.add_note(f"the run goes on after {after} with: {PROGRAM} --resume {directory}")
         raise
     finally:
@@ -89,7 +90,7 @@ def play(players: Players, run: RunConfig, record: Record, interrupt: Interrupt)
     """
     done = _restore(players, record)
     with Progress(done, run.steps) as progress:
-        if record.last is None and run.eval_every:
+        if record.saved is None and run.eval_every:
             progress.evaluated(0, _evaluate(players, record, 0))
         while done < run.steps and interrupt.signal is None:
             done += 1
@@ -102,7 +103,7 @@ def play(players: Players, run: RunConfig, record: Record, interrupt: Interrupt)
                 progress.evaluated(done, _evaluate(players, record, done))
             if _due(done, run.save_every):
                 _save(players, record, done)
-        if record.last is None or record.last.step < done:
+        if record.saved is None or record.saved < done:
             _save(players, record, done)
     return done
 
@@ -164,7 +165,7 @@ def queries(players: Players) -> dict[str, float]:
 
 def _restore(players: Players, record: Record) -> int:
     """Loads the last checkpoint into the players; returns how many steps are done."""
-    saved = record.last
+    saved = load(record.directory)
     if saved is None:
         return 0
     players.agent.load_state_dict(saved.agent)
@@ -182,6 +183,11 @@ def _evaluate(players: Players, record: Record, step: int) -> dict[str, float]:
     scalars = players.evaluation.scalars(players.agent.policy, players.agent.average)
     record.log(step, scalars)
     return scalars
+
+
+def _task_line(task: Task) -> str:
+    cut = f", {task.cut} of them cut to {task.max_prompt_tokens} tokens" if task.cut else ""
+    return f"task:  {task.name}, {len(task.prompts)} prompts to learn from, {len(task.held_out)} held out{cut}"
 
 
 def _due(step: int, every: int) -> bool:

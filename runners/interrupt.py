@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Self
@@ -37,4 +37,4 @@ class Interrupt:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-        print("\nfinishing this step and saving; once more to stop at once", file=sys.stderr, flush=True)
+        os.write(2, b"\nfinishing this step and saving; once more to stop at once\n")  # print is not re-entrant

@@ -92,7 +92,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class Record:
-    """Writes one run directory; everything that was logged is on the disk when a call returns.
+    """Writes one run directory; what was logged is in its files when a call returns.
+
+    Attributes:
+        directory: where it writes.
+        saved: the step of the last checkpoint; None where there is none.
 
     Args:
         directory: made if it is not there; empty for a new run.
@@ -108,14 +112,15 @@ class Record:
         self.directory, self.keep = directory, settings.run.keep
         directory.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(directory)
-        self.last = checkpoint.load(directory)
-        started = _about(settings, arguments, device, threads)
+        checkpoint.clean(directory)
+        self.saved = max(checkpoint.steps(directory), default=None)
+        config = {**settings.to_json(), **_circumstances(arguments, device, threads)}
         if (directory / "config.json").exists():
             before = read_config(directory)
-            started = before | {"run": started["run"], "resumed": [*before.get("resumed", []), list(arguments)]}
-        write_whole(directory / "config.json", json.dumps(started, indent=1, ensure_ascii=False) + "\n")
-        checkpoint.clean(directory)
-        self._cut_back(-1 if self.last is None else self.last.step)
+            resumed = [*before.get("resumed", []), _circumstances(arguments, device, threads)]
+            config = before | {"run": config["run"], "resumed": resumed}
+        write_whole(directory / "config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+        self._cut_back(-1 if self.saved is None else self.saved)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes scalars by tag to metrics.jsonl and to TensorBoard.
@@ -139,7 +144,7 @@ class Record:
         for file in (self._metrics, self._duels):
             os.fsync(file.fileno())
         folder = checkpoint.save(self.directory, state, policy, self.keep)
-        self.last = state
+        self.saved = state.step
         return folder
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -203,7 +208,8 @@ def _asked_pairs(step: int, duel: Duel, prompts: int) -> Iterable[dict[str, Any]
             yield {"step": step, "prompt": prompt, "left": left, "right": right, "prob": float(duel.prob[b, k, l])}
 
 
-def _about(settings: Settings, arguments: Sequence[str], device: str, threads: int) -> dict[str, Any]:
+def _circumstances(arguments: Sequence[str], device: str, threads: int) -> dict[str, Any]:
+    """Returns what else a run's numbers may depend on."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -211,7 +217,6 @@ def _about(settings: Settings, arguments: Sequence[str], device: str, threads: i
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return {
-        **settings.to_json(),
         "command": ["python", "-m", "runners.duel", *arguments],
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": device,

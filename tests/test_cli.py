@@ -50,6 +50,27 @@ def recorded(directory, *arguments):
     return settings
 
 
+def test_free_text_has_the_embedded_policy_and_judge():
+    settings = parse([]).settings
+    assert settings.names == {"task": "chat", "policy": "tiny", "oracle": "pairrm", "agent": "sppo"}
+    assert settings.configs["oracle"].checkpoint == "embedded"
+
+
+@pytest.mark.parametrize("policy", ["somebody/model", "hf"])
+def test_policy_of_other_people_is_judged_by_the_published_checkpoint(policy):
+    arguments = ["--policy", policy, *(["--policy.path", "somebody/model"] if policy == "hf" else [])]
+    settings = parse(arguments).settings
+    assert settings.configs["policy"].path == "somebody/model"
+    assert settings.configs["oracle"].checkpoint == "llm-blender/PairRM"
+    assert parse([*arguments, "--oracle.checkpoint", "x"]).settings.configs["oracle"].checkpoint == "x"
+
+
+def test_required_field_is_asked_for(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--policy", "hf"])
+    assert "--policy.path" in capsys.readouterr().err
+
+
 def test_finite_task_has_a_table_and_a_cycle():
     assert parse(["--task", "symbols"]).settings.names == {
         "task": "symbols", "policy": "tabular", "oracle": "cyclic", "agent": "sppo",

@@ -124,7 +124,8 @@ def test_reopened_run_is_cut_back_to_its_checkpoint(opened, policy):
     with (record.directory / "metrics.jsonl").open("a") as file:
         file.write('{"step": 8, "wall_ti')  # what a kill leaves
     record = opened()
-    assert record.last == Checkpoint(4, {"updates": 4}, {})
+    assert record.saved == 4
+    assert checkpoint.load(record.directory) == Checkpoint(4, {"updates": 4}, {})
     assert [line["step"] for line in record.metrics()] == [0, 1, 2, 3, 4]
     assert [line["step"] for line in read_lines(record.directory / "duels.jsonl")] == [0, 1, 2, 3, 4]
     assert curves(record.directory)["loss/sppo"] == before[:5]
@@ -137,7 +138,7 @@ def test_run_without_a_checkpoint_starts_again(opened):
     record = opened()
     record.log(0, {"loss/sppo": 1.0})
     record = opened()
-    assert record.last is None
+    assert record.saved is None
     assert record.metrics() == []
     assert curves(record.directory) == {}
 
@@ -145,8 +146,10 @@ def test_run_without_a_checkpoint_starts_again(opened):
 def test_reopening_adds_to_the_config_and_keeps_the_rest(opened):
     first = json.loads((opened().directory / "config.json").read_text())
     second = json.loads((opened().directory / "config.json").read_text())
-    assert second.pop("resumed") == [ARGUMENTS]
+    (resumed,) = second.pop("resumed")
     assert second == first
+    assert resumed["command"] == ["python", "-m", "runners.duel", *ARGUMENTS]
+    assert {"started", "versions", "device", "threads", "git_commit"} <= resumed.keys()
 
 
 def test_broken_line_is_an_error_with_its_number(tmp_path):
