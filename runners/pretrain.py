@@ -12,7 +12,7 @@ from typing import Literal
 
 from oracles.grammar import prompts
 from oracles.pairrm import PairRMConfig, save
-from runners.pretrain_pairrm import PairRMTraining, build_encoder, measure_pairrm, train_pairrm
+from runners.pretrain_pairrm import PairRMTraining, build_encoder, train_pairrm
 from runners.pretrain_policy import (
     MAX_NEW_TOKENS,
     PolicyTraining,
@@ -22,6 +22,7 @@ from runners.pretrain_policy import (
     save_policy,
     train_policy,
 )
+from runners.votes import measure_judge
 
 PROGRAM = "python -m runners.pretrain"
 
@@ -37,8 +38,8 @@ A Llama of {parameters:,} parameters that answers short questions about everyday
 grammar of `oracles/grammar.py`. It was trained by maximum likelihood on answers in every style of which half are about
 something else than the question: so there is something to learn from preferences. It knows nothing beyond that grammar.
 
-Made by `{command}` (seed {seed}), from randomly drawn weights
-and a corpus that the grammar writes; no other data. {steps} steps of {batch} new pairs of prompt and answer, AdamW with peak learning rate {learning_rate}.
+Made by `{command}` (seed {seed}), from random weights and a corpus that the grammar writes; no other data.
+{steps} steps of {batch} new pairs of prompt and answer, AdamW with peak learning rate {learning_rate}.
 Stored in float16; the figures below are of the stored weights.
 
 | on the {held_out} held-out prompts | |
@@ -49,8 +50,9 @@ Stored in float16; the figures below are of the stored weights.
 | tokens of a sampled answer, with `<eos>` | {mean_tokens:.1f} |
 
 Sampled: {samples} answers at temperature 1, at most {max_new_tokens} tokens.
-Text: `<user>PROMPT<assistant>ANSWER<eos>`; a byte-level BPE of {vocabulary} tokens with `<pad>` 0, `<eos>` 1, `<user>` 2, `<assistant>` 3. A prompt has at most
-{prompt_tokens} tokens with `<user>` and `<assistant>`, an answer of the grammar at most {answer_tokens} with `<eos>`.
+Text: `<user>PROMPT<assistant>ANSWER<eos>`. Tokens: a byte-level BPE of {vocabulary}, with `<pad>` 0, `<eos>` 1,
+`<user>` 2, `<assistant>` 3. A prompt has at most {prompt_tokens} tokens with `<user>` and `<assistant>`, an answer of
+the grammar at most {answer_tokens} with `<eos>`.
 """
 
 PAIRRM_CARD = """\
@@ -63,10 +65,12 @@ language: en
 A PairRM of {parameters:,} parameters: a DeBERTa-v3 cross-encoder in the layout of llm-blender/PairRM (Jiang et al.
 2023, arXiv:2306.02561), read by the same code. It judges answers in the grammar of `oracles/grammar.py` alone.
 
-Made by `{command}` (seed {seed}), from randomly drawn weights;
-no other data. Trained with -log sigmoid(+-M) on {votes:,} single votes about different pairs, each by one of the three kinds of annotators of
-`oracles/annotators.py`: one prefers warm to concise to specific answers, one concise to specific to warm, one specific
-to warm to concise. Each is consistent; the majority is cyclic (0.636 round the cycle). All want an answer on topic.
+Made by `{command}` (seed {seed}), from random weights; no other data.
+First its backbone learned to say what prompt and responses are about and how they are written, on {readings:,} pairs; a
+large one brings as much along from its own pretraining. Then it was trained with -log sigmoid(+-M) on {votes:,} single
+votes about different pairs, each by one of the three kinds of annotators of `oracles/annotators.py`: one prefers warm
+to concise to specific answers, one concise to specific to warm, one specific to warm to concise. Each is consistent;
+the majority is cyclic (0.636 round the cycle). All want an answer to be about what was asked.
 Stored in float16; the figures below are of the stored weights.
 
 | on the held-out prompts, P = sigmoid((M(a, b) - M(b, a)) / 2) | |
@@ -103,7 +107,11 @@ class PretrainConfig:
         if not self.small:
             return self
         policy = replace(self.policy, steps=20, batch=16, hidden=32, layers=1, samples=32)
-        return replace(self, policy=policy, pairrm=replace(self.pairrm, steps=10, batch=16, hidden=32, samples=32))
+        return replace(
+            self,
+            policy=policy,
+            pairrm=replace(self.pairrm, reading_steps=10, steps=10, batch=16, hidden=32, samples=32),
+        )
 
 
 def make_policy(config: PretrainConfig, command: str) -> dict[str, float]:
@@ -136,11 +144,12 @@ def make_pairrm(config: PretrainConfig, command: str) -> dict[str, float]:
     folder = config.out / "oracles" / "checkpoints" / "pairrm-tiny"
     save(folder, network.half(), encoder)
     oracle = PairRMConfig(checkpoint=str(folder)).build()
-    figures = measure_pairrm(oracle, training, config.seed)
+    figures = measure_judge(oracle, training.samples, config.seed)
     card = PAIRRM_CARD.format(
         command=command,
         seed=config.seed,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
+        readings=training.reading_steps * training.batch,
         votes=training.steps * training.batch,
         source_limit=encoder.source_limit,
         candidate_limit=encoder.candidate_limit,

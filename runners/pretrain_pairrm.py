@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from oracles.annotators import population_prob
-from oracles.base import Oracle
-from oracles.grammar import DRAWS, STYLES, draw_style, on_topic, parse, prompts, sample_answer, sample_corpus
+from oracles.grammar import SUBJECTS, parse, prompts, sample_corpus, subject_of
 from oracles.keyed import Key, Stream, hash_seed
 from oracles.pairrm import PairEncoder, PairRM
 from runners.descent import descend
+from runners.votes import Mix, Question, sample_questions
 
 SPECIAL = (
     "[PAD]",
@@ -31,29 +30,32 @@ SPECIAL = (
     "<|candidate|>",
 )
 SOURCE_LIMIT, CANDIDATE_LIMIT = 40, 60
-Question = tuple[str, str, str]
-_ROW = DRAWS + 6
+_SUBJECT = {subject.do: i for i, subject in enumerate(SUBJECTS)}
 
 
 @dataclass(frozen=True)
 class PairRMTraining:
     """How the embedded PairRM is made."""
 
+    reading_steps: int = 500
+    """Steps of AdamW on what texts are about and how they are written; above 0."""
     steps: int = 3000
-    """Steps of AdamW; above 0."""
-    batch: int = 128
-    """Votes per step, all of them new."""
-    learning_rate: float = 2e-3
-    """Peak learning rate."""
+    """Steps of AdamW on votes; above 0."""
+    batch: int = 64
+    """Pairs per step, all of them new."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of either lesson."""
+    initializer_range: float = 0.1
+    """Standard deviation of the first weights; DeBERTa's 0.02 is for much wider networks."""
     hidden: int = 96
     """Width."""
-    layers: int = 3
+    layers: int = 2
     """Transformer blocks."""
     heads: int = 2
     """Attention heads."""
-    on_topic: float = 0.65
+    on_topic: float = 0.75
     """Chance that an answer of a training pair is about what was asked."""
-    broken: float = 0.1
+    broken: float = 0.05
     """Chance that an answer of a training pair is damaged, so that text outside the grammar is known to lose."""
     samples: int = 4000
     """Held-out pairs that measure the result."""
@@ -104,6 +106,7 @@ def build_network(training: PairRMTraining, vocabulary: int, seed: int) -> PairR
         position_biased_input=False,
         type_vocab_size=0,
         layer_norm_eps=1e-7,
+        initializer_range=training.initializer_range,
         pad_token_id=0,
     )
     with torch.random.fork_rng():
@@ -112,103 +115,68 @@ def build_network(training: PairRMTraining, vocabulary: int, seed: int) -> PairR
 
 
 def train_pairrm(training: PairRMTraining, encoder: PairEncoder, seed: int) -> PairRM:
-    """Returns the network after -log sigmoid(+-M) on single votes, as in Jiang et al. 2023, section 3.2.
-
-    Each vote is one annotator's; which answer comes first is chance.
-    """
+    """Returns the network after both of its lessons: what a text says, and what people prefer."""
     network = build_network(training, encoder.vocab_size, seed)
-    key = _key(seed, "votes")
-
-    def loss_at(step: int) -> Tensor:
-        asked = sample_questions(prompts("train"), training, training.batch, key.at(step))
-        votes = key.at(step).uniform(k=2**16, l=range(len(asked)))
-        won = torch.tensor([vote < population_prob(*question) for vote, question in zip(votes, asked, strict=True)])
-        ids, mask, positions = encoder.batch([encoder.encode(*question) for question in asked])
-        return binary_cross_entropy_with_logits(network(ids, mask, positions), won.float())
-
-    descend(network, loss_at, training.steps, training.learning_rate)
+    teach_reading(network, training, encoder, seed)
+    teach_preferences(network, training, encoder, seed)
     return network
 
 
-def sample_questions(asked: Sequence[str], training: PairRMTraining, count: int, key: Key) -> list[Question]:
-    """Returns `count` prompts with two answers each, in the shares that `training` says."""
-    uniforms = key.uniform(k=range(1 + 2 * _ROW), l=[[i] for i in range(count)]).tolist()
-    questions = []
-    for first, *rest in uniforms:
-        prompt = asked[int(first * len(asked))]
-        questions.append((prompt, *(_answer(prompt, training, rest[i : i + _ROW]) for i in (0, _ROW))))
-    return questions
+def teach_reading(network: PairRM, training: PairRMTraining, encoder: PairEncoder, seed: int) -> None:
+    """Trains the backbone to say at each prefix what its text is about, and at a response's how both are written.
 
-
-def damage(answer: str, other: str, uniforms: Sequence[float]) -> str:
-    """Returns an answer with one fault: a word lost, doubled, moved or strange, no end, or another answer's end."""
-    words, donor = answer.split(), other.split()
-    i, j = int(uniforms[1] * len(words)), int(uniforms[2] * len(donor))
-    faults = [
-        words[:i] + words[i + 1 :],
-        words[:i] + words[i : i + 1] + words[i:],
-        words[:i] + words[i + 1 :] + words[i : i + 1],
-        words[:i] + donor[j : j + 1] + words[i + 1 :],
-        words[:i],
-        words[:i] + donor[j:],
-    ]
-    return " ".join(faults[int(uniforms[0] * len(faults))])
-
-
-def measure_pairrm(oracle: Oracle, training: PairRMTraining, seed: int) -> dict[str, float]:
-    """Returns what the model card states, all on held-out prompts and against `population_prob`.
-
-    Returns:
-        `vote_accuracy`: mean chance that a new vote agrees with the oracle's favourite, over pairs of answers from
-        the corpus; `best_accuracy`: that of the population's own favourite; `mean_error` in P on the same pairs;
-        `cyclic_share`: triads of one on-topic answer per pure style in which warm beats concise, concise specific
-        and specific warm; `off_topic_loses` and `broken_loses`: shares of pairs in which an off-topic (damaged)
-        answer has P < 1/2 against an on-topic (whole) one.
+    This stands for the pretraining that a large PairRM's backbone brings along: from random weights, votes alone
+    teach a small network what is on topic, or that a style's worth depends on the other one, only after very many
+    of them. The two probes are thrown away.
     """
-    held_out = prompts("held_out")
-    key = _key(seed, "held-out votes")
-    natural = replace(training, on_topic=0.5, broken=0.0)
-    asked = sample_questions(held_out, natural, training.samples, key)
-    truth = torch.tensor([population_prob(*question) for question in asked], dtype=torch.float64)
-    prob = _ask(oracle, asked)
-    mixed = [on_topic(x, a) != on_topic(x, b) for x, a, b in asked]
-    right = torch.tensor([on_topic(x, a) for x, a, _ in asked]) == (prob > 0.5)
-    broken = sample_questions(held_out, replace(training, on_topic=1.0, broken=0.5), training.samples, key.at(1))
-    faulty = [(x, a, b) for x, a, b in broken if parse(a) is not None and parse(b) is None]
-    return {
-        "vote_accuracy": torch.where(prob > 0.5, truth, 1 - truth).mean().item(),
-        "best_accuracy": torch.maximum(truth, 1 - truth).mean().item(),
-        "mean_error": (prob - truth).abs().mean().item(),
-        "cyclic_share": cyclic_share(oracle, training.samples, key.at(2)),
-        "off_topic_loses": right[torch.tensor(mixed)].double().mean().item(),
-        "broken_loses": (_ask(oracle, faulty) > 0.5).double().mean().item(),
-    }
+    with torch.random.fork_rng():
+        torch.manual_seed(hash_seed(seed, "probes"))
+        about, manner = nn.Linear(training.hidden, len(SUBJECTS)), nn.Linear(training.hidden, 1 + 2 * 3)
+    backbone, key = network.pretrained_model, _key(seed, "reading")
+
+    def loss_at(step: int) -> Tensor:
+        asked = sample_questions(prompts("train"), Mix(), training.batch, key.at(step))
+        ids, mask, positions = encoder.batch([encoder.encode(*question) for question in asked])
+        hidden = backbone(ids, attention_mask=mask).last_hidden_state
+        states = hidden[torch.arange(len(ids))[:, None], positions]  # [N, 3, d]
+        subjects, manners = _reading(asked)
+        naming = cross_entropy(about(states).flatten(0, 1), subjects.flatten())
+        return naming + binary_cross_entropy_with_logits(manner(states[:, 1:]), manners)
+
+    descend(nn.ModuleList([backbone, about, manner]), loss_at, training.reading_steps, training.learning_rate)
 
 
-def cyclic_share(oracle: Oracle, count: int, key: Key) -> float:
-    """Returns the share of triads, one on-topic answer for each pure style, that cycle as the population does."""
-    held_out = prompts("held_out")
-    uniforms = key.uniform(k=range(DRAWS), l=[[i] for i in range(count * len(STYLES))]).tolist()
-    triads = []
-    for i in range(count):
-        rows = uniforms[len(STYLES) * i : len(STYLES) * (i + 1)]
-        prompt = held_out[i % len(held_out)]
-        answers = [sample_answer(prompt, style, True, row) for style, row in zip(STYLES, rows, strict=True)]
-        triads += [(prompt, answers[j], answers[(j + 1) % len(STYLES)]) for j in range(len(STYLES))]
-    return (_ask(oracle, triads).reshape(count, len(STYLES)) > 0.5).all(1).double().mean().item()
+def teach_preferences(network: PairRM, training: PairRMTraining, encoder: PairEncoder, seed: int) -> None:
+    """Trains the whole network by -log sigmoid(+-M) on single votes, as in Jiang et al. 2023, section 3.2.
+
+    Each vote is one annotator's; which answer comes first is chance.
+    """
+    mix, key = Mix(training.on_topic, training.broken), _key(seed, "votes")
+
+    def loss_at(step: int) -> Tensor:
+        asked = sample_questions(prompts("train"), mix, training.batch, key.at(step))
+        ids, mask, positions = encoder.batch([encoder.encode(*question) for question in asked])
+        return binary_cross_entropy_with_logits(network(ids, mask, positions), _votes(asked, key.at(step)))
+
+    descend(network, loss_at, training.steps, training.learning_rate)
 
 
-def _ask(oracle: Oracle, questions: Sequence[Question]) -> Tensor:
-    return oracle.prob(*(list(column) for column in zip(*questions, strict=True))).double()
+def _reading(asked: list[Question]) -> tuple[Tensor, Tensor]:
+    """Returns the subject of each text [N, 3], and for each response its match and both styles [N, 2, 7], in [0, 1]."""
+    subjects, manners = [], []
+    for prompt, *answers in asked:
+        parsed = [answer for answer in map(parse, answers) if answer is not None]
+        names = [subject_of(prompt).do, *(answer.subject for answer in parsed)]
+        styles = [[answer.warmth, answer.brevity, answer.specificity] for answer in parsed]
+        subjects.append([_SUBJECT[name] for name in names])
+        matches = [float(name == names[0]) for name in names[1:]]
+        manners.append([[matches[0], *styles[0], *styles[1]], [matches[1], *styles[1], *styles[0]]])
+    return torch.tensor(subjects), torch.tensor(manners)
 
 
-def _answer(prompt: str, training: PairRMTraining, row: Sequence[float]) -> str:
-    style, topic, fault, *rest = row
-    answer = sample_answer(prompt, draw_style(style), topic < training.on_topic, rest[:DRAWS])
-    if fault >= training.broken:
-        return answer
-    other = sample_answer(prompt, draw_style(rest[-1]), rest[-2] < 0.5, rest[:DRAWS][::-1])
-    return damage(answer, other, rest[DRAWS:])
+def _votes(asked: list[Question], key: Key) -> Tensor:
+    draws = key.uniform(k=2**16, l=range(len(asked)))
+    return torch.tensor([float(draw < population_prob(*pair)) for draw, pair in zip(draws, asked, strict=True)])
 
 
 def _key(seed: int, purpose: str) -> Key:
