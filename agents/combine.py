@@ -43,7 +43,6 @@ class Frozen(Policy):
         """Draws as the policy did."""
         return self.policy.draw(prompts, n, key)
 
-    @torch.no_grad()
     def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         """Returns [B, K] nats, without a graph."""
         return self.policy.logprob(prompts, responses)
@@ -84,11 +83,10 @@ class Mixture(Policy):
 
     def __init__(self, policies: Sequence[Policy], weights: Sequence[float] | None = None) -> None:
         super().__init__()
-        shares = [1 / len(policies)] * len(policies) if weights is None else list(weights)
-        if not policies or len(shares) != len(policies) or min(shares) < 0 or not math.isclose(sum(shares), 1):
-            raise ValueError(
-                f"a mixture needs one weight >= 0 for each policy, with sum 1; got {shares} for {len(policies)}"
-            )
+        count = len(policies)
+        shares = [1 / count for _ in policies] if weights is None else list(weights)
+        if not policies or len(shares) != count or min(shares) < 0 or not math.isclose(sum(shares), 1):
+            raise ValueError(f"a mixture needs one weight >= 0 for each policy, with sum 1; got {shares} for {count}")
         _require_alike(policies)
         self.policies = nn.ModuleList(policies)
         self.exact = policies[0].exact

@@ -151,15 +151,15 @@ def invert(scores: Tensor, uniforms: Tensor) -> Tensor:
 
     Args:
         scores: [R, V] log-law up to a constant of each row.
-        uniforms: [R] float64 in [0, 1).
+        uniforms: [R, n] float64 in [0, 1).
 
     Returns:
-        [R] tokens; one of probability 0 is never among them.
+        [R, n] columns; one of probability 0 is never among them.
     """
     edges = scores.softmax(-1).double().cumsum(-1)
     total = edges[:, -1:]
-    points = torch.minimum(uniforms[:, None] * total, total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(edges, points, right=True).squeeze(1)
+    points = torch.minimum(uniforms * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(edges, points, right=True)
 
 
 @torch.no_grad()
@@ -179,7 +179,7 @@ def write(reader: Reader, rules: Rules, uniforms: Tensor) -> list[list[int]]:
     states = torch.full_like(rows, rules.first)
     live = torch.ones_like(rows, dtype=torch.bool)
     for t in range(rules.limit):
-        chosen = torch.where(live, invert(reader.scores(states), uniforms[rows, t]), 0)
+        chosen = torch.where(live, invert(reader.scores(states), uniforms[rows, t, None]).squeeze(1), 0)
         tokens[rows[live], t] = chosen[live]
         states = torch.where(live, rules.follow(states, chosen), states)
         live = live & ~rules.ended(states)

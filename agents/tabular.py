@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.base import Policy
+from agents.sampling import invert
 from envs.keyed import Key
 from envs.tasks import Task
 from envs.types import Completion
@@ -42,6 +43,8 @@ class TabularPolicy(Policy):
     Raises:
         ValueError: if the task is not finite or `probs` does not fit it.
     """
+
+    learning_rate = 0.03
 
     def __init__(self, task: Task, probs: Tensor | None = None, exact: bool = False) -> None:
         super().__init__()
@@ -111,13 +114,12 @@ class Cells:
 
     def draw(self, log_probs: Tensor, n: int | None, key: Key) -> tuple[list[list[Completion]], Tensor]:
         """Draws n responses from each row of log_probs [B, N]; None lists them all with their probabilities."""
-        probs = log_probs.detach().exp()
+        law = log_probs.detach()
         if n is None:
-            return [self.responses] * len(probs), probs
-        uniforms = key.uniform(k=np.arange(n)[None, :], l=np.arange(len(probs))[:, None])
-        edges = probs.cumsum(dim=1)
-        chosen = torch.searchsorted(edges, torch.from_numpy(uniforms) * edges[:, -1:], right=True)
-        drawn = [[self.responses[i] for i in row] for row in chosen.clamp(max=probs.shape[1] - 1).tolist()]
+            return [self.responses] * len(law), law.exp()
+        uniforms = key.uniform(k=np.arange(n)[None, :], l=np.arange(len(law))[:, None])
+        chosen = invert(law, torch.from_numpy(uniforms))
+        drawn = [[self.responses[i] for i in row] for row in chosen.tolist()]
         return drawn, torch.full(chosen.shape, 1 / n, dtype=torch.float64)
 
     def pick(self, log_probs: Tensor, responses: Sequence[Sequence[Completion]]) -> Tensor:

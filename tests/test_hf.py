@@ -12,7 +12,7 @@ from scipy import stats
 from agents import HFPolicy, make_policy
 from agents.hf import HFConfig, TinyConfig
 from agents.pretrained import load_tokenizer
-from agents.sampling import Sharpening
+from agents.sampling import Sharpening, invert
 from envs import Task, make_task
 from envs.keyed import Key
 from envs.tokens import response_tokens
@@ -348,7 +348,9 @@ def test_a_frozen_copy_stays_as_it_is_and_shares_what_never_changes(folder):
 def test_eos_is_drawn_where_it_is_the_padding_token_too(tmp_path):
     write_tokenizer(tmp_path, pad="<eos>")
     tiny_model().save_pretrained(tmp_path)
-    drawn, _ = policy_of(tmp_path).draw(PROMPTS, 50, Key(0))
+    policy = policy_of(tmp_path)
+    assert policy.tokenizer.pad_id is None
+    drawn, _ = policy.draw(PROMPTS, 50, Key(0))
     assert {len(y.tokens) for row in drawn for y in row} == {1, 2, 3, 4}
 
 
@@ -382,6 +384,13 @@ def test_a_draw_at_the_edge_of_a_truncation_is_never_called_impossible():
     assert edge.isfinite().tolist() == [[True, True, True, False]]
     outside = Sharpening(top_k=2).scores(logits, legal, torch.tensor([3]))
     assert outside.isfinite().tolist() == [[True, True, False, False]]
+
+
+def test_inversion_never_takes_what_has_no_probability():
+    law = torch.tensor([[0.0, 0.25, 0.75, 0.0]]).log().expand(2, 4)
+    ends = torch.tensor([[0.0, 0.2499], [0.2501, 1 - 2.0**-53]], dtype=torch.float64)
+    assert invert(law, ends).tolist() == [[1, 1], [2, 2]]
+    assert invert(law + 3.7, ends).tolist() == [[1, 1], [2, 2]]
 
 
 def test_settings_out_of_range_are_refused(folder):
