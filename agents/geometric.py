@@ -88,6 +88,10 @@ class ByToken:
         """Returns [M, V] float32, differentiable."""
         return mix(self.pi.scores(prompts, tokens), self.ref.scores(prompts, tokens), self.b)
 
+    def prompt_length(self, prompt: str) -> int:
+        """Returns how many tokens a prompt has."""
+        return self.pi.prompt_length(prompt)
+
     def completions(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
         """Returns the responses that these tokens are."""
         return self.pi.completions(tokens)

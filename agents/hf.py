@@ -160,6 +160,10 @@ class HFPolicy(Policy):
         logits = logits_before(self.model, self._encode(prompts), tokens)
         return self._score(logits, walk(self.rules, written)[mask], written[mask])
 
+    def prompt_length(self, prompt: str) -> int:
+        """Returns how many tokens a prompt has, those of the chat template included."""
+        return len(self.tokenizer.prompt(prompt))
+
     def completions(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
         """Returns the responses that these tokens are."""
         if isinstance(self.rules, ResponseTrie):

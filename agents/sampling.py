@@ -71,6 +71,10 @@ class Autoregressive(Protocol):
         """
         ...
 
+    def prompt_length(self, prompt: str) -> int:
+        """Returns how many tokens a prompt has."""
+        ...
+
     def completions(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
         """Returns the responses that these tokens are."""
         ...
@@ -227,16 +231,14 @@ def token_logprob(
     flat = [(prompt, policy.tokens_of(y)) for prompt, row in zip(prompts, responses, strict=True) for y in row]
     lengths = [len(tokens) for _, tokens in flat]
     width = max(lengths, default=0)
-    order = sorted(range(len(flat)), key=lambda i: (lengths[i], len(flat[i][0])))
     values, places = [], []
-    for start in range(0, len(order), policy.micro_batch):
-        chunk = order[start : start + policy.micro_batch]
-        tokens = [flat[i][1] for i in chunk]
+    for group in _groups([policy.prompt_length(prompt) + len(tokens) for prompt, tokens in flat], policy.micro_batch):
+        tokens = [flat[i][1] for i in group]
         written = torch.tensor([token for row in tokens for token in row], dtype=torch.long, device=policy.device)
         if len(written):
-            scores = policy.scores([flat[i][0] for i in chunk], tokens)
+            scores = policy.scores([flat[i][0] for i in group], tokens)
             values.append(scores.gather(1, written[:, None]).squeeze(1) - scores.logsumexp(-1))
-            places += [i * width + t for i in chunk for t in range(lengths[i])]
+            places += [i * width + t for i in group for t in range(lengths[i])]
     index = torch.tensor(places, dtype=torch.long, device=policy.device)
     result = torch.zeros(len(flat) * width, device=policy.device)
     if values:
@@ -244,3 +246,13 @@ def token_logprob(
     mask = torch.arange(width, device=policy.device) < torch.tensor(lengths, device=policy.device)[:, None]
     shape = len(prompts), -1, width
     return result.reshape(shape), mask.reshape(shape)
+
+
+def _groups(lengths: Sequence[int], largest: int) -> list[list[int]]:
+    """Returns groups of at most `largest` indices whose lengths differ by a quarter at most: little is padded."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not groups or len(groups[-1]) == largest or lengths[i] > 1.25 * lengths[groups[-1][0]]:
+            groups.append([])
+        groups[-1].append(i)
+    return groups
