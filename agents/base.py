@@ -33,6 +33,9 @@ class Policy(nn.Module, ABC):
 
     exact: bool = False
 
+    learning_rate: float = 2e-4
+    """Where an agent's settings name none: for rmsprop and adamw, on small networks; large ones want less."""
+
     @abstractmethod
     def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
         """Draws n responses for each prompt, or lists all of them where exact.

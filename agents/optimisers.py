@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
-from agents.lbfgs import minimise
+from agents.lbfgs import minimise, squares_curvature
 
 OptimiserName = Literal["rmsprop", "adamw", "sgd", "lbfgs"]
 
@@ -28,8 +28,8 @@ class OptimiserSettings(Protocol):
         ...
 
     @property
-    def learning_rate(self) -> float:
-        """Step size of the method."""
+    def learning_rate(self) -> float | None:
+        """Step size of the method; None: the policy's own."""
         ...
 
     @property
@@ -76,11 +76,10 @@ def require_settings(config: Any) -> None:
     for name in ("momentum", "smoothing"):
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"{name} must lie in [0, 1), got {getattr(config, name)}")
-    if not config.learning_rate > 0 or config.weight_decay < 0 or config.warmup < 0:
-        raise ValueError(
-            f"learning_rate must be positive, weight_decay and warmup at least 0, got {config.learning_rate}, "
-            f"{config.weight_decay}, {config.warmup}"
-        )
+    if config.learning_rate is not None and not config.learning_rate > 0:
+        raise ValueError(f"learning_rate must be positive, or None for the policy's own, got {config.learning_rate}")
+    if config.weight_decay < 0 or config.warmup < 0:
+        raise ValueError(f"weight_decay and warmup must be at least 0, got {config.weight_decay} and {config.warmup}")
     if config.max_grad_norm is not None and not config.max_grad_norm > 0:
         raise ValueError(f"max_grad_norm must be positive, or None for no limit, got {config.max_grad_norm}")
 
@@ -91,28 +90,34 @@ class Optimiser:
     Args:
         parameters: what is moved; those that require no gradient are left out.
         settings: which method, and its settings.
+        learning_rate: where the settings name none.
 
     Raises:
         ValueError: if nothing is left to move.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimiserSettings) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimiserSettings, learning_rate: float) -> None:
         self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         if not self._parameters:
             raise ValueError("the policy has no parameter that requires a gradient; was a frozen copy passed?")
         self._settings = settings
-        self._method = _method(self._parameters, settings)
+        self._rate = learning_rate if settings.learning_rate is None else settings.learning_rate
+        self._method = _method(self._parameters, settings, self._rate)
         self._steps = 0
 
-    def step(self, loss: Callable[[], Tensor]) -> tuple[float, float]:
+    def step(
+        self, loss: Callable[[], Tensor], terms: Callable[[], Iterable[Tensor]] | None = None
+    ) -> tuple[float, float]:
         """Moves the parameters once.
 
         Args:
             loss: computes the scalar loss, adds its gradients to the parameters' and returns it without a graph.
+            terms: of a sum of squares, parts of the vector that is squared (constants left out), with their graphs;
+                "lbfgs" learns the curvature from them.
 
         Returns:
             The loss before the step, and the gradient's norm: before the step and before clipping, or, of "lbfgs",
-            what remains at the solution.
+            what remains at the solution (in variables of curvature 1 where there are `terms`).
         """
 
         def evaluate() -> Tensor:
@@ -122,14 +127,15 @@ class Optimiser:
 
         self._steps += 1
         if self._method is None:
-            return minimise(evaluate, self._parameters)
+            curvature = None if terms is None else squares_curvature(terms(), self._parameters)
+            return minimise(evaluate, self._parameters, curvature)
         before, settings = evaluate(), self._settings
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         if settings.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, settings.max_grad_norm, norm)
         if settings.warmup:
             for group in self._method.param_groups:
-                group["lr"] = settings.learning_rate * min(1.0, self._steps / settings.warmup)
+                group["lr"] = self._rate * min(1.0, self._steps / settings.warmup)
         self._method.step()
         return before.item(), norm.item()
 
@@ -150,8 +156,8 @@ class Optimiser:
             self._method.load_state_dict({**self._method.state_dict(), "state": numbered})
 
 
-def _method(parameters: list[nn.Parameter], settings: OptimiserSettings) -> torch.optim.Optimizer | None:
-    lr, momentum, decay = settings.learning_rate, settings.momentum, settings.weight_decay
+def _method(parameters: list[nn.Parameter], settings: OptimiserSettings, lr: float) -> torch.optim.Optimizer | None:
+    momentum, decay = settings.momentum, settings.weight_decay
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(parameters, lr, betas=(momentum, settings.smoothing), weight_decay=decay)
     if settings.optimiser == "rmsprop":

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.lbfgs import minimise
+from agents.lbfgs import minimise, squares_curvature
 from agents.optimisers import Optimiser, OptimiserName, require_settings
 
 
 @dataclass(frozen=True)
 class Settings:
     optimiser: OptimiserName = "sgd"
-    learning_rate: float = 0.1
+    learning_rate: float | None = None
     momentum: float = 0.0
     smoothing: float = 0.99
     weight_decay: float = 0.0
@@ -37,14 +37,14 @@ class Bowl:
 
 def moved(**fields) -> Tensor:
     bowl = Bowl()
-    Optimiser([bowl.x], Settings(**fields)).step(bowl)
+    Optimiser([bowl.x], Settings(**fields), 0.1).step(bowl)
     return bowl.x.detach()
 
 
 @pytest.mark.parametrize("optimiser", ["rmsprop", "adamw", "sgd"])
 def test_every_method_goes_down(optimiser):
     bowl = Bowl()
-    method = Optimiser([bowl.x], Settings(optimiser, learning_rate=0.05, momentum=0.5, warmup=3))
+    method = Optimiser([bowl.x], Settings(optimiser, learning_rate=0.05, momentum=0.5, warmup=3), 0.1)
     losses = [method.step(bowl)[0] for _ in range(200)]
     assert losses[-1] < 0.05 * losses[0]
 
@@ -55,7 +55,7 @@ def test_one_step_of_sgd_is_the_gradient_times_the_learning_rate():
 
 def test_a_step_returns_the_loss_and_the_norm_before_it():
     bowl = Bowl()
-    loss, norm = Optimiser([bowl.x], Settings(max_grad_norm=0.1)).step(bowl)
+    loss, norm = Optimiser([bowl.x], Settings(max_grad_norm=0.1), 0.1).step(bowl)
     assert loss == pytest.approx(0.5 * (1 + 40 + 0.9))
     assert norm == pytest.approx((1 + 400 + 0.09) ** 0.5)
 
@@ -71,7 +71,7 @@ def test_warmup_starts_with_a_part_of_the_learning_rate():
 
 def test_momentum_is_beta1_and_smoothing_beta2_of_adamw():
     bowl, twin = Bowl(), Bowl()
-    ours = Optimiser([bowl.x], Settings("adamw", momentum=0.8, smoothing=0.95, weight_decay=0.1))
+    ours = Optimiser([bowl.x], Settings("adamw", momentum=0.8, smoothing=0.95, weight_decay=0.1), 0.1)
     torchs = torch.optim.AdamW([twin.x], 0.1, betas=(0.8, 0.95), weight_decay=0.1)
     for _ in range(5):
         ours.step(bowl)
@@ -83,11 +83,30 @@ def test_momentum_is_beta1_and_smoothing_beta2_of_adamw():
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
 def test_lbfgs_reaches_the_minimum_whatever_the_scale(scale):
     bowl = Bowl(scale=scale)
-    loss, remaining = Optimiser([bowl.x], Settings("lbfgs")).step(bowl)
+    loss, remaining = Optimiser([bowl.x], Settings("lbfgs"), 0.1).step(bowl)
     assert torch.allclose(bowl.x.detach(), bowl.centre, atol=1e-8)
     assert loss == pytest.approx(scale * 0.5 * (1 + 40 + 0.9))
     assert remaining <= 1e-10 * scale * 401**0.5
     assert bowl.asked < 60
+
+
+def test_lbfgs_finds_faint_directions_where_it_is_told_the_squared_terms():
+    plain, told = Bowl((1.0, 1e6, 1e-6)), Bowl((1.0, 1e6, 1e-6))
+    Optimiser([plain.x], Settings("lbfgs"), 0.1).step(plain)
+    Optimiser([told.x], Settings("lbfgs"), 0.1).step(told, lambda: iter([(told.weight / 2).sqrt() * told.x]))
+    assert torch.allclose(told.x.detach(), told.centre, atol=1e-8)
+    assert not torch.allclose(plain.x.detach(), plain.centre, atol=1e-2)
+
+
+def test_the_curvature_of_four_terms_is_exact():
+    generator = torch.Generator().manual_seed(0)
+    x = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    unused = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    matrix = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    hessian = torch.autograd.functional.hessian(lambda v: (matrix @ v).square().sum(), x.detach())
+    assert isinstance(hessian, Tensor)
+    expected = torch.cat([hessian.diagonal(), torch.ones(2).double()])
+    assert torch.allclose(squares_curvature([matrix @ x], [x, unused]), expected)
 
 
 def test_lbfgs_follows_a_curved_valley():
@@ -114,7 +133,7 @@ def test_lbfgs_stops_where_nothing_can_be_gained():
 def test_a_restored_optimiser_goes_on_where_it_was(optimiser):
     settings = Settings(optimiser, momentum=0.0 if optimiser == "lbfgs" else 0.9, warmup=5)
     bowl, twin = Bowl(), Bowl()
-    first, second = Optimiser([bowl.x], settings), Optimiser([twin.x], settings)
+    first, second = Optimiser([bowl.x], settings, 0.1), Optimiser([twin.x], settings, 0.1)
     first.step(bowl)
     twin.x.data.copy_(bowl.x.data)
     second.load_state_dict(first.state_dict())
@@ -129,7 +148,7 @@ def test_a_restored_optimiser_goes_on_where_it_was(optimiser):
     [
         ({"optimiser": "adam"}, "optimiser must be one of"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
-        ({"warmup": -1}, "warmup at least 0"),
+        ({"warmup": -1}, "warmup must be at least 0"),
         ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be positive"),
         ({"optimiser": "lbfgs", "learning_rate": 0.5}, "'lbfgs' makes no use of learning_rate, got 0.5"),
@@ -144,4 +163,4 @@ def test_settings_that_are_wrong_or_ignored_are_refused(fields, message):
 def test_frozen_parameters_are_left_out():
     fixed = nn.Parameter(torch.zeros(2), requires_grad=False)
     with pytest.raises(ValueError, match="no parameter that requires a gradient"):
-        Optimiser([fixed], Settings())
+        Optimiser([fixed], Settings(), 0.1)
