@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-
-
-@contextmanager
-def precision(device: torch.device) -> Iterator[None]:
-    """Runs forward passes under bfloat16 autocast on CUDA, and as they are elsewhere."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        yield
 
 
 class CachedReader:
@@ -25,14 +17,19 @@ class CachedReader:
         model: a causal language model.
         prompts: prompts in tokens; equal ones are read once.
         score: makes the next token's scores of its logits [R, V] and the states [R].
+        autocast: whether forward passes run under bfloat16 autocast.
     """
 
     def __init__(
-        self, model: Any, prompts: Sequence[tuple[int, ...]], score: Callable[[Tensor, Tensor], Tensor]
+        self,
+        model: Any,
+        prompts: Sequence[tuple[int, ...]],
+        score: Callable[[Tensor, Tensor], Tensor],
+        autocast: bool = False,
     ) -> None:
         from transformers import DynamicCache
 
-        self._model, self._score = model, score
+        self._model, self._score, self._autocast = model, score, autocast
         self._cache = DynamicCache(config=model.config)
         takes = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in takes
@@ -68,12 +65,14 @@ class CachedReader:
             options["attention_mask"] = self._mask
         if self._takes_positions:
             options["position_ids"] = self._positions
-        with torch.no_grad(), precision(ids.device):
+        with torch.no_grad(), torch.autocast(ids.device.type, torch.bfloat16, enabled=self._autocast):
             output = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, **options)
         self._logits = output.logits[:, -1]
 
 
-def logits_before(model: Any, prompts: Sequence[tuple[int, ...]], responses: Sequence[Sequence[int]]) -> Tensor:
+def logits_before(
+    model: Any, prompts: Sequence[tuple[int, ...]], responses: Sequence[Sequence[int]], autocast: bool = False
+) -> Tensor:
     """Returns the logits before every response token in one forward pass over prompts and responses.
 
     Only these positions pass through the output layer, so that no [R, T, V] is made for prompts and padding.
@@ -82,6 +81,7 @@ def logits_before(model: Any, prompts: Sequence[tuple[int, ...]], responses: Seq
         model: a causal language model.
         prompts: R prompts in tokens.
         responses: R responses in tokens, M tokens in all.
+        autocast: whether the pass runs under bfloat16 autocast.
 
     Returns:
         [M, V] row after row, differentiable.
@@ -101,7 +101,7 @@ def logits_before(model: Any, prompts: Sequence[tuple[int, ...]], responses: Seq
 
     handle = model.get_output_embeddings().register_forward_pre_hook(select)
     try:
-        with precision(ids.device):
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=autocast):
             return model(input_ids=ids, use_cache=False).logits
     finally:
         handle.remove()

@@ -88,8 +88,8 @@ class TinyConfig:
 class HFPolicy(Policy):
     """Draws token by token from a language model; on a finite task the model is constrained to its responses.
 
-    Parameters are float32; on CUDA forward passes run under bfloat16 autocast. Dropout is off throughout, so that
-    ratios between equal policies are exactly 1.
+    Parameters are float32. On CUDA forward passes run under bfloat16 autocast, except where exact: the probabilities of
+    a whole law must sum to 1. Dropout is off throughout, so that ratios between equal policies are exactly 1.
 
     Args:
         name_or_dir: a transformers directory or hub id.
@@ -150,14 +150,14 @@ class HFPolicy(Policy):
 
     def reader(self, prompts: Sequence[str], rows: Sequence[int]) -> Reader:
         """Starts one response to `prompts[i]` for each i of `rows`."""
-        return CachedReader(self.model, self._encode([prompts[i] for i in rows]), self._score)
+        return CachedReader(self.model, self._encode([prompts[i] for i in rows]), self._score, self._autocast)
 
     def scores(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M, V] float32: the scores before each of the M tokens of R responses, differentiable."""
         written = pad_sequence([torch.tensor(row, device=self.device) for row in tokens], batch_first=True)
         counts = torch.tensor([len(row) for row in tokens], device=self.device)
         mask = torch.arange(written.shape[1], device=self.device) < counts[:, None]
-        logits = logits_before(self.model, self._encode(prompts), tokens)
+        logits = logits_before(self.model, self._encode(prompts), tokens, self._autocast)
         return self._score(logits, walk(self.rules, written)[mask], written[mask])
 
     def prompt_length(self, prompt: str) -> int:
@@ -209,6 +209,10 @@ class HFPolicy(Policy):
         super().train(mode)
         self.model.eval()
         return self
+
+    @property
+    def _autocast(self) -> bool:
+        return self.device.type == "cuda" and not self.exact
 
     def _score(self, logits: Tensor, states: Tensor, written: Tensor | None = None) -> Tensor:
         return self.sharpening.scores(logits, self.rules.legal(states), written)

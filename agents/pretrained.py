@@ -151,12 +151,23 @@ def context_length(model: Any) -> int | None:
 
 
 def _source(path: str) -> str:
+    """Returns the directory or hub id, having made sure that it can be had."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         return str(folder)
     if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path):
         what = "is a file" if folder.exists() else "does not exist, and it is no hub id"
         raise FileNotFoundError(f"the policy's directory '{path}' {what}. {_ADVICE}")
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if not isinstance(try_to_load_from_cache(path, "config.json"), str):
+        try:
+            HfApi().model_info(path, timeout=10)  # fails at once where from_pretrained would try for a minute
+        except Exception as error:  # each HTTP library has its own
+            raise OSError(
+                f"there is no directory '{path}', and the Hugging Face hub gives no such model: "
+                f"{str(error).rstrip('.')}. {_ADVICE}"
+            ) from error
     return path
 
 
@@ -171,8 +182,7 @@ def _loading(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = "load" if Path(path).expanduser().is_dir() else "find a directory or fetch from the Hugging Face hub"
-        raise OSError(f"cannot {where} '{path}': {error}. {_ADVICE}") from error
+        raise OSError(f"cannot load '{path}': {str(error).rstrip('.')}. {_ADVICE}") from error
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise ValueError(f"cannot load '{path}': {error}") from error

@@ -12,7 +12,7 @@ from scipy import stats
 from agents import HFPolicy, make_policy
 from agents.hf import HFConfig, TinyConfig
 from agents.pretrained import load_tokenizer
-from agents.sampling import Sharpening, invert
+from agents.sampling import Sharpening, _groups, invert
 from envs import Task, make_task
 from envs.keyed import Key
 from envs.tokens import response_tokens
@@ -378,6 +378,19 @@ def test_sharpening_by_hand():
     assert illegal == pytest.approx([0, 2 / 3, 1 / 3, 0])
 
 
+def test_responses_of_many_lengths_are_padded_little_and_stay_in_place(folder):
+    lengths = [9, 30, 10, 11, 12, 31, 9, 14]
+    groups = _groups(lengths, 3)
+    assert sorted(i for group in groups for i in group) == list(range(8))
+    assert all(len(group) <= 3 and max(lengths[i] for i in group) <= 1.25 * lengths[group[0]] for group in groups)
+    policy = policy_of(folder, text_task(folder, limit=12))
+    drawn, _ = policy.draw(PROMPTS, 8, Key(9))
+    one_by_one = [
+        [policy.logprob([prompt], [[y]]).item() for y in row] for prompt, row in zip(PROMPTS, drawn, strict=True)
+    ]
+    assert torch.allclose(policy.logprob(PROMPTS, drawn), torch.tensor(one_by_one), atol=1e-5)
+
+
 def test_a_draw_at_the_edge_of_a_truncation_is_never_called_impossible():
     logits, legal = torch.tensor([[2.0, 1.0 + 1e-6, 1.0, 0.0]]), torch.ones(1, 4, dtype=torch.bool)
     edge = Sharpening(top_k=2).scores(logits, legal, torch.tensor([2]))
@@ -432,16 +445,45 @@ def test_a_path_that_does_not_exist_names_the_embedded_choice(folder, tmp_path):
 
 
 def test_a_hub_id_without_network_names_the_embedded_choice(folder, monkeypatch):
-    import transformers
+    import huggingface_hub
 
     def unreachable(*_, **__):
-        raise OSError("We couldn't connect to 'https://huggingface.co'")
+        raise RuntimeError("Name or service not known")
 
     task = text_task(folder)
-    for loader in (transformers.AutoConfig, transformers.AutoTokenizer, transformers.AutoModelForCausalLM):
-        monkeypatch.setattr(loader, "from_pretrained", unreachable)
-    with pytest.raises(OSError, match=r"'org/model'.*couldn't connect.*directory.*--policy tiny"):
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    with pytest.raises(OSError, match=r"no directory 'org/model'.*Name or service.*directory.*--policy tiny"):
         make_policy("org/model", task=task)
+
+
+def test_code_that_a_checkpoint_brings_along_is_not_run(folder, tmp_path):
+    policy_of(folder).save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "mine.py").write_text("raise SystemExit('the code was run')")
+    with pytest.raises(ValueError, match=r"code of its own.*--policy.trust_remote_code"):
+        policy_of(tmp_path, text_task(folder))
+
+
+@pytest.mark.gpu
+def test_the_gpu_draws_from_the_same_law():
+    task = make_task("chat")
+    cpu, gpu = (make_policy("tiny", task=task, device=device, micro_batch=64) for device in ("cpu", "cuda"))
+    assert gpu.device.type == "cuda"
+    drawn, weights = gpu.draw(task.prompts[:32], 4, Key(0))
+    assert weights.device.type == "cpu"
+    assert gpu.draw(task.prompts[:32], 4, Key(0))[0] == drawn
+    there = gpu.logprob(task.prompts[:32], drawn)
+    there.mean().backward()
+    assert {parameter.dtype for parameter in gpu.parameters()} == {torch.float32}
+    here = cpu.logprob(task.prompts[:32], drawn)
+    assert (there.cpu() - here).abs().mean() < 0.1
+    assert torch.equal(there, gpu.frozen().logprob(task.prompts[:32], drawn))
+    symbols = make_task("symbols")
+    exact = make_policy("tiny", task=symbols, device="cuda", exact=True)
+    assert (exact.draw(symbols.prompts, 1, Key(0))[1].sum(1) - 1).abs().max() < 1e-5
+    assert make_policy("tiny", task=symbols, device="cuda").draw(symbols.prompts, 8, Key(0))[1].shape == (4, 8)
 
 
 def test_a_checkpoint_that_is_not_whole_is_refused_by_name(folder, tmp_path):
