@@ -136,8 +136,8 @@ def subject_of(prompt: str) -> Subject:
 
 
 def parse(answer: str) -> Parsed | None:
-    """Returns what an answer says and how; None where the text is not in the grammar."""
-    body = answer
+    """Returns what an answer says and how; None where the text is not in the grammar. Space around it is no matter."""
+    body = answer.strip()
     opener = next((opener for opener in OPENERS if body.startswith(f"{opener} ")), "")
     body = body.removeprefix(f"{opener} ") if opener else body
     closer = next((closer for closer in CLOSERS if body.endswith(f". {closer}")), "")

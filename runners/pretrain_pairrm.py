@@ -37,9 +37,9 @@ _SUBJECT = {subject.do: i for i, subject in enumerate(SUBJECTS)}
 class PairRMTraining:
     """How the embedded PairRM is made."""
 
-    reading_steps: int = 500
+    reading_steps: int = 1000
     """Steps of AdamW on what texts are about and how they are written; above 0."""
-    steps: int = 3000
+    steps: int = 5000
     """Steps of AdamW on votes; above 0."""
     batch: int = 64
     """Pairs per step, all of them new."""
@@ -53,9 +53,9 @@ class PairRMTraining:
     """Transformer blocks."""
     heads: int = 2
     """Attention heads."""
-    on_topic: float = 0.75
+    on_topic: float = 0.8
     """Chance that an answer of a training pair is about what was asked."""
-    broken: float = 0.05
+    broken: float = 0.2
     """Chance that an answer of a training pair is damaged, so that text outside the grammar is known to lose."""
     samples: int = 4000
     """Held-out pairs that measure the result."""

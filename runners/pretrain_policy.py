@@ -37,11 +37,11 @@ MAX_NEW_TOKENS = 28
 class PolicyTraining:
     """How the embedded policy is made."""
 
-    steps: int = 2000
+    steps: int = 4000
     """Steps of AdamW; above 0."""
     batch: int = 64
     """Pairs of prompt and answer per step, all of them new."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 4e-3
     """Peak learning rate."""
     vocabulary: int = 1536
     """At most so many tokens, with 4 special ones and 256 bytes; above 260. The corpus fills 1431: a token per word."""
@@ -129,8 +129,9 @@ def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> tuple[Tens
 
 def answer_loss(model: LlamaForCausalLM, ids: Tensor, mask: Tensor) -> Tensor:
     """Returns the mean negative log-probability of the masked tokens, nats per token."""
-    logits = model(input_ids=ids[:, :-1]).logits
-    return torch.nn.functional.cross_entropy(logits[mask[:, 1:]], ids[:, 1:][mask[:, 1:]])
+    counted = mask[:, 1:]
+    hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state[counted]
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden), ids[:, 1:][counted])
 
 
 @torch.no_grad()

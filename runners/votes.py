@@ -14,7 +14,8 @@ from oracles.grammar import DRAWS, STYLES, draw_style, on_topic, parse, prompts,
 from oracles.keyed import Key, Stream, hash_seed
 
 Question = tuple[str, str, str]
-_ROW = 2 * DRAWS + 8
+MOST_FAULTS = 4
+_ROW = 3 + DRAWS + 1 + 3 * MOST_FAULTS + 2 + DRAWS
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Mix:
 
     Attributes:
         on_topic: the chance that an answer is about what was asked.
-        broken: the chance that it is damaged.
+        broken: the chance that it is damaged, by one to `MOST_FAULTS` faults.
     """
 
     on_topic: float = 0.5
@@ -41,7 +42,7 @@ def sample_questions(asked: Sequence[str], mix: Mix, count: int, key: Key) -> li
 
 
 def damage(answer: str, other: str, uniforms: Sequence[float]) -> str:
-    """Returns an answer with one fault: a word lost, doubled, moved or strange, no end, or another answer's end."""
+    """Returns an answer with one fault: a word lost, doubled, moved or strange, no end, no beginning, or another's end."""
     words, donor = answer.split(), other.split()
     i, j = int(uniforms[1] * len(words)), int(uniforms[2] * len(donor))
     faults = [
@@ -50,6 +51,7 @@ def damage(answer: str, other: str, uniforms: Sequence[float]) -> str:
         words[:i] + words[i + 1 :] + words[i : i + 1],
         words[:i] + donor[j : j + 1] + words[i + 1 :],
         words[:i],
+        words[i:],
         words[:i] + donor[j:],
     ]
     return " ".join(faults[int(uniforms[0] * len(faults))])
@@ -105,8 +107,12 @@ def _answer(prompt: str, mix: Mix, row: Sequence[float]) -> str:
     answer = sample_answer(prompt, draw_style(style), topic < mix.on_topic, draws[:DRAWS])
     if damaged >= mix.broken:
         return answer
-    fault, (donor_style, donor_topic, *donor_draws) = draws[DRAWS : DRAWS + 3], draws[DRAWS + 3 :]
-    return damage(answer, sample_answer(prompt, draw_style(donor_style), donor_topic < 0.5, donor_draws), fault)
+    count, *faults = draws[DRAWS : DRAWS + 1 + 3 * MOST_FAULTS]
+    donor_style, donor_topic, *donor_draws = draws[DRAWS + 1 + 3 * MOST_FAULTS :]
+    donor = sample_answer(prompt, draw_style(donor_style), donor_topic < 0.5, donor_draws)
+    for i in range(1 + int(count * MOST_FAULTS)):
+        answer = damage(answer or donor, donor, faults[3 * i : 3 * i + 3])
+    return answer
 
 
 def _key(seed: int, purpose: str) -> Key:

@@ -174,9 +174,10 @@ def test_questions_come_in_the_shares_asked_for():
     [
         (0.0, "Rinse rice."),
         (0.2, "Rinse the the rice."),
-        (0.4, "Rinse rice. the"),
+        (0.3, "Rinse rice. the"),
         (0.5, "Rinse dough. rice."),
-        (0.7, "Rinse"),
+        (0.6, "Rinse"),
+        (0.8, "the rice."),
         (0.9, "Rinse dough."),
     ],
 )
