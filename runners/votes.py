@@ -42,7 +42,7 @@ def sample_questions(asked: Sequence[str], mix: Mix, count: int, key: Key) -> li
 
 
 def damage(answer: str, other: str, uniforms: Sequence[float]) -> str:
-    """Returns an answer with one fault: a word lost, doubled, moved or strange, no end, no beginning, or another's end."""
+    """Returns an answer with one fault: a word lost, doubled, moved or strange, no end, no start, another's end."""
     words, donor = answer.split(), other.split()
     i, j = int(uniforms[1] * len(words)), int(uniforms[2] * len(donor))
     faults = [

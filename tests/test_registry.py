@@ -88,8 +88,8 @@ def test_a_missing_attribute_suggests_the_nearest(write):
         find("oracle", "lab_five:JudgeConfg", TABLE)
 
 
-def test_an_installed_module_is_not_shadowed_by_the_working_directory(write):
-    assert "colorsys" not in sys.modules
+def test_an_installed_module_is_not_shadowed_by_the_working_directory(write, monkeypatch):
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     write("colorsys.py", "raise AssertionError('shadowed')")
     assert find("oracle", "colorsys:rgb_to_hsv", TABLE)(1.0, 1.0, 1.0) == (0.0, 0.0, 1.0)
 

@@ -1,0 +1,80 @@
+"""The README's promises: its commands run, its examples work, its table names every tag."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runners.duel import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHORT = ["--run.steps", "2", "--run.eval_every", "2", "--run.eval_prompts", "4", "--run.device", "cpu"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands(program: str) -> list[str]:
+    lines = [part.strip() for block in blocks("bash") for line in block.splitlines() for part in line.split("&&")]
+    return [line for line in lines if line.startswith(program)]
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A folder with the README's own files and the repository's games, as the working directory."""
+    for name, code in re.findall(r"Save this as `(\w+\.py)`:\n\n```python\n(.*?)```", README, flags=re.DOTALL):
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    for name in ("my_lab", "my_judge"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("command", commands("python -m runners.duel"))
+def test_every_run_in_the_readme_runs(command, elsewhere):
+    arguments = shlex.split(command)[3:]
+    assert main([*arguments, *SHORT, "--run.dir", "run"]) == 0
+    assert json.loads((elsewhere / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_the_environment_example_prints_a_verdict(elsewhere, capsys):
+    (example,) = [block for block in blocks("python") if "parallel_env" in block]
+    exec(compile(example, "README.md", "exec"), {})
+    assert re.match(r"\{'player_0': -?1.0, 'player_1': -?1.0\} [01]\n", capsys.readouterr().out)
+
+
+def test_the_readme_names_every_tag(elsewhere):
+    tags = set()
+    for name, arguments in {"text": [], "game": ["--task", "symbols"]}.items():
+        assert main([*arguments, *SHORT, "--run.dir", name]) == 0
+        for line in (elsewhere / name / "metrics.jsonl").read_text().splitlines():
+            tags |= {tag for tag in json.loads(line) if "/" in tag}
+    documented = set(re.findall(r"`((?:loss|policy|duel|eval|game|time)/\w+)`", README))
+    assert tags == documented
+
+
+def test_every_file_that_the_readme_links_to_exists():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_default_run_learns(seed, tmp_path):
+    command = [sys.executable, "-m", "runners.duel", "--agent", "sppo", "--oracle", "pairrm", "--run.seed", str(seed)]
+    subprocess.run([*command, "--run.dir", "run", "--run.device", "cpu"], cwd=tmp_path, check=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if "eval/win_rate_vs_ref" in line][-1]
+    assert last["eval/win_rate_vs_ref"] >= 0.65
+    assert last["eval/win_rate_low"] >= 0.57
