@@ -170,7 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     arguments = tuple(sys.argv[1:] if arguments is None else arguments)
     config = tyro.cli(PretrainConfig, prog=PROGRAM, args=arguments).reduced()
-    command = shlex.join([*PROGRAM.split(), *arguments])
+    elsewhere = arguments.index("--out") if "--out" in arguments else len(arguments)
+    command = shlex.join([*PROGRAM.split(), *arguments[:elsewhere], *arguments[elsewhere + 2 :]])
     start = time.monotonic()
     if config.only != "pairrm":
         make_policy(config, command)

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from agents.hf import HFConfig
+from envs import make_task
+from envs.keyed import Key
+from oracles.grammar import parse
 from runners.duel import main
 
 ROOT = Path(__file__).parent.parent
@@ -78,3 +82,13 @@ def test_the_default_run_learns(seed, tmp_path):
     last = [line for line in lines if "eval/win_rate_vs_ref" in line][-1]
     assert last["eval/win_rate_vs_ref"] >= 0.65
     assert last["eval/win_rate_low"] >= 0.57
+    assert parse_share(tmp_path / "run" / "step-100" / "policy", seed) >= 0.95
+
+
+def parse_share(policy: Path, seed: int) -> float:
+    """Returns the share of 4 answers to each held-out prompt that are in the corpus' grammar."""
+    config = HFConfig(str(policy))
+    task = make_task("chat", tokenizer=config.load_tokenizer())
+    rows, _ = config.build(task=task).draw(task.held_out, 4, Key(seed))
+    texts = [response.text for row in rows for response in row]
+    return sum(parse(text) is not None for text in texts) / len(texts)
