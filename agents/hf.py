@@ -15,7 +15,7 @@ from agents import sampling
 from agents.base import Policy
 from agents.cached_reader import CachedReader, logits_before
 from agents.constrained import ResponseTrie, encode_responses
-from agents.pretrained import ModelTokenizer, context_length, load_model, load_tokenizer
+from agents.pretrained import ModelTokenizer, context_length, load_model, load_tokenizer, quiet
 from agents.rules import TextRules, walk
 from agents.sampling import Reader, Sharpening
 from envs.keyed import Key
@@ -201,8 +201,9 @@ class HFPolicy(Policy):
 
     def save(self, directory: Path) -> None:
         """Writes a transformers folder: config.json, model.safetensors and the tokenizer's files."""
-        self.model.save_pretrained(directory)
-        self.tokenizer.backend.save_pretrained(directory)
+        with quiet():
+            self.model.save_pretrained(directory)
+            self.tokenizer.backend.save_pretrained(directory)
 
     def train(self, mode: bool = True) -> Self:
         """Keeps dropout off: what is drawn and what is learned from must be the same law."""

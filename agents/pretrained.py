@@ -172,8 +172,8 @@ def _source(path: str) -> str:
 
 
 @contextmanager
-def _loading(path: str) -> Iterator[None]:
-    """Keeps transformers quiet while it loads, and says what to do where it fails."""
+def quiet() -> Iterator[None]:
+    """Keeps transformers from writing warnings and progress bars between a run's own lines."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -181,6 +181,18 @@ def _loading(path: str) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _loading(path: str) -> Iterator[None]:
+    """Keeps transformers quiet while it loads, and says what to do where it fails."""
+    try:
+        with quiet():
+            yield
     except OSError as error:
         raise OSError(f"cannot load '{path}': {str(error).rstrip('.')}. {_ADVICE}") from error
     except ValueError as error:
@@ -190,10 +202,6 @@ def _loading(path: str) -> Iterator[None]:
             f"'{path}' brings code of its own, which is only run where trust_remote_code is set "
             f"(--policy.trust_remote_code); read that code first"
         ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _require_causal(path: str, config: Any) -> None:
