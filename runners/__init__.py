@@ -1,4 +1,4 @@
-"""Commands: `python -m runners.duel`, `runners.evaluate`, `runners.pretrain`, `runners.plot`."""
+"""Commands: `python -m runners.duel`, `runners.plot`, `runners.pretrain`."""
 
 from __future__ import annotations
 
