@@ -12,10 +12,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from envs.laws import require_game, require_law
+from envs.solvers import NotConvergedError, Solution, regularised_nash
+from envs.von_neumann import von_neumann_winner
 from oracles import Oracle
 from oracles import payoff as ask
 
-_TOLERANCE = 1e-5
+__all__ = [
+    "NotConvergedError",
+    "Solution",
+    "best_response",
+    "duality_gap",
+    "exploitability",
+    "kl_divergence",
+    "payoff_matrix",
+    "regularised_exploitability",
+    "regularised_nash",
+    "von_neumann_winner",
+]
+
 _SERIES_BELOW = 1e-3
 
 
@@ -39,7 +54,7 @@ def exploitability(payoff: Tensor, policy: Tensor) -> Tensor:
     Raises:
         ValueError: if `payoff` is no preference game or `policy` no law over its responses.
     """
-    return _chances(_game(payoff), _law("policy", policy, payoff)).amax(-1) - 0.5
+    return _chances(require_game(payoff), require_law("policy", policy, payoff)).amax(-1) - 0.5
 
 
 def duality_gap(payoff: Tensor, policy: Tensor) -> Tensor:
@@ -51,7 +66,7 @@ def duality_gap(payoff: Tensor, policy: Tensor) -> Tensor:
     Raises:
         ValueError: as `exploitability`.
     """
-    game, policy = _game(payoff), _law("policy", policy, payoff)
+    game, policy = require_game(payoff), require_law("policy", policy, payoff)
     return _chances(game, policy).amax(-1) - _chances(game.mT, policy).amin(-1)
 
 
@@ -90,7 +105,7 @@ def regularised_exploitability(payoff: Tensor, policy: Tensor, ref: Tensor, tau:
     Raises:
         ValueError: as `best_response`.
     """
-    log_policy = _law("policy", policy, payoff).log()
+    log_policy = require_law("policy", policy, payoff).log()
     return tau * _kl(log_policy, _log_best_response(payoff, policy, ref, tau))
 
 
@@ -110,7 +125,7 @@ def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
     Raises:
         ValueError: if one of them is no probability vector.
     """
-    first, second = _law("first", first), _law("second", second)
+    first, second = require_law("first", first), require_law("second", second)
     return _kl(first.log(), second.log())
 
 
@@ -132,36 +147,5 @@ def _chances(payoff: Tensor, policy: Tensor) -> Tensor:
 def _log_best_response(payoff: Tensor, policy: Tensor, ref: Tensor, tau: float) -> Tensor:
     if not tau > 0:
         raise ValueError(f"tau must be positive, got {tau}; without regularisation the best response is an argmax")
-    chances = _chances(_game(payoff), _law("policy", policy, payoff))
-    return torch.log_softmax(_law("ref", ref, payoff).log() + chances / tau, dim=-1)
-
-
-def _game(payoff: Tensor) -> Tensor:
-    payoff = torch.as_tensor(payoff, dtype=torch.float64)
-    if payoff.ndim < 2 or payoff.shape[-1] != payoff.shape[-2]:
-        raise ValueError(f"payoff must be square, [..., N, N], got {tuple(payoff.shape)}")
-    if payoff.isnan().any():
-        raise ValueError(f"payoff holds {int(payoff.isnan().sum())} NaN among {payoff.numel()} entries")
-    if (payoff < 0).any() or (payoff > 1).any():
-        raise ValueError(f"payoff must lie in [0, 1], got {payoff.min():.6g} to {payoff.max():.6g}; is it A = P - 1/2?")
-    skewness = (payoff + payoff.mT - 1).abs()
-    if skewness.max() > _TOLERANCE:
-        *_, i, j = torch.unravel_index(skewness.argmax(), skewness.shape)
-        raise ValueError(
-            f"payoff[i, j] + payoff[j, i] must be 1, but misses it by {skewness.max():.3g} at i={i}, j={j}; "
-            f"ask both orders and average, as oracles.payoff does"
-        )
-    return payoff
-
-
-def _law(name: str, policy: Tensor, payoff: Tensor | None = None) -> Tensor:
-    policy = torch.as_tensor(policy, dtype=torch.float64)
-    if policy.ndim < 1 or (payoff is not None and policy.shape[-1] != payoff.shape[-1]):
-        wanted = "[..., N]" if payoff is None else f"[..., {payoff.shape[-1]}]"
-        raise ValueError(f"{name} must be {wanted}, got {tuple(policy.shape)}")
-    if not (policy >= 0).all():
-        raise ValueError(f"{name} must not hold NaN or negative entries, got {policy.min():.6g}")
-    error = (policy.sum(-1) - 1).abs().max()
-    if error > _TOLERANCE:
-        raise ValueError(f"{name} must sum to 1, but misses it by {error:.3g}; are these logits?")
-    return policy
+    chances = _chances(require_game(payoff), require_law("policy", policy, payoff))
+    return torch.log_softmax(require_law("ref", ref, payoff).log() + chances / tau, dim=-1)

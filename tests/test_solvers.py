@@ -1,0 +1,172 @@
+"""The solvers against games whose equilibrium is known, and against their own proofs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs.games import best_response, exploitability, regularised_exploitability, regularised_nash, von_neumann_winner
+from envs.solvers import NotConvergedError
+
+COMAL = torch.tensor([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]], dtype=torch.float64)
+CYCLE = torch.tensor([[0.5, 1.0, 0.0], [0.0, 0.5, 1.0], [1.0, 0.0, 0.5]], dtype=torch.float64)
+REF = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+
+
+def random_game(n: int, seed: int, scale: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(n, n, dtype=torch.float64, generator=generator) * scale
+    ref = torch.softmax(torch.randn(n, dtype=torch.float64, generator=generator), 0)
+    return torch.sigmoid((logits - logits.mT) / math.sqrt(2)), ref
+
+
+games = st.builds(random_game, st.integers(2, 12), st.integers(0, 10**6), st.sampled_from([0.3, 2.0, 6.0]))
+
+
+@pytest.mark.parametrize(
+    ("tau", "expected"),
+    [
+        (0.05, (0.351185, 0.303336, 0.345478)),
+        (0.1, (0.375327, 0.277433, 0.347240)),
+        (0.5, (0.496854, 0.240876, 0.262271)),
+        (1.0, (0.510868, 0.261556, 0.227576)),
+    ],
+)
+def test_rock_paper_scissors_has_the_known_regularised_equilibria(tau, expected):
+    solution = regularised_nash(CYCLE, REF, tau, tol=1e-12)
+    assert solution.policy.tolist() == pytest.approx(expected, abs=5e-7)
+    assert (solution.policy - best_response(CYCLE, solution.policy, REF, tau)).abs().max() < 1e-12
+
+
+def test_comal_3_has_the_known_equilibria():
+    ref = torch.tensor([0.2, 0.5, 0.3])
+    solution = regularised_nash(COMAL, ref, 0.1)
+    assert solution.policy.tolist() == pytest.approx((0.274917, 0.279723, 0.445360), abs=5e-7)
+    for method in ("highs", "interior"):
+        winner = von_neumann_winner(COMAL, method=method).policy
+        assert winner.tolist() == pytest.approx((4 / 11, 3 / 11, 4 / 11), abs=1e-6)
+
+
+@settings(max_examples=500, deadline=None)
+@given(games, st.sampled_from([1.0, 0.1, 0.02]), st.integers(0, 10**6))
+def test_the_certificate_bounds_the_error_of_any_policy(game, tau, seed):
+    payoff, ref = game
+    solution = regularised_nash(payoff, ref, tau, tol=1e-10)
+    assert solution.certificate <= 1e-10
+    assert regularised_exploitability(payoff, solution.policy, ref, tau) < 1e-15
+    policy = torch.softmax(torch.randn(len(ref), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)), 0)
+    excess = policy.log() - best_response(payoff, policy, ref, tau).log()
+    bound = (excess.max() - excess.min()) / 2
+    assert (policy - solution.policy).abs().sum() <= bound + 1e-9
+
+
+@settings(max_examples=200, deadline=None)
+@given(games, st.floats(0.0, 0.9), st.sampled_from([1.0, 0.1]))
+def test_noise_only_rescales_tau(game, eps, tau):
+    payoff, ref = game
+    noisy = regularised_nash((1 - eps) * payoff + eps / 2, ref, tau).policy
+    assert torch.allclose(noisy, regularised_nash(payoff, ref, tau / (1 - eps)).policy, atol=1e-8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(games, st.randoms(use_true_random=False))
+def test_renaming_responses_renames_the_equilibrium(game, random):
+    payoff, ref = game
+    order = random.sample(range(len(ref)), len(ref))
+    renamed = regularised_nash(payoff[order][:, order], ref[order], 0.1).policy
+    assert torch.allclose(renamed, regularised_nash(payoff, ref, 0.1).policy[order], atol=1e-8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(games)
+def test_a_clone_shares_the_reference_and_changes_nothing_else(game):
+    payoff, ref = game
+    twice = [*range(len(ref)), 0]
+    split = ref[twice].clone()
+    split[[0, -1]] /= 2
+    cloned = regularised_nash(payoff[twice][:, twice], split, 0.1).policy
+    original = regularised_nash(payoff, ref, 0.1).policy
+    assert torch.allclose(cloned[1:-1], original[1:], atol=1e-8)
+    assert torch.allclose(cloned[0] + cloned[-1], original[0], atol=1e-8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(games)
+def test_nothing_beats_a_von_neumann_winner(game):
+    payoff, _ = game
+    for method in ("highs", "interior"):
+        winner = von_neumann_winner(payoff, method=method)
+        assert exploitability(payoff, winner.policy) <= 1e-9
+        assert winner.policy.sum() == pytest.approx(1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(2, 12), st.integers(0, 10**6))
+def test_the_winner_of_a_bradley_terry_game_has_the_best_reward(n, seed):
+    reward = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    payoff = torch.sigmoid(reward[:, None] - reward[None, :])
+    winner = von_neumann_winner(payoff).policy
+    assert winner[reward.argmax()] > 1 - 1e-6
+
+
+def test_dominated_responses_get_nothing():
+    payoff = torch.full((4, 4), 0.9, dtype=torch.float64)
+    payoff[:3, :3] = COMAL
+    payoff[3] = 0.1
+    payoff[3, 3] = 0.5
+    assert von_neumann_winner(payoff).policy[3] < 1e-9
+
+
+def test_a_batch_holds_the_solutions_of_its_games():
+    many = [random_game(7, seed) for seed in range(20)]
+    batch = regularised_nash(torch.stack([p for p, _ in many]), torch.stack([r for _, r in many]), 0.05)
+    for i, (payoff, ref) in enumerate(many):
+        alone = regularised_nash(payoff, ref, 0.05)
+        assert (batch.policy[i] - alone.policy).abs().sum() <= batch.certificate[i] + alone.certificate
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.01, 0.002, 1e-4])
+def test_large_games_and_small_tau_reach_the_tolerance(tau):
+    payoff, ref = random_game(600, 1)
+    assert regularised_nash(payoff, ref, tau, tol=1e-8).certificate <= 1e-8
+
+
+def test_a_game_without_its_matrix_has_the_same_solution():
+    payoff, ref = random_game(40, 3)
+    assert torch.allclose(
+        regularised_nash(lambda p: payoff @ p, ref, 0.05).policy, regularised_nash(payoff, ref, 0.05).policy, atol=1e-8
+    )
+
+
+@pytest.mark.parametrize("method", ["highs", "interior"])
+def test_larger_cycles_are_won_by_the_uniform_policy(method):
+    n = 101
+    ahead = (torch.arange(n)[None, :] - torch.arange(n)[:, None]) % n
+    payoff = torch.where(ahead == 0, 0.5, torch.where(ahead <= n // 2, 0.8, 0.2)).double()
+    assert torch.allclose(von_neumann_winner(payoff, method=method).policy, torch.full((n,), 1 / n).double(), atol=1e-6)
+
+
+def test_a_tolerance_out_of_reach_raises_and_says_what_was_reached():
+    with pytest.raises(NotConvergedError, match=r"reached a certificate of .* instead of 1.0e-30"):
+        regularised_nash(COMAL, REF, 0.1, tol=1e-30)
+
+
+@pytest.mark.parametrize(
+    ("payoff", "ref", "tau", "message"),
+    [
+        (COMAL[:2], REF, 0.1, "must be square"),
+        (COMAL + 0.01, REF, 0.1, r"misses it by 0.02"),
+        (COMAL * math.nan, REF, 0.1, "9 NaN among 9"),
+        (COMAL, torch.tensor([0.5, 0.5, 0.0]), 0.1, "ref must be positive everywhere, 1 entries are 0"),
+        (COMAL, REF * 2, 0.1, "ref must sum to 1, but misses it by 1"),
+        (COMAL, REF[:2], 0.1, r"ref must be \[..., 3\]"),
+        (COMAL, REF, 0.0, "tau must be > 0, got 0.0"),
+    ],
+)
+def test_what_is_no_game_is_refused_with_its_numbers(payoff, ref, tau, message):
+    with pytest.raises(ValueError, match=message):
+        regularised_nash(payoff, ref, tau)
