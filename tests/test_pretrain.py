@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import agents
 import envs
@@ -77,6 +78,11 @@ def test_the_shipped_files_are_what_the_command_makes(rebuilt):
     assert (PAIRRM / "tokenizer.json").read_bytes() == (rebuilt / MADE[2] / "tokenizer.json").read_bytes()
     total = sum(path.stat().st_size for folder in (TINY, CHAT, PAIRRM) for path in folder.rglob("*.*"))
     assert total < 5_000_000
+
+
+def test_weights_are_stored_in_half_precision(rebuilt):
+    for folder in (rebuilt / MADE[0], rebuilt / MADE[2], TINY, PAIRRM):
+        assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.float16}
 
 
 def test_the_prompts_are_the_grammars():
