@@ -26,7 +26,7 @@ class SPPOConfig:
 
     eta: float = 1.0
     """Step size of the multiplicative weights, 1/nats, > 0; the inverse of a KL coefficient (the code's 1/beta). The
-    paper's 7B models take 1e3."""
+    paper's 7B models take 1e3. One step of rmsprop or adamw from pi_t is the same for any eta."""
 
     responses: int = 4
     """Draws per prompt from pi_t, K >= 2, each against all others (K(K-1)/2 queries); the paper takes 5. A policy that

@@ -86,7 +86,7 @@ def test_lbfgs_reaches_the_minimum_whatever_the_scale(scale):
     loss, remaining = Optimiser([bowl.x], Settings("lbfgs"), 0.1).step(bowl)
     assert torch.allclose(bowl.x.detach(), bowl.centre, atol=1e-8)
     assert loss == pytest.approx(scale * 0.5 * (1 + 40 + 0.9))
-    assert remaining <= 1e-10 * scale * 401**0.5
+    assert remaining <= 4e-11 * scale * 401**0.5
     assert bowl.asked < 60
 
 
@@ -105,8 +105,8 @@ def test_the_curvature_of_four_terms_is_exact():
     matrix = torch.randn(4, 3, generator=generator, dtype=torch.float64)
     hessian = torch.autograd.functional.hessian(lambda v: (matrix @ v).square().sum(), x.detach())
     assert isinstance(hessian, Tensor)
-    expected = torch.cat([hessian.diagonal(), torch.ones(2).double()])
-    assert torch.allclose(squares_curvature([matrix @ x], [x, unused]), expected)
+    expected = torch.cat([hessian.diagonal(), torch.full((2,), hessian.diagonal().max().item() * 2.0**-52)])
+    assert torch.allclose(squares_curvature([matrix @ x], [x, unused]), expected, atol=0)
 
 
 def test_lbfgs_follows_a_curved_valley():
