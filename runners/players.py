@@ -13,7 +13,7 @@ from envs.arena import DuelArena
 from envs.keyed import hash_seed
 from envs.tasks import Task
 from oracles import Oracle
-from runners.evaluate import Evaluation
+from runners.evaluation import Evaluation
 from runners.settings import Settings, is_finite
 
 

@@ -9,7 +9,7 @@ import torch
 
 from agents.base import Policy
 from runners.checkpoint import steps
-from runners.evaluate import Evaluation, law
+from runners.evaluation import Evaluation, law
 from runners.players import Players
 from runners.progress import evaluation_line
 from runners.record import Record

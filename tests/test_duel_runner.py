@@ -13,7 +13,7 @@ from envs.keyed import Key
 from envs.tasks import make_task
 from runners.cli import parse
 from runners.duel import describe, main, one_step
-from runners.evaluate import Evaluation, choose, law, over_prompts, win_rate
+from runners.evaluation import Evaluation, choose, law, over_prompts, win_rate
 from runners.players import choose_device, gather, judge
 from runners.progress import Progress
 from runners.record import read_lines
