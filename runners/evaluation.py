@@ -12,7 +12,13 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from agents.base import Policy
-from envs.games import exploitability, payoff_matrix
+from envs.games import (
+    exploitability,
+    kl_divergence,
+    payoff_matrix,
+    regularised_exploitability,
+    regularised_nash,
+)
 from envs.keyed import Key, Stream, hash_seed
 from envs.tasks import Task
 from envs.types import Completion
@@ -93,25 +99,31 @@ class Evaluation:
         prompts: how many held-out prompts at most.
         pairs: draws of each policy for each prompt.
         seed: names the draws.
+        tau: KL coefficient of the regularised game that finite tasks are measured by; its reference is `reference`.
     """
 
-    def __init__(self, task: Task, oracle: Oracle, reference: Policy, prompts: int, pairs: int, seed: int) -> None:
-        self.task, self.oracle, self.reference, self.pairs = task, oracle, reference, pairs
+    def __init__(
+        self, task: Task, oracle: Oracle, reference: Policy, prompts: int, pairs: int, seed: int, tau: float
+    ) -> None:
+        self.task, self.oracle, self.reference, self.pairs, self.tau = task, oracle, reference, pairs, tau
         self.prompts = choose(task.held_out, prompts)
         self.key = Key(seed, 0, Stream.EVALUATION)
         self.finite = task.responses is not None
 
     def scalars(self, policy: Policy, average: Policy | None = None) -> dict[str, float]:
-        """Returns win rate and, on finite tasks, the exploitability of the policy and of the average one."""
+        """Returns win rate and, on finite tasks, how far the policy and the average one are from equilibrium."""
         if not self.finite:
             return win_rate(self.oracle, self.prompts, self.draw(policy), self._references).scalars()
         probs = law(policy, self.task, self.prompts)
-        beats = torch.einsum("bn,bnm,bm->b", probs, self._matrices, self._reference_law)
-        scalars = over_prompts(beats).scalars()
-        scalars["game/exploitability"] = exploitability(self._matrices, probs).mean().item()
+        beats = torch.einsum("bn,bnm,bm->b", probs, self.matrices, self.reference_law)
+        scalars = over_prompts(beats).scalars() | {"game/exploitability": _mean(exploitability(self.matrices, probs))}
         if average is not None:
             mean = law(average, self.task, self.prompts)
-            scalars["game/exploitability_average"] = exploitability(self._matrices, mean).mean().item()
+            scalars["game/exploitability_average"] = _mean(exploitability(self.matrices, mean))
+        if self.nash is not None:
+            gap = regularised_exploitability(self.matrices, probs, self.reference_law, self.tau)
+            scalars["game/regularised_exploitability"] = _mean(gap)
+            scalars["game/nash_kl"] = _mean(kl_divergence(probs, self.nash))
         return scalars
 
     def draw(self, policy: Policy) -> list[list[Completion]]:
@@ -126,11 +138,19 @@ class Evaluation:
             return self.reference.draw(self.prompts, self.pairs, self.key.at(1))[0]
 
     @cached_property
-    def _reference_law(self) -> Tensor:
+    def reference_law(self) -> Tensor:
+        """[B, N] the reference's probability of every response of a finite task."""
         return law(self.reference, self.task, self.prompts)
 
     @cached_property
-    def _matrices(self) -> Tensor:
+    def nash(self) -> Tensor | None:
+        """[B, N] the equilibrium of the regularised game; None where the reference never gives some response."""
+        if not (self.reference_law > 0).all():
+            return None
+        return regularised_nash(self.matrices, self.reference_law, self.tau).policy
+
+    @cached_property
+    def matrices(self) -> Tensor:
         """[B, N, N] the payoff of every held-out prompt."""
         texts = self.task.response_texts
         if len(self.prompts) * len(texts) ** 2 > LARGEST:
@@ -142,3 +162,7 @@ class Evaluation:
                 else f"{len(texts)} responses have too many payoffs for exact evaluation; pass --run.eval_every 0"
             )
         return payoff_matrix(self.oracle, self.prompts, texts)
+
+
+def _mean(values: Tensor) -> float:
+    return values.mean().item()

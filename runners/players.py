@@ -14,7 +14,7 @@ from envs.keyed import hash_seed
 from envs.tasks import Task
 from oracles import Oracle
 from runners.evaluation import Evaluation
-from runners.settings import Settings, is_finite
+from runners.settings import DEFAULT_TAU, Settings, is_finite
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,17 @@ def gather(settings: Settings, device: str) -> Players:
     reference = policy.frozen()
     agent: Agent = configs["agent"].build(policy=policy, seed=seed("agent"))
     arena = DuelArena(task, oracle, run.batch_size, run.feedback, run.votes, seed("arena"))
-    evaluation = Evaluation(task, oracle, reference, run.eval_prompts, run.eval_pairs, seed("evaluation"))
+    evaluation = Evaluation(
+        task, oracle, reference, run.eval_prompts, run.eval_pairs, seed("evaluation"), tau_of(settings)
+    )
     return Players(task, oracle, reference, agent, arena, evaluation)
+
+
+def tau_of(settings: Settings) -> float:
+    """Returns the KL coefficient of the regularised game that a run on a finite task is measured by."""
+    if settings.run.eval_tau is not None:
+        return settings.run.eval_tau
+    return float(getattr(settings.configs["agent"], "tau", DEFAULT_TAU))
 
 
 def judge(settings: Settings, oracle: Oracle) -> str:

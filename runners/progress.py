@@ -78,6 +78,8 @@ def evaluation_line(scalars: Mapping[str, float]) -> str:
         words.append(f" exploitability {scalars['game/exploitability']:.4f}")
     if "game/exploitability_average" in scalars:
         words.append(f"(average policy {scalars['game/exploitability_average']:.4f})")
+    if "game/regularised_exploitability" in scalars:
+        words.append(f" regularised {scalars['game/regularised_exploitability']:.4f}")
     return " ".join(words)
 
 

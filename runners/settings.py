@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from oracles.base import BUILT_IN as ORACLES
 
 PARTS = "task", "policy", "oracle", "agent"
 TABLES: dict[str, Mapping[str, str]] = {"policy": POLICIES, "oracle": ORACLES, "agent": AGENTS}
+DEFAULT_TAU = 0.1
+"""Small enough that the equilibrium leaves the start, large enough that it depends on it."""
 FINITE = "symbols", ".json"
 """Built-in tasks that list every response, by name or ending; a task of your own says `finite: ClassVar[bool]`."""
 
@@ -48,6 +51,9 @@ class RunConfig:
     """Held-out prompts of an evaluation at most; the same in every run."""
     eval_pairs: int = 4
     """Pairs for each of them: one response of the policy, one of the starting policy; finite tasks need no draws."""
+    eval_tau: float | None = None
+    """KL coefficient, > 0, of the regularised game by which finite tasks are measured, the starting policy its
+    reference; None: the agent's own `tau`, 0.1 where it has none."""
     save_every: int = 20
     """Steps between checkpoints (also after the last step); 0: only then."""
     keep: int = 2
@@ -64,6 +70,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"run.{name} must be at least {bound}, got {value}")
+        if self.eval_tau is not None and not 0 < self.eval_tau < math.inf:
+            raise ValueError(f"run.eval_tau must be positive, got {self.eval_tau:g}")
 
 
 @dataclass(frozen=True)

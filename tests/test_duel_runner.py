@@ -14,7 +14,7 @@ from envs.tasks import make_task
 from runners.cli import parse
 from runners.duel import describe, main, one_step
 from runners.evaluation import Evaluation, choose, law, over_prompts, win_rate
-from runners.players import choose_device, gather, judge
+from runners.players import choose_device, gather, judge, tau_of
 from runners.progress import Progress
 from runners.record import read_lines
 
@@ -79,7 +79,7 @@ def evaluation(reference_probs=None, exact=False, seed=3):
     task = make_task("symbols", alphabet=3, length=1, prompts=2)
     config = parse(["--task", "symbols", "--oracle.scale", "3"]).settings.configs["oracle"]
     oracle = config.build(prompts=task.all_prompts, responses=task.response_texts)
-    return task, oracle, Evaluation(task, oracle, TabularPolicy(task, reference_probs, exact), 128, 4, seed)
+    return task, oracle, Evaluation(task, oracle, TabularPolicy(task, reference_probs, exact), 128, 4, seed, 0.1)
 
 
 def test_finite_task_is_evaluated_exactly():
@@ -92,6 +92,31 @@ def test_finite_task_is_evaluated_exactly():
         expected = games.exploitability(matrices, probs.expand(2, 3)).mean().item()
         assert scalars[f"game/exploitability{tag}"] == pytest.approx(expected)
     assert "game/exploitability_average" not in measure.scalars(TabularPolicy(task, now))
+
+
+def test_the_regularised_game_is_measured_around_the_start():
+    start, now = probs64(0.2, 0.3, 0.5), probs64(0.7, 0.2, 0.1)
+    task, oracle, measure = evaluation(start)
+    matrices = games.payoff_matrix(oracle, list(task.held_out), task.response_texts)
+    nash = games.regularised_nash(matrices, start, 0.1).policy
+    scalars = measure.scalars(TabularPolicy(task, now))
+    gap = games.regularised_exploitability(matrices, now.expand(2, 3), start.expand(2, 3), 0.1)
+    assert scalars["game/regularised_exploitability"] == pytest.approx(gap.mean().item())
+    assert scalars["game/nash_kl"] == pytest.approx(games.kl_divergence(now.expand(2, 3), nash).mean().item())
+    solved = measure.scalars(TabularPolicy(task, nash))
+    assert solved["game/regularised_exploitability"] < 1e-12
+    assert solved["game/nash_kl"] < 1e-12
+
+
+def test_an_agents_own_tau_is_the_one_measured():
+    settings = parse(["--task", "symbols"]).settings
+    assert tau_of(settings) == 0.1
+    regularised = dataclasses.make_dataclass("C", [("tau", float, 0.02)], frozen=True)()
+    settings = dataclasses.replace(settings, configs=settings.configs | {"agent": regularised})
+    assert tau_of(settings) == 0.02
+    assert tau_of(dataclasses.replace(settings, run=dataclasses.replace(settings.run, eval_tau=0.3))) == 0.3
+    with pytest.raises(ValueError, match="eval_tau must be positive, got 0"):
+        dataclasses.replace(settings.run, eval_tau=0.0)
 
 
 def test_policy_draws_even_with_itself():
@@ -122,14 +147,14 @@ class Dice(Policy):
 def test_free_text_is_evaluated_from_draws_that_stay_the_same():
     task = dataclasses.replace(make_task("symbols", prompts=100), responses=None)
     reference, policy = Dice(), Dice()
-    measure = Evaluation(task, Longer(), reference, 64, 4, 3)
+    measure = Evaluation(task, Longer(), reference, 64, 4, 3, 0.1)
     first, second = measure.scalars(policy), measure.scalars(policy)
     assert first == second
     assert reference.drawn == 1
     assert set(first) == {"eval/win_rate_vs_ref", "eval/win_rate_low", "eval/win_rate_high"}
     assert 0 < abs(first["eval/win_rate_vs_ref"] - 0.5) < 0.05  # equal laws, independent draws
     assert first["eval/win_rate_low"] < 0.5 < first["eval/win_rate_high"]
-    assert Evaluation(task, Longer(), reference, 64, 4, 4).scalars(policy) != first
+    assert Evaluation(task, Longer(), reference, 64, 4, 4, 0.1).scalars(policy) != first
 
 
 def test_law_of_a_finite_policy_sums_to_one():
@@ -140,7 +165,7 @@ def test_law_of_a_finite_policy_sums_to_one():
 
 def test_too_many_payoffs_are_refused_with_the_way_out():
     task = make_task("symbols", alphabet=6, length=4, prompts=50)
-    measure = Evaluation(task, Longer(), TabularPolicy(task), 128, 4, 0)
+    measure = Evaluation(task, Longer(), TabularPolicy(task), 128, 4, 0, 0.1)
     with pytest.raises(ValueError, match=r"--run.eval_prompts 39 "):
         measure.scalars(TabularPolicy(task))
 
