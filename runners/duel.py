@@ -182,6 +182,7 @@ def _evaluate(players: Players, record: Record, step: int) -> dict[str, float]:
     forget(players.oracle)
     scalars = players.evaluation.scalars(players.agent.policy, players.agent.average)
     record.log(step, scalars)
+    record.laws(step, players.evaluation.laws(players.agent.policy, players.agent.average))
     return scalars
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from oracles import Oracle, payoff
 Row = Sequence[Completion]
 LARGEST = 2**26
 """Entries of payoff matrices that an evaluation holds: 512 MiB of float64."""
+SMALL = 16
+"""Responses up to which a policy's whole law is written down at every evaluation."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,14 @@ class Evaluation:
             scalars["game/regularised_exploitability"] = _mean(gap)
             scalars["game/nash_kl"] = _mean(kl_divergence(probs, self.nash))
         return scalars
+
+    def laws(self, policy: Policy, average: Policy | None = None) -> list[dict[str, Any]]:
+        """Returns prompt, law and average law of every prompt of a small finite task, as JSON values."""
+        if not self.finite or len(self.task.response_texts) > SMALL:
+            return []
+        listed = {"policy": policy, **({} if average is None else {"average": average})}
+        found = {name: law(one, self.task, self.prompts).tolist() for name, one in listed.items()}
+        return [{"prompt": x, **{name: rows[b] for name, rows in found.items()}} for b, x in enumerate(self.prompts)]
 
     def draw(self, policy: Policy) -> list[list[Completion]]:
         """Returns the policy's draws for the held-out prompts, the same for the same policy."""

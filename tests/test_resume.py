@@ -65,7 +65,8 @@ def curves(run):
 def require_equal_runs(one, other):
     assert values(one) == values(other)
     assert curves(one) == curves(other)
-    assert read_lines(one / "duels.jsonl") == read_lines(other / "duels.jsonl")
+    for file in ("duels.jsonl", "laws.jsonl"):
+        assert read_lines(one / file) == read_lines(other / file)
     last = steps(one)[-1]
     for file in ("state.safetensors", "state.json", "policy/probs.json"):
         assert (one / f"step-{last}" / file).read_bytes() == (other / f"step-{last}" / file).read_bytes()
