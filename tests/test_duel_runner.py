@@ -36,7 +36,9 @@ def test_duel_is_described_by_what_was_asked():
     assert scalars["duel/prob_std"] == pytest.approx(0.4)
     assert scalars["duel/advantage"] == pytest.approx(0, abs=1e-7)
     assert scalars["policy/length"] == 1.5
-    unasked = Duel(["x"], [left[0][:1]], [left[0][1:]], prob[:, :1, :1], half, half, asked[:, :1, :1], "outcome", 1)
+    unasked = Duel(
+        ["x"], [[Completion("a")]], [[Completion("b")]], prob[:, :1, :1], half, half, asked[:, :1, :1], "outcome", 1
+    )
     assert describe(unasked) == {}
 
 
