@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from agents.check import check_agent
+from agents.optimisers import OptimiserConfig
 from agents.sppo import SPPO, SPPOConfig
 from agents.tabular import TabularPolicy
 from envs.arena import DuelArena
@@ -23,7 +24,10 @@ def arena(votes: int = 1) -> DuelArena:
 
 
 def check(kind: Callable[..., SPPO], votes: int = 1, **fields) -> None:
-    check_agent(kind(SPPOConfig(optimiser="adamw", momentum=0.9, **fields), TabularPolicy(TASK), 0), arena(votes))
+    check_agent(
+        kind(SPPOConfig(optimiser=OptimiserConfig("adamw", momentum=0.9), **fields), TabularPolicy(TASK), 0),
+        arena(votes),
+    )
 
 
 class MutatesDuel(SPPO):
@@ -56,7 +60,7 @@ class GivesWeights(SPPO):
     def _key(self):
         from envs.keyed import Key
 
-        return Key(0, self._updates)
+        return Key(0, self._training.updates)
 
 
 class ForgetsOptimiser(SPPO):
@@ -66,9 +70,9 @@ class ForgetsOptimiser(SPPO):
 
 class ForgetsUpdates(SPPO):
     def load_state_dict(self, state) -> None:
-        updates = self._updates
+        updates = self._training.updates
         super().load_state_dict(state)
-        self._updates = updates
+        self._training.updates = updates
 
 
 class HasHiddenCounter(SPPO):
@@ -131,7 +135,7 @@ def test_a_sound_agent_passes_and_comes_back_as_it_was(votes):
         (ReturnsTensor, "finite floats, got loss/sppo = tensor"),
         (UnknownTag, "the tag 'reward' must be GROUP/NAME"),
         (GivesWeights, "left_weight is given"),
-        (ForgetsOptimiser, "other state in step .*middle"),
+        (ForgetsOptimiser, "other scalars in step .*middle"),
         (ForgetsUpdates, "other responses in step 0 when the duels after its first"),
         (HasHiddenCounter, "other scalars in step 0"),
         (DrawsGlobally, "every draw must come from a Key"),

@@ -116,9 +116,9 @@ def test_unknown_name_suggests_the_nearest(arguments, nearest, capsys):
 
 def test_unknown_field_suggests_the_nearest(capsys):
     with pytest.raises(SystemExit) as end:
-        main(["--task", "symbols", "--agent.learning_rat", "0.1"])
+        main(["--task", "symbols", "--agent.optimiser.learning_rat", "0.1"])
     assert end.value.code == 2
-    assert "--agent.learning_rate" in capsys.readouterr().err
+    assert "--agent.optimiser.learning_rate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["--run.steps=-1", "--run.keep=0", "--run.batch_size=0", "--run.feedback=guess"])

@@ -1,22 +1,14 @@
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from agents.lbfgs import minimise, squares_curvature
-from agents.optimisers import Optimiser, OptimiserName, require_settings
+from agents.optimisers import Optimiser, OptimiserConfig
 
 
-@dataclass(frozen=True)
-class Settings:
-    optimiser: OptimiserName = "sgd"
-    learning_rate: float | None = None
-    momentum: float = 0.0
-    smoothing: float = 0.99
-    weight_decay: float = 0.0
-    warmup: int = 0
-    max_grad_norm: float | None = None
+def config(method="sgd", **fields) -> OptimiserConfig:
+    plain = {} if method == "lbfgs" else {"warmup": 0, "max_grad_norm": None}
+    return OptimiserConfig(method, **{**plain, **fields})
 
 
 class Bowl:
@@ -37,15 +29,15 @@ class Bowl:
 
 def moved(**fields) -> Tensor:
     bowl = Bowl()
-    Optimiser([bowl.x], Settings(**fields), 0.1).step(bowl)
+    Optimiser([bowl.x], config(**fields), 0.1).step(bowl)
     return bowl.x.detach()
 
 
-@pytest.mark.parametrize("optimiser", ["rmsprop", "adamw", "sgd"])
-def test_every_method_goes_down(optimiser):
+@pytest.mark.parametrize("method", ["rmsprop", "adamw", "sgd"])
+def test_every_method_goes_down(method):
     bowl = Bowl()
-    method = Optimiser([bowl.x], Settings(optimiser, learning_rate=0.05, momentum=0.5, warmup=3), 0.1)
-    losses = [method.step(bowl)[0] for _ in range(200)]
+    optimiser = Optimiser([bowl.x], config(method, learning_rate=0.05, momentum=0.5, warmup=3), 0.1)
+    losses = [optimiser.step(bowl)[0] for _ in range(200)]
     assert losses[-1] < 0.05 * losses[0]
 
 
@@ -55,7 +47,7 @@ def test_one_step_of_sgd_is_the_gradient_times_the_learning_rate():
 
 def test_a_step_returns_the_loss_and_the_norm_before_it():
     bowl = Bowl()
-    loss, norm = Optimiser([bowl.x], Settings(max_grad_norm=0.1), 0.1).step(bowl)
+    loss, norm = Optimiser([bowl.x], config(max_grad_norm=0.1), 0.1).step(bowl)
     assert loss == pytest.approx(0.5 * (1 + 40 + 0.9))
     assert norm == pytest.approx((1 + 400 + 0.09) ** 0.5)
 
@@ -69,9 +61,19 @@ def test_warmup_starts_with_a_part_of_the_learning_rate():
     assert torch.allclose(moved(warmup=4), moved() / 4)
 
 
+def test_decay_halves_the_learning_rate_after_so_many_steps():
+    bowl = Bowl()
+    optimiser = Optimiser([bowl.x], config(learning_rate=0.5, warmup=2, decay=4.0), 0.1)
+    rates = []
+    for _ in range(4):
+        optimiser.step(bowl)
+        rates.append(optimiser.learning_rate)
+    assert rates == pytest.approx([0.5 / 2 / 1.25, 0.5 / 1.5, 0.5 / 1.75, 0.25])
+
+
 def test_momentum_is_beta1_and_smoothing_beta2_of_adamw():
     bowl, twin = Bowl(), Bowl()
-    ours = Optimiser([bowl.x], Settings("adamw", momentum=0.8, smoothing=0.95, weight_decay=0.1), 0.1)
+    ours = Optimiser([bowl.x], config("adamw", momentum=0.8, smoothing=0.95, weight_decay=0.1), 0.1)
     torchs = torch.optim.AdamW([twin.x], 0.1, betas=(0.8, 0.95), weight_decay=0.1)
     for _ in range(5):
         ours.step(bowl)
@@ -83,7 +85,7 @@ def test_momentum_is_beta1_and_smoothing_beta2_of_adamw():
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
 def test_lbfgs_reaches_the_minimum_whatever_the_scale(scale):
     bowl = Bowl(scale=scale)
-    loss, remaining = Optimiser([bowl.x], Settings("lbfgs"), 0.1).step(bowl)
+    loss, remaining = Optimiser([bowl.x], config("lbfgs"), 0.1).step(bowl)
     assert torch.allclose(bowl.x.detach(), bowl.centre, atol=1e-8)
     assert loss == pytest.approx(scale * 0.5 * (1 + 40 + 0.9))
     assert remaining <= 4e-11 * scale * 401**0.5
@@ -92,8 +94,8 @@ def test_lbfgs_reaches_the_minimum_whatever_the_scale(scale):
 
 def test_lbfgs_finds_faint_directions_where_it_is_told_the_squared_terms():
     plain, told = Bowl((1.0, 1e6, 1e-6)), Bowl((1.0, 1e6, 1e-6))
-    Optimiser([plain.x], Settings("lbfgs"), 0.1).step(plain)
-    Optimiser([told.x], Settings("lbfgs"), 0.1).step(told, lambda: iter([(told.weight / 2).sqrt() * told.x]))
+    Optimiser([plain.x], config("lbfgs"), 0.1).step(plain)
+    Optimiser([told.x], config("lbfgs"), 0.1).step(told, lambda: iter([(told.weight / 2).sqrt() * told.x]))
     assert torch.allclose(told.x.detach(), told.centre, atol=1e-8)
     assert not torch.allclose(plain.x.detach(), plain.centre, atol=1e-2)
 
@@ -129,9 +131,9 @@ def test_lbfgs_stops_where_nothing_can_be_gained():
     assert bowl.asked == 1
 
 
-@pytest.mark.parametrize("optimiser", ["rmsprop", "adamw", "sgd", "lbfgs"])
-def test_a_restored_optimiser_goes_on_where_it_was(optimiser):
-    settings = Settings(optimiser, momentum=0.0 if optimiser == "lbfgs" else 0.9, warmup=5)
+@pytest.mark.parametrize("method", ["rmsprop", "adamw", "sgd", "lbfgs"])
+def test_a_restored_optimiser_goes_on_where_it_was(method):
+    settings = config(method, **({} if method == "lbfgs" else {"momentum": 0.9, "warmup": 5, "decay": 3.0}))
     bowl, twin = Bowl(), Bowl()
     first, second = Optimiser([bowl.x], settings, 0.1), Optimiser([twin.x], settings, 0.1)
     first.step(bowl)
@@ -146,21 +148,23 @@ def test_a_restored_optimiser_goes_on_where_it_was(optimiser):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"optimiser": "adam"}, "optimiser must be one of"),
+        ({"method": "adam"}, "method must be one of"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"decay": 0.0}, "decay must be positive"),
+        ({"micro_batch": 0}, "micro_batch must be at least 1"),
         ({"warmup": -1}, "warmup must be at least 0"),
         ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be positive"),
-        ({"optimiser": "lbfgs", "learning_rate": 0.5}, "'lbfgs' makes no use of learning_rate, got 0.5"),
-        ({"optimiser": "sgd", "smoothing": 0.9}, "'sgd' makes no use of smoothing"),
+        ({"method": "lbfgs", "learning_rate": 0.5}, "'lbfgs' makes no use of learning_rate, got 0.5"),
+        ({"method": "sgd", "smoothing": 0.9}, "'sgd' makes no use of smoothing"),
     ],
 )
 def test_settings_that_are_wrong_or_ignored_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        require_settings(Settings(**fields))
+        config(**fields)
 
 
 def test_frozen_parameters_are_left_out():
     fixed = nn.Parameter(torch.zeros(2), requires_grad=False)
     with pytest.raises(ValueError, match="no parameter that requires a gradient"):
-        Optimiser([fixed], Settings(), 0.1)
+        Optimiser([fixed], config(), 0.1)

@@ -96,7 +96,7 @@ def test_config_says_all_that_is_needed_to_repeat_the_run(opened):
     assert config["names"] == {"task": "symbols", "policy": "tabular", "oracle": "cyclic", "agent": "sppo"}
     assert config["task"] == {"alphabet": 4, "length": 1, "prompts": 4}
     assert config["agent"]["eta"] == 0.5
-    assert {"learning_rate", "responses", "refresh_every"} <= config["agent"].keys()
+    assert {"optimiser", "responses", "refresh_every"} <= config["agent"].keys()
     assert {"steps", "seed", "votes", "feedback", "batch_size", "device"} <= config["run"].keys()
     assert config["command"] == ["python", "-m", "runners.duel", *ARGUMENTS]
     assert (config["device"], config["threads"]) == ("cpu", 1)

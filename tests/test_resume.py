@@ -73,7 +73,7 @@ def require_equal_runs(one, other):
 
 
 def test_run_killed_at_a_random_step_goes_on_as_if_it_had_not_been(lab):
-    arguments = "--task symbols --agent.learning_rate 0.05 --run.threads 1 --run.steps 200"
+    arguments = "--task symbols --agent.optimiser.learning_rate 0.05 --run.threads 1 --run.steps 200"
     assert main(f"{arguments} --run.dir whole".split()) == 0
     process = start(lab, f"{arguments} --run.dir killed")
     until = random.SystemRandom().randrange(1, 160)
@@ -193,7 +193,7 @@ def test_run_goes_on_where_it_was_moved(lab):
 @pytest.mark.parametrize("rate", ["1e-3", "1e-6"], ids=["learning fast", "answers repeated"])
 def test_killed_language_model_goes_on_as_if_it_had_not_been(lab, rate):
     arguments = "--run.steps 9 --run.eval_every 3 --run.eval_prompts 16 --run.save_every 2 --run.threads 1"
-    arguments += f" --run.batch_size 8 --agent.learning_rate {rate}"
+    arguments += f" --run.batch_size 8 --agent.optimiser.learning_rate {rate}"
     assert main(f"{arguments} --run.dir whole".split()) == 0
     process = start(lab, f"{arguments} --run.dir killed")
     metrics = lab / "killed" / "metrics.jsonl"

@@ -7,6 +7,7 @@ import torch
 
 import agents
 from agents.check import check_agent
+from agents.optimisers import OptimiserConfig
 from agents.sppo import SPPO, SPPOConfig
 from agents.tabular import TabularPolicy
 from envs.arena import DuelArena
@@ -19,11 +20,17 @@ COMAL = [[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]]
 ROCK = [[0.5, 0.1, 0.9], [0.9, 0.5, 0.1], [0.1, 0.9, 0.5]]
 START = [0.2, 0.5, 0.3]
 RESPONSES = ["a", "b", "c"]
-SOLVED = {"eta": 0.1, "optimiser": "lbfgs"}
+SOLVED = {"eta": 0.1, "method": "lbfgs"}
 
 
 def double(values) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
+
+
+def settings(**fields) -> SPPOConfig:
+    """Sorts the optimiser's fields out."""
+    optimiser = OptimiserConfig(**{name: fields.pop(name) for name in vars(OptimiserConfig()) if name in fields})
+    return SPPOConfig(optimiser=optimiser, **fields)
 
 
 def game(payoff, exact: bool, seed: int = 0, prompts=("x",), **fields) -> tuple[SPPO, DuelArena]:
@@ -31,7 +38,7 @@ def game(payoff, exact: bool, seed: int = 0, prompts=("x",), **fields) -> tuple[
     policy = TabularPolicy(task, probs=double(START), exact=exact)
     oracle = TableOracle(double(payoff), prompts, RESPONSES)
     arena = DuelArena(task, oracle, None, feedback="probability" if exact else "outcome", seed=seed)
-    return SPPOConfig(**fields).build(policy=policy, seed=seed), arena
+    return settings(**fields).build(policy=policy, seed=seed), arena
 
 
 def play(agent: SPPO, arena: DuelArena, steps: int) -> dict[str, float]:
@@ -49,10 +56,10 @@ def law(policy) -> torch.Tensor:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"exact": True, "optimiser": "lbfgs"},
+        {"exact": True, "method": "lbfgs"},
         {"exact": False},
-        {"exact": False, "optimiser": "adamw", "momentum": 0.9, "refresh_every": 2, "warmup": 3},
-        {"exact": False, "optimiser": "sgd", "momentum": 0.5, "epochs": 2, "normaliser": "log_z"},
+        {"exact": False, "method": "adamw", "momentum": 0.9, "refresh_every": 2, "warmup": 3},
+        {"exact": False, "method": "sgd", "momentum": 0.5, "epochs": 2, "normaliser": "log_z"},
         {"exact": False, "pairs": "best_worst", "leave_one_out": False, "average": False, "log_kl": False},
         {"exact": True, "bradley_terry_projection": True, "micro_batch": 1},
     ],
@@ -105,7 +112,7 @@ def test_the_papers_mean_takes_smaller_steps_on_samples():
     moves = []
     for flag in (True, False):
         agent, arena = game(
-            COMAL, exact=False, leave_one_out=flag, optimiser="sgd", learning_rate=0.01, max_grad_norm=None
+            COMAL, exact=False, leave_one_out=flag, method="sgd", learning_rate=0.01, max_grad_norm=None
         )
         before = agent.policy.logits.detach().clone()
         play(agent, arena, 1)
@@ -116,7 +123,7 @@ def test_the_papers_mean_takes_smaller_steps_on_samples():
 
 def test_best_and_worst_alone_are_learned_from():
     agent, arena = game(
-        COMAL, exact=False, pairs="best_worst", optimiser="sgd", learning_rate=1.0, max_grad_norm=None, warmup=0
+        COMAL, exact=False, pairs="best_worst", method="sgd", learning_rate=1.0, max_grad_norm=None, warmup=0
     )
     arena.reset()
     rows = [[Completion(text) for text in RESPONSES]]
@@ -139,7 +146,7 @@ def test_a_micro_batch_changes_no_gradient():
 
 
 def test_scalars_are_what_the_documentation_says():
-    agent, arena = game(COMAL, exact=True, eta=0.5, optimiser="lbfgs")
+    agent, arena = game(COMAL, exact=True, eta=0.5, method="lbfgs")
     play(agent, arena, 3)
     played, payoff = law(agent.opponent), double(COMAL)
     scalars = play(agent, arena, 1)
@@ -157,7 +164,7 @@ def test_scalars_are_what_the_documentation_says():
 def test_the_projection_makes_a_cycle_look_like_a_draw():
     agent, arena = game(ROCK, exact=True, bradley_terry_projection=True, **SOLVED)
     task = arena.task
-    agent = SPPOConfig(bradley_terry_projection=True, **SOLVED).build(policy=TabularPolicy(task, exact=True), seed=0)
+    agent = settings(bradley_terry_projection=True, **SOLVED).build(policy=TabularPolicy(task, exact=True), seed=0)
     assert play(agent, arena, 1)["duel/win_rate_std"] == pytest.approx(0, abs=1e-12)
 
 
@@ -176,19 +183,19 @@ def test_the_projection_refuses_bare_outcomes():
         ({"normaliser": "third"}, "normaliser must be one of"),
         ({"refresh_every": 0}, "refresh_every must be at least 1"),
         ({"micro_batch": 0}, "micro_batch must be at least 1"),
-        ({"optimiser": "lbfgs", "learning_rate": 0.5}, "'lbfgs' makes no use of learning_rate, got 0.5"),
-        ({"optimiser": "lbfgs", "epochs": 3}, "'lbfgs' makes no use of epochs"),
+        ({"method": "lbfgs", "learning_rate": 0.5}, "'lbfgs' makes no use of learning_rate, got 0.5"),
+        ({"method": "lbfgs", "epochs": 3}, "leave epochs out, got 3"),
     ],
 )
 def test_settings_that_are_wrong_or_ignored_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        SPPOConfig(**fields)
+        settings(**fields)
 
 
 def test_a_response_that_the_policy_cannot_draw_is_named_before_it_spoils_the_weights():
     agent, arena = game(COMAL, exact=False, responses=8)
     agent.policy.logits.data[0, 1] = -math.inf
-    with pytest.raises(ValueError, match="probability 0 to something that pi_t drew"):
+    with pytest.raises(ValueError, match="probability 0 to a response that is learned from"):
         play(agent, arena, 1)
     assert agent.policy.logits.isfinite().sum() == 2
 

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from agents.optimisers import OptimiserConfig
 from agents.sppo import SPPO, SPPOConfig
 from agents.tabular import TabularPolicy
 from envs.arena import DuelArena
@@ -20,12 +21,18 @@ def double(values) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
+def settings(**fields) -> SPPOConfig:
+    """Sorts the optimiser's fields out."""
+    optimiser = OptimiserConfig(**{name: fields.pop(name) for name in vars(OptimiserConfig()) if name in fields})
+    return SPPOConfig(optimiser=optimiser, **fields)
+
+
 def game(payoff, exact: bool, seed: int = 0, **fields) -> tuple[SPPO, DuelArena]:
     task = finite_task("game", ["x"], RESPONSES, RESPONSES)
     policy = TabularPolicy(task, probs=double(START), exact=exact)
     oracle = TableOracle(double(payoff), ["x"], RESPONSES)
     arena = DuelArena(task, oracle, None, feedback="probability" if exact else "outcome", seed=seed)
-    return SPPOConfig(**fields).build(policy=policy, seed=seed), arena
+    return settings(**fields).build(policy=policy, seed=seed), arena
 
 
 def play(agent: SPPO, arena: DuelArena, steps: int) -> dict[str, float]:
@@ -67,7 +74,7 @@ slow = pytest.mark.slow
     ],
 )
 def test_the_average_of_exact_play_has_the_published_gap(normaliser, steps, expected):
-    agent, arena = game(COMAL, exact=True, eta=best_eta(steps), normaliser=normaliser, optimiser="lbfgs")
+    agent, arena = game(COMAL, exact=True, eta=best_eta(steps), normaliser=normaliser, method="lbfgs")
     play(agent, arena, steps)
     digits = 10.0 ** -len(str(expected).split(".")[1])
     assert gap(COMAL, agent.average) == pytest.approx(expected, abs=0.51 * digits)
@@ -75,7 +82,7 @@ def test_the_average_of_exact_play_has_the_published_gap(normaliser, steps, expe
 
 
 def test_the_last_iterate_of_exact_play_does_not_converge():
-    agent, arena = game(COMAL, exact=True, eta=0.3, normaliser="log_z", optimiser="lbfgs")
+    agent, arena = game(COMAL, exact=True, eta=0.3, normaliser="log_z", method="lbfgs")
     gaps = []
     for _ in range(4):
         play(agent, arena, 100)
@@ -86,7 +93,7 @@ def test_the_last_iterate_of_exact_play_does_not_converge():
 
 @pytest.mark.parametrize(("payoff", "spiral"), [(ROCK, 0.1107), (list(zip(*ROCK, strict=True)), 0.1104)])
 def test_the_last_iterate_spirals_out_on_rock_paper_scissors(payoff, spiral):
-    agent, arena = game(payoff, exact=True, eta=0.1, normaliser="log_z", optimiser="lbfgs")
+    agent, arena = game(payoff, exact=True, eta=0.1, normaliser="log_z", method="lbfgs")
     distances = []
     for steps in (0, 99, 900):
         play(agent, arena, steps)
@@ -99,7 +106,7 @@ def test_the_last_iterate_spirals_out_on_rock_paper_scissors(payoff, spiral):
 
 
 def test_the_normalised_step_is_multiplicative_weights():
-    agent, arena = game(COMAL, exact=True, eta=2.0, normaliser="log_z", optimiser="lbfgs")
+    agent, arena = game(COMAL, exact=True, eta=2.0, normaliser="log_z", method="lbfgs")
     play(agent, arena, 1)
     expected = torch.softmax(double(START).log() + 2 * double(COMAL) @ double(START), dim=0)
     assert torch.allclose(law(agent.policy), expected, atol=1e-10)
@@ -109,7 +116,7 @@ def test_the_normalised_step_is_multiplicative_weights():
 def test_a_half_for_log_z_is_multiplicative_weights_for_small_steps_only(eta, distance, places):
     steps = []
     for normaliser in ("log_z", "half"):
-        agent, arena = game(COMAL, exact=True, eta=eta, normaliser=normaliser, optimiser="lbfgs")
+        agent, arena = game(COMAL, exact=True, eta=eta, normaliser=normaliser, method="lbfgs")
         play(agent, arena, 1)
         steps.append(law(agent.policy))
     assert kl_divergence(*steps).item() == pytest.approx(distance, abs=places)
@@ -119,7 +126,7 @@ def test_a_half_for_log_z_is_multiplicative_weights_for_small_steps_only(eta, di
 def test_sampled_play_stays_within_the_theorys_bound(seed):
     """Single votes on 64 draws, no slack: the tighter bound, of exact play, leaves room for the sampling noise."""
     steps = 300
-    agent, arena = game(COMAL, exact=False, seed=seed, eta=best_eta(steps), responses=64, optimiser="lbfgs")
+    agent, arena = game(COMAL, exact=False, seed=seed, eta=best_eta(steps), responses=64, method="lbfgs")
     play(agent, arena, steps)
     assert gap(COMAL, agent.average) <= math.sqrt(2 * math.log(5) / steps)
 
@@ -138,7 +145,7 @@ def test_rare_responses_follow_multiplicative_weights_too():
     logits = torch.randn(40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     payoff, start = torch.sigmoid(logits - logits.mT), torch.softmax(-torch.arange(40) / 2, 0, torch.float64)
     policy = TabularPolicy(task, probs=start, exact=True)
-    agent = SPPOConfig(eta=2.0, normaliser="log_z", optimiser="lbfgs").build(policy=policy)
+    agent = settings(eta=2.0, normaliser="log_z", method="lbfgs").build(policy=policy)
     play(agent, DuelArena(task, TableOracle(payoff, ["x"], texts), None, feedback="probability"), 3)
     expected = start.log()
     for _ in range(3):

@@ -1,0 +1,142 @@
+"""What every agent that trains a policy keeps and does: frozen copies, the optimiser, its state, one fit to a duel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.base import Policy
+from agents.optimisers import Optimiser, OptimiserConfig
+from agents.state import restore, tensors
+from envs.types import Completion
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss needs of a duel, as rows of prompts.
+
+    Attributes:
+        prompts: B prompts.
+        responses: [B][K] responses.
+        values: name -> [B, ...] what does not depend on the policy's parameters.
+    """
+
+    prompts: Sequence[str]
+    responses: Sequence[Sequence[Completion]]
+    values: Mapping[str, Tensor]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.values[name]
+
+    def split(self, size: int | None) -> Iterator[Batch]:
+        """Yields parts of `size` prompts; None: all at once."""
+        size = size or max(1, len(self.prompts))
+        for start in range(0, len(self.prompts), size):
+            rows = slice(start, start + size)
+            values = {name: value[rows] for name, value in self.values.items()}
+            yield Batch(self.prompts[rows], self.responses[rows], values)
+
+
+class Training:
+    """A policy, its optimiser, and the frozen copies of it that an agent needs.
+
+    Attributes:
+        policy: what is trained.
+        copies: frozen policies by name: the opponent, the start, the average.
+        updates: duels learned from so far.
+
+    Args:
+        policy: what is trained.
+        config: how.
+        **copies: frozen policies by name; those that are None are not kept.
+    """
+
+    def __init__(self, policy: Policy, config: OptimiserConfig, **copies: Policy | None) -> None:
+        self.policy = policy
+        self.copies = {name: copy for name, copy in copies.items() if copy is not None}
+        self.updates = 0
+        self._optimiser = Optimiser(policy.parameters(), config, policy.learning_rate)
+
+    def fit(
+        self, batch: Batch, loss: Callable[[Batch], Tensor], terms: Callable[[Batch], Tensor] | None = None
+    ) -> tuple[float, float]:
+        """Takes one optimiser step on the mean loss over prompts.
+
+        Args:
+            batch: what to learn from.
+            loss: returns [b] the loss of each prompt of a part of the batch, differentiable.
+            terms: of a loss that is a sum of squares, [b, ...] what is squared, constants left out; method "lbfgs"
+                learns the curvature from it.
+
+        Returns:
+            The loss before the step, and its gradient's norm (see `Optimiser.step`).
+        """
+        size = self._optimiser.config.micro_batch
+
+        def accumulate() -> Tensor:
+            total = torch.zeros(())
+            for part in batch.split(size):
+                mean = loss(part).sum() / len(batch.prompts)
+                mean.backward()
+                total = total + mean.detach().cpu()
+            return total
+
+        def squared() -> Iterator[Tensor]:
+            assert terms is not None
+            for part in batch.split(size):
+                yield terms(part) / len(batch.prompts) ** 0.5
+
+        return self._optimiser.step(accumulate, None if terms is None else squared)
+
+    @property
+    def learning_rate(self) -> float:
+        """The optimiser's step size."""
+        return self._optimiser.learning_rate
+
+    def include_in_average(self, policy: Policy, count: int) -> None:
+        """Makes the copy `average`, where kept, the mean of `count` policies, of which this is the last."""
+        if "average" in self.copies:
+            self.copies["average"].blend(policy, 1 / count)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the policy and its frozen copies, the optimiser and the number of updates."""
+        state = {name: tensors(policy) for name, policy in self._policies().items()}
+        return {**state, "optimiser": self._optimiser.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`.
+
+        Raises:
+            ValueError: if the state is of another policy or was kept under other settings.
+        """
+        policies = self._policies()
+        if state.keys() != policies.keys() | {"optimiser", "updates"}:
+            raise ValueError(
+                f"the saved state holds {sorted(state)}, this agent keeps {sorted(policies)}; build it with the "
+                f"settings of the run that saved it (average, log_kl)"
+            )
+        for name, policy in policies.items():
+            restore(policy, state[name])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self.updates = int(state["updates"])
+
+    def _policies(self) -> dict[str, Policy]:
+        return {"policy": self.policy, **self.copies}
+
+
+def require_finite(ratio: Tensor) -> Tensor:
+    """Returns log-ratios [B, K] unchanged.
+
+    Raises:
+        ValueError: if one is not finite.
+    """
+    if not ratio.isfinite().all():
+        raise ValueError(
+            "a log-ratio is not finite: the policy gives probability 0 to a response that is learned from, or its "
+            "weights are not finite; train with top_p=1 and top_k=0, or lower the learning rate"
+        )
+    return ratio
