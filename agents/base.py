@@ -16,7 +16,10 @@ from envs.registry import configure
 from envs.tasks import Task
 from envs.types import Completion, Duel, Proposal
 
-AGENTS = {"sppo": "agents.sppo:SPPOConfig"}
+AGENTS = {
+    "sppo": "agents.sppo:SPPOConfig",
+    "ipo": "agents.ipo:IPOConfig",
+}
 POLICIES = {
     "tabular": "agents.tabular:TabularConfig",
     "tiny": "agents.hf:TinyConfig",

@@ -12,7 +12,7 @@ from torch import Tensor
 from agents import losses
 from agents.base import Policy
 from agents.optimisers import OptimiserConfig
-from agents.training import Batch, Training, require_finite
+from agents.training import Batch, Training, policy_scalars, require_finite
 from envs.keyed import Key, Stream
 from envs.types import Duel, Proposal
 
@@ -149,15 +149,12 @@ class SPPO:
         """Returns what is known before the step: docs/agents/sppo.md has each tag's formula."""
         weight = duel.left_weight
         spread = (weight * (win_rate - (weight * win_rate).sum(1, keepdim=True)).square()).sum(1).sqrt()
-        scalars = {
-            "policy/entropy": -(weight * log_opponent).sum(1).mean().item(),
+        log_start = None if self._start is None else self._start.logprob(duel.prompts, duel.left)
+        return {
+            **policy_scalars(weight, log_opponent, log_start),
             "duel/win_rate_std": spread.mean().item(),
             "duel/win_rate_max": win_rate.amax(1).mean().item(),
         }
-        if self._start is not None:
-            log_start = self._start.logprob(duel.prompts, duel.left).to(log_opponent)
-            scalars["policy/kl"] = (weight * (log_opponent - log_start)).sum(1).mean().item()
-        return scalars
 
     def _batch(self, duel: Duel, win_rate: Tensor, log_opponent: Tensor) -> Batch:
         """Returns what the regression needs, all draws or the best and the worst with weight 1/2 each."""

@@ -140,3 +140,18 @@ def require_finite(ratio: Tensor) -> Tensor:
             "weights are not finite; train with top_p=1 and top_k=0, or lower the learning rate"
         )
     return ratio
+
+
+def policy_scalars(weight: Tensor, log_policy: Tensor, log_start: Tensor | None) -> dict[str, float]:
+    """Returns the entropy of the policy that drew, and its KL from the start, by tag: exact where weights are a law.
+
+    Args:
+        weight: [B, K] of the responses, rows sum to 1.
+        log_policy: [B, K] nats.
+        log_start: [B, K] nats; None: no KL.
+    """
+    log_policy = log_policy.to(weight)
+    scalars = {"policy/entropy": -(weight * log_policy).sum(1).mean().item()}
+    if log_start is not None:
+        scalars["policy/kl"] = (weight * (log_policy - log_start.to(weight))).sum(1).mean().item()
+    return scalars

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.base import AGENTS
 from agents.hf import HFConfig
 from envs import make_task
 from envs.keyed import Key
@@ -59,12 +60,15 @@ def test_the_environment_example_prints_a_verdict(elsewhere, capsys):
 
 def test_the_readme_names_every_tag(elsewhere):
     tags = set()
-    for name, arguments in {"text": [], "game": ["--task", "symbols"]}.items():
+    games = {agent: ["--task", "symbols", "--agent", agent] for agent in AGENTS}
+    for name, arguments in {"text": [], **games}.items():
         assert main([*arguments, *SHORT, "--run.dir", name]) == 0
         for line in (elsewhere / name / "metrics.jsonl").read_text().splitlines():
             tags |= {tag for tag in json.loads(line) if "/" in tag}
     documented = set(re.findall(r"`((?:loss|policy|duel|eval|game|time)/\w+)`", README))
-    assert tags == documented
+    assert {"loss/NAME" if tag.removeprefix("loss/") in AGENTS else tag for tag in tags} == documented
+    for agent in AGENTS:
+        assert f"`loss/{agent}`" in (ROOT / "docs" / "agents" / f"{agent}.md").read_text(encoding="utf-8")
 
 
 def test_every_file_that_the_readme_links_to_exists():

@@ -1,0 +1,101 @@
+"""Losses of pairs: what should the margin between two responses' log-ratios be, given who was preferred?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def margins(ratio: Tensor, other: Tensor | None = None) -> Tensor:
+    """Returns the margin of every pair: the first response's log-ratio minus the second's.
+
+    Args:
+        ratio: [B, K] log pi(y|x) - log ref(y|x), nats.
+        other: [B, L] of the second responses; None: the same.
+
+    Returns:
+        [B, K, L] nats.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    other = ratio if other is None else other
+    if ratio.ndim != 2 or other.ndim != 2 or len(ratio) != len(other):
+        raise ValueError(f"ratios must be [B, K] and [B, L], got {tuple(ratio.shape)} and {tuple(other.shape)}")
+    return ratio[:, :, None] - other[:, None, :]
+
+
+def pair_weight(left_weight: Tensor, right_weight: Tensor, asked: Tensor, exact: bool = False) -> Tensor:
+    """Returns how much each pair counts: the product of its draws' weights, over the pairs that were asked.
+
+    A sample's pair with itself is never asked; the rest estimates the mean over two independent draws without bias.
+
+    Args:
+        left_weight: [B, K], rows sum to 1.
+        right_weight: [B, L], rows sum to 1.
+        asked: [B, K, L] bool.
+        exact: whether the responses are whole laws, of which a pair of equals is a part like any other.
+
+    Returns:
+        [B, K, L], sums to 1 for each prompt.
+
+    Raises:
+        ValueError: if the shapes do not fit, or some prompt has no pair.
+    """
+    weight = left_weight[:, :, None] * right_weight[:, None, :]
+    if asked.shape != weight.shape:
+        raise ValueError(f"asked must be {tuple(weight.shape)}, got {tuple(asked.shape)}")
+    if not exact:
+        weight = weight * asked
+        if not (weight.sum((1, 2)) > 0).all():
+            raise ValueError("some prompt has no asked pair; draw at least 2 responses, or ask more of them")
+    return weight / weight.sum((1, 2), keepdim=True)
+
+
+def ipo(margin: Tensor, prob: Tensor, tau: float) -> Tensor:
+    """Returns the squared distance of each margin from (P - 1/2)/tau.
+
+    Azar et al. 2023, arXiv:2310.12036, equation 17, and its online form, Calandriello et al. 2024, arXiv:2403.08635,
+    Section 4: with outcomes (0 or 1) for `prob` the target is +-1/(2 tau), the papers' loss; with probabilities it is
+    the mean of that over outcomes but for a constant. Where both responses are independent draws of the policy itself
+    the fixed point is the Nash policy of the game regularised by tau.
+
+    Args:
+        margin: [...] log-ratio of the first response minus the second's, nats.
+        prob: [...] P(first beats second), in [0, 1], or outcomes of it.
+        tau: KL coefficient, positive.
+
+    Returns:
+        [...] squared nats, unreduced.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if margin.shape != prob.shape:
+        raise ValueError(f"margin and prob must have one shape, got {tuple(margin.shape)} and {tuple(prob.shape)}")
+    return (margin - (prob - 0.5) / tau).square()
+
+
+def dpo(margin: Tensor, prob: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """Returns the cross-entropy of a Bradley-Terry model whose rewards are beta times the log-ratios.
+
+    Rafailov et al. 2023, arXiv:2305.18290, equation 7; with `label_smoothing` e every label counts as 1 - e (cDPO,
+    Mitchell 2023). With probabilities for `prob` it is the mean over outcomes.
+
+    Args:
+        margin: [...] log-ratio of the first response minus the second's, nats.
+        prob: [...] P(first beats second), in [0, 1], or outcomes of it.
+        beta: KL coefficient, positive.
+        label_smoothing: chance that a label is wrong, in [0, 1/2).
+
+    Returns:
+        [...] nats, unreduced.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if margin.shape != prob.shape:
+        raise ValueError(f"margin and prob must have one shape, got {tuple(margin.shape)} and {tuple(prob.shape)}")
+    prob = prob + label_smoothing * (1 - 2 * prob)
+    logsigmoid = torch.nn.functional.logsigmoid
+    return -prob * logsigmoid(beta * margin) - (1 - prob) * logsigmoid(-beta * margin)
