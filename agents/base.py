@@ -19,6 +19,9 @@ from envs.types import Completion, Duel, Proposal
 AGENTS = {
     "sppo": "agents.sppo:SPPOConfig",
     "ipo": "agents.ipo:IPOConfig",
+    "inpo": "agents.inpo:INPOConfig",
+    "egpo": "agents.egpo:EGPOConfig",
+    "comal": "agents.comal:COMALConfig",
 }
 POLICIES = {
     "tabular": "agents.tabular:TabularConfig",

@@ -111,9 +111,8 @@ class IPO:
         return (part["weight"] * losses.ipo(margin, part["prob"], self.config.tau)).sum((1, 2))
 
     def _terms(self, part: Batch) -> Tensor:
-        """Returns [b, K] what the loss sums the squares of: sum_kl w_k w_l (r_k - r_l)^2 = 2 sum_k w_k (r_k - mean)^2."""
-        ratio, weight = self._ratio(part), part["weight"].sum(2)
-        return (2 * weight).sqrt() * (ratio - (weight * ratio).sum(1, keepdim=True))
+        """Returns [b, K] what the loss sums the squares of, constants left out."""
+        return losses.squared_terms(self._ratio(part), part["weight"])
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the policy and its frozen copies, the optimiser and the number of updates."""

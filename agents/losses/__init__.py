@@ -1,6 +1,6 @@
 """Losses: pure functions from tensors to unreduced tensors, without configuration or logging."""
 
-from agents.losses.pairs import dpo, ipo, margins, pair_weight
+from agents.losses.pairs import dpo, ipo, margins, pair_weight, squared_terms
 from agents.losses.self_play import best_and_worst, bradley_terry, log_partition, sppo, win_rate
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "margins",
     "pair_weight",
     "sppo",
+    "squared_terms",
     "win_rate",
 ]

@@ -52,6 +52,22 @@ def pair_weight(left_weight: Tensor, right_weight: Tensor, asked: Tensor, exact:
     return weight / weight.sum((1, 2), keepdim=True)
 
 
+def squared_terms(ratio: Tensor, weight: Tensor) -> Tensor:
+    """Returns v with sum v^2 = sum_kl w_kl (r_k - r_l)^2, exactly where the weights are products of a law's.
+
+    sum_kl w_k w_l (r_k - r_l)^2 = 2 sum_k w_k (r_k - mean)^2: K terms tell what K^2 would of the curvature.
+
+    Args:
+        ratio: [B, K] nats.
+        weight: [B, K, K] of the pairs, symmetric, sums to 1 for each prompt.
+
+    Returns:
+        [B, K].
+    """
+    law = weight.sum(2)
+    return (2 * law).sqrt() * (ratio - (law * ratio).sum(1, keepdim=True))
+
+
 def ipo(margin: Tensor, prob: Tensor, tau: float) -> Tensor:
     """Returns the squared distance of each margin from (P - 1/2)/tau.
 

@@ -1,0 +1,112 @@
+"""Extragradient preference optimisation: looks half a step ahead before it steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from agents.base import Policy
+from agents.inpo import mirror_step
+from agents.optimisers import OptimiserConfig
+from agents.training import Training, policy_scalars
+from envs.keyed import Key, Stream
+from envs.types import Duel, Proposal
+
+
+@dataclass(frozen=True)
+class EGPOConfig:
+    """Extragradient preference optimisation (Zhou et al. 2025, arXiv:2503.08942)."""
+
+    tau: float = 0.1
+    """KL coefficient of the game around the starting policy, >= 0 (the paper's 0.1); at 0 the game is not
+    regularised, and the last iterate still converges."""
+
+    eta: float = 2.0
+    """Step size of the mirror descent, 1/nats, > 0, eta tau at most 1."""
+
+    responses: int = 4
+    """Draws per prompt, K >= 2, each pair of them asked once. A policy that lists its whole law takes no heed of it."""
+
+    average: bool = True
+    """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
+
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """How the policy is moved; the paper takes one step of AdamW for each half."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        if not self.tau >= 0:
+            raise ValueError(f"tau must be at least 0, got {self.tau}")
+        if not (self.eta > 0 and self.eta * self.tau <= 1):
+            raise ValueError(f"eta must be positive and eta tau at most 1, got eta={self.eta}, tau={self.tau}")
+        if self.responses < 2:
+            raise ValueError(f"responses must be at least 2, got {self.responses}: one draw has no other to beat")
+
+    def build(self, *, policy: Policy, seed: int = 0) -> EGPO:
+        """Builds the agent around the policy that it trains."""
+        return EGPO(self, policy, seed)
+
+
+class EGPO:
+    """Takes turns: a half step from pi_t against pi_t, then a whole step from pi_t against the half-way policy.
+
+    Attributes:
+        policy: pi_t, from which both steps start.
+        half: the half-way policy, which draws in every second duel.
+        average: the mean of pi_1..pi_T, start included, where kept.
+    """
+
+    def __init__(self, config: EGPOConfig, policy: Policy, seed: int) -> None:
+        self.config, self.policy, self.seed = config, policy, seed
+        self.half, self.reference = policy.frozen(), policy.frozen()
+        self.average = policy.frozen() if config.average else None
+        self._start = policy.frozen()
+        self._training = Training(
+            policy, config.optimiser, start=self._start, half=self.half, reference=self.reference, average=self.average
+        )
+
+    def propose(self, prompts: Sequence[str]) -> Proposal:
+        """Returns K draws of pi_t, or in turn of the half-way policy, or the whole law where it is exact."""
+        key = Key(self.seed, self._training.updates, Stream.TOKEN)
+        with torch.no_grad():
+            responses, weight = self._player.draw(prompts, self.config.responses, key)
+        return Proposal(responses, left_weight=weight if self.policy.exact else None)
+
+    def update(self, duel: Duel) -> dict[str, float]:
+        """Takes a half step, or in turn the whole one.
+
+        Raises:
+            ValueError: if the duel has no pair of one's own draws, or the policy could not have drawn a response.
+        """
+        config, training, first = self.config, self._training, self._training.updates % 2 == 0
+        if first:
+            training.include_in_average(self.policy, training.updates // 2 + 1)
+            self._start.load_state_dict(self.policy.state_dict())
+        with torch.no_grad():
+            log_reference = self.reference.logprob(duel.prompts, duel.left)
+            log_player = self._player.logprob(duel.prompts, duel.left)
+            log_policy = self.policy.logprob(duel.prompts, duel.left)
+        scalars = policy_scalars(duel.left_weight, log_player, log_reference)
+        scalars["loss/learning_rate"] = training.learning_rate
+        loss, grad_norm = mirror_step(training, duel, log_policy, log_reference, config.eta, config.tau)
+        training.updates += 1
+        if first:
+            self.half.load_state_dict(self.policy.state_dict())
+            self.policy.load_state_dict(self._start.state_dict())
+        return {**scalars, "loss/egpo": loss, "loss/grad_norm": grad_norm}
+
+    @property
+    def _player(self) -> Policy:
+        """Who draws and is played against."""
+        return self.policy if self._training.updates % 2 == 0 else self.half
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the policy and its frozen copies, the optimiser and the number of updates."""
+        return self._training.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        self._training.load_state_dict(state)
