@@ -74,7 +74,10 @@ class _Game:
     def _solve_dense(matrix: Tensor, policy: Tensor, eta: float, target: Tensor) -> Tensor:
         system = (matrix - matrix @ policy[..., None]) * (-eta * policy[..., None, :])
         system.diagonal(dim1=-2, dim2=-1).add_(1)
-        return torch.linalg.solve(system, target)
+        if system.is_cuda:
+            return torch.linalg.solve(system, target)
+        # One by one: torch's batched solve may return garbage pivots on several CPU threads (pytorch#142815).
+        return torch.stack([torch.linalg.solve(one, right) for one, right in zip(system, target, strict=True)])
 
     def _solve_krylov(self, policy: Tensor, eta: float, target: Tensor, accuracy: float) -> Tensor:
         """Conjugate gradients on (I - K)'(I - K) = I + K'K, K = eta W A W skew on the complement of sqrt(policy)."""
