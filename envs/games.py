@@ -12,22 +12,38 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from envs.intransitivity import Intransitivity, bradley_terry_fit, intransitivity
 from envs.laws import require_game, require_law
+from envs.max_entropy import maximum_entropy_winner
+from envs.meta_games import alpha_rank, cross_play, elo, nash_average
+from envs.regret import borda_regret, copeland_regret, queries_to, von_neumann_regret
 from envs.solvers import NotConvergedError, Solution, regularised_nash
 from envs.von_neumann import von_neumann_winner
 from oracles import Oracle
 from oracles import payoff as ask
 
 __all__ = [
+    "Intransitivity",
     "NotConvergedError",
     "Solution",
+    "alpha_rank",
     "best_response",
+    "borda_regret",
+    "bradley_terry_fit",
+    "copeland_regret",
+    "cross_play",
     "duality_gap",
+    "elo",
     "exploitability",
+    "intransitivity",
     "kl_divergence",
+    "maximum_entropy_winner",
+    "nash_average",
     "payoff_matrix",
+    "queries_to",
     "regularised_exploitability",
     "regularised_nash",
+    "von_neumann_regret",
     "von_neumann_winner",
 ]
 

@@ -28,7 +28,8 @@ def von_neumann_winner(payoff: Tensor, *, tol: float = 1e-9, method: str = "auto
     Args:
         payoff: [N, N] chances that the row beats the column.
         tol: the exploitability that is asked for.
-        method: "highs", "interior", or "auto": HiGHS up to 512 responses.
+        method: "highs", "interior", or "auto": HiGHS up to 512 responses, and the interior point where there are more
+            or HiGHS stops short.
 
     Returns:
         A winner (not always the only one) in float64; the certificate is its exploitability max_a P(a > x) - 1/2,
@@ -38,23 +39,37 @@ def von_neumann_winner(payoff: Tensor, *, tol: float = 1e-9, method: str = "auto
         ValueError: if `payoff` is no single preference game.
         NotConvergedError: if the tolerance was not reached; the message says what was.
     """
-    payoff = require_game(payoff)
-    if payoff.ndim != 2:
-        raise ValueError(f"von_neumann_winner takes one matrix [N, N], got {tuple(payoff.shape)}")
     if method not in ("auto", "highs", "interior"):
         raise ValueError(f"method must be 'auto', 'highs' or 'interior', got {method!r}")
-    matrix = ((payoff + 1 - payoff.mT) / 2).cpu().numpy()  # float32 tables miss antisymmetry by more than tol
-    if method == "highs" or (method == "auto" and len(matrix) <= _LINEAR_PROGRAM):
-        x, iterations = _highs(matrix)
-    else:
-        x, iterations = _interior(matrix, tol)
-    exploitability = float((matrix @ x).max() - 0.5)
+    matrix = require_one_game(payoff)
+    small = method == "highs" or (method == "auto" and len(matrix) <= _LINEAR_PROGRAM)
+    x, iterations = _highs(matrix) if small else interior_point(matrix, tol)
+    if method == "auto" and small and _exploitability(matrix, x) > tol:
+        x, iterations = interior_point(matrix, tol)
+    exploitability = _exploitability(matrix, x)
     if not exploitability <= tol:
         raise NotConvergedError(
             f"von_neumann_winner reached an exploitability of {exploitability:.1e} instead of {tol:.1e} after "
             f"{iterations} iterations; raise tol or try the other method"
         )
-    return Solution(torch.from_numpy(x).to(payoff.device), torch.tensor(max(exploitability, 0.0)), iterations)
+    certificate = torch.tensor(max(exploitability, 0.0), dtype=torch.float64)
+    return Solution(torch.from_numpy(x).to(torch.as_tensor(payoff).device), certificate, iterations)
+
+
+def require_one_game(payoff: Tensor) -> Vector:
+    """Returns one game's [N, N] with P + P' = 1 to the last bit.
+
+    Raises:
+        ValueError: if `payoff` is no single preference game.
+    """
+    payoff = require_game(payoff)
+    if payoff.ndim != 2:
+        raise ValueError(f"one matrix [N, N] is wanted, got {tuple(payoff.shape)}")
+    return ((payoff + 1 - payoff.mT) / 2).cpu().numpy()  # float32 tables miss antisymmetry by more than tol
+
+
+def _exploitability(matrix: Vector, x: Vector) -> float:
+    return float((matrix @ x).max() - 0.5)
 
 
 def _highs(matrix: Vector) -> tuple[Vector, int]:
@@ -75,8 +90,12 @@ def _highs(matrix: Vector) -> tuple[Vector, int]:
     return x / x.sum(), int(solved.nit)
 
 
-def _interior(matrix: Vector, tol: float, limit: int = 80) -> tuple[Vector, int]:
-    """Mehrotra's predictor-corrector on x >= 0, sum x = 1, s = t - A x >= 0, x s = 0."""
+def interior_point(matrix: Vector, tol: float, limit: int = 80) -> tuple[Vector, int]:
+    """Mehrotra's predictor-corrector on x >= 0, sum x = 1, s = t - A x >= 0, x s = 0.
+
+    Returns:
+        [N] a winner inside the face of all winners, its support the largest, and the iterations taken.
+    """
     n = len(matrix)
 
     def apply(v: Vector) -> Vector:

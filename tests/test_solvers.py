@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from envs.games import best_response, exploitability, regularised_exploitability, regularised_nash, von_neumann_winner
 from envs.solvers import NotConvergedError
+from oracles.synthetic import cyclic_logits
 
 COMAL = torch.tensor([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]], dtype=torch.float64)
 CYCLE = torch.tensor([[0.5, 1.0, 0.0], [0.0, 0.5, 1.0], [1.0, 0.0, 0.5]], dtype=torch.float64)
@@ -113,12 +114,60 @@ def test_the_winner_of_a_bradley_terry_game_has_the_best_reward(n, seed):
     assert winner[reward.argmax()] > 1 - 1e-6
 
 
-def test_dominated_responses_get_nothing():
-    payoff = torch.full((4, 4), 0.9, dtype=torch.float64)
-    payoff[:3, :3] = COMAL
-    payoff[3] = 0.1
-    payoff[3, 3] = 0.5
-    assert von_neumann_winner(payoff).policy[3] < 1e-9
+@settings(max_examples=200, deadline=None)
+@given(games, st.floats(0.01, 0.3))
+def test_dominated_responses_get_nothing(game, margin):
+    payoff, ref = game
+    n = len(ref)
+    beaten = torch.full((n + 1, n + 1), 0.5, dtype=torch.float64)
+    beaten[:n, :n] = payoff
+    beaten[n, :n] = (payoff[0] - margin).clamp_min(0)  # worse than the first against everyone but itself
+    beaten[:n, n] = 1 - beaten[n, :n]
+    beaten[n, 0] = beaten[n, 0].clamp_max(0.5 - margin)
+    beaten[0, n] = 1 - beaten[n, 0]
+    winner = von_neumann_winner(beaten).policy
+    assert winner[n] < 1e-6
+    assert exploitability(payoff, winner[:n] / winner[:n].sum()) < 1e-6
+    tau = 0.1
+    wide = torch.cat([ref, ref[:1]]) / (1 + ref[0])
+    nash = regularised_nash(beaten, wide, tau).policy
+    chance = beaten @ nash
+    assert nash[n] / nash[0] == pytest.approx(math.exp(float(chance[n] - chance[0]) / tau))
+    assert nash[n] < nash[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(games, st.sampled_from([1.0, 0.1]), st.integers(0, 10**6))
+def test_transposing_the_game_swaps_the_roles(game, tau, seed):
+    payoff, ref = game
+    generator = torch.Generator().manual_seed(seed)
+    first, second = torch.softmax(torch.randn(2, len(ref), dtype=torch.float64, generator=generator), -1)
+    assert (first @ payoff @ second).item() == pytest.approx((second @ payoff.mT @ first).item())
+    worst = 0.5 - (payoff @ first).min()
+    assert exploitability(payoff.mT, first).item() == pytest.approx(worst.item(), abs=1e-12)
+    mirrored = regularised_nash(1 - payoff, ref, tau).policy
+    assert torch.allclose(regularised_nash(payoff.mT, ref, tau).policy, mirrored, atol=1e-8)
+    upside = torch.softmax(ref.log() - payoff @ mirrored / tau, -1)  # who wants to lose
+    assert torch.allclose(upside, mirrored, atol=1e-7)
+
+
+@pytest.mark.parametrize(("turn", "below", "above"), [(1, 0.6666, 0.6667), (-1, 0.3333, 0.3334)])
+def test_three_ranked_responses_mix_from_a_known_share_of_cycle_on(turn, below, above):
+    rank = torch.tensor([[0, 1, 2], [-1, 0, 1], [-2, -1, 0]], dtype=torch.float64) / math.sqrt(2)
+    cycle = turn * torch.tensor([[0, 1, -1], [-1, 0, 1], [1, -1, 0]], dtype=torch.float64)
+
+    def winner(lam):
+        payoff = torch.sigmoid(2 * (math.sqrt(1 - lam) * rank + math.sqrt(lam) * cycle))
+        return von_neumann_winner(payoff, tol=1e-12).policy.max().item()
+
+    assert winner(below) > 1 - 1e-9
+    assert winner(above) < 1 - 1e-5
+
+
+@pytest.mark.parametrize("lam", [0.0, 1.0])
+def test_where_the_linear_program_stops_short_the_interior_point_goes_on(lam):
+    payoff = torch.sigmoid(cyclic_logits("disc", lam, 2.0, 64, 0))
+    assert von_neumann_winner(payoff, tol=1e-11).certificate <= 1e-11
 
 
 def test_a_batch_holds_the_solutions_of_its_games():

@@ -27,7 +27,7 @@ def curl_ratio(logits):
     return ((logits.reshape(-1) - fit) ** 2).sum().item() / (logits**2).sum().item()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(SHAPES), sizes, st.floats(0, 1), st.floats(0.1, 4), st.integers(0, 2**40))
 def test_the_curl_ratio_is_lam_and_the_strength_is_scale(shape, count, lam, scale, seed):
     count += shape == "circulant" and count % 2 == 0

@@ -1,0 +1,168 @@
+"""How far preferences are from a ranking: four measures, each blind to something that another one sees."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from envs.laws import require_game, require_law
+from envs.solvers import NotConvergedError
+
+_TIE = 1e-12
+
+
+@dataclass(frozen=True)
+class Intransitivity:
+    """The measures of a game, each [...] float64, one number for each prompt.
+
+    Attributes:
+        curl_ratio: share of the logits' energy that no reward explains, in [0, 1]; NaN where a preference is 0 or 1.
+        cyclic_triads: share of the triples in which each beats one and loses to one, in [0, 1].
+        bt_excess: nats per comparison that the best Bradley-Terry model misses, at least 0.
+        pure: the least exploitability of a single response, in [0, 1/2]; 0 iff some response is beaten by none.
+    """
+
+    curl_ratio: Tensor
+    cyclic_triads: Tensor
+    bt_excess: Tensor
+    pure: Tensor
+
+
+def intransitivity(payoff: Tensor, weights: Tensor | None = None) -> Intransitivity:
+    """Measures a game, or each of a batch.
+
+    The curl ratio is sum (L_ij - r_i + r_j)^2 / sum L_ij^2 with L = logit P and r the row means of L, the
+    least-squares reward (Jiang et al. 2011, "Statistical ranking and combinatorial Hodge theory").
+
+    Args:
+        payoff: [..., N, N] chances that the row beats the column.
+        weights: [N] law over the responses: the curl ratio and the Bradley-Terry excess then count the pair i, j
+            w_i w_j times. None: all alike. Triads and `pure` know no weights.
+
+    Returns:
+        The four measures.
+
+    Raises:
+        ValueError: if `payoff` is no preference game or `weights` no law over its responses.
+        NotConvergedError: if the Bradley-Terry fit stopped short.
+    """
+    payoff = require_game(payoff)
+    count = payoff.shape[-1]
+    weights = torch.full((count,), 1 / count, dtype=torch.float64) if weights is None else weights
+    weights = require_law("weights", weights, payoff).to(payoff.device)
+    games = payoff.reshape(-1, count, count)
+    rows = [(_curl_ratio(game, weights), _triads(game), _bt_excess(game, weights), _pure(game)) for game in games]
+    values = torch.tensor(rows, dtype=torch.float64).reshape(*payoff.shape[:-2], 4)
+    return Intransitivity(*values.unbind(-1))
+
+
+def bradley_terry_fit(payoff: Tensor, weights: Tensor | None = None, *, tol: float = 1e-12) -> Tensor:
+    """Returns the rewards r of the Bradley-Terry model sigmoid(r_i - r_j) nearest to the preferences.
+
+    Newton's method on the convex min_r sum w_ij KL(P_ij || sigmoid(r_i - r_j)), to `tol` nats per comparison. Where
+    one group always beats the other no finite minimum exists: the rewards are then those at which the divergence
+    stopped falling by more than `tol`.
+
+    Args:
+        payoff: [N, N] chances that the row beats the column.
+        weights: [N] law over the responses; None: all alike.
+        tol: accuracy of the divergence, nats per comparison.
+
+    Returns:
+        [N] float64 nats, their weighted mean 0.
+
+    Raises:
+        ValueError: if `payoff` is no single preference game.
+        NotConvergedError: after 200 steps without reaching `tol`.
+    """
+    payoff = require_game(payoff)
+    if payoff.ndim != 2:
+        raise ValueError(f"bradley_terry_fit takes one matrix [N, N], got {tuple(payoff.shape)}")
+    count = len(payoff)
+    weights = torch.full((count,), 1 / count, dtype=torch.float64) if weights is None else weights
+    return _fit(payoff, require_law("weights", weights, payoff).to(payoff.device), tol)
+
+
+def _fit(payoff: Tensor, weights: Tensor, tol: float = 1e-12) -> Tensor:
+    pairs = _pairs(weights)
+    reward = torch.zeros_like(weights)
+    value = _cross_entropy(payoff, reward, pairs)
+    decrement = math.inf
+    for _ in range(200):
+        chance = torch.sigmoid(reward[:, None] - reward[None, :])
+        gradient = (pairs * (chance - payoff)).sum(-1)
+        curvature = pairs * chance * (1 - chance)
+        move = -_laplacian_solve(curvature, gradient)
+        decrement = -float(gradient @ move) / 2
+        if decrement <= tol:
+            return reward - (weights * reward).sum()
+        size = 1.0
+        while (tried := _cross_entropy(payoff, reward + size * move, pairs)) > value - 0.2 * size * decrement:
+            size /= 2
+            if size < 2.0**-30:
+                raise NotConvergedError(f"the Bradley-Terry fit stalled {decrement:.1e} nats above its minimum")
+        reward, value = reward + size * move, tried
+    raise NotConvergedError(f"the Bradley-Terry fit is still {decrement:.1e} nats above its minimum after 200 steps")
+
+
+def _pairs(weights: Tensor) -> Tensor:
+    """Returns [N, N] weights of the pairs, 0 on the diagonal, each unordered pair twice, half their sum 1."""
+    pairs = weights[:, None] * weights[None, :]
+    pairs.fill_diagonal_(0)
+    total = float(pairs.sum())
+    return pairs * (2 / total) if total > 0 else pairs
+
+
+def _laplacian_solve(curvature: Tensor, right: Tensor) -> Tensor:
+    """Solves (diag(curvature 1) - curvature) d = right; the ridge holds groups that never meet in place."""
+    system = torch.diag(curvature.sum(-1)) - curvature
+    scale = float(system.diagonal().max())
+    system += scale / len(system)  # the constants, in the kernel
+    system.diagonal().add_(1e-14 * scale)
+    return torch.linalg.solve(system, right)
+
+
+def _cross_entropy(payoff: Tensor, reward: Tensor, pairs: Tensor) -> float:
+    gap = reward[:, None] - reward[None, :]
+    return float((pairs * (softplus(gap) - payoff * gap)).sum() / 2)
+
+
+def _bt_excess(payoff: Tensor, weights: Tensor) -> float:
+    pairs = _pairs(weights)
+    entropy = -(pairs * torch.xlogy(payoff, payoff)).sum()  # each unordered pair once: P and 1 - P both occur
+    return max(0.0, _cross_entropy(payoff, _fit(payoff, weights), pairs) - float(entropy))
+
+
+def _curl_ratio(payoff: Tensor, weights: Tensor) -> float:
+    if not ((payoff > 0) & (payoff < 1)).all():
+        return math.nan
+    logits = torch.logit(payoff)
+    logits = (logits - logits.mT) / 2
+    mean = logits @ weights
+    pairs = _pairs(weights)
+    energy = float((pairs * logits.square()).sum())
+    logits -= mean[:, None] - mean[None, :]
+    return float((pairs * logits.square()).sum()) / energy if energy > 0 else 0.0
+
+
+def _triads(payoff: Tensor) -> float:
+    """Counts triples in a cycle; without ties by Kendall and Babington Smith (1940), with ties one by one."""
+    count = len(payoff)
+    if count < 3:
+        return 0.0
+    beats = payoff - 0.5 > _TIE
+    if int(beats.sum()) == count * (count - 1) // 2:
+        wins = beats.sum(-1).double()
+        cycles = count * (count - 1) * (2 * count - 1) / 12 - float(wins.square().sum()) / 2
+    else:
+        adjacent = beats.float()  # exact: counts stay below 2^24
+        cycles = float(((adjacent @ adjacent) * adjacent.mT).sum(dtype=torch.float64)) / 3
+    return round(cycles) / math.comb(count, 3)
+
+
+def _pure(payoff: Tensor) -> float:
+    return float(payoff.amax(-2).amin() - 0.5)
