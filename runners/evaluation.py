@@ -90,6 +90,24 @@ def choose(prompts: Sequence[str], count: int) -> list[str]:
     return [prompt for i, prompt in enumerate(prompts) if i in chosen]
 
 
+def require_affordable(prompts: Sequence[str], responses: Sequence[str], flag: str, otherwise: str = "") -> None:
+    """Raises where the payoffs of all pairs would not fit into memory.
+
+    Args:
+        prompts: B prompts.
+        responses: N responses.
+        flag: what sets the number of prompts.
+        otherwise: another way out.
+    """
+    count = len(prompts) * len(responses) ** 2
+    if count > LARGEST:
+        most = LARGEST // len(responses) ** 2
+        way = f"pass {flag} {most}{otherwise}" if most else f"take shorter or fewer responses{otherwise}"
+        raise ValueError(
+            f"{len(prompts)} prompts of {len(responses)} responses each are {count} payoffs, more than {LARGEST}; {way}"
+        )
+
+
 class Evaluation:
     """Measures policies against one reference, with the same prompts and random numbers each time.
 
@@ -164,14 +182,7 @@ class Evaluation:
     def matrices(self) -> Tensor:
         """[B, N, N] the payoff of every held-out prompt."""
         texts = self.task.response_texts
-        if len(self.prompts) * len(texts) ** 2 > LARGEST:
-            most = LARGEST // len(texts) ** 2
-            raise ValueError(
-                f"{len(self.prompts)} prompts of {len(texts)} responses each are {len(self.prompts) * len(texts) ** 2} "
-                f"payoffs, more than {LARGEST}; pass --run.eval_prompts {most} or --run.eval_every 0"
-                if most
-                else f"{len(texts)} responses have too many payoffs for exact evaluation; pass --run.eval_every 0"
-            )
+        require_affordable(self.prompts, texts, "--run.eval_prompts", " or --run.eval_every 0")
         return payoff_matrix(self.oracle, self.prompts, texts)
 
 

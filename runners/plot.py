@@ -27,12 +27,14 @@ class Panel:
         tags: the curves, solid first; a tag that ends in "/" stands for the first one that begins so.
         band: the tags of an interval around the first curve.
         level: a line that means "no better than the start".
+        log: whether y is logarithmic.
     """
 
     title: str
     tags: tuple[str, ...]
     band: tuple[str, str] | None = None
     level: float | None = None
+    log: bool = False
 
 
 PANELS = (
@@ -46,6 +48,12 @@ PANELS = (
     Panel("Training loss", ("loss/",)),
     Panel("KL to the start, nats", ("policy/kl",)),
     Panel("Response length, tokens", ("policy/length",)),
+)
+
+
+GAPS = (
+    Panel("Exploitability (last, dashed: average)", ("game/exploitability", "game/exploitability_average"), log=True),
+    Panel("Regularised exploitability", ("game/regularised_exploitability",), log=True),
 )
 
 
@@ -107,18 +115,19 @@ def read_curves(directories: Sequence[Path]) -> list[Curves]:
     return curves
 
 
-def draw(runs: Sequence[Curves], out: Path, axis: Axis = "steps") -> None:
+def draw(runs: Sequence[Curves], out: Path, axis: Axis = "steps", panels: Sequence[Panel] = PANELS) -> None:
     """Writes one picture with a panel for everything that some run measured and that changed.
 
     Args:
         runs: one colour each.
         out: a .png, .pdf or .svg file.
         axis: what stands on x: updates or oracle queries.
+        panels: what may be drawn.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = [panel for panel in PANELS if any(run.moves(panel.tags[0], axis) for run in runs)]
+    panels = [panel for panel in panels if any(run.moves(panel.tags[0], axis) for run in runs)]
     if not panels:
         raise ValueError(f"nothing to draw: {', '.join(run.label for run in runs)} measured no curve of this picture")
     columns = min(len(panels), 3)
@@ -131,6 +140,8 @@ def draw(runs: Sequence[Curves], out: Path, axis: Axis = "steps") -> None:
         axes.set_xlabel("updates" if axis == "steps" else "oracle queries")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
+        if panel.log:
+            axes.set_yscale("log")
         if panel.level is not None:
             axes.axhline(panel.level, color="0.4", linewidth=1, linestyle=":")
         for i, run in enumerate(runs):

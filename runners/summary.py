@@ -40,6 +40,7 @@ def summary(players: Players, record: Record, run: RunConfig) -> str:
         f"Policy:   {last / 'policy'}",
         f"Curves:   tensorboard --logdir {directory}",
         f"Picture:  python -m runners.plot {directory}",
+        f"Judge it: python -m runners.evaluate {directory}",
     ]
     return "\n".join(lines)
 

@@ -17,6 +17,7 @@ from envs import make_task
 from envs.keyed import Key
 from oracles.grammar import parse
 from runners.duel import main
+from runners.evaluate import main as evaluate
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,6 +51,16 @@ def test_every_run_in_the_readme_runs(command, elsewhere):
     arguments = shlex.split(command)[3:]
     assert main([*arguments, *SHORT, "--run.dir", "run"]) == 0
     assert json.loads((elsewhere / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_the_runs_that_the_readme_judges_are_judged(elsewhere, capsys):
+    for command in commands("python -m runners.duel"):
+        if "--run.dir" in command:
+            assert main([*shlex.split(command)[3:], *SHORT]) == 0
+    (command,) = commands("python -m runners.evaluate")
+    assert evaluate([*shlex.split(command)[3:], "--out", "found"]) == 0
+    assert "Transfer, exploitability" in capsys.readouterr().out
+    assert (elsewhere / "found" / "evaluation.json").exists()
 
 
 def test_the_environment_example_prints_a_verdict(elsewhere, capsys):

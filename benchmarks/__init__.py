@@ -1,0 +1,1 @@
+"""What the claims of the documentation are measured by; each module is a command."""

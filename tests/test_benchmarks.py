@@ -1,0 +1,30 @@
+"""The benchmarks run, on sizes that take no time; and the pages that print their figures."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.matched_kl import measure
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_win_rate_hardly_tells_apart_what_exploitability_does():
+    for lam, low, high in ((0.0, 0.0, 1e-3), (0.5, 0.0, 0.04)):
+        beats_dpo, beats_ipo, start, dpo, ipo, nash = np.mean([measure(lam, seed) for seed in range(12)], axis=0)
+        assert low <= beats_dpo - 0.5 <= high
+        assert low <= beats_ipo - 0.5 <= high
+        assert nash <= min(dpo, ipo) < start
+    assert dpo > 2 * nash
+    assert ipo > 2 * nash
+
+
+def test_the_example_of_the_games_page_prints_what_it_says(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "games.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    exec(compile(code, "games.md", "exec"), {})
+    printed = capsys.readouterr().out
+    for number in ("0.0333", "4.0000, 3.0000, 4.0000", "0.2749, 0.2797, 0.4454", "0.9621"):
+        assert number in printed
+    assert float(re.findall(r"tensor\(([\d.e-]+)", printed)[-1]) == pytest.approx(0, abs=1e-9)
