@@ -64,6 +64,19 @@ class Policy(nn.Module, ABC):
             [B, K] nats, summed over tokens, differentiable, on the policy's device.
         """
 
+    @torch.no_grad()
+    def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
+        """Returns the probabilities of all responses of a finite task.
+
+        Args:
+            prompts: B prompts.
+            responses: the N responses, the same for every prompt.
+
+        Returns:
+            [B, N] float64 on the CPU.
+        """
+        return self.logprob(prompts, [list(responses)] * len(prompts)).double().exp().cpu()
+
     @abstractmethod
     def blend(self, other: Self, weight: float) -> None:
         """Moves this policy a `weight` of the way to another of its kind, in place.

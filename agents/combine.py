@@ -19,6 +19,7 @@ from agents.base import Policy
 from agents.constrained import ResponseTrie
 from agents.geometric import ByResponse, ByToken, Table
 from agents.hf import HFPolicy
+from agents.prefix_tree import listed_law
 from agents.sampling import Autoregressive
 from envs.keyed import Key
 from envs.types import Completion
@@ -46,6 +47,10 @@ class Frozen(Policy):
     def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         """Returns [B, K] nats, without a graph."""
         return self.policy.logprob(prompts, responses)
+
+    def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
+        """Returns [B, N] float64 on the CPU."""
+        return self.policy.law(prompts, responses)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Stays as it is.
@@ -115,6 +120,11 @@ class Mixture(Policy):
         first, *others = (policy.logprob(prompts, responses) for policy in self._components)
         laws = torch.stack([first, *(other.to(first) for other in others)])
         return (laws + self.weights.log().to(first)[:, None, None]).logsumexp(0)
+
+    def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
+        """Returns [B, N] float64 on the CPU."""
+        laws = [policy.law(prompts, responses) for policy in self._components]
+        return torch.einsum("i,ibn->bn", self.weights.cpu(), torch.stack(laws))
 
     def blend(self, other: Policy, weight: float) -> None:
         """Raises TypeError: a mean of mixtures is a mixture of all their components."""
@@ -186,10 +196,10 @@ class Geometric(Policy):
         _require_alike((pi, ref))
         self.pi, self.ref, self.b = pi, ref, b
         self.exact = pi.exact
-        self.law.require_same()
+        self.mixed.require_same()
 
     @property
-    def law(self) -> ByToken | ByResponse:
+    def mixed(self) -> ByToken | ByResponse:
         """What is drawn from."""
         first, second = _uncovered(self.pi), _uncovered(self.ref)
         if isinstance(first, Table) and isinstance(second, Table):
@@ -203,7 +213,7 @@ class Geometric(Policy):
 
     def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
         """Draws responses, or lists those of a finite task where exact."""
-        law = self.law
+        law = self.mixed
         if isinstance(law, ByResponse):
             return law.cells.draw(law.log_probs(prompts), None if self.exact else n, key)
         if self.exact and isinstance(law.rules, ResponseTrie):
@@ -212,10 +222,17 @@ class Geometric(Policy):
 
     def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         """Returns [B, K] nats, differentiable."""
-        law = self.law
+        law = self.mixed
         if isinstance(law, ByResponse):
             return law.cells.pick(law.log_probs(prompts), responses)
         return sampling.token_logprob(law, prompts, responses)[0].sum(-1)
+
+    def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
+        """Returns [B, N] float64 on the CPU."""
+        law = self.mixed
+        if isinstance(law, ByResponse):
+            return super().law(prompts, responses)
+        return listed_law(law, law.rules, prompts, responses)
 
     def token_logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> tuple[Tensor, Tensor]:
         """Returns [B, K, T] nats and the mask, as `HFPolicy.token_logprob` does.
@@ -223,7 +240,7 @@ class Geometric(Policy):
         Raises:
             TypeError: if it mixes tables.
         """
-        law = self.law
+        law = self.mixed
         if isinstance(law, ByResponse):
             _refuse("a table has no tokens; use logprob")
         return sampling.token_logprob(law, prompts, responses)
@@ -242,7 +259,7 @@ class Geometric(Policy):
 def _uncovered(policy: Policy) -> Policy | ByToken | ByResponse:
     while isinstance(policy, Frozen):
         policy = policy.policy
-    return policy.law if isinstance(policy, Geometric) else policy
+    return policy.mixed if isinstance(policy, Geometric) else policy
 
 
 def _require_alike(policies: Sequence[Policy]) -> None:

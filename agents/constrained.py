@@ -35,12 +35,12 @@ class ResponseTrie:
             listed.append(Completion(text, closed))
         self.responses = tuple(listed)
         self.limit = max(len(response.tokens or ()) for response in listed)
-        self.by_text = {response.text: response for response in listed}
+        self._numbers = {response.text: i for i, response in enumerate(listed)}
         self.by_tokens = {response.tokens: response for response in listed}
         if len(self.by_tokens) < len(listed):
             raise ValueError(f"two of the {len(listed)} responses are the same tokens in the policy's vocabulary")
         self._width = vocab_size
-        self._edges, self._children = _edges(listed, vocab_size)
+        self._edges, self._children, self._leaves = _edges(listed, vocab_size)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Returns itself: it never changes, and copies of a policy share it."""
@@ -69,9 +69,17 @@ class ResponseTrie:
         Raises:
             ValueError: if it is not listed.
         """
-        if text not in self.by_text:
+        return self.responses[self.number_of(text)].tokens or ()
+
+    def number_of(self, text: str) -> int:
+        """Returns the place of a response in the list.
+
+        Raises:
+            ValueError: if it is not listed.
+        """
+        if text not in self._numbers:
             raise ValueError(f"the task has no response {text!r}; it lists {len(self.responses)} responses")
-        return self.by_text[text].tokens or ()
+        return self._numbers[text]
 
     def legal(self, states: Tensor) -> Tensor:
         """Returns [R, V] bool: the tokens that lead to a child."""
@@ -96,6 +104,10 @@ class ResponseTrie:
         edges, _ = self._table(states.device)
         return torch.searchsorted(edges, states * self._width) == torch.searchsorted(edges, (states + 1) * self._width)
 
+    def leaves(self, device: torch.device) -> Tensor:
+        """Returns [nodes] the number of the response that ends at a node; -1 where none does."""
+        return self._leaves.to(device)
+
     def _table(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Returns edges and children on a device, moving them there once."""
         if self._edges.device != device:
@@ -103,15 +115,19 @@ class ResponseTrie:
         return self._edges, self._children
 
 
-def _edges(responses: Sequence[Completion], width: int) -> tuple[Tensor, Tensor]:
-    """Returns the sorted keys node * width + token, and the node that each leads to."""
+def _edges(responses: Sequence[Completion], width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the sorted keys node * width + token, the node that each leads to, and each node's response or -1."""
     nodes: dict[int, int] = {}
+    ends = []
     for response in responses:
         node = 0
         for token in response.tokens or ():
             node = nodes.setdefault(node * width + token, len(nodes) + 1)
+        ends.append(node)
     keys = sorted(nodes)
-    return torch.tensor(keys), torch.tensor([nodes[key] for key in keys])
+    leaves = torch.full((len(nodes) + 1,), -1)
+    leaves[ends] = torch.arange(len(ends))
+    return torch.tensor(keys), torch.tensor([nodes[key] for key in keys]), leaves
 
 
 def encode_responses(task: Task, tokenizer: Tokenizer) -> list[tuple[str, list[int]]]:

@@ -15,6 +15,7 @@ from agents import sampling
 from agents.base import Policy
 from agents.cached_reader import CachedReader, logits_before
 from agents.constrained import ResponseTrie, encode_responses
+from agents.prefix_tree import listed_law
 from agents.pretrained import ModelTokenizer, context_length, load_model, load_tokenizer, quiet
 from agents.rules import TextRules, walk
 from agents.sampling import Reader, Sharpening
@@ -134,6 +135,10 @@ class HFPolicy(Policy):
     def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         """Returns [B, K] nats, float32, differentiable."""
         return self.token_logprob(prompts, responses)[0].sum(-1)
+
+    def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
+        """Returns [B, N] float64; each beginning of a response is read once."""
+        return listed_law(self, self.rules, prompts, responses)
 
     def token_logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> tuple[Tensor, Tensor]:
         """Returns the log-probability of each token.

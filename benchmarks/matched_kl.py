@@ -8,8 +8,6 @@ optimum, the win rate against the start as reward. Printed: who wins head to hea
 from __future__ import annotations
 
 import argparse
-import platform
-from datetime import date
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ from rich.table import Table
 from scipy.optimize import root_scalar
 from torch import Tensor
 
+from benchmarks.timing import machine
 from envs.games import bradley_terry_fit, exploitability, kl_divergence, regularised_nash
 from envs.keyed import Key, Stream, hash_seed
 from oracles.synthetic import cyclic_logits
@@ -80,7 +79,7 @@ def main() -> None:
         error = numbers.std(0, ddof=1) / np.sqrt(found.games)
         table.add_row(f"{lam:g}", *(f"{m:.3f} ± {e:.3f}" for m, e in zip(numbers.mean(0), error, strict=True)))
     Console(width=140).print(table)
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {date.today()}")
+    print(machine())
 
 
 if __name__ == "__main__":

@@ -77,10 +77,9 @@ def win_rate(oracle: Oracle, prompts: Sequence[str], responses: Sequence[Row], r
 
 
 def law(policy: Policy, task: Task, prompts: Sequence[str]) -> Tensor:
-    """Returns [B, N] float64 the probability of every response of a finite task."""
-    with torch.no_grad():
-        log_probs = policy.logprob(prompts, [list(task.responses or ())] * len(prompts))
-    return log_probs.double().softmax(-1).cpu()
+    """Returns [B, N] float64 the probability of every response of a finite task; float32 is made to sum to 1."""
+    probs = policy.law(prompts, task.responses or ())
+    return probs / probs.sum(-1, keepdim=True)
 
 
 def choose(prompts: Sequence[str], count: int) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import exact_law
 from benchmarks.matched_kl import measure
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -19,6 +20,15 @@ def test_win_rate_hardly_tells_apart_what_exploitability_does():
         assert nash <= min(dpo, ipo) < start
     assert dpo > 2 * nash
     assert ipo > 2 * nash
+
+
+def test_the_exact_law_is_timed_and_compared_with_draws(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["exact_law", "--length", "3", "--draws", "500"])
+    exact_law.main()
+    printed = capsys.readouterr().out
+    assert "64 strings" in printed
+    exact, low, high = (float(number) for number in re.findall(r"(\d\.\d{4})[\n\],]", printed))
+    assert low - (high - low) < exact < high + (high - low)
 
 
 def test_the_example_of_the_games_page_prints_what_it_says(capsys):

@@ -266,8 +266,8 @@ def test_a_finite_task_constrains_the_model_to_its_responses(folder, fields):
     assert law.dtype == torch.float64
     assert (law.sum(1) - 1).abs().max() < 1e-6
     assert torch.allclose(law, policy.logprob(task.prompts, [list(task.responses)] * 2).double().exp(), atol=1e-7)
-    assert policy.rules.by_text["a"].tokens == (4, 1)
-    assert policy.rules.by_text["abc"].tokens == (4, 5, 6)
+    assert policy.rules.tokens_of("a") == (4, 1)
+    assert policy.rules.tokens_of("abc") == (4, 5, 6)
     sampler = policy_of(folder, task, micro_batch=10_000, **fields)
     drawn, _ = sampler.draw(task.prompts[:1], 10_000, Key(2))
     counts = [sum(y.text == word for y in drawn[0]) for word in words]
@@ -290,7 +290,7 @@ def test_symbols_are_written_letter_by_letter_though_the_vocabulary_merges_them(
     task = make_task("symbols", alphabet=3, length=3, prompts=2)
     policy = policy_of(tmp_path, task, exact=True)
     assert policy.tokenizer.encode("ab") == [12]
-    assert policy.rules.by_text["abc"].tokens == (4, 5, 6)
+    assert policy.rules.tokens_of("abc") == (4, 5, 6)
     assert policy.rules.limit == 3
     responses, law = policy.draw(task.prompts, 1, Key(0))
     assert len(responses[0]) == 27
@@ -301,7 +301,7 @@ def test_words_of_a_game_are_encoded_whole(tmp_path):
     write_tokenizer(tmp_path, merges=[("a", "b")])
     tiny_model().save_pretrained(tmp_path)
     policy = policy_of(tmp_path, finite_task(["abc", "cab"]))
-    assert policy.rules.by_text["abc"].tokens == (12, 6)
+    assert policy.rules.tokens_of("abc") == (12, 6)
     with pytest.raises(ValueError, match="no response 'b'"):
         policy.logprob(["#0"], [[Completion("b")]])
 
