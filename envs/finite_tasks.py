@@ -14,7 +14,7 @@ import numpy as np
 from envs.tasks import Task
 from envs.tokens import ListTokenizer, Tokenizer
 from envs.types import Completion
-from oracles.table import read_game
+from oracles.table import GAMES, game_file, read_game
 
 LARGEST = 2**20
 """Responses that a finite task may list."""
@@ -74,6 +74,26 @@ class GameFileConfig:
             raise ValueError(f"{self.path}: lists {len(game.responses)} responses, more than {LARGEST}")
         task = finite_task(self.path, game.prompts, game.responses, game.responses)
         return task if game.prob is None else dataclasses.replace(task, prob=game.prob)
+
+
+@dataclass(frozen=True)
+class NamedGameConfig:
+    """A small game that papers speak of, by its name; its oracle has the same name."""
+
+    finite: ClassVar[bool] = True
+    game: str
+    """rps, comal3, cycle5 or clone_rps."""
+
+    def build(self, *, tokenizer: Tokenizer | None = None) -> Task:
+        """Looks the game up.
+
+        Raises:
+            ValueError: if there is no such game, or a tokenizer is given.
+        """
+        if self.game not in GAMES:
+            raise ValueError(f"no game is called '{self.game}'. Known: {', '.join(GAMES)}.")
+        task = GameFileConfig(str(game_file(self.game))).build(tokenizer=tokenizer)
+        return dataclasses.replace(task, name=self.game)
 
 
 def finite_task(name: str, prompts: Sequence[str], responses: Sequence[str], symbols: Sequence[str]) -> Task:

@@ -14,6 +14,7 @@ from torch import Tensor
 from envs.registry import UnknownNameError, configure, find, nearest
 from envs.tokens import Tokenizer
 from envs.types import Completion
+from oracles.table import GAMES
 
 TASKS = {
     "chat": "envs.prompt_files:ChatConfig",
@@ -24,6 +25,7 @@ FILES = {
     ".json": "envs.finite_tasks:GameFileConfig",
 }
 HUB = "envs.prompt_files:HubConfig"
+NAMED = "envs.finite_tasks:NamedGameConfig"
 
 
 class TaskConfig(Protocol):
@@ -95,8 +97,9 @@ def make_task(name: str, *, tokenizer: Tokenizer | None = None, **fields: Any) -
     """Builds a task from its name and the fields of its configuration.
 
     Args:
-        name: "chat" (the embedded text), "symbols" (all strings over a small alphabet), FILE.jsonl of prompts,
-            FILE.json of a finite game, "hf:DATASET" (a hub id or a local directory), or "module:Config".
+        name: "chat" (the embedded text), "symbols" (all strings over a small alphabet), a named game ("rps"),
+            FILE.jsonl of prompts, FILE.json of a finite game, "hf:DATASET" (a hub id or a local directory), or
+            "module:Config".
         tokenizer: the vocabulary of the policy that will play, for tasks of free text; None: the embedded one.
         **fields: fields of the configuration.
 
@@ -115,10 +118,12 @@ def _resolve(name: str) -> tuple[dict[str, str], dict[str, str]]:
         return TASKS, {}
     if name.startswith("hf:"):
         return {**TASKS, name: HUB}, {"path": name.removeprefix("hf:")}
+    if name in GAMES:
+        return {**TASKS, name: NAMED}, {"game": name}
     if Path(name).suffix in FILES:
         return {**TASKS, name: FILES[Path(name).suffix]}, {"path": name}
     if ":" in name:
         return TASKS, {}
-    hint = nearest(name, TASKS) or "."
-    known = ", ".join([*TASKS, "hf:DATASET", "FILE.jsonl", "FILE.json"])
+    hint = nearest(name, [*TASKS, *GAMES]) or "."
+    known = ", ".join([*TASKS, *GAMES, "hf:DATASET", "FILE.jsonl", "FILE.json"])
     raise UnknownNameError(f"unknown task '{name}'{hint} Known: {known}, or your own as 'module:Config'.")

@@ -10,14 +10,6 @@ import torch
 from torch import Tensor
 
 from oracles.keyed import Key
-from oracles.registry import configure
-
-BUILT_IN = {
-    "bt": "oracles.bradley_terry:BradleyTerryConfig",
-    "pairrm": "oracles.pairrm:PairRMConfig",
-    "cyclic": "oracles.synthetic:CyclicConfig",
-    "table": "oracles.table:TableConfig",
-}
 
 
 @runtime_checkable
@@ -51,30 +43,6 @@ class PayoffOracle(Oracle, Protocol):
     def payoff(self, prompts: Sequence[str], left: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> Tensor:
         """Returns [B, K, L], equal to `prob` on every pair."""
         ...
-
-
-def make(
-    name: str,
-    *,
-    prompts: Sequence[str] | None = None,
-    responses: Sequence[str] | None = None,
-    device: str = "cpu",
-    **fields: Any,
-) -> Oracle:
-    """Builds an oracle from its name and the fields of its configuration.
-
-    Args:
-        name: a built-in ("bt", "pairrm", "cyclic", "table"), or "module:Config" of your own.
-        prompts: the finite task's prompts, for the families that need them.
-        responses: the finite task's responses (texts), the same for every prompt.
-        device: where a network runs.
-        **fields: fields of the configuration.
-
-    Raises:
-        UnknownNameError: if the name or a field is unknown.
-    """
-    config = configure("oracle", name, BUILT_IN, fields)
-    return config.build(prompts=prompts, responses=responses, device=device)
 
 
 def require_prob(prob: Tensor, shape: tuple[int, ...], who: str) -> None:

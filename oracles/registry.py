@@ -64,7 +64,16 @@ def configure(kind: str, name: str, built_in: Mapping[str, str], fields: Mapping
     Raises:
         UnknownNameError: if the name or one of the fields is unknown; the nearest one is suggested.
     """
-    config = find(kind, name, built_in)
+    return fill(kind, name, find(kind, name, built_in), fields)
+
+
+def fill(kind: str, name: str, config: Any, fields: Mapping[str, Any]) -> Any:
+    """Returns a configuration dataclass filled with `fields`.
+
+    Raises:
+        UnknownNameError: if one of the fields is unknown; the nearest one is suggested.
+        TypeError: if it is no dataclass with `build`.
+    """
     if not isinstance(config, type) or not dataclasses.is_dataclass(config) or not hasattr(config, "build"):
         raise TypeError(f"{kind} '{name}' must be a dataclass with a build() method, got {config!r}")
     known = {field.name for field in dataclasses.fields(config)}

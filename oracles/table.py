@@ -14,6 +14,8 @@ from torch import Tensor
 
 from oracles.registry import nearest
 
+GAMES = "rps", "comal3", "cycle5", "clone_rps"
+"""Small games by name, as tasks and as their oracles."""
 TOLERANCE = 1e-6
 """How far P + P' may be from 1 in a file: the rounding of float32, which is then removed."""
 
@@ -60,6 +62,30 @@ class TableConfig:
         oracle.rows(prompts or ())
         oracle.columns(responses or ())
         return oracle
+
+
+@dataclass(frozen=True)
+class NamedGameConfig:
+    """A small game that papers speak of, by its name."""
+
+    game: str
+    """rps (each beats one with .9), comal3 (its winner is (4, 3, 4)/11), cycle5, or clone_rps (scissors twice)."""
+
+    def build(
+        self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
+    ) -> TableOracle:
+        """Looks the game up.
+
+        Raises:
+            ValueError: if there is no such game, or the task is another one.
+        """
+        if self.game not in GAMES:
+            raise ValueError(f"no game is called '{self.game}'{nearest(self.game, GAMES)} Known: {', '.join(GAMES)}.")
+        table = TableConfig(str(game_file(self.game)))
+        try:
+            return table.build(prompts=prompts, responses=responses, device=device)
+        except ValueError as error:
+            raise ValueError(f"oracle '{self.game}' judges --task {self.game} alone: {error}") from error
 
 
 class TableOracle:
@@ -178,6 +204,11 @@ def _require(holds: Tensor, name: str, prob: Tensor, promise: str) -> None:
         where = (~holds).nonzero()[0].tolist()
         entry = "".join(f"[{i}]" for i in where)
         raise ValueError(f"{name}{entry} = {prob[tuple(where)].item():g}, but prob must {promise}")
+
+
+def game_file(name: str) -> Path:
+    """Returns the file of one of `GAMES`."""
+    return Path(__file__).parent / "games" / f"{name}.json"
 
 
 def read_game(path: str | Path) -> Game:

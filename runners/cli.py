@@ -15,15 +15,17 @@ import tyro
 
 from agents.base import AGENTS, POLICIES
 from envs.tasks import TASKS
-from oracles.base import BUILT_IN as ORACLES
+from oracles.names import BUILT_IN as ORACLES
+from oracles.table import GAMES
+from oracles.wrappers import WRAPPERS
 from runners.record import read_settings
 from runners.settings import PARTS, RunConfig, Settings, config_class, is_finite
 
 PROGRAM = "python -m runners.duel"
 CHOICES = {
-    "task": f"{', '.join(TASKS)}, FILE.jsonl of prompts, FILE.json of a finite game, hf:DATASET, or module:Config",
+    "task": f"{', '.join([*TASKS, *GAMES])}, FILE.jsonl of prompts, FILE.json of a game, hf:DATASET, or module:Config",
     "policy": f"{', '.join(POLICIES)}, a transformers directory or hub id, or module:Config",
-    "oracle": f"{', '.join(ORACLES)}, or module:Config",
+    "oracle": f"{', '.join([*ORACLES, *GAMES])}, or module:Config; +{', +'.join(WRAPPERS)} wrap it",
     "agent": f"{', '.join(AGENTS)}, or module:Config",
 }
 HUB_JUDGES = {"pairrm": {"checkpoint": "llm-blender/PairRM"}}
@@ -88,7 +90,8 @@ def _names(chosen: Mapping[str, str]) -> dict[str, str]:
     if not is_finite(task):
         defaults = {"policy": "tiny", "oracle": "pairrm"}
     else:
-        defaults = {"policy": "tabular", "oracle": "table" if _has_prob(task) else "cyclic"}
+        judge = task if task in GAMES else "table" if _has_prob(task) else "cyclic"
+        defaults = {"policy": "tabular", "oracle": judge}
     return {"task": task, "agent": "sppo", **defaults, **chosen}
 
 
@@ -106,11 +109,15 @@ def _presets(names: Mapping[str, str]) -> dict[str, Any]:
     for part in PARTS:
         kind, fields = config_class(part, names[part])
         if part == "oracle" and _from_hub(names["policy"]):
-            fields = HUB_JUDGES.get(names[part], {}) | fields
-        if part == "oracle" and names[part] == "table" and Path(names["task"]).suffix == ".json":
+            fields = HUB_JUDGES.get(_unwrapped(names[part]), {}) | fields
+        if part == "oracle" and _unwrapped(names[part]) == "table" and Path(names["task"]).suffix == ".json":
             fields = {"path": names["task"]} | fields
         presets[part] = tyro.MISSING_NONPROP if _required(kind) - set(fields) else kind(**fields)
     return presets
+
+
+def _unwrapped(oracle: str) -> str:
+    return oracle.split("+", maxsplit=1)[0]
 
 
 def _from_hub(policy: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import tyro
 from envs.tasks import Task
 from oracles import Oracle
 from runners.finished import Finished
-from runners.settings import config_class, fields_of
+from runners.settings import changed, config_class, fields_of
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,5 @@ def read_judge(text: str, task: Task, device: str) -> Judge:
 
 def _own(run: Finished) -> Judge:
     name, config = run.settings.names["oracle"], run.settings.configs["oracle"]
-    set_by_hand = [field.name for field in dataclasses.fields(config) if getattr(config, field.name) != field.default]
-    words = [f"{field}={value}" for field, value in fields_of(config).items() if field in set_by_hand]
+    words = [f"{field}={value}" for field, value in changed(config).items()]
     return Judge(",".join([name, *words]), run.players.oracle, {"name": name, **fields_of(config)})

@@ -14,7 +14,7 @@ from envs.keyed import hash_seed
 from envs.tasks import Task
 from oracles import Oracle
 from runners.evaluation import Evaluation
-from runners.settings import DEFAULT_TAU, Settings, is_finite
+from runners.settings import DEFAULT_TAU, Settings, changed, is_finite
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ def judge(settings: Settings, oracle: Oracle) -> str:
     if isinstance(described, str):
         return described
     config: Any = settings.configs["oracle"]
-    fields = dataclasses.fields(config)
-    telling = [field.name for field in fields[:1]]  # a checkpoint, a path or the kind of game stands first
-    telling += [field.name for field in fields[1:] if getattr(config, field.name) != field.default]
-    return " ".join([settings.names["oracle"], *(f"{name}={getattr(config, name)}" for name in telling)])
+    leading = dataclasses.fields(config)[:1]  # a checkpoint, a path, the kind of game
+    first = {field.name: getattr(config, field.name) for field in leading}
+    telling = first | changed(config)
+    return " ".join([settings.names["oracle"], *(f"{name}={value}" for name, value in telling.items())])
 
 
 def choose_device(wanted: str) -> str:

@@ -15,10 +15,11 @@ from agents.base import AGENTS, POLICIES
 from envs.registry import UnknownNameError, find, nearest
 from envs.tasks import task_config
 from envs.types import Feedback
-from oracles.base import BUILT_IN as ORACLES
+from oracles.names import oracle_config
+from oracles.table import GAMES
 
 PARTS = "task", "policy", "oracle", "agent"
-TABLES: dict[str, Mapping[str, str]] = {"policy": POLICIES, "oracle": ORACLES, "agent": AGENTS}
+TABLES: dict[str, Mapping[str, str]] = {"policy": POLICIES, "agent": AGENTS}
 DEFAULT_TAU = 0.1
 """Small enough that the equilibrium leaves the start, large enough that it depends on it."""
 FINITE = "symbols", ".json"
@@ -113,6 +114,8 @@ def config_class(part: str, name: str) -> tuple[type, dict[str, Any]]:
     """
     if part == "task":
         kind, preset = task_config(name)
+    elif part == "oracle":
+        kind, preset = oracle_config(name)
     elif part == "policy" and name not in POLICIES and ":" not in name:
         if "/" not in name and not Path(name).is_dir() and nearest(name, POLICIES):
             known = ", ".join(sorted(POLICIES))
@@ -131,7 +134,7 @@ def config_class(part: str, name: str) -> tuple[type, dict[str, Any]]:
 def is_finite(task: str) -> bool:
     """Returns whether a task's name stands for one that lists every response."""
     kind, _ = config_class("task", task)
-    return bool(getattr(kind, "finite", task in FINITE or Path(task).suffix in FINITE))
+    return bool(getattr(kind, "finite", task in (*FINITE, *GAMES) or Path(task).suffix in FINITE))
 
 
 def fields_of(config: Any) -> dict[str, Any]:
@@ -147,6 +150,19 @@ def fields_of(config: Any) -> dict[str, Any]:
         except TypeError as error:
             raise ValueError(f"{type(config).__name__}.{name} = {value!r} can't be written as JSON: {error}") from error
     return fields
+
+
+def changed(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns the fields that are not at their default, those of a nested configuration as "outer.inner"."""
+    found = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        if dataclasses.is_dataclass(value):
+            found |= changed(value, f"{prefix}{field.name}.")
+        elif value != default:
+            found[prefix + field.name] = value
+    return found
 
 
 def _plain(value: object) -> str:

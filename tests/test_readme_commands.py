@@ -16,6 +16,9 @@ from agents.hf import HFConfig
 from envs import make_task
 from envs.keyed import Key
 from oracles.grammar import parse
+from oracles.names import BUILT_IN
+from oracles.table import GAMES
+from oracles.wrappers import WRAPPERS
 from runners.duel import main
 from runners.evaluate import main as evaluate
 
@@ -61,6 +64,16 @@ def test_the_runs_that_the_readme_judges_are_judged(elsewhere, capsys):
     assert evaluate([*shlex.split(command)[3:], "--out", "found"]) == 0
     assert "Transfer, exploitability" in capsys.readouterr().out
     assert (elsewhere / "found" / "evaluation.json").exists()
+
+
+def test_every_run_of_the_oracles_page_runs(elsewhere):
+    page = (ROOT / "docs" / "oracles.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("python -m runners.duel")]
+    for i, line in enumerate(lines):
+        assert main([*shlex.split(line)[3:], *SHORT, "--run.dir", f"run{i}"]) == 0
+    assert len(lines) == 3
+    for name in [*BUILT_IN, *GAMES, *WRAPPERS]:
+        assert f"`{name}`" in page
 
 
 def test_the_environment_example_prints_a_verdict(elsewhere, capsys):

@@ -75,7 +75,7 @@ def test_an_outside_task_is_found_beside_the_working_directory(write, monkeypatc
 
 def test_unknown_names_and_fields_suggest_the_nearest():
     with pytest.raises(
-        UnknownNameError, match=r"unknown task 'symbol'; did you mean 'symbols'\? Known: chat, symbols, h"
+        UnknownNameError, match=r"unknown task 'symbol'; did you mean 'symbols'\? Known: chat, symbols, rps, "
     ):
         make_task("symbol")
     with pytest.raises(UnknownNameError, match=r"unknown task 'prompts\.txt'\. Known: .*FILE\.jsonl"):

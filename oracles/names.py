@@ -1,0 +1,62 @@
+"""What an oracle is called: built-in families, named games, wrappers, and classes of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from oracles.base import Oracle
+from oracles.registry import fill, find
+from oracles.table import GAMES, NamedGameConfig
+from oracles.wrappers import wrapped
+
+BUILT_IN = {
+    "bt": "oracles.bradley_terry:BradleyTerryConfig",
+    "pairrm": "oracles.pairrm:PairRMConfig",
+    "cyclic": "oracles.synthetic:CyclicConfig",
+    "gpm": "oracles.families:GPMConfig",
+    "annotators": "oracles.families:AnnotatorsConfig",
+    "length_bias": "oracles.families:LengthBiasConfig",
+    "borda_trap": "oracles.borda_trap:BordaTrapConfig",
+    "table": "oracles.table:TableConfig",
+}
+
+
+def oracle_config(name: str) -> tuple[Any, dict[str, Any]]:
+    """Returns the configuration class that a name stands for, and the fields that the name itself sets.
+
+    Args:
+        name: a built-in, a named game ("rps"), or "module:Config"; "+WRAPPER" may follow any of them.
+
+    Raises:
+        UnknownNameError: if a part of the name is unknown; the nearest one is suggested.
+        ValueError: if a wrapper is named twice or does not go with the oracle.
+    """
+    base, *wrappers = name.split("+")
+    kind = NamedGameConfig if base in GAMES else find("oracle", base, BUILT_IN | dict.fromkeys(GAMES, ""))
+    return wrapped(kind, tuple(wrappers)) if wrappers else kind, {"game": base} if base in GAMES else {}
+
+
+def make(
+    name: str,
+    *,
+    prompts: Sequence[str] | None = None,
+    responses: Sequence[str] | None = None,
+    device: str = "cpu",
+    **fields: Any,
+) -> Oracle:
+    """Builds an oracle from its name and the fields of its configuration.
+
+    Args:
+        name: a built-in ("bt", "pairrm", "cyclic", ...), a named game ("rps"), or "module:Config" of your own;
+            "cyclic+noise" wraps it, `noise=Noise(eps=0.1)` then is a field too.
+        prompts: the finite task's prompts, for the families that need them.
+        responses: the finite task's responses (texts), the same for every prompt.
+        device: where a network runs.
+        **fields: fields of the configuration.
+
+    Raises:
+        UnknownNameError: if the name or a field is unknown.
+    """
+    kind, preset = oracle_config(name)
+    return fill("oracle", name, kind, preset | fields).build(prompts=prompts, responses=responses, device=device)
