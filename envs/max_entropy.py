@@ -36,11 +36,11 @@ def maximum_entropy_winner(payoff: Tensor, *, tol: float = 1e-9) -> Solution:
         ValueError: if `payoff` is no single preference game.
         NotConvergedError: if the tolerance was not reached; the message says what was.
     """
-    matrix = require_one_game(payoff)
-    advantage = matrix - 0.5
-    x, iterations = interior_point(matrix, _ACCURATE)
+    game = require_one_game(payoff)
+    winner, iterations = interior_point(game, _ACCURATE)
+    advantage, x = game.cpu().numpy() - 0.5, winner.cpu().numpy()
     support = x > -advantage @ x
-    policy = np.zeros(len(matrix))
+    policy = np.zeros(len(x))
     policy[support], taken = _spread(
         advantage[np.ix_(support, support)], advantage[np.ix_(~support, support)], x[support]
     )
@@ -52,7 +52,7 @@ def maximum_entropy_winner(payoff: Tensor, *, tol: float = 1e-9) -> Solution:
             f"maximum_entropy_winner reached an exploitability of {exploitability:.1e} instead of {tol:.1e}; raise tol"
         )
     certificate = torch.tensor(max(exploitability, 0.0), dtype=torch.float64)
-    return Solution(torch.from_numpy(policy).to(torch.as_tensor(payoff).device), certificate, iterations + taken)
+    return Solution(torch.from_numpy(policy).to(game.device), certificate, iterations + taken)
 
 
 def _spread(inside: Vector, outside: Vector, x: Vector) -> tuple[Vector, int]:

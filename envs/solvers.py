@@ -72,7 +72,7 @@ class _Game:
 
     @staticmethod
     def _solve_dense(matrix: Tensor, policy: Tensor, eta: float, target: Tensor) -> Tensor:
-        system = (matrix - matrix @ policy[..., None]) * (-eta * policy[..., None, :])
+        system = (matrix - matrix @ policy[..., None]).mul_(-eta * policy[..., None, :])
         system.diagonal(dim1=-2, dim2=-1).add_(1)
         if system.is_cuda:
             return torch.linalg.solve(system, target)
