@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from envs.intransitivity import Intransitivity, bradley_terry_fit, intransitivity
-from envs.laws import require_game, require_law
+from envs.laws import require_game, require_law, require_memory
 from envs.max_entropy import maximum_entropy_winner
 from envs.meta_games import alpha_rank, cross_play, elo, nash_average
 from envs.regret import borda_regret, copeland_regret, queries_to, von_neumann_regret
@@ -55,8 +55,13 @@ def payoff_matrix(oracle: Oracle, prompt: str | Sequence[str], responses: Sequen
 
     Returns:
         [N, N] float64, or [B, N, N] for a sequence of B prompts.
+
+    Raises:
+        ValueError: if that would not fit into memory, or the oracle answers anything but probabilities.
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    way = "list fewer responses, ask about fewer prompts, or solve it by `winrate` without its matrix"
+    require_memory(len(responses), 2, torch.device("cpu"), way, len(prompts))
     matrix = ask(oracle, prompts, [list(responses)] * len(prompts)).double()
     return matrix[0] if isinstance(prompt, str) else matrix
 

@@ -1,9 +1,10 @@
-"""What every exact computation asks first: is this a preference game, is that a law over its responses?"""
+"""What every exact computation asks first: is this a preference game, a law over its responses, and is there room?"""
 
 from __future__ import annotations
 
 import math
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -55,3 +56,26 @@ def require_law(name: str, policy: Tensor, payoff: Tensor | None = None, positiv
     if error > _TOLERANCE:
         raise ValueError(f"{name} must sum to 1, but misses it by {error:.3g}; are these logits?")
     return policy
+
+
+def require_memory(count: int, copies: int, device: torch.device, otherwise: str, games: int = 1) -> None:
+    """Raises unless float64 matrices [N, N] fit into what is free.
+
+    Args:
+        count: N responses.
+        copies: matrices of this size that will be needed at once, for each game.
+        device: where.
+        otherwise: what to do instead.
+        games: B.
+
+    Raises:
+        ValueError: with what is needed and what is free.
+    """
+    wanted = 8 * copies * games * count**2
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if wanted > free:
+        raise ValueError(
+            f"{games} game{'s' if games > 1 else ''} of {count} responses would take {wanted / 2**30:.1f} GiB "
+            f"({copies} matrices [{count}, {count}] of float64 each), and {free / 2**30:.1f} GiB of {device.type} "
+            f"memory are free; {otherwise}"
+        )

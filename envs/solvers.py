@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from envs.laws import require_game, require_law
+from envs.laws import require_game, require_law, require_memory
 
 Winrate = Callable[[Tensor], Tensor]
 """A game without its matrix: P(. > p) [..., N] for p [..., N], linear in p."""
@@ -72,6 +72,8 @@ class _Game:
 
     @staticmethod
     def _solve_dense(matrix: Tensor, policy: Tensor, eta: float, target: Tensor) -> Tensor:
+        way = f"take a tau of at least {1 / _ILL_CONDITIONED:g}, which needs no copies"
+        require_memory(matrix.shape[-1], 2, matrix.device, way, len(matrix))
         system = (matrix - matrix @ policy[..., None]).mul_(-eta * policy[..., None, :])
         system.diagonal(dim1=-2, dim2=-1).add_(1)
         if system.is_cuda:

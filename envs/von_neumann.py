@@ -16,7 +16,7 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from envs.laws import require_game
+from envs.laws import require_game, require_memory
 from envs.solvers import NotConvergedError, Solution
 
 _LINEAR_PROGRAM = 64
@@ -40,12 +40,14 @@ def von_neumann_winner(payoff: Tensor, *, tol: float = 1e-9, method: str = "auto
         which is 0 only for a winner.
 
     Raises:
-        ValueError: if `payoff` is no single preference game.
+        ValueError: if `payoff` is no single preference game, or the solver's copies would not fit into memory.
         NotConvergedError: if the tolerance was not reached; the message says what was.
     """
     if method not in ("auto", "highs", "interior"):
         raise ValueError(f"method must be 'auto', 'highs' or 'interior', got {method!r}")
     matrix = require_one_game(payoff)
+    way = "take regularised_nash with a small tau, which needs no copies, or fewer responses"
+    require_memory(len(matrix), 2, matrix.device, way)
     if method == "auto":
         x, iterations = _highs(matrix) if len(matrix) <= _LINEAR_PROGRAM else _on_a_part(matrix, tol)
         if x is None or _exploitability(matrix, x) > tol:

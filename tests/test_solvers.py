@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.games import best_response, exploitability, regularised_exploitability, regularised_nash, von_neumann_winner
+from envs.games import (
+    best_response,
+    exploitability,
+    payoff_matrix,
+    regularised_exploitability,
+    regularised_nash,
+    von_neumann_winner,
+)
 from envs.solvers import NotConvergedError
 from oracles.synthetic import cyclic_logits
+from oracles.table import TableOracle
 
 COMAL = torch.tensor([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]], dtype=torch.float64)
 CYCLE = torch.tensor([[0.5, 1.0, 0.0], [0.0, 0.5, 1.0], [1.0, 0.0, 0.5]], dtype=torch.float64)
@@ -219,3 +228,19 @@ def test_a_tolerance_out_of_reach_raises_and_says_what_was_reached():
 def test_what_is_no_game_is_refused_with_its_numbers(payoff, ref, tau, message):
     with pytest.raises(ValueError, match=message):
         regularised_nash(payoff, ref, tau)
+
+
+@pytest.mark.parametrize(
+    "solve",
+    [
+        lambda game, ref: von_neumann_winner(game),
+        lambda game, ref: regularised_nash(game, ref, 1e-3),
+        lambda game, ref: payoff_matrix(TableOracle(game, ["x"], list("abc")), "x", list("abc")),
+    ],
+)
+def test_what_would_not_fit_into_memory_is_refused_with_the_numbers(solve, monkeypatch):
+    free = psutil.virtual_memory()._replace(available=100)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    message = r"1 game of 3 responses would take 0.0 GiB \(2 matrices \[3, 3\] of float64 each\), and 0.0 GiB of cpu"
+    with pytest.raises(ValueError, match=message):
+        solve(COMAL, REF)
