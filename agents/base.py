@@ -22,6 +22,7 @@ AGENTS = {
     "inpo": "agents.inpo:INPOConfig",
     "egpo": "agents.egpo:EGPOConfig",
     "comal": "agents.comal:COMALConfig",
+    "nash_md": "agents.nash_md:NashMDConfig",
 }
 POLICIES = {
     "tabular": "agents.tabular:TabularConfig",

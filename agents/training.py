@@ -142,6 +142,21 @@ def require_finite(ratio: Tensor) -> Tensor:
     return ratio
 
 
+def token_logprob(
+    policy: Policy, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]
+) -> tuple[Tensor, Tensor]:
+    """Returns the log-probability of each token; a policy without tokens has one, the whole response.
+
+    Returns:
+        [B, K, T] nats, differentiable, and the mask [B, K, T]: True where a token counts.
+    """
+    tokenwise = getattr(policy, "token_logprob", None)
+    if tokenwise is not None:
+        return tokenwise(prompts, responses)
+    whole = policy.logprob(prompts, responses)[..., None]
+    return whole, torch.ones_like(whole, dtype=torch.bool)
+
+
 def policy_scalars(weight: Tensor, log_policy: Tensor, log_start: Tensor | None) -> dict[str, float]:
     """Returns the entropy of the policy that drew, and its KL from the start, by tag: exact where weights are a law.
 

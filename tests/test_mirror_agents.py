@@ -1,4 +1,4 @@
-"""INPO, EGPO and COMAL: rates of exact play against the linearised theory, limits, and the contract of an agent."""
+"""INPO, EGPO, COMAL and Nash-MD: rates of exact play against the linearised theory, limits, the contract of an agent."""
 
 import dataclasses
 from pathlib import Path
@@ -12,11 +12,12 @@ from agents.check import check_agent
 from agents.comal import COMALConfig
 from agents.egpo import EGPOConfig
 from agents.inpo import INPOConfig
+from agents.nash_md import NashMDConfig
 from agents.optimisers import OptimiserConfig
 from agents.tabular import TabularPolicy
 from envs.arena import DuelArena
 from envs.finite_tasks import finite_task
-from envs.games import exploitability, regularised_exploitability, regularised_nash
+from envs.games import exploitability, kl_divergence, regularised_exploitability, regularised_nash
 from envs.types import Completion, Duel
 from oracles.table import TableOracle
 
@@ -98,6 +99,43 @@ def test_egpo_contracts_as_the_linearised_theory_says():
     assert rate == pytest.approx(0.501013, abs=2e-6)
 
 
+def test_egpo_is_fastest_at_a_known_step():
+    steps = {share: EGPOConfig(eta=share / 0.1, average=False, optimiser=SOLVED) for share in (0.36, 0.37, 0.38)}
+    rates = {share: modulus(config, every=2) for share, config in steps.items()}
+    assert min(rates, key=rates.__getitem__) == 0.37
+    assert rates[0.37] == pytest.approx(0.479, abs=5e-4)
+
+
+@pytest.mark.parametrize(("tau", "share"), [(0.1, 0.05), (0.1, 0.3), (0.25, 0.2)])
+def test_nash_md_contracts_as_the_linearised_theory_says(tau, share):
+    """On rock-paper-scissors its rate is (1 - eta tau) sqrt(1 + (eta beta0)^2)."""
+    config = NashMDConfig(form="mirror", mixture=share, tau=tau, average=False, optimiser=SOLVED)
+    expected = (1 - share) * (1 + (share / tau * TURN) ** 2) ** 0.5
+    assert modulus(config, tau=tau, payoff=ROCK, start=[1 / 3] * 3) == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.slow
+def test_nash_md_with_a_constant_share_ends_beside_the_equilibrium_and_annealed_does_not():
+    nash = regularised_nash(double(COMAL), double(START), 0.1, tol=1e-13).policy
+    constant, arena = game(NashMDConfig(form="mirror", mixture=0.02, average=False, optimiser=SOLVED))
+    constant.policy.logits.data.copy_(nash.log()[None])
+    play(constant, arena, 480)
+    assert kl_divergence(nash, law(constant.policy)).item() == pytest.approx(3.018e-5, abs=5e-9)
+    annealed, arena = game(NashMDConfig(form="mirror", anneal=True, average=False, optimiser=SOLVED))
+    play(annealed, arena, 500)
+    assert kl_divergence(nash, law(annealed.policy)).item() < 3e-6
+
+
+def test_the_gradient_of_nash_md_ends_where_the_policy_answers_its_opponent_best():
+    """Its fixed point: pi = ref exp(P(. beats pi^(1-b) ref^b) / tau) / Z."""
+    optimiser = OptimiserConfig("sgd", learning_rate=1.0, decay=300.0, max_grad_norm=None)
+    agent, arena = game(NashMDConfig(average=False, optimiser=optimiser))
+    play(agent, arena, 1500)
+    opponent = (0.875 * law(agent.policy).log() + 0.125 * double(START).log()).softmax(0)
+    answer = (double(START).log() + double(COMAL) @ opponent / 0.1).softmax(0)
+    assert (law(agent.policy) - answer).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("side", [0.95, 1.05])
 def test_egpo_without_a_kl_term_is_stable_up_to_the_inverse_turn(side):
     """At tau = 0 an extragradient step contracts iff eta beta0 < 1."""
@@ -123,6 +161,8 @@ def test_comal_reaches_the_unregularised_nash_policy_in_the_last_iterate():
     [
         INPOConfig(eta=1.0, optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)),
         EGPOConfig(eta=1.0, optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)),
+        NashMDConfig(form="mirror", optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)),
+        NashMDConfig(mixture=0.02, optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)),
     ],
 )
 def test_outcomes_lead_where_probabilities_do(config):
@@ -142,13 +182,15 @@ def test_outcomes_lead_where_probabilities_do(config):
         EGPOConfig(),
         EGPOConfig(tau=0.0, average=False),
         COMALConfig(renew_every=3),
+        NashMDConfig(),
+        NashMDConfig(form="mirror", anneal=True, average=False),
     ],
 )
 def test_they_keep_the_contract_of_an_agent(config, exact):
     check_agent(*game(config, exact=exact, prompts=("x", "y")))
 
 
-@pytest.mark.parametrize("name", ["inpo", "egpo", "comal"])
+@pytest.mark.parametrize("name", ["inpo", "egpo", "comal", "nash_md"])
 def test_their_pages_name_every_setting_and_tag(name):
     task = finite_task("game", ["x"], RESPONSES, RESPONSES)
     agent = agents.make(name, policy=TabularPolicy(task))
@@ -171,6 +213,10 @@ def test_their_pages_name_every_setting_and_tag(name):
         (EGPOConfig, {"eta": 0.0}, "eta must be positive"),
         (EGPOConfig, {"responses": 1}, "responses must be at least 2"),
         (COMALConfig, {"renew_every": 0}, "renew_every must be at least 1"),
+        (NashMDConfig, {"mixture": 0.0}, r"mixture must lie in \(0, 1\]"),
+        (NashMDConfig, {"anneal": True}, "anneal belongs to form='mirror'"),
+        (NashMDConfig, {"form": "mirror", "responses": 1}, "responses must be at least 2"),
+        (NashMDConfig, {"form": "other"}, "form must be one of"),
     ],
 )
 def test_settings_out_of_range_are_refused(kind, fields, message):

@@ -1,0 +1,151 @@
+"""Nash mirror descent: plays against a mixture of itself and the start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from agents import losses
+from agents.base import Policy
+from agents.combine import Geometric
+from agents.inpo import mirror_step
+from agents.optimisers import OptimiserConfig
+from agents.training import Batch, Training, policy_scalars, token_logprob
+from envs.keyed import Key, Stream
+from envs.types import Duel, Proposal
+
+Form = Literal["gradient", "mirror"]
+
+
+@dataclass(frozen=True)
+class NashMDConfig:
+    """Nash mirror descent (Munos et al. 2023, arXiv:2312.00886)."""
+
+    tau: float = 0.1
+    """KL coefficient of the game around the starting policy, > 0; the paper's summarisation takes 0.008."""
+
+    mixture: float = 0.125
+    """Share b of the start in the opponent pi^(1-b) ref^b, in (0, 1]; the paper takes 0.125. In the mirror form it is
+    also the step, b = eta tau."""
+
+    form: Literal["gradient", "mirror"] = "gradient"
+    """gradient: the paper's practice, a policy gradient on P(y beats y') - 1/2 - tau log pi/ref with y of the policy
+    and y' of the opponent. mirror: the paper's algorithm, a regression onto the opponent's law times
+    exp(eta P(. beats the opponent)), both seats the opponent's."""
+
+    anneal: bool = False
+    """In the mirror form: the share is 2/(t + 2) in update t = 1, 2, ... instead of `mixture`. A constant one ends a
+    little beside the equilibrium."""
+
+    responses: int = 4
+    """Draws per prompt, K >= 1, of each seat; each left one meets one right one. Mirror form: K >= 2 draws of the
+    opponent, each pair asked once. A policy that lists its whole law takes no heed of it."""
+
+    average: bool = True
+    """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
+
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """How the policy is moved."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        if not self.tau > 0:
+            raise ValueError(f"tau must be positive, got {self.tau}")
+        if not 0 < self.mixture <= 1:
+            raise ValueError(f"mixture must lie in (0, 1], got {self.mixture}")
+        if self.form not in get_args(Form):
+            raise ValueError(f"form must be one of {get_args(Form)}, got {self.form!r}")
+        if self.anneal and self.form == "gradient":
+            raise ValueError("anneal belongs to form='mirror'; leave it out")
+        if self.responses < (2 if self.form == "mirror" else 1):
+            raise ValueError(f"responses must be at least {1 + (self.form == 'mirror')}, got {self.responses}")
+
+    def build(self, *, policy: Policy, seed: int = 0) -> NashMD:
+        """Builds the agent around the policy that it trains."""
+        return NashMD(self, policy, seed)
+
+
+class NashMD:
+    """Moves the policy to beat the opponent pi^(1-b) ref^b.
+
+    Attributes:
+        policy: what is trained.
+        reference: what the game is regularised towards, the start.
+        average: the mean of pi_1..pi_T, start included, where kept.
+    """
+
+    def __init__(self, config: NashMDConfig, policy: Policy, seed: int) -> None:
+        self.config, self.policy, self.seed = config, policy, seed
+        self.reference = policy.frozen()
+        self.average = policy.frozen() if config.average else None
+        self._training = Training(policy, config.optimiser, reference=self.reference, average=self.average)
+
+    def propose(self, prompts: Sequence[str]) -> Proposal:
+        """Returns K draws of the policy against K of the opponent, or of the opponent alone in the mirror form."""
+        count, key = self.config.responses, Key(self.seed, self._training.updates, Stream.TOKEN)
+        opponent = Geometric(self.policy, self.reference, self._share)
+        with torch.no_grad():
+            right, right_weight = opponent.draw(prompts, count, Key(key.seed, key.episode, Stream.OPPONENT))
+            if self.config.form == "mirror":
+                return Proposal(right, left_weight=right_weight if opponent.exact else None)
+            left, left_weight = self.policy.draw(prompts, count, key)
+        if self.policy.exact:
+            return Proposal(left, right, left_weight, right_weight)
+        return Proposal(left, right, ask=torch.eye(count, dtype=torch.bool).expand(len(prompts), count, count))
+
+    def update(self, duel: Duel) -> dict[str, float]:
+        """Takes one step.
+
+        Raises:
+            ValueError: if the duel's seats are not those of the form, or the policy could not have drawn a response.
+        """
+        training = self._training
+        training.include_in_average(self.policy, training.updates + 1)
+        with torch.no_grad():
+            log_reference = self.reference.logprob(duel.prompts, duel.left)
+            log_policy = self.policy.logprob(duel.prompts, duel.left)
+        scalars = {"loss/learning_rate": training.learning_rate}
+        if self.config.form == "mirror":
+            share = self._share
+            eta = share / self.config.tau
+            loss, grad_norm = mirror_step(training, duel, log_policy, log_reference, eta, self.config.tau)
+        else:
+            scalars |= policy_scalars(duel.left_weight, log_policy, log_reference)
+            loss, grad_norm = training.fit(self._batch(duel), self._loss)
+        training.updates += 1
+        return {**scalars, "loss/nash_md": loss, "loss/grad_norm": grad_norm}
+
+    @property
+    def _share(self) -> float:
+        """The start's share in the opponent."""
+        return 2 / (self._training.updates + 3) if self.config.anneal else self.config.mixture
+
+    def _batch(self, duel: Duel) -> Batch:
+        if duel.self_play:
+            raise ValueError("Nash-MD plays against its mixture with the start, and this duel is self-play")
+        with torch.no_grad():
+            log_policy, mask = token_logprob(self.policy, duel.prompts, duel.left)
+            log_reference, _ = token_logprob(self.reference, duel.prompts, duel.left)
+        weight = duel.right_weight[:, None, :] * duel.asked
+        reward = (weight * (duel.prob - 0.5)).sum(2) / weight.sum(2)
+        earned = losses.reward_to_go(reward.to(log_policy), log_policy - log_reference, mask, self.config.tau)
+        return Batch(duel.prompts, duel.left, {"earned": earned, "weight": duel.left_weight.to(log_policy)})
+
+    def _loss(self, part: Batch) -> Tensor:
+        """Returns [b] the surrogate of each prompt."""
+        log_policy, mask = token_logprob(self.policy, part.prompts, part.responses)
+        width = log_policy.shape[2]
+        surrogate = losses.policy_gradient(log_policy, part["earned"][:, :, :width], mask)
+        return (part["weight"] * surrogate).sum(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the policy and its frozen copies, the optimiser and the number of updates."""
+        return self._training.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        self._training.load_state_dict(state)
