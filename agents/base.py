@@ -23,6 +23,7 @@ AGENTS = {
     "egpo": "agents.egpo:EGPOConfig",
     "comal": "agents.comal:COMALConfig",
     "nash_md": "agents.nash_md:NashMDConfig",
+    "oelhf": "agents.oelhf:OELHFConfig",
 }
 POLICIES = {
     "tabular": "agents.tabular:TabularConfig",

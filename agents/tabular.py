@@ -130,10 +130,15 @@ class Cells:
         """
         if all(row is self.responses for row in responses):
             return log_probs
-        columns = [[self._column(response.text) for response in row] for row in responses]
+        columns = [[self.column(response.text) for response in row] for row in responses]
         return log_probs.gather(1, torch.tensor(columns))
 
-    def _column(self, text: str) -> int:
+    def column(self, text: str) -> int:
+        """Returns the column of a response.
+
+        Raises:
+            ValueError: if the task does not list it.
+        """
         if text not in self.columns:
             raise ValueError(f"the task has no response {text!r}; it lists {len(self.columns)} responses")
         return self.columns[text]

@@ -1,4 +1,4 @@
-"""INPO, EGPO, COMAL and Nash-MD: rates of exact play against the linearised theory, limits, the contract of an agent."""
+"""INPO, EGPO, COMAL and Nash-MD: rates of exact play against linearised theory, limits, the contract of an agent."""
 
 import dataclasses
 from pathlib import Path

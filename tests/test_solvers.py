@@ -173,6 +173,20 @@ def test_three_ranked_responses_mix_from_a_known_share_of_cycle_on(turn, below, 
     assert winner(above) < 1 - 1e-5
 
 
+def test_the_gap_of_an_estimated_games_winner_falls_with_the_root_of_the_queries():
+    payoff = torch.tensor([[0.5, 0.3, 0.7], [0.7, 0.5, 0.35], [0.3, 0.65, 0.5]], dtype=torch.float64)
+    sizes, gaps = [300, 3000, 30000], []
+    for queries in sizes:
+        chances = payoff.triu(1).expand(200, 3, 3)
+        wins = torch.binomial(torch.full_like(chances, queries // 3), chances, torch.Generator().manual_seed(0))
+        seen = wins.triu(1) / (queries // 3)
+        lower = (1 - seen.mT).tril(-1)
+        winners = [von_neumann_winner(game + torch.eye(3) / 2).policy for game in seen + lower]
+        gaps.append(exploitability(payoff, torch.stack(winners)).mean().item())
+    slope = math.log(gaps[-1] / gaps[0]) / math.log(sizes[-1] / sizes[0])
+    assert slope == pytest.approx(-0.5, abs=0.06)
+
+
 @pytest.mark.parametrize("lam", [0.0, 1.0])
 def test_where_the_linear_program_stops_short_the_interior_point_goes_on(lam):
     payoff = torch.sigmoid(cyclic_logits("disc", lam, 2.0, 64, 0))

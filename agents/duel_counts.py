@@ -1,0 +1,93 @@
+"""What the duels so far say about each pair of listed responses: the maximum-likelihood model of a finite task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.tabular import Cells
+from envs.laws import require_memory
+from envs.types import Completion, Duel
+
+_PRIOR = 0.5
+"""Wins that each response of a pair has before any duel (Jeffreys): an untried pair is even, and nothing is certain."""
+
+
+class DuelCounts:
+    """Counts wins, one free number for each unordered pair of responses to each prompt.
+
+    Args:
+        cells: X prompts and N responses.
+
+    Attributes:
+        wins: [X, N, N] float64, how often the row beat the column.
+    """
+
+    def __init__(self, cells: Cells) -> None:
+        self.cells = cells
+        shape = len(cells.rows), len(cells.columns), len(cells.columns)
+        way = "a table of all pairs is not for this task: list fewer responses, or take a policy that is a network"
+        require_memory(shape[1], 2, torch.device("cpu"), way, shape[0])
+        self.wins = torch.zeros(shape, dtype=torch.float64)
+
+    def add(self, duel: Duel) -> None:
+        """Counts every asked pair; probabilities count as the mean of `votes` outcomes."""
+        x, i, j, prob = self._asked(duel)
+        ones = torch.full_like(prob, duel.votes)
+        self.wins.index_put_((x, i, j), prob * ones, accumulate=True)
+        self.wins.index_put_((x, j, i), (1 - prob) * ones, accumulate=True)
+
+    def log_loss(self, duel: Duel) -> float:
+        """Returns the mean nats by which the verdicts of a duel surprise, before it is added."""
+        x, i, j, prob = self._asked(duel)
+        first, second = self.wins[x, i, j] + _PRIOR, self.wins[x, j, i] + _PRIOR
+        expected = torch.where(i == j, torch.full_like(first, 0.5), first / (first + second))
+        return -(prob * expected.log() + (1 - prob) * (1 - expected).log()).mean().item()
+
+    def matrix(self, prompts: Sequence[str]) -> Tensor:
+        """Returns [B, N, N] float64 the model's P(row beats column)."""
+        wins = self.wins[self.cells.rows_of(prompts)] + _PRIOR
+        prob = wins / (wins + wins.mT)
+        prob.diagonal(dim1=1, dim2=2).fill_(0.5)
+        return prob
+
+    def prob(
+        self, prompts: Sequence[str], left: Sequence[Sequence[Completion]], right: Sequence[Sequence[Completion]]
+    ) -> Tensor:
+        """Returns [B, K, L] float64 the model's P(left beats right)."""
+        rows = torch.arange(len(prompts))[:, None, None]
+        return self.matrix(prompts)[rows, self.columns(left)[:, :, None], self.columns(right)[:, None, :]]
+
+    def counts(self, prompt: str) -> Tensor:
+        """Returns [N, N] how many duels each pair has had."""
+        wins = self.wins[self.cells.rows_of([prompt])[0]]
+        return wins + wins.mT
+
+    def columns(self, responses: Sequence[Sequence[Completion]]) -> Tensor:
+        """Returns [B, K] the columns of responses."""
+        return torch.tensor([[self.cells.column(response.text) for response in row] for row in responses])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the counts."""
+        return {"wins": self.wins.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`.
+
+        Raises:
+            ValueError: if they are of another task.
+        """
+        if state["wins"].shape != self.wins.shape:
+            raise ValueError(f"the saved counts are {tuple(state['wins'].shape)}, the task's {tuple(self.wins.shape)}")
+        self.wins = state["wins"].clone()
+
+    def _asked(self, duel: Duel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns rows, columns of both responses and P of every asked pair, in self-play each once."""
+        asked = duel.asked.triu(1) if duel.self_play else duel.asked
+        b, k, l = asked.nonzero(as_tuple=True)
+        left, right = self.columns(duel.left), self.columns(duel.right)
+        rows = torch.tensor(self.cells.rows_of(duel.prompts))
+        return rows[b], left[b, k], right[b, l], duel.prob[b, k, l].double()

@@ -1,0 +1,195 @@
+"""Online exploration with a learned preference model: play its equilibrium, and ask where it is in doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from agents.base import Policy
+from agents.duel_counts import DuelCounts
+from agents.ipo import IPO, IPOConfig
+from agents.tabular import TabularPolicy
+from agents.training import policy_scalars
+from envs.games import regularised_nash
+from envs.keyed import Key, Stream
+from envs.types import Completion, Duel, Proposal
+
+Enhancer = Literal["optimistic", "tournament", "none", "uniform"]
+Planner = Literal["exact", "ipo"]
+
+
+@dataclass(frozen=True)
+class OELHFConfig:
+    """Optimistic equilibrium learning from human feedback (Ye et al. 2024, arXiv:2402.07314), batch online."""
+
+    planner: Literal["exact", "ipo"] = "exact"
+    """How the main agent reaches the equilibrium of the learned model: exact, solved (tables alone), or ipo, by
+    self-play IPO on the model's probabilities."""
+
+    enhancer: Literal["optimistic", "tournament", "none", "uniform"] = "optimistic"
+    """Who plays the second seat. optimistic: the response about whose duels with the main agent the model could be most
+    wrong (exact, tables alone). tournament: the model's favourite among `candidates` draws of the main agent, the
+    paper's practice. none: another draw of the main agent. uniform: both seats draw evenly (tables alone)."""
+
+    responses: int = 4
+    """Duels per prompt and update, >= 1."""
+
+    candidates: int = 4
+    """Draws of a tournament, >= 2; the paper takes 4."""
+
+    ridge: float = 1.0
+    """lambda of the optimistic enhancer, > 0: it doubts a pair by 1 / (lambda + duels of the pair / `responses`)."""
+
+    inner_steps: int = 4
+    """With planner ipo: its updates after each duel, >= 1."""
+
+    ipo: IPOConfig = field(default_factory=IPOConfig)
+    """The main agent: its `tau` is the game's with either planner; the rest is for planner ipo."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        for name, kind in (("planner", Planner), ("enhancer", Enhancer)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} must be one of {get_args(kind)}, got {getattr(self, name)!r}")
+        for name, least in {"responses": 1, "candidates": 2, "inner_steps": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not self.ridge > 0:
+            raise ValueError(f"ridge must be positive, got {self.ridge}")
+
+    @property
+    def tau(self) -> float:
+        """KL coefficient of the game."""
+        return self.ipo.tau
+
+    def build(self, *, policy: Policy, seed: int = 0) -> OELHF:
+        """Builds the agent around the policy that it trains."""
+        return OELHF(self, policy, seed)
+
+
+class OELHF:
+    """Learns a model of the preferences, plays its regularised Nash policy, and asks where the model is in doubt.
+
+    Attributes:
+        policy: the main agent's.
+        reference: what the game is regularised towards, the start.
+        average: the mean of pi_1..pi_T, start included, where kept.
+        model: what the duels so far say.
+    """
+
+    def __init__(self, config: OELHFConfig, policy: Policy, seed: int) -> None:
+        if not isinstance(policy, TabularPolicy):
+            raise ValueError(f"oelhf keeps counts of a finite task: take --policy tabular, got {type(policy).__name__}")
+        if policy.exact:
+            raise ValueError("oelhf learns from single duels: build its policy without exact")
+        self.config, self.policy, self.seed = config, policy, seed
+        self.main = IPO(config.ipo, policy, seed)
+        self.reference, self.average = policy.frozen(), self.main.average
+        self.model = DuelCounts(policy.cells)
+        self._updates = 0
+
+    def propose(self, prompts: Sequence[str]) -> Proposal:
+        """Returns K draws of the main agent, each against one of the enhancer's."""
+        count = self.config.responses
+        with torch.no_grad():
+            if self.config.enhancer == "uniform":
+                left, right = self._even(prompts, Stream.TOKEN), self._even(prompts, Stream.OPPONENT)
+            else:
+                left, _ = self.policy.draw(prompts, count, Key(self.seed, self._updates, Stream.TOKEN))
+                right = self._enhanced(prompts, left)
+        return Proposal(left, right, ask=torch.eye(count, dtype=torch.bool).expand(len(prompts), count, count))
+
+    def update(self, duel: Duel) -> dict[str, float]:
+        """Adds the duel to what is known, and moves the main agent to the equilibrium of that."""
+        surprise = self.model.log_loss(duel)
+        with torch.no_grad():
+            weight, log_reference = duel.left_weight, self.reference.logprob(duel.prompts, duel.left)
+            scalars = policy_scalars(weight, self.policy.logprob(duel.prompts, duel.left), log_reference)
+        self.model.add(duel)
+        if self.config.planner == "exact":
+            if self.average is not None:
+                self.average.blend(self.policy, 1 / (self._updates + 1))
+            self._solve(duel.prompts)
+        else:
+            scalars |= self._learn(duel.prompts)
+        self._updates += 1
+        return {**scalars, "loss/oelhf": surprise}
+
+    def _solve(self, prompts: Sequence[str]) -> None:
+        """Gives the policy the regularised Nash law of the model for some prompts."""
+        distinct = list(dict.fromkeys(prompts))
+        rows = self.policy.cells.rows_of(distinct)
+        with torch.no_grad():
+            ref = self.reference.logits[rows].softmax(-1)
+            nash = regularised_nash(self.model.matrix(distinct), ref, self.config.tau, tol=1e-8).policy
+            self.policy.logits[rows] = nash.clamp_min(torch.finfo(nash.dtype).tiny).log()
+
+    def _learn(self, prompts: Sequence[str]) -> dict[str, float]:
+        """Lets the main agent play against itself with the model as judge."""
+        scalars = {}
+        for _ in range(self.config.inner_steps):
+            proposal = self.main.propose(prompts)
+            left = proposal.left
+            prob = self.model.prob(prompts, left, left)
+            weight = torch.full(prob.shape[:2], 1 / prob.shape[1], dtype=torch.float64)
+            asked = ~torch.eye(prob.shape[1], dtype=torch.bool).expand(prob.shape)
+            scalars = self.main.update(Duel(prompts, left, left, prob, weight, weight, asked, "probability", 1))
+        return {tag: scalars[tag] for tag in ("loss/ipo", "loss/grad_norm", "loss/learning_rate")}
+
+    def _enhanced(self, prompts: Sequence[str], left: Sequence[Sequence[Completion]]) -> list[list[Completion]]:
+        """Returns [B][K] what the second seat plays against each of the main agent's draws."""
+        count, key = self.config.responses, Key(self.seed, self._updates, Stream.OPPONENT)
+        if self.config.enhancer == "none":
+            return self.policy.draw(prompts, count, key)[0]
+        if self.config.enhancer == "tournament":
+            drawn, _ = self.policy.draw(prompts, count * self.config.candidates, key)
+            return [self._favourites(prompt, row) for prompt, row in zip(prompts, drawn, strict=True)]
+        laws = self.policy.law(prompts, self.policy.cells.responses)
+        return [
+            self._doubtful(self.model.counts(prompt), law, self.model.columns([row])[0])
+            for prompt, law, row in zip(prompts, laws, left, strict=True)
+        ]
+
+    def _favourites(self, prompt: str, drawn: Sequence[Completion]) -> list[Completion]:
+        """Returns the model's favourite of each group of candidates."""
+        size = self.config.candidates
+        groups = [list(drawn[i : i + size]) for i in range(0, len(drawn), size)]
+        wins = self.model.prob([prompt] * len(groups), groups, groups).mean(2)
+        return [group[i] for group, i in zip(groups, wins.argmax(1).tolist(), strict=True)]
+
+    def _doubtful(self, counts: Tensor, law: Tensor, first: Tensor) -> list[Completion]:
+        """Returns the pure responses that maximise Gamma, one after the other, each counted before the next.
+
+        For one free number per pair Gamma^2 = sum_{a<b} (pi1(a) pi2(b) - pi1(b) pi2(a))^2 / (lambda + n_ab / m),
+        convex in pi2; at a pure response b it is sum_{a != b} pi1(a)^2 / (lambda + n_ab / m).
+        """
+        pending, chosen = counts.clone(), []
+        squares = law.square()
+        for a in first.tolist():
+            doubt = 1 / (self.config.ridge + pending / self.config.responses)
+            doubt.fill_diagonal_(0)
+            b = int((squares @ doubt).argmax())
+            chosen.append(self.policy.cells.responses[b])
+            pending[a, b] += 1
+            pending[b, a] += 1
+        return chosen
+
+    def _even(self, prompts: Sequence[str], stream: Stream) -> list[list[Completion]]:
+        shape = len(prompts), len(self.policy.cells.columns)
+        even = torch.zeros(shape, dtype=torch.float64).log_softmax(-1)
+        return self.policy.cells.draw(even, self.config.responses, Key(self.seed, self._updates, stream))[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the main agent's state, the model, the start and the number of updates."""
+        return {"main": self.main.state_dict(), "model": self.model.state_dict(), "updates": self._updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        self.main.load_state_dict(state["main"])
+        self.model.load_state_dict(state["model"])
+        self._updates = int(state["updates"])
+        self.reference.load_state_dict(state["main"]["start"])

@@ -1,0 +1,182 @@
+"""OELHF: its counts, its enhancers against their definitions, how fast it learns, and the contract of an agent."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agents.check import check_agent
+from agents.duel_counts import DuelCounts
+from agents.ipo import IPOConfig
+from agents.oelhf import OELHF, OELHFConfig
+from agents.optimisers import OptimiserConfig
+from agents.tabular import TabularPolicy
+from benchmarks.exploration import gaps, measure, slope
+from envs.arena import DuelArena
+from envs.finite_tasks import finite_task
+from envs.games import regularised_nash
+from envs.types import Completion, Duel
+from oracles.table import TableOracle
+
+COMAL = torch.tensor([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]], dtype=torch.float64)
+START = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+RESPONSES = ["a", "b", "c"]
+QUIET = IPOConfig(average=False)
+
+
+def task(prompts=("x",)):
+    return finite_task("game", prompts, RESPONSES, RESPONSES)
+
+
+def game(config, prompts=("x",), seed=0):
+    arena = DuelArena(task(prompts), TableOracle(COMAL, prompts, RESPONSES), None, "outcome", seed=seed)
+    return OELHF(config, TabularPolicy(task(prompts), START), seed), arena
+
+
+def play(agent, arena, steps):
+    for _ in range(steps):
+        agent.update(arena.play(agent.propose(arena.reset())))
+
+
+def law(policy):
+    with torch.no_grad():
+        return policy.log_probs(["x"])[0].exp()
+
+
+def duel_of(prob, left, right, votes=1):
+    """A duel of one prompt, every pair asked."""
+    prob = torch.tensor([prob], dtype=torch.float64)
+    weights = [torch.full((1, len(row)), 1 / len(row), dtype=torch.float64) for row in (left, right)]
+    seats = [[[Completion(text) for text in row]] for row in (left, right)]
+    return Duel(["x"], *seats, prob, *weights, torch.ones_like(prob, dtype=torch.bool), "outcome", votes)
+
+
+def test_the_model_is_the_share_of_wins():
+    model = DuelCounts(TabularPolicy(task()).cells)
+    for outcome in (1.0, 1.0, 0.0):
+        model.add(duel_of([[outcome]], ["a"], ["b"]))
+    model.add(duel_of([[0.75]], ["b"], ["a"], votes=4))
+    found = model.matrix(["x"])[0]
+    assert found[0, 1].item() == pytest.approx((2 + 1 + 0.5) / (3 + 4 + 1))
+    assert torch.allclose(found + found.T, torch.ones(3, 3, dtype=torch.float64))
+    assert model.counts("x")[0, 1].item() == 7
+    assert found[0, 2].item() == 0.5
+
+
+def test_self_play_counts_each_pair_once():
+    model = DuelCounts(TabularPolicy(task()).cells)
+    duel = duel_of([[0.5, 1.0], [0.0, 0.5]], ["a", "b"], ["a", "b"])
+    asked = torch.tensor([[[False, True], [True, False]]])
+    model.add(dataclasses.replace(duel, right=duel.left, asked=asked))
+    assert model.counts("x").sum().item() == 2
+    assert model.wins[0, 0, 1].item() == 1
+
+
+def test_the_main_agent_plays_the_regularised_nash_policy_of_the_model():
+    agent, arena = game(OELHFConfig(ipo=QUIET))
+    play(agent, arena, 20)
+    model = agent.model.matrix(["x"])[0]
+    assert torch.allclose(law(agent.policy), regularised_nash(model, START, 0.1).policy, atol=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_optimistic_enhancer_maximises_the_doubt_over_all_laws(seed):
+    generator = torch.Generator().manual_seed(seed)
+    agent, _ = game(OELHFConfig(responses=2, ridge=0.7, ipo=QUIET))
+    counts = torch.randint(6, (3, 3), generator=generator).double()
+    agent.model.wins[0] = counts
+    agent.policy.logits.data = torch.randn(1, 3, generator=generator, dtype=torch.float64)
+    first = law(agent.policy)
+    seen = counts + counts.T
+
+    def gamma(second):
+        gap = first[:, None] * second[None, :] - first[None, :] * second[:, None]
+        return (gap.triu(1).square() / (0.7 + seen / 2)).sum().item()
+
+    chosen = agent.propose(["x"]).right[0][0].text
+    best = gamma(torch.eye(3, dtype=torch.float64)[RESPONSES.index(chosen)])
+    others = torch.distributions.Dirichlet(torch.full((3,), 0.5, dtype=torch.float64))
+    torch.manual_seed(seed)
+    assert best >= max(gamma(others.sample()) for _ in range(300)) - 1e-12
+    assert best == pytest.approx(max(gamma(row) for row in torch.eye(3, dtype=torch.float64)))
+
+
+def test_the_enhancer_asks_something_else_once_it_has_asked_enough():
+    agent, _ = game(OELHFConfig(responses=60, ridge=0.1, ipo=QUIET))
+    chosen = {row.text for row in agent.propose(["x"]).right[0]}
+    assert len(chosen) > 1
+
+
+def test_the_tournament_is_won_by_the_models_favourite():
+    agent, _ = game(OELHFConfig(enhancer="tournament", responses=8, candidates=16, ipo=QUIET))
+    agent.model.wins[0] = torch.tensor([[0, 50, 50], [0, 0, 50], [0, 0, 0]], dtype=torch.float64)
+    assert {y.text for y in agent.propose(["x"]).right[0]} == {"a"}
+
+
+@pytest.mark.parametrize("planner", ["exact", "ipo"])
+@pytest.mark.parametrize("enhancer", ["optimistic", "tournament", "none"])
+def test_it_learns_the_equilibrium_from_outcomes_alone(planner, enhancer):
+    ipo = IPOConfig(average=False, optimiser=OptimiserConfig(learning_rate=0.03, decay=200.0))
+    agent, arena = game(OELHFConfig(planner=planner, enhancer=enhancer, responses=8, ipo=ipo))
+    play(agent, arena, 250)
+    nash = regularised_nash(COMAL, START, 0.1).policy
+    assert (law(agent.policy) - nash).abs().sum() < 0.12
+    assert (START - nash).abs().sum() > 0.4
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        OELHFConfig(),
+        OELHFConfig(planner="ipo", enhancer="tournament", ipo=QUIET),
+        OELHFConfig(enhancer="none", responses=1),
+        OELHFConfig(enhancer="uniform", ipo=QUIET),
+    ],
+)
+def test_it_keeps_the_contract_of_an_agent(config):
+    check_agent(*game(config, prompts=("x", "y")))
+
+
+@pytest.mark.slow
+def test_the_regularised_gap_falls_with_the_queries_and_the_enhancer_pays_where_exploring_is_hard():
+    for enhancer in ("none", "optimistic"):
+        found, low, high = slope("small", measure("small", enhancer, range(50), 2))
+        assert -1.25 < found < -0.75, (enhancer, low, high)
+    hard = {one: measure("hard", one, range(30), 2)[:, 3] for one in ("optimistic", "none", "tournament", "uniform")}
+    for other in ("none", "tournament", "uniform"):
+        gain = hard[other] - hard["optimistic"]
+        assert gain.mean() > 2 * gain.std(ddof=1) / np.sqrt(len(gain)), other
+
+
+def test_a_seed_of_the_benchmark_is_repeatable():
+    assert gaps("small", "optimistic", 3) == gaps("small", "optimistic", 3)
+
+
+def test_its_page_names_every_setting_and_tag():
+    agent, arena = game(OELHFConfig(planner="ipo"))
+    scalars = agent.update(arena.play(agent.propose(arena.reset())))
+    page = (Path(__file__).parents[1] / "docs" / "agents" / "oelhf.md").read_text(encoding="utf-8")
+    assert all(f"`{tag}`" in page for tag in scalars)
+    assert all(f"`{field.name}`" in page for field in dataclasses.fields(OELHFConfig))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"planner": "lp"}, "planner must be one of"),
+        ({"enhancer": "greedy"}, "enhancer must be one of"),
+        ({"responses": 0}, "responses must be at least 1"),
+        ({"candidates": 1}, "candidates must be at least 2"),
+        ({"ridge": 0.0}, "ridge must be positive"),
+    ],
+)
+def test_settings_out_of_range_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        OELHFConfig(**fields)
+
+
+def test_a_policy_that_it_can_not_count_for_is_refused():
+    with pytest.raises(ValueError, match="without exact"):
+        OELHF(OELHFConfig(), TabularPolicy(task(), START, exact=True), 0)
