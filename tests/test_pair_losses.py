@@ -86,3 +86,22 @@ def test_wrong_shapes_are_refused():
         pair_weight(double([0.5, 0.5]), double([0.5, 0.5]), torch.ones(1, 2, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="no asked pair"):
         pair_weight(double([1.0]), double([1.0]), torch.zeros(1, 1, 1, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 1.0])
+def test_dpo_on_two_arms_never_stops_and_ipo_does(beta):
+    """Under gradient flow DPO's margin h solves exp(beta h) + beta h - 1 = 2 beta^2 t, about ln(1 + 2 beta^2 t)/beta."""
+    logits = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+    step, steps = 0.1 / beta**2, 10_000
+    one = torch.ones(1, dtype=torch.float64)
+    for _ in range(steps):
+        margin = margins(logits)[:, 0, 1]
+        (gradient,) = torch.autograd.grad(dpo(margin, one, beta).sum(), logits)
+        logits.data -= step * gradient
+    margin = margins(logits)[0, 0, 1].item()
+    time = 2 * beta**2 * step * steps
+    assert math.exp(beta * margin) + beta * margin - 1 == pytest.approx(time, rel=1e-3)
+    assert margin == pytest.approx(math.log(1 + time) / beta, rel=2e-3)
+    still = torch.tensor([1 / (2 * beta)], dtype=torch.float64, requires_grad=True)
+    ipo(still, one, beta).sum().backward()
+    assert still.grad.item() == pytest.approx(0, abs=1e-12)

@@ -258,3 +258,17 @@ def test_what_would_not_fit_into_memory_is_refused_with_the_numbers(solve, monke
     message = r"1 game of 3 responses would take 0.0 GiB \(2 matrices \[3, 3\] of float64 each\), and 0.0 GiB of cpu"
     with pytest.raises(ValueError, match=message):
         solve(COMAL, REF)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tau", [1.0, 0.01, 1e-3])
+def test_a_gpu_finds_the_same_equilibria(tau):
+    many = [random_game(40, seed) for seed in range(30)]
+    payoff, ref = torch.stack([p for p, _ in many]), torch.stack([r for _, r in many])
+    there = regularised_nash(payoff.cuda(), ref.cuda(), tau)
+    here = regularised_nash(payoff, ref, tau)
+    assert there.policy.is_cuda
+    assert (there.policy.cpu() - here.policy).abs().sum(1).max() < 1e-8
+    winner = von_neumann_winner(payoff[0].cuda(), method="interior")
+    assert winner.policy.is_cuda
+    assert exploitability(payoff[0], winner.policy.cpu()) < 1e-9
