@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from agents import losses
 from agents.base import Policy
 from agents.optimisers import OptimiserConfig
-from agents.training import Batch, Training, policy_scalars, require_finite
+from agents.pairs import pair_step
+from agents.training import Training, policy_scalars
 from envs.keyed import Key, Stream
 from envs.types import Duel, Proposal
 
@@ -140,15 +142,4 @@ def mirror_step(
     if not duel.self_play:
         raise ValueError("a mirror step learns from pairs of one law's draws, and the seats hold different ones")
     anchor = (1 - eta * tau) * log_opponent + eta * tau * log_reference
-    weight = losses.pair_weight(duel.left_weight, duel.right_weight, duel.asked, duel.exact)
-    values = {"anchor": anchor, "prob": duel.prob, "weight": weight}
-
-    def ratio(part: Batch) -> Tensor:
-        return require_finite(training.policy.logprob(part.prompts, part.responses) - part["anchor"])
-
-    def loss(part: Batch) -> Tensor:
-        squares = losses.ipo(losses.margins(ratio(part)), part["prob"], 1 / eta)
-        return (part["weight"] * squares).sum((1, 2))
-
-    batch = Batch(duel.prompts, duel.left, {name: value.to(anchor) for name, value in values.items()})
-    return training.fit(batch, loss, lambda part: losses.squared_terms(ratio(part), part["weight"]))
+    return pair_step(training, duel, anchor, partial(losses.ipo, tau=1 / eta), squares=True)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from agents import losses
 from agents.base import Policy
 from agents.combine import Geometric
 from agents.optimisers import OptimiserConfig
-from agents.training import Batch, Training, policy_scalars, require_finite
+from agents.pairs import pair_step
+from agents.training import Training, policy_scalars
 from envs.keyed import Key, Stream
-from envs.types import Completion, Duel, Proposal
+from envs.types import Duel, Proposal
 
 
 @dataclass(frozen=True)
@@ -92,27 +93,13 @@ class IPO:
         with torch.no_grad():
             log_start = self._start.logprob(duel.prompts, duel.left)
             log_policy = self.policy.logprob(duel.prompts, duel.left)
-        weight = losses.pair_weight(duel.left_weight, duel.right_weight, duel.asked, duel.exact)
-        values = {"log_start": log_start, "prob": duel.prob, "weight": weight, "length": _lengths(duel.left)}
-        batch = Batch(duel.prompts, duel.left, {name: value.to(log_start) for name, value in values.items()})
         scalars = policy_scalars(duel.left_weight, log_policy, log_start)
         scalars["loss/learning_rate"] = training.learning_rate
-        loss, grad_norm = training.fit(batch, self._loss, self._terms)
+        squares = partial(losses.ipo, tau=self.config.tau)
+        normalised = self.config.length_normalised
+        loss, grad_norm = pair_step(training, duel, log_start, squares, squares=True, length_normalised=normalised)
         training.updates += 1
         return {**scalars, "loss/ipo": loss, "loss/grad_norm": grad_norm}
-
-    def _ratio(self, part: Batch) -> Tensor:
-        ratio = require_finite(self.policy.logprob(part.prompts, part.responses) - part["log_start"])
-        return ratio / part["length"] if self.config.length_normalised else ratio
-
-    def _loss(self, part: Batch) -> Tensor:
-        """Returns [b] the weighted squares of each prompt."""
-        margin = losses.margins(self._ratio(part))
-        return (part["weight"] * losses.ipo(margin, part["prob"], self.config.tau)).sum((1, 2))
-
-    def _terms(self, part: Batch) -> Tensor:
-        """Returns [b, K] what the loss sums the squares of, constants left out."""
-        return losses.squared_terms(self._ratio(part), part["weight"])
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the policy and its frozen copies, the optimiser and the number of updates."""
@@ -121,8 +108,3 @@ class IPO:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from `state_dict()`."""
         self._training.load_state_dict(state)
-
-
-def _lengths(responses: Sequence[Sequence[Completion]]) -> Tensor:
-    """Returns [B, K] the tokens of each response, at least 1."""
-    return torch.tensor([[max(1, len(y.tokens or ())) for y in row] for row in responses])

@@ -1,0 +1,78 @@
+"""One optimiser step on the pairs of a duel: what the agents have in common that regress or classify margins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from agents import losses
+from agents.training import Batch, Training, require_finite
+from envs.types import Completion, Duel
+
+MarginLoss = Callable[[Tensor, Tensor], Tensor]
+"""Returns a loss [b, K, L] of margins [b, K, L] and the chances [b, K, L] that the first response wins."""
+
+
+def responses_of(duel: Duel) -> list[list[Completion]]:
+    """Returns what both seats hold, [B][K] in self-play, else [B][K + L] the left ones first."""
+    if duel.self_play:
+        return [list(row) for row in duel.left]
+    return [[*left, *right] for left, right in zip(duel.left, duel.right, strict=True)]
+
+
+def pair_step(
+    training: Training,
+    duel: Duel,
+    anchor: Tensor,
+    loss: MarginLoss,
+    *,
+    weight: Tensor | None = None,
+    squares: bool = False,
+    length_normalised: bool = False,
+) -> tuple[float, float]:
+    """Takes one optimiser step on the mean loss over a duel's pairs.
+
+    Args:
+        training: of the policy.
+        duel: of any two seats.
+        anchor: [B, K] (self-play) or [B, K + L] nats: what log-ratios are taken against, of `responses_of(duel)`.
+        loss: of margins and chances.
+        weight: [B, K, L] of the pairs, sums to 1 for each prompt; None: those of `losses.pair_weight`.
+        squares: whether the loss is a sum of squares of the margins' distances, which lbfgs can make use of; self-play
+            alone.
+        length_normalised: whether log-ratios are divided by the responses' tokens.
+
+    Returns:
+        The loss before the step, and its gradient's norm.
+
+    Raises:
+        ValueError: if the duel has no asked pair, or the policy could not have drawn a response.
+    """
+    responses, count = responses_of(duel), len(duel.left[0])
+    if weight is None:
+        weight = losses.pair_weight(duel.left_weight, duel.right_weight, duel.asked, duel.exact)
+    values = {"anchor": anchor, "prob": duel.prob, "weight": weight, "length": _lengths(responses)}
+
+    def ratio(part: Batch) -> Tensor:
+        found = require_finite(training.policy.logprob(part.prompts, part.responses) - part["anchor"])
+        return found / part["length"] if length_normalised else found
+
+    def mean_loss(part: Batch) -> Tensor:
+        found = ratio(part)
+        margin = losses.margins(
+            found if duel.self_play else found[:, :count], None if duel.self_play else found[:, count:]
+        )
+        return (part["weight"] * loss(margin, part["prob"])).sum((1, 2))
+
+    def terms(part: Batch) -> Tensor:
+        return losses.squared_terms(ratio(part), part["weight"])
+
+    batch = Batch(duel.prompts, responses, {name: value.to(anchor) for name, value in values.items()})
+    return training.fit(batch, mean_loss, terms if squares and duel.self_play else None)
+
+
+def _lengths(responses: Sequence[Sequence[Completion]]) -> Tensor:
+    """Returns [B, K] the tokens of each response, at least 1."""
+    return torch.tensor([[max(1, len(y.tokens or ())) for y in row] for row in responses])
