@@ -61,9 +61,7 @@ def pair_step(
 
     def mean_loss(part: Batch) -> Tensor:
         found = ratio(part)
-        margin = losses.margins(
-            found if duel.self_play else found[:, :count], None if duel.self_play else found[:, count:]
-        )
+        margin = losses.margins(found) if duel.self_play else losses.margins(found[:, :count], found[:, count:])
         return (part["weight"] * loss(margin, part["prob"])).sum((1, 2))
 
     def terms(part: Batch) -> Tensor:

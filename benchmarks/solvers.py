@@ -1,8 +1,8 @@
 """Solvers of preference games against others: `python -m benchmarks.solvers [--out FILE.json]`.
 
 Every solve is a process of its own with a limit on its time, so that a slow one costs no more than that and its memory
-can be told. Ours are timed on three families and the slowest counts; the others on the last of them, `random`, whose
-winner plays most of the responses. What each column is:
+can be told (on Linux). Ours are timed on three families and the slowest counts; the others on the last of them,
+`random`, whose winner plays most of the responses. What each task is:
 
 * regularised Nash at tau: `regularised_nash`, to a certificate of 1e-8. MMD (OpenSpiel's magnetic mirror descent)
   solves the same game, uniform reference, to a gap of 1e-6.
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import tempfile
 import time
 import warnings
@@ -163,15 +162,22 @@ def _solve(sender: Connection, file: str, task: str, solver: str, threads: int) 
     try:
         work(*game("random", 17))
         payoff, ref = torch.load(file)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = _memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
         policy, seconds = timed(lambda: work(payoff, ref), 1)
         if seconds < _QUICK:
             policy, seconds = timed(lambda: work(payoff, ref), 5)
-        more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # KiB
+        copies = 1 + (_memory("VmHWM") - before) / (8 * payoff.numel())
         gap = None if policy is None else float(exploitability(payoff, policy))
-        sender.send((seconds, 1 + more * 1024 / (8 * payoff.numel()), gap))
+        sender.send((seconds, copies, gap))
     except Exception as error:
         sender.send((None, None, None, f"{type(error).__name__}: {error}"))
+
+
+def _memory(field: str) -> int:
+    """Returns the bytes of a line of /proc/self/status, such as VmHWM, the peak of the resident set."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def solve(file: str, family: str, count: int, task: str, solver: str, threads: int, limit: float) -> Timed:
@@ -181,7 +187,10 @@ def solve(file: str, family: str, count: int, task: str, solver: str, threads: i
     process = context.Process(target=_solve, args=(sender, file, task, solver, threads))
     process.start()
     sender.close()
-    found = receiver.recv() if receiver.poll(limit) else (None,)
+    try:
+        found = receiver.recv() if receiver.poll(limit) else (None,)
+    except EOFError:
+        found = (None, None, None, "died, perhaps for want of memory")
     process.kill()
     process.join()
     return Timed(task, solver, count, family, *found)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import exact_law
+from benchmarks import exact_law, solvers
 from benchmarks.matched_kl import measure
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -29,6 +30,19 @@ def test_the_exact_law_is_timed_and_compared_with_draws(monkeypatch, capsys):
     assert "64 strings" in printed
     exact, low, high = (float(number) for number in re.findall(r"(\d\.\d{4})[\n\],]", printed))
     assert low - (high - low) < exact < high + (high - low)
+
+
+def test_a_solve_is_timed_in_a_process_of_its_own(tmp_path):
+    torch.save(solvers.game("gpm", 40), tmp_path / "game.pt")
+    found = solvers.solve(str(tmp_path / "game.pt"), "gpm", 40, "von Neumann winner", "ours", 1, 60.0)
+    assert found.error is None
+    assert 0 < found.seconds < 60
+    assert found.exploitability < 1e-9
+    assert found.copies >= 1
+    late = solvers.solve(str(tmp_path / "game.pt"), "gpm", 40, "von Neumann winner", "ours", 1, 0.01)
+    assert late.seconds is None
+    table = solvers.show([found, late], [40], 0.01)
+    assert table.row_count == 1
 
 
 def test_the_example_of_the_games_page_prints_what_it_says(capsys):

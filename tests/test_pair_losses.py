@@ -90,7 +90,7 @@ def test_wrong_shapes_are_refused():
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 1.0])
 def test_dpo_on_two_arms_never_stops_and_ipo_does(beta):
-    """Under gradient flow DPO's margin h solves exp(beta h) + beta h - 1 = 2 beta^2 t, about ln(1 + 2 beta^2 t)/beta."""
+    """Gradient flow: DPO's margin solves exp(beta h) + beta h - 1 = 2 beta^2 t, h about ln(1 + 2 beta^2 t)/beta."""
     logits = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
     step, steps = 0.1 / beta**2, 10_000
     one = torch.ones(1, dtype=torch.float64)
