@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -188,7 +189,7 @@ def solve(file: str, family: str, count: int, task: str, solver: str, threads: i
     process.start()
     sender.close()
     try:
-        found = receiver.recv() if receiver.poll(limit) else (None,)
+        found: tuple[Any, ...] = receiver.recv() if receiver.poll(limit) else (None,)
     except EOFError:
         found = (None, None, None, "died, perhaps for want of memory")
     process.kill()

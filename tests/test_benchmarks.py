@@ -49,6 +49,6 @@ def test_the_example_of_the_games_page_prints_what_it_says(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "games.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     exec(compile(code, "games.md", "exec"), {})
     printed = capsys.readouterr().out
-    for number in ("0.0333", "4.0000, 3.0000, 4.0000", "0.2749, 0.2797, 0.4454", "0.9621"):
-        assert number in printed
+    for number in ("0.0333", "4.0*, 3.0*, 4.0*", "0.2749, 0.2797, 0.4454", "0.9621"):
+        assert re.search(number, printed)
     assert float(re.findall(r"tensor\(([\d.e-]+)", printed)[-1]) == pytest.approx(0, abs=1e-9)
