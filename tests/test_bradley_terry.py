@@ -6,9 +6,10 @@ import sys
 import pytest
 import torch
 
-from oracles.base import PayoffOracle, make, payoff
+from oracles.base import PayoffOracle, payoff
 from oracles.bradley_terry import RewardOracle
 from oracles.check import check_oracle
+from oracles.names import make
 
 PROMPTS = ["p", "q", ""]
 RESPONSES = ["".join(letters) for letters in itertools.product("abc", repeat=3)]

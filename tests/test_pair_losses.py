@@ -1,10 +1,12 @@
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from agents.losses import dpo, ipo, margins, pair_weight
+from agents.losses import dpo, exo, hinge, ipo, margins, nca, pair_weight, robust_dpo, sppo
 
 
 def double(*values) -> Tensor:
@@ -105,3 +107,52 @@ def test_dpo_on_two_arms_never_stops_and_ipo_does(beta):
     still = torch.tensor([1 / (2 * beta)], dtype=torch.float64, requires_grad=True)
     ipo(still, one, beta).sum().backward()
     assert still.grad.item() == pytest.approx(0, abs=1e-12)
+
+
+def golden() -> list[dict]:
+    """Pairs and their losses as another library's own code gives them; the file says which, and its settings."""
+    return json.loads((Path(__file__).parent / "golden" / "trl_losses.json").read_text(encoding="utf-8"))["pairs"]
+
+
+@pytest.mark.parametrize("pair", golden(), ids=lambda pair: str(pair["lengths"]))
+def test_losses_are_trls(pair):
+    first, second = double(pair["chosen"] - pair["ref_chosen"]), double(pair["rejected"] - pair["ref_rejected"])
+    won, lengths = double(1.0), pair["lengths"]
+    margin = first - second
+    ours = {
+        "sigmoid": dpo(margin, won, 0.1),
+        "ipo": ipo(first / lengths[0] - second / lengths[1], won, 0.1),
+        "hinge": hinge(margin, won, 0.5),
+        "robust": robust_dpo(margin, won, 0.1, 0.1),
+        "exo_pair": exo(margin, won, 0.1, 0.05),
+        "nca_pair": nca(first, second, won, 0.1),
+        "sppo_hard": sppo(torch.stack([first, second], 1), double([1.0, 0.0]), eta=10.0).sum(1),
+    }
+    assert {name: value.item() for name, value in ours.items()} == pytest.approx(pair["loss"], rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_identities_between_losses(seed):
+    generator = torch.Generator().manual_seed(seed)
+    first, second, prob = torch.randn(3, 50, generator=generator, dtype=torch.float64)
+    prob, margin = prob.sigmoid(), first - second
+    assert torch.allclose(robust_dpo(margin, prob, 0.3, 0.0), dpo(margin, prob, 0.3))
+    assert torch.allclose((0.4 * margin - 1).square(), 0.4**2 * ipo(margin, torch.ones_like(prob), 0.2))
+    for loss in (
+        lambda m, p: hinge(m, p, 0.3),
+        lambda m, p: robust_dpo(m, p, 0.3, 0.2),
+        lambda m, p: exo(m, p, 0.3, 0.1),
+    ):
+        assert torch.allclose(loss(margin, prob), loss(-margin, 1 - prob))
+    assert torch.allclose(nca(first, second, prob, 0.3), nca(second, first, 1 - prob, 0.3))
+    noisy = 0.8 * prob + 0.2 * (1 - prob)
+    assert torch.allclose(robust_dpo(margin, noisy, 0.3, 0.2), dpo(margin, prob, 0.3))
+    told = prob + 0.1 * (1 - 2 * prob)
+    assert torch.allclose(exo(told.logit() / 0.3, prob, 0.3, 0.1), torch.zeros(50, dtype=torch.float64), atol=1e-12)
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="label_noise must lie in"):
+        robust_dpo(double(1.0), double(1.0), 0.1, 0.5)
+    with pytest.raises(ValueError, match="label_smoothing must lie in"):
+        exo(double(1.0), double(1.0), 0.1, 0.0)

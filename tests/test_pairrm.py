@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from oracles.base import make, payoff
+from oracles.base import payoff
 from oracles.check import check_oracle
+from oracles.names import make
 from oracles.pairrm import PairEncoder, PairRM, PairRMConfig, PairRMOracle
 
 GOLDEN = Path(__file__).parent / "golden" / "pairrm"

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import DebertaV2Config
 
 import oracles.pairrm_checkpoint as checkpoints
-from oracles.base import make
+from oracles.names import make
 from oracles.pairrm import PairEncoder, PairRM, PairRMOracle, load, save
 
 GOLDEN = Path(__file__).parent / "golden" / "pairrm"

@@ -18,8 +18,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from oracles.base import make, payoff
+from oracles.base import payoff
 from oracles.check import check_oracle
+from oracles.names import make
 
 WORDS = ["<pad>", "<s>", "</s>", "[CLS]", "[SEP]", "user", "assistant", *"abcdefghijklm"]
 SMALL = {"vocab_size": len(WORDS), "num_labels": 1, "max_position_embeddings": 64}

@@ -1,6 +1,6 @@
 """Losses: pure functions from tensors to unreduced tensors, without configuration or logging."""
 
-from agents.losses.pairs import dpo, ipo, margins, pair_weight, squared_terms
+from agents.losses.pairs import dpo, exo, hinge, ipo, margins, nca, pair_weight, robust_dpo, squared_terms
 from agents.losses.policy_gradient import policy_gradient, reward_to_go
 from agents.losses.self_play import best_and_worst, bradley_terry, log_partition, sppo, win_rate
 
@@ -8,12 +8,16 @@ __all__ = [
     "best_and_worst",
     "bradley_terry",
     "dpo",
+    "exo",
+    "hinge",
     "ipo",
     "log_partition",
     "margins",
+    "nca",
     "pair_weight",
     "policy_gradient",
     "reward_to_go",
+    "robust_dpo",
     "sppo",
     "squared_terms",
     "win_rate",

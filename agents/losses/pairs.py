@@ -87,8 +87,7 @@ def ipo(margin: Tensor, prob: Tensor, tau: float) -> Tensor:
     Raises:
         ValueError: if the shapes differ.
     """
-    if margin.shape != prob.shape:
-        raise ValueError(f"margin and prob must have one shape, got {tuple(margin.shape)} and {tuple(prob.shape)}")
+    _require_alike(margin, prob)
     return (margin - (prob - 0.5) / tau).square()
 
 
@@ -110,8 +109,101 @@ def dpo(margin: Tensor, prob: Tensor, beta: float, label_smoothing: float = 0.0)
     Raises:
         ValueError: if the shapes differ.
     """
-    if margin.shape != prob.shape:
-        raise ValueError(f"margin and prob must have one shape, got {tuple(margin.shape)} and {tuple(prob.shape)}")
+    _require_alike(margin, prob)
     prob = prob + label_smoothing * (1 - 2 * prob)
     logsigmoid = torch.nn.functional.logsigmoid
     return -prob * logsigmoid(beta * margin) - (1 - prob) * logsigmoid(-beta * margin)
+
+
+def hinge(margin: Tensor, prob: Tensor, beta: float) -> Tensor:
+    """Returns max(0, 1 - beta margin) for the winner's margin: SLiC's loss (Zhao et al. 2023, arXiv:2305.10425).
+
+    Args:
+        margin: [...] log-ratio of the first response minus the second's, nats.
+        prob: [...] P(first beats second), in [0, 1], or outcomes of it.
+        beta: inverse margin, positive.
+
+    Returns:
+        [...] unreduced; with probabilities the mean over outcomes.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    _require_alike(margin, prob)
+    return prob * (1 - beta * margin).relu() + (1 - prob) * (1 + beta * margin).relu()
+
+
+def robust_dpo(margin: Tensor, prob: Tensor, beta: float, label_noise: float) -> Tensor:
+    """Returns DPO's loss made unbiased under labels that are flipped with a known chance.
+
+    Chowdhury et al. 2024, arXiv:2403.00409, equation 9: ((1 - e) dpo(label) - e dpo(flipped)) / (1 - 2e).
+
+    Args:
+        margin: [...] nats.
+        prob: [...] in [0, 1], as it was told.
+        beta: KL coefficient, positive.
+        label_noise: e, in [0, 1/2).
+
+    Returns:
+        [...] nats, unreduced; may be negative.
+
+    Raises:
+        ValueError: if the shapes differ or e is out of range.
+    """
+    if not 0 <= label_noise < 0.5:
+        raise ValueError(f"label_noise must lie in [0, 1/2), got {label_noise}")
+    told, flipped = dpo(margin, prob, beta), dpo(margin, 1 - prob, beta)
+    return ((1 - label_noise) * told - label_noise * flipped) / (1 - 2 * label_noise)
+
+
+def exo(margin: Tensor, prob: Tensor, beta: float, label_smoothing: float) -> Tensor:
+    """Returns KL(policy || preferences) over the two responses (Ji et al. 2024, arXiv:2402.00856, equation 16).
+
+    Args:
+        margin: [...] nats.
+        prob: [...] in [0, 1].
+        beta: KL coefficient, positive.
+        label_smoothing: e, in (0, 1/2): a certain label counts as 1 - e, or the divergence would be infinite.
+
+    Returns:
+        [...] nats, unreduced.
+
+    Raises:
+        ValueError: if the shapes differ or e is out of range.
+    """
+    _require_alike(margin, prob)
+    if not 0 < label_smoothing < 0.5:
+        raise ValueError(f"label_smoothing must lie in (0, 1/2), got {label_smoothing}: a sure label is infinitely far")
+    prob = prob + label_smoothing * (1 - 2 * prob)
+    logsigmoid = torch.nn.functional.logsigmoid
+    first, second = logsigmoid(beta * margin), logsigmoid(-beta * margin)
+    return first.exp() * (first - prob.log()) + second.exp() * (second - (1 - prob).log())
+
+
+def nca(first: Tensor, second: Tensor, prob: Tensor, beta: float) -> Tensor:
+    """Returns noise-contrastive alignment's loss for pairs (Chen et al. 2024, arXiv:2402.05369, equation 15).
+
+    -logsig(b r_w) - (logsig(-b r_w) + logsig(-b r_l)) / 2: it looks at both log-ratios, not at their difference alone.
+
+    Args:
+        first: [...] log-ratio of the first response, nats.
+        second: [...] of the second.
+        prob: [...] in [0, 1].
+        beta: KL coefficient, positive.
+
+    Returns:
+        [...] nats, unreduced; with probabilities the mean over outcomes.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    _require_alike(first, prob)
+    _require_alike(second, prob)
+    logsigmoid = torch.nn.functional.logsigmoid
+    both = (logsigmoid(-beta * first) + logsigmoid(-beta * second)) / 2
+    return -prob * logsigmoid(beta * first) - (1 - prob) * logsigmoid(beta * second) - both
+
+
+def _require_alike(values: Tensor, prob: Tensor) -> None:
+    if values.shape != prob.shape:
+        raise ValueError(f"margins and prob must have one shape, got {tuple(values.shape)} and {tuple(prob.shape)}")
