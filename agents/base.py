@@ -18,6 +18,7 @@ from envs.types import Completion, Duel, Proposal
 
 AGENTS = {
     "sppo": "agents.sppo:SPPOConfig",
+    "dpo": "agents.dpo:DPOConfig",
     "ipo": "agents.ipo:IPOConfig",
     "inpo": "agents.inpo:INPOConfig",
     "egpo": "agents.egpo:EGPOConfig",

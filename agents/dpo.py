@@ -1,0 +1,152 @@
+"""Direct preference optimisation on one's own draws: classifies who won by the policy's own log-ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from agents import losses
+from agents.base import Policy
+from agents.optimisers import OptimiserConfig
+from agents.pairs import MarginLoss, pair_step, responses_of
+from agents.training import Training, policy_scalars
+from envs.keyed import Key, Stream
+from envs.types import Duel, Proposal
+
+Loss = Literal["sigmoid", "robust", "hinge", "exo"]
+Pairs = Literal["all", "best_worst"]
+
+
+@dataclass(frozen=True)
+class DPOConfig:
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290), online or iterative.
+
+    It fits a Bradley-Terry reward: on cyclic preferences it has no reason to reach an equilibrium.
+    """
+
+    tau: float = 0.1
+    """KL coefficient around the starting policy, > 0 (the paper's beta, 0.1)."""
+
+    responses: int = 4
+    """Draws per prompt, K >= 2, each pair asked once. A policy that lists its whole law takes no heed of it."""
+
+    pairs: Literal["all", "best_worst"] = "all"
+    """Which pairs are learned from: all, or only the draw that won most often against the one that won least, as
+    iterative DPO's recipes do."""
+
+    loss: Literal["sigmoid", "robust", "hinge", "exo"] = "sigmoid"
+    """sigmoid: the paper's. robust: unbiased under labels flipped with chance `label_smoothing`. hinge: SLiC's. exo:
+    the other way round, KL(policy || labels)."""
+
+    label_smoothing: float = 0.0
+    """Chance that a label is wrong, in [0, 1/2): every label counts as 1 - e (sigmoid: cDPO); exo needs it above 0."""
+
+    refresh_every: int = 1
+    """Updates between renewals of the policy that draws, >= 1; 1 is online, many are iterative DPO."""
+
+    average: bool = True
+    """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
+
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """How the policy is moved."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        if not self.tau > 0:
+            raise ValueError(f"tau must be positive, got {self.tau}")
+        for name, kind in (("loss", Loss), ("pairs", Pairs)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} must be one of {get_args(kind)}, got {getattr(self, name)!r}")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"label_smoothing must lie in [0, 1/2), got {self.label_smoothing}")
+        if self.loss == "exo" and self.label_smoothing == 0:
+            raise ValueError("loss='exo' needs label_smoothing > 0: from a sure label it is infinitely far")
+        if self.loss == "hinge" and self.label_smoothing > 0:
+            raise ValueError("loss='hinge' makes no use of label_smoothing; leave it out")
+        if self.responses < 2:
+            raise ValueError(f"responses must be at least 2, got {self.responses}: one draw has no other to beat")
+        if self.refresh_every < 1:
+            raise ValueError(f"refresh_every must be at least 1, got {self.refresh_every}")
+
+    def build(self, *, policy: Policy, seed: int = 0) -> DPO:
+        """Builds the agent around the policy that it trains."""
+        return DPO(self, policy, seed)
+
+    def margin_loss(self) -> MarginLoss:
+        """Returns the loss of margins."""
+        if self.loss == "robust":
+            return partial(losses.robust_dpo, beta=self.tau, label_noise=self.label_smoothing)
+        if self.loss == "exo":
+            return partial(losses.exo, beta=self.tau, label_smoothing=self.label_smoothing)
+        if self.loss == "hinge":
+            return partial(losses.hinge, beta=self.tau)
+        return partial(losses.dpo, beta=self.tau, label_smoothing=self.label_smoothing)
+
+
+class DPO:
+    """Draws from a frozen copy of the policy and makes the winners' log-ratios the larger ones.
+
+    Attributes:
+        policy: what is trained.
+        opponent: who draws, the policy as it was renewed last.
+        average: the mean of pi_1..pi_T, start included, where kept.
+    """
+
+    def __init__(self, config: DPOConfig, policy: Policy, seed: int) -> None:
+        self.config, self.policy, self.seed = config, policy, seed
+        self.opponent, self._start = policy.frozen(), policy.frozen()
+        self.average = policy.frozen() if config.average else None
+        self._training = Training(
+            policy, config.optimiser, opponent=self.opponent, start=self._start, average=self.average
+        )
+
+    def propose(self, prompts: Sequence[str]) -> Proposal:
+        """Returns K draws for both seats, or the whole law where the policy is exact."""
+        key = Key(self.seed, self._training.updates, Stream.TOKEN)
+        responses, weight = self.opponent.draw(prompts, self.config.responses, key)
+        return Proposal(responses, left_weight=weight if self.opponent.exact else None)
+
+    def update(self, duel: Duel) -> dict[str, float]:
+        """Takes one step on the duel's pairs; they may be of any two seats, such as a file's.
+
+        Raises:
+            ValueError: if the duel has no asked pair, or the policy could not have drawn a response.
+        """
+        training = self._training
+        if training.updates % self.config.refresh_every == 0:
+            training.include_in_average(self.policy, training.updates // self.config.refresh_every + 1)
+        responses = responses_of(duel)
+        with torch.no_grad():
+            log_start = self._start.logprob(duel.prompts, responses)
+            log_policy = self.policy.logprob(duel.prompts, duel.left)
+        scalars = policy_scalars(duel.left_weight, log_policy, log_start[:, : len(duel.left[0])])
+        scalars["loss/learning_rate"] = training.learning_rate
+        weight = _best_against_worst(duel) if self.config.pairs == "best_worst" else None
+        loss, grad_norm = pair_step(training, duel, log_start, self.config.margin_loss(), weight=weight)
+        training.updates += 1
+        if training.updates % self.config.refresh_every == 0:
+            self.opponent.load_state_dict(self.policy.state_dict())
+        return {**scalars, "loss/dpo": loss, "loss/grad_norm": grad_norm}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the policy and its frozen copies, the optimiser and the number of updates."""
+        return self._training.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        self._training.load_state_dict(state)
+
+
+def _best_against_worst(duel: Duel) -> Tensor:
+    """Returns [B, K, K] all weight on the pair of the draw that won most and the one that won least."""
+    if not duel.self_play or duel.exact:
+        raise ValueError("pairs='best_worst' chooses among one's own draws: build the policy without exact")
+    ends = losses.best_and_worst(losses.win_rate(duel.prob, leave_one_out=True))
+    weight = torch.zeros_like(duel.prob)
+    weight[torch.arange(len(ends)), ends[:, 0], ends[:, 1]] = 1
+    return weight
