@@ -97,6 +97,8 @@ class DPO:
         average: the mean of pi_1..pi_T, start included, where kept.
     """
 
+    learns_from_files = True
+
     def __init__(self, config: DPOConfig, policy: Policy, seed: int) -> None:
         self.config, self.policy, self.seed = config, policy, seed
         self.opponent, self._start = policy.frozen(), policy.frozen()

@@ -13,7 +13,7 @@ from agents import losses
 from agents.base import Policy
 from agents.combine import Geometric
 from agents.optimisers import OptimiserConfig
-from agents.pairs import pair_step
+from agents.pairs import pair_step, responses_of
 from agents.training import Training, policy_scalars
 from envs.keyed import Key, Stream
 from envs.types import Duel, Proposal
@@ -66,6 +66,8 @@ class IPO:
         average: the mean of pi_1..pi_T, start included, where kept.
     """
 
+    learns_from_files = True
+
     def __init__(self, config: IPOConfig, policy: Policy, seed: int) -> None:
         self.config, self.policy, self.seed = config, policy, seed
         self.average = policy.frozen() if config.average else None
@@ -81,19 +83,17 @@ class IPO:
         return Proposal(responses, left_weight=weight if player.exact else None)
 
     def update(self, duel: Duel) -> dict[str, float]:
-        """Takes one step on the duel's pairs.
+        """Takes one step on the duel's pairs: one's own draws, or pairs that were given (Azar et al. 2023).
 
         Raises:
-            ValueError: if the duel has no pair of one's own draws, or the policy could not have drawn a response.
+            ValueError: if the duel has no asked pair, or the policy could not have drawn a response.
         """
-        if not duel.self_play:
-            raise ValueError("IPO learns from pairs of its own draws, and this duel's seats hold different ones")
         training = self._training
         training.include_in_average(self.policy, training.updates + 1)
         with torch.no_grad():
-            log_start = self._start.logprob(duel.prompts, duel.left)
+            log_start = self._start.logprob(duel.prompts, responses_of(duel))
             log_policy = self.policy.logprob(duel.prompts, duel.left)
-        scalars = policy_scalars(duel.left_weight, log_policy, log_start)
+        scalars = policy_scalars(duel.left_weight, log_policy, log_start[:, : len(duel.left[0])])
         scalars["loss/learning_rate"] = training.learning_rate
         squares = partial(losses.ipo, tau=self.config.tau)
         normalised = self.config.length_normalised

@@ -265,8 +265,12 @@ def main() -> None:
             f"N={one.count} {one.family}: {one.task}, {one.solver}: {one.error or one.seconds} s", highlight=False
         )
     console.print(show(found, arguments.sizes, arguments.limit))
-    copies = max((one.copies or 0 for one in found if one.solver == "ours" and one.count >= 1024), default=0)
-    console.print(f"1000 prompts of 64 responses, one call: {batch:.2f} s; ours held at most {copies:.1f} copies of P")
+    console.print(f"1000 prompts of 64 responses, one call: {batch:.2f} s")
+    largest = max(arguments.sizes)
+    mine = [one for one in found if (one.solver, one.count) == ("ours", largest)]
+    for task in dict.fromkeys(one.task for one in mine if one.copies):
+        copies = max(one.copies or 0 for one in mine if one.task == task)
+        console.print(f"{task}, N={largest}: at most {copies:.1f} matrices of the size of P in memory, P one of them")
     console.print(machine())
     if arguments.out:
         content = {"machine": machine(), "batch_s": batch, "solves": [asdict(one) for one in found]}

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from envs.keyed import hash_seed
+from envs.preference_files import FileArena
 from envs.registry import UnknownNameError
 from envs.tasks import Task
 from envs.types import Duel
@@ -123,9 +124,12 @@ def one_step(players: Players, seed: int) -> tuple[dict[str, float], Duel]:
     agent, arena = players.agent, players.arena
     prompts = arena.reset()
     start = time.perf_counter()
-    proposal = agent.propose(prompts)
-    sampled = time.perf_counter()
-    duel = arena.play(proposal)
+    if isinstance(arena, FileArena):
+        sampled, duel = start, arena.play()
+    else:
+        proposal = agent.propose(prompts)
+        sampled = time.perf_counter()
+        duel = arena.play(proposal)
     asked = time.perf_counter()
     scalars = agent.update(duel)
     updated = time.perf_counter()

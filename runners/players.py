@@ -11,6 +11,7 @@ import torch
 from agents.base import Agent, Policy
 from envs.arena import DuelArena
 from envs.keyed import hash_seed
+from envs.preference_files import FileArena, read_preferences
 from envs.tasks import Task
 from oracles import Oracle
 from runners.evaluation import Evaluation
@@ -26,7 +27,7 @@ class Players:
         oracle: who judges.
         reference: a frozen copy of the starting policy.
         agent: who learns.
-        arena: where they meet.
+        arena: where they meet, or the file that they learn from.
         evaluation: measures the agent's policy on held-out prompts.
     """
 
@@ -34,7 +35,7 @@ class Players:
     oracle: Oracle
     reference: Policy
     agent: Agent
-    arena: DuelArena
+    arena: DuelArena | FileArena
     evaluation: Evaluation
 
 
@@ -60,6 +61,14 @@ def gather(settings: Settings, device: str) -> Players:
     reference = policy.frozen()
     agent: Agent = configs["agent"].build(policy=policy, seed=seed("agent"))
     arena = DuelArena(task, oracle, run.batch_size, run.feedback, run.votes, seed("arena"))
+    if run.data is not None:
+        if not getattr(agent, "learns_from_files", False):
+            raise ValueError(
+                f"agent '{settings.names['agent']}' learns from its own draws; of --run.data learn dpo and ipo"
+            )
+        preferences = read_preferences(run.data)
+        batch = None if run.batch_size is None else min(run.batch_size, len(preferences))
+        arena = FileArena(task, preferences, batch, seed("arena"))
     evaluation = Evaluation(
         task, oracle, reference, run.eval_prompts, run.eval_pairs, seed("evaluation"), tau_of(settings)
     )

@@ -38,6 +38,9 @@ class RunConfig:
     """What a query reveals: "outcome" (who won) or "probability" (P itself)."""
     votes: int = 1
     """Outcomes per asked pair; 1 under feedback "probability"."""
+    data: str | None = None
+    """Preferences given before, to learn from instead of duels: FILE.jsonl of {"prompt", "chosen", "rejected"} or
+    {"prompt", "first", "second", "outcome"}, or a data set's directory; the oracle then only measures."""
     seed: int = 0
     """Names every random number of the run, but for the oracle's own game."""
     dir: str | None = None

@@ -180,12 +180,3 @@ def test_scalars_are_what_the_documentation_says():
 def test_settings_out_of_range_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         IPOConfig(**fields)
-
-
-def test_a_duel_of_two_laws_is_refused():
-    agent, arena = game(COMAL, exact=False)
-    arena.reset()
-    left, right = [[Completion("a"), Completion("b")]], [[Completion("b"), Completion("c")]]
-    half, prob = double([[0.5, 0.5]]), double([[[0.0, 1.0], [0.5, 0.0]]])
-    with pytest.raises(ValueError, match="this duel's seats hold different ones"):
-        agent.update(Duel(["x"], left, right, prob, half, half, prob > -1, "outcome", 1))
