@@ -25,6 +25,7 @@ AGENTS = {
     "comal": "agents.comal:COMALConfig",
     "nash_md": "agents.nash_md:NashMDConfig",
     "oelhf": "agents.oelhf:OELHFConfig",
+    "spo": "agents.spo:SPOConfig",
 }
 POLICIES = {
     "tabular": "agents.tabular:TabularConfig",

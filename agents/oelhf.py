@@ -11,7 +11,9 @@ from torch import Tensor
 
 from agents.base import Policy
 from agents.duel_counts import DuelCounts
+from agents.hf import HFPolicy
 from agents.ipo import IPO, IPOConfig
+from agents.preference_network import ModelConfig, NetworkModel
 from agents.tabular import TabularPolicy
 from agents.training import policy_scalars
 from envs.games import regularised_nash
@@ -26,14 +28,15 @@ Planner = Literal["exact", "ipo"]
 class OELHFConfig:
     """Optimistic equilibrium learning from human feedback (Ye et al. 2024, arXiv:2402.07314), batch online."""
 
-    planner: Literal["exact", "ipo"] = "exact"
+    planner: Literal["exact", "ipo"] | None = None
     """How the main agent reaches the equilibrium of the learned model: exact, solved (tables alone), or ipo, by
-    self-play IPO on the model's probabilities."""
+    self-play IPO on the model's probabilities. None: exact for tables, ipo for networks."""
 
-    enhancer: Literal["optimistic", "tournament", "none", "uniform"] = "optimistic"
+    enhancer: Literal["optimistic", "tournament", "none", "uniform"] | None = None
     """Who plays the second seat. optimistic: the response about whose duels with the main agent the model could be most
     wrong (exact, tables alone). tournament: the model's favourite among `candidates` draws of the main agent, the
-    paper's practice. none: another draw of the main agent. uniform: both seats draw evenly (tables alone)."""
+    paper's practice. none: another draw of the main agent. uniform: both seats draw evenly (tables alone). None:
+    optimistic for tables, tournament for networks."""
 
     responses: int = 4
     """Duels per prompt and update, >= 1."""
@@ -44,16 +47,19 @@ class OELHFConfig:
     ridge: float = 1.0
     """lambda of the optimistic enhancer, > 0: it doubts a pair by 1 / (lambda + duels of the pair / `responses`)."""
 
-    inner_steps: int = 4
+    inner_steps: int = 2
     """With planner ipo: its updates after each duel, >= 1."""
 
     ipo: IPOConfig = field(default_factory=IPOConfig)
     """The main agent: its `tau` is the game's with either planner; the rest is for planner ipo."""
 
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The preference model of a network; a table counts wins."""
+
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""
         for name, kind in (("planner", Planner), ("enhancer", Enhancer)):
-            if getattr(self, name) not in get_args(kind):
+            if getattr(self, name) not in (*get_args(kind), None):
                 raise ValueError(f"{name} must be one of {get_args(kind)}, got {getattr(self, name)!r}")
         for name, least in {"responses": 1, "candidates": 2, "inner_steps": 1}.items():
             if getattr(self, name) < least:
@@ -82,21 +88,27 @@ class OELHF:
     """
 
     def __init__(self, config: OELHFConfig, policy: Policy, seed: int) -> None:
-        if not isinstance(policy, TabularPolicy):
-            raise ValueError(f"oelhf keeps counts of a finite task: take --policy tabular, got {type(policy).__name__}")
         if policy.exact:
             raise ValueError("oelhf learns from single duels: build its policy without exact")
         self.config, self.policy, self.seed = config, policy, seed
+        self.table = policy if isinstance(policy, TabularPolicy) else None
+        self.planner = config.planner or ("ipo" if self.table is None else "exact")
+        self.enhancer = config.enhancer or ("tournament" if self.table is None else "optimistic")
+        if self.table is None and (self.planner == "exact" or self.enhancer in ("optimistic", "uniform")):
+            raise ValueError(
+                f"planner '{self.planner}' with enhancer '{self.enhancer}' needs a table of all responses, and the "
+                f"policy is a {type(policy).__name__}; take planner 'ipo' with enhancer 'tournament' or 'none'"
+            )
         self.main = IPO(config.ipo, policy, seed)
         self.reference, self.average = policy.frozen(), self.main.average
-        self.model = DuelCounts(policy.cells)
+        self.model = _model(policy, config.model, seed)
         self._updates = 0
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws of the main agent, each against one of the enhancer's."""
         count = self.config.responses
         with torch.no_grad():
-            if self.config.enhancer == "uniform":
+            if self.enhancer == "uniform":
                 left, right = self._even(prompts, Stream.TOKEN), self._even(prompts, Stream.OPPONENT)
             else:
                 left, _ = self.policy.draw(prompts, count, Key(self.seed, self._updates, Stream.TOKEN))
@@ -110,7 +122,7 @@ class OELHF:
             weight, log_reference = duel.left_weight, self.reference.logprob(duel.prompts, duel.left)
             scalars = policy_scalars(weight, self.policy.logprob(duel.prompts, duel.left), log_reference)
         self.model.add(duel)
-        if self.config.planner == "exact":
+        if self.planner == "exact":
             if self.average is not None:
                 self.average.blend(self.policy, 1 / (self._updates + 1))
             self._solve(duel.prompts)
@@ -121,12 +133,19 @@ class OELHF:
 
     def _solve(self, prompts: Sequence[str]) -> None:
         """Gives the policy the regularised Nash law of the model for some prompts."""
+        table, counts = self._counted()
         distinct = list(dict.fromkeys(prompts))
-        rows = self.policy.cells.rows_of(distinct)
+        rows = table.cells.rows_of(distinct)
         with torch.no_grad():
-            ref = self.reference.logits[rows].softmax(-1)
-            nash = regularised_nash(self.model.matrix(distinct), ref, self.config.tau, tol=1e-8).policy
-            self.policy.logits[rows] = nash.clamp_min(torch.finfo(nash.dtype).tiny).log()
+            ref = self.reference.law(distinct, table.cells.responses)
+            nash = regularised_nash(counts.matrix(distinct), ref / ref.sum(-1, keepdim=True), self.config.tau, tol=1e-8)
+            table.logits[rows] = nash.policy.clamp_min(torch.finfo(torch.float64).tiny).log()
+
+    def _counted(self) -> tuple[TabularPolicy, DuelCounts]:
+        """Returns policy and model where they are tables."""
+        assert self.table is not None
+        assert isinstance(self.model, DuelCounts)
+        return self.table, self.model
 
     def _learn(self, prompts: Sequence[str]) -> dict[str, float]:
         """Lets the main agent play against itself with the model as judge."""
@@ -143,14 +162,15 @@ class OELHF:
     def _enhanced(self, prompts: Sequence[str], left: Sequence[Sequence[Completion]]) -> list[list[Completion]]:
         """Returns [B][K] what the second seat plays against each of the main agent's draws."""
         count, key = self.config.responses, Key(self.seed, self._updates, Stream.OPPONENT)
-        if self.config.enhancer == "none":
+        if self.enhancer == "none":
             return self.policy.draw(prompts, count, key)[0]
-        if self.config.enhancer == "tournament":
+        if self.enhancer == "tournament":
             drawn, _ = self.policy.draw(prompts, count * self.config.candidates, key)
             return [self._favourites(prompt, row) for prompt, row in zip(prompts, drawn, strict=True)]
-        laws = self.policy.law(prompts, self.policy.cells.responses)
+        table, counts = self._counted()
+        laws = table.law(prompts, table.cells.responses)
         return [
-            self._doubtful(self.model.counts(prompt), law, self.model.columns([row])[0])
+            self._doubtful(counts.counts(prompt), law, counts.columns([row])[0], table.cells.responses)
             for prompt, law, row in zip(prompts, laws, left, strict=True)
         ]
 
@@ -161,7 +181,9 @@ class OELHF:
         wins = self.model.prob([prompt] * len(groups), groups, groups).mean(2)
         return [group[i] for group, i in zip(groups, wins.argmax(1).tolist(), strict=True)]
 
-    def _doubtful(self, counts: Tensor, law: Tensor, first: Tensor) -> list[Completion]:
+    def _doubtful(
+        self, counts: Tensor, law: Tensor, first: Tensor, responses: Sequence[Completion]
+    ) -> list[Completion]:
         """Returns the pure responses that maximise Gamma, one after the other, each counted before the next.
 
         For one free number per pair Gamma^2 = sum_{a<b} (pi1(a) pi2(b) - pi1(b) pi2(a))^2 / (lambda + n_ab / m),
@@ -173,15 +195,15 @@ class OELHF:
             doubt = 1 / (self.config.ridge + pending / self.config.responses)
             doubt.fill_diagonal_(0)
             b = int((squares @ doubt).argmax())
-            chosen.append(self.policy.cells.responses[b])
+            chosen.append(responses[b])
             pending[a, b] += 1
             pending[b, a] += 1
         return chosen
 
     def _even(self, prompts: Sequence[str], stream: Stream) -> list[list[Completion]]:
-        shape = len(prompts), len(self.policy.cells.columns)
-        even = torch.zeros(shape, dtype=torch.float64).log_softmax(-1)
-        return self.policy.cells.draw(even, self.config.responses, Key(self.seed, self._updates, stream))[0]
+        table, _ = self._counted()
+        even = torch.zeros(len(prompts), len(table.cells.columns), dtype=torch.float64).log_softmax(-1)
+        return table.cells.draw(even, self.config.responses, Key(self.seed, self._updates, stream))[0]
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the main agent's state, the model, the start and the number of updates."""
@@ -193,3 +215,12 @@ class OELHF:
         self.model.load_state_dict(state["model"])
         self._updates = int(state["updates"])
         self.reference.load_state_dict(state["main"]["start"])
+
+
+def _model(policy: Policy, config: ModelConfig, seed: int) -> DuelCounts | NetworkModel:
+    """Returns what learns the preferences: counts for a table, a network for a language model."""
+    if isinstance(policy, TabularPolicy):
+        return DuelCounts(policy.cells)
+    if isinstance(policy, HFPolicy):
+        return NetworkModel(policy, config, seed)
+    raise ValueError(f"oelhf learns a model for tables and language models, not for a {type(policy).__name__}")

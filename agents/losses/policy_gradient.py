@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -53,3 +54,56 @@ def policy_gradient(token_logprob: Tensor, advantage: Tensor, mask: Tensor) -> T
             f"{tuple(advantage.shape)} and {tuple(mask.shape)}"
         )
     return -(token_logprob * advantage.detach() * mask).sum(-1)
+
+
+def advantage(reward: Tensor, form: str, exact: bool = False) -> Tensor:
+    """Returns how much better each draw was than the others of its prompt.
+
+    Args:
+        reward: [B, K] of whole responses.
+        form: "grpo": (R - mean) / std of the group (Shao et al. 2024, arXiv:2402.03300); anything else: R less the
+            mean of the others (leave-one-out, Ahmadian et al. 2024, arXiv:2402.14740).
+        exact: whether the responses are a whole law; then the reward itself, no baseline is needed.
+
+    Returns:
+        [B, K], detached.
+
+    Raises:
+        ValueError: if there are not at least two draws of a prompt.
+    """
+    reward = reward.detach()
+    count = reward.shape[1]
+    if exact:
+        return reward
+    if count < 2:
+        raise ValueError(f"a baseline needs at least 2 draws of a prompt, got {count}")
+    centred = reward - reward.mean(1, keepdim=True)
+    if form == "grpo":
+        return centred / (centred.square().mean(1, keepdim=True).sqrt() + 1e-4)
+    return centred * (count / (count - 1))
+
+
+def clipped(token_logprob: Tensor, drew: Tensor, advantage: Tensor, mask: Tensor, clip: float) -> Tensor:
+    """Returns PPO's surrogate -sum_t min(rho_t A_t, clip(rho_t, 1 - c, 1 + c) A_t) (Schulman et al. 2017, 1707.06347).
+
+    Args:
+        token_logprob: [B, K, T] nats of the policy.
+        drew: [B, K, T] nats of the policy that drew.
+        advantage: [B, K, T], taken as given.
+        mask: [B, K, T] bool.
+        clip: c, positive.
+
+    Returns:
+        [B, K].
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if not token_logprob.shape == drew.shape == advantage.shape == mask.shape:
+        raise ValueError(
+            f"token_logprob, drew, advantage and mask must have one shape, got {tuple(token_logprob.shape)}, "
+            f"{tuple(drew.shape)}, {tuple(advantage.shape)} and {tuple(mask.shape)}"
+        )
+    ratio = ((token_logprob - drew.detach()) * mask).exp()
+    gain = advantage.detach()
+    return -(torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain) * mask).sum(-1)

@@ -1,0 +1,179 @@
+"""A learned preference model for text: a language model's layers with a head that can express cycles."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agents.hf import HFPolicy
+from agents.optimisers import Optimiser, OptimiserConfig
+from agents.state import restore, tensors
+from envs.keyed import Key, Stream, hash_seed
+from envs.types import Completion, Duel
+
+Ids = tuple[int, ...]
+Pair = tuple[Ids, Ids, Ids, float]
+"""Prompt, first and second response in tokens, and the share of verdicts for the first."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """How a preference model for text is built and trained."""
+
+    planes: int = 3
+    """Pairs of numbers of the skew-symmetric part (general preference model, arXiv:2410.02197), >= 0; 0 is
+    Bradley-Terry, which knows no cycles."""
+    steps: int = 8
+    """Gradient steps after each duel, >= 1."""
+    batch_size: int = 64
+    """Comparisons in each of them, drawn from all duels so far, >= 1."""
+    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig("adamw", 5e-4, 0.9, weight_decay=0.01))
+    """How the network is moved."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        for name, least in {"planes": 0, "steps": 1, "batch_size": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+
+class PreferenceNetwork(nn.Module):
+    """Reads prompt and response together; logit P(a beats b) = r_a - r_b + <R u_a, u_b> / k.
+
+    Args:
+        policy: whose layers are copied, and whose tokens are read.
+        planes: k.
+    """
+
+    def __init__(self, policy: HFPolicy, planes: int) -> None:
+        super().__init__()
+        model: Any = policy.model
+        self.layers = copy.deepcopy(model.base_model).requires_grad_(True)
+        self.head = nn.Linear(model.config.get_text_config().hidden_size, 1 + 2 * planes)
+        nn.init.zeros_(self.head.bias)
+        generator = torch.Generator().manual_seed(0)
+        width = self.head.weight.shape[1]
+        with torch.no_grad():
+            drawn = torch.randn(self.head.weight.shape, generator=generator) / math.sqrt(width)
+            drawn[0] = 0  # before any duel nobody is preferred
+            self.head.weight.copy_(drawn * 0.1)
+        self.planes = planes
+        self.to(policy.device)
+
+    def features(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> Tensor:
+        """Returns [M, 1 + 2k] the reward and the embedding of M responses."""
+        rows = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
+        width = max(map(len, rows))
+        device = self.head.weight.device
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+        last = torch.tensor([len(row) - 1 for row in rows], device=device)
+        mask = torch.arange(width, device=device) <= last[:, None]
+        hidden = self.layers(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
+        return self.head(hidden[torch.arange(len(rows), device=device), last].float())
+
+    def logits(self, first: Tensor, second: Tensor) -> Tensor:
+        """Returns [..., K, L] logit P of features [..., K, F] and [..., L, F]."""
+        gap = first[..., :, None, 0] - second[..., None, :, 0]
+        if self.planes == 0:
+            return gap
+        pairs = first[..., 1:].unflatten(-1, (-1, 2))
+        turned = torch.stack([-pairs[..., 1], pairs[..., 0]], dim=-1).flatten(-2)
+        return gap + turned @ second[..., 1:].mT / self.planes
+
+
+class NetworkModel:
+    """Learns from all duels so far by maximum likelihood.
+
+    Args:
+        policy: whose layers the network starts from.
+        config: how it is trained.
+        seed: names the batches.
+    """
+
+    def __init__(self, policy: HFPolicy, config: ModelConfig, seed: int) -> None:
+        self.policy, self.config, self.seed = policy, config, seed
+        self.network = PreferenceNetwork(policy, config.planes)
+        self._optimiser = Optimiser(self.network.parameters(), config.optimiser, policy.learning_rate)
+        self._pairs: list[Pair] = []
+        self._steps = 0
+
+    def add(self, duel: Duel) -> None:
+        """Remembers every asked pair, and takes some gradient steps on all that is remembered."""
+        self._pairs += self._asked(duel)
+        for _ in range(self.config.steps):
+            key = Key(hash_seed(self.seed, "model", self._steps), 0, Stream.PROMPT)
+            uniforms = key.uniform(k=np.arange(self.config.batch_size))
+            batch = [self._pairs[i] for i in (uniforms * len(self._pairs)).astype(int).tolist()]
+            self._optimiser.step(partial(self._accumulate, batch))
+            self._steps += 1
+
+    @torch.no_grad()
+    def log_loss(self, duel: Duel) -> float:
+        """Returns the mean nats by which the verdicts of a duel surprise, before it is added."""
+        return self._losses(self._asked(duel)).mean().item()
+
+    @torch.no_grad()
+    def prob(
+        self, prompts: Sequence[str], left: Sequence[Sequence[Completion]], right: Sequence[Sequence[Completion]]
+    ) -> Tensor:
+        """Returns [B, K, L] float64 the model's P(left beats right) on the CPU."""
+        ours = self._read(prompts, left)
+        return self.network.logits(ours, ours if right is left else self._read(prompts, right)).sigmoid().double().cpu()
+
+    def _read(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
+        flat = [self.policy.tokens_of(y) for row in responses for y in row]
+        asked = [tuple(self.policy.tokenizer.prompt(x)) for x, row in zip(prompts, responses, strict=True) for _ in row]
+        size = self.policy.micro_batch
+        parts = [self.network.features(asked[i : i + size], flat[i : i + size]) for i in range(0, len(flat), size)]
+        return torch.cat(parts).unflatten(0, (len(prompts), -1))
+
+    def _asked(self, duel: Duel) -> list[Pair]:
+        """Returns every asked pair, in self-play each once."""
+        asked = duel.asked.triu(1) if duel.self_play else duel.asked
+        prompts = [tuple(self.policy.tokenizer.prompt(prompt)) for prompt in duel.prompts]
+        return [
+            (
+                prompts[b],
+                self.policy.tokens_of(duel.left[b][k]),
+                self.policy.tokens_of(duel.right[b][l]),
+                duel.prob[b, k, l].item(),
+            )
+            for b, k, l in asked.nonzero().tolist()
+        ]
+
+    def _accumulate(self, pairs: Sequence[Pair]) -> Tensor:
+        loss = self._losses(pairs).mean()
+        loss.backward()
+        return loss.detach().cpu()
+
+    def _losses(self, pairs: Sequence[Pair]) -> Tensor:
+        prompts = [pair[0] for pair in pairs]
+        both = self.network.features([*prompts, *prompts], [pair[1] for pair in pairs] + [pair[2] for pair in pairs])
+        logits = self.network.logits(both[: len(pairs), None], both[len(pairs) :, None]).flatten()
+        target = torch.tensor([pair[3] for pair in pairs], dtype=logits.dtype, device=logits.device)
+        return nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the network, its optimiser, all comparisons and the number of steps."""
+        return {
+            "network": tensors(self.network),
+            "optimiser": self._optimiser.state_dict(),
+            "pairs": json.dumps(self._pairs),
+            "steps": self._steps,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        restore(self.network, state["network"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._pairs = [(tuple(x), tuple(a), tuple(b), p) for x, a, b, p in json.loads(state["pairs"])]
+        self._steps = int(state["steps"])

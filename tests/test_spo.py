@@ -1,0 +1,125 @@
+"""SPO: its gradient by hand, what its average and its last iterate do, its forms, the contract of an agent."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents import losses
+from agents.check import check_agent
+from agents.optimisers import OptimiserConfig
+from agents.spo import SPO, SPOConfig
+from agents.tabular import TabularPolicy
+from envs.arena import DuelArena
+from envs.finite_tasks import finite_task
+from envs.games import exploitability, regularised_nash
+from oracles.table import TableOracle
+
+RESPONSES = ["a", "b", "c"]
+COMAL = torch.tensor([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]], dtype=torch.float64)
+START = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+PLAIN = OptimiserConfig("sgd", learning_rate=0.5, max_grad_norm=None, warmup=0)
+
+
+def game(config, exact=True, prompts=("x",), seed=0):
+    task = finite_task("game", prompts, RESPONSES, RESPONSES)
+    oracle = TableOracle(COMAL, prompts, RESPONSES)
+    arena = DuelArena(task, oracle, None, "probability" if exact else "outcome", seed=seed)
+    return SPO(config, TabularPolicy(task, START, exact=exact), seed), arena
+
+
+def play(agent, arena, steps):
+    scalars = {}
+    for _ in range(steps):
+        scalars = agent.update(arena.play(agent.propose(arena.reset())))
+    return scalars
+
+
+def law(policy):
+    with torch.no_grad():
+        return policy.log_probs(["x"])[0].exp()
+
+
+def test_an_exact_step_is_the_gradient_of_the_win_rate_against_oneself():
+    agent, arena = game(SPOConfig(optimiser=PLAIN, average=False))
+    before = agent.policy.logits.detach().clone()
+    play(agent, arena, 1)
+    gain = START * (COMAL @ START - 0.5)
+    assert torch.allclose(agent.policy.logits - before, 0.5 * gain, atol=1e-12)
+
+
+def test_the_average_approaches_a_nash_policy_and_the_last_iterate_circles():
+    agent, arena = game(SPOConfig(optimiser=OptimiserConfig("sgd", learning_rate=1.0, max_grad_norm=None)))
+    start = exploitability(COMAL, START)
+    play(agent, arena, 600)
+    assert exploitability(COMAL, law(agent.average)) < 0.25 * start
+    assert exploitability(COMAL, law(agent.policy)) > 2 * exploitability(COMAL, law(agent.average))
+
+
+def test_with_a_kl_term_the_last_iterate_settles_at_the_regularised_nash_policy():
+    optimiser = OptimiserConfig("sgd", learning_rate=1.0, decay=200.0, max_grad_norm=None)
+    agent, arena = game(SPOConfig(tau=0.3, average=False, optimiser=optimiser))
+    play(agent, arena, 1500)
+    assert torch.allclose(law(agent.policy), regularised_nash(COMAL, START, 0.3).policy, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["reinforce", "grpo", "ppo"])
+def test_outcomes_lower_the_gap(form):
+    optimiser = OptimiserConfig(learning_rate=0.03, decay=200.0)
+    agent, arena = game(SPOConfig(form=form, tau=0.1, epochs=1 + (form == "ppo"), optimiser=optimiser), exact=False)
+    play(agent, arena, 1500)
+    assert exploitability(COMAL, law(agent.average)) < 0.5 * exploitability(COMAL, START)
+
+
+def test_advantages_and_clipping_by_hand():
+    reward = torch.tensor([[1.0, 0.0, -1.0, 0.0]], dtype=torch.float64)
+    assert losses.advantage(reward, "reinforce")[0].tolist() == pytest.approx([4 / 3, 0, -4 / 3, 0])
+    assert losses.advantage(reward, "grpo")[0].tolist() == pytest.approx([2**0.5, 0, -(2**0.5), 0], rel=1e-3)
+    assert torch.equal(losses.advantage(reward, "grpo", exact=True), reward)
+    with pytest.raises(ValueError, match="at least 2 draws"):
+        losses.advantage(reward[:, :1], "grpo")
+    mask = torch.ones(1, 2, 1, dtype=torch.bool)
+    drew = torch.zeros(1, 2, 1, dtype=torch.float64)
+    log_policy = torch.tensor([[[0.5], [0.5]]], dtype=torch.float64, requires_grad=True)
+    gain = torch.tensor([[[1.0], [-1.0]]], dtype=torch.float64)
+    surrogate = losses.clipped(log_policy, drew, gain, mask, 0.2)
+    assert surrogate[0].tolist() == pytest.approx([-1.2, torch.tensor(0.5).exp().item()])
+    surrogate.sum().backward()
+    assert log_policy.grad[0, :, 0].tolist() == pytest.approx([0, torch.tensor(0.5).exp().item()])
+
+
+def test_a_token_is_charged_for_itself_and_what_follows():
+    reward = torch.tensor([[1.0]])
+    ratio = torch.tensor([[[0.1, 0.2, 9.0]]])
+    mask = torch.tensor([[[True, True, False]]])
+    assert losses.reward_to_go(reward, ratio, mask, 2.0)[0, 0].tolist() == pytest.approx([0.4, 0.6, 0.0])
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("config", [SPOConfig(), SPOConfig(form="ppo", epochs=3, tau=0.1, average=False)])
+def test_it_keeps_the_contract_of_an_agent(config, exact):
+    check_agent(*game(config, exact=exact, prompts=("x", "y")))
+
+
+def test_its_page_names_every_setting_and_tag():
+    agent, arena = game(SPOConfig())
+    scalars = play(agent, arena, 1)
+    page = (Path(__file__).parents[1] / "docs" / "agents" / "spo.md").read_text(encoding="utf-8")
+    assert all(f"`{tag}`" in page for tag in scalars)
+    assert all(f"`{field.name}`" in page for field in dataclasses.fields(SPOConfig))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"form": "sac"}, "form must be one of"),
+        ({"tau": -0.1}, "tau must be at least 0"),
+        ({"responses": 1}, "responses must be at least 2"),
+        ({"epochs": 2}, "epochs must be 1, or more with form='ppo'"),
+        ({"clip": 0.0}, "clip must be positive"),
+    ],
+)
+def test_settings_out_of_range_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        SPOConfig(**fields)
