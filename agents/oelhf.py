@@ -14,6 +14,7 @@ from agents.duel_counts import DuelCounts
 from agents.hf import HFPolicy
 from agents.ipo import IPO, IPOConfig
 from agents.preference_network import ModelConfig, NetworkModel
+from agents.state import restore
 from agents.tabular import TabularPolicy
 from agents.training import policy_scalars
 from envs.games import regularised_nash
@@ -38,7 +39,7 @@ class OELHFConfig:
     paper's practice. none: another draw of the main agent. uniform: both seats draw evenly (tables alone). None:
     optimistic for tables, tournament for networks."""
 
-    responses: int = 4
+    responses: int = 2
     """Duels per prompt and update, >= 1."""
 
     candidates: int = 4
@@ -47,7 +48,7 @@ class OELHFConfig:
     ridge: float = 1.0
     """lambda of the optimistic enhancer, > 0: it doubts a pair by 1 / (lambda + duels of the pair / `responses`)."""
 
-    inner_steps: int = 2
+    inner_steps: int = 1
     """With planner ipo: its updates after each duel, >= 1."""
 
     ipo: IPOConfig = field(default_factory=IPOConfig)
@@ -214,7 +215,7 @@ class OELHF:
         self.main.load_state_dict(state["main"])
         self.model.load_state_dict(state["model"])
         self._updates = int(state["updates"])
-        self.reference.load_state_dict(state["main"]["start"])
+        restore(self.reference, state["main"]["start"])
 
 
 def _model(policy: Policy, config: ModelConfig, seed: int) -> DuelCounts | NetworkModel:

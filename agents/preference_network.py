@@ -32,11 +32,11 @@ class ModelConfig:
     planes: int = 3
     """Pairs of numbers of the skew-symmetric part (general preference model, arXiv:2410.02197), >= 0; 0 is
     Bradley-Terry, which knows no cycles."""
-    steps: int = 8
+    steps: int = 3
     """Gradient steps after each duel, >= 1."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Comparisons in each of them, drawn from all duels so far, >= 1."""
-    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig("adamw", 5e-4, 0.9, weight_decay=0.01))
+    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig("adamw", 1e-3, 0.9, weight_decay=0.01))
     """How the network is moved."""
 
     def __post_init__(self) -> None:

@@ -7,13 +7,18 @@ import numpy as np
 import pytest
 import torch
 
+import oracles
+from agents import make_policy
 from agents.check import check_agent
 from agents.duel_counts import DuelCounts
+from agents.hf import TinyConfig
 from agents.ipo import IPOConfig
 from agents.oelhf import OELHF, OELHFConfig
 from agents.optimisers import OptimiserConfig
+from agents.preference_network import ModelConfig, NetworkModel
 from agents.tabular import TabularPolicy
 from benchmarks.exploration import gaps, measure, slope
+from envs import make_task
 from envs.arena import DuelArena
 from envs.finite_tasks import finite_task
 from envs.games import regularised_nash
@@ -175,6 +180,50 @@ def test_its_page_names_every_setting_and_tag():
 def test_settings_out_of_range_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         OELHFConfig(**fields)
+
+
+def test_a_network_learns_a_cycle_that_rewards_can_not(chat):
+    """Three answers in a circle: with a skew product the verdicts surprise less than a coin's, without it they do not."""
+    policy, prompts = chat
+    circle = [[Completion("Warm it."), Completion("Stir it twice."), Completion("Wait.")]] * len(prompts)
+    prob = torch.tensor([[0.5, 0.95, 0.05], [0.05, 0.5, 0.95], [0.95, 0.05, 0.5]], dtype=torch.float64)
+    prob = prob.expand(len(prompts), 3, 3)
+    weight = torch.full((len(prompts), 3), 1 / 3, dtype=torch.float64)
+    asked = ~torch.eye(3, dtype=torch.bool).expand(prob.shape)
+    duel = Duel(prompts, circle, circle, prob, weight, weight, asked, "probability", 1)
+    losses = {}
+    for planes in (0, 2):
+        model = NetworkModel(policy, ModelConfig(planes=planes, steps=60, batch_size=16), seed=0)
+        assert model.log_loss(duel) == pytest.approx(np.log(2), abs=0.02)
+        model.add(duel)
+        losses[planes] = model.log_loss(duel)
+        learned = model.prob(prompts, circle, circle)
+        assert torch.allclose(learned + learned.mT, torch.ones_like(learned))
+    assert losses[2] < 0.4
+    assert losses[0] > 0.65
+
+
+def test_on_text_it_keeps_the_contract_of_an_agent(chat):
+    policy, prompts = chat
+    task = dataclasses.replace(make_task("chat", tokenizer=TinyConfig().load_tokenizer()), prompts=tuple(prompts))
+    model = ModelConfig(steps=1, batch_size=4)
+    agent = OELHF(
+        OELHFConfig(responses=1, candidates=2, ipo=dataclasses.replace(QUIET, responses=2), model=model), policy, 0
+    )
+    assert (agent.planner, agent.enhancer) == ("ipo", "tournament")
+    check_agent(agent, DuelArena(task, oracles.make("bt"), 2, "outcome"))
+
+
+def test_what_needs_a_table_is_refused_for_networks(chat):
+    for fields in ({"planner": "exact"}, {"enhancer": "optimistic"}, {"enhancer": "uniform"}):
+        with pytest.raises(ValueError, match="needs a table of all responses"):
+            OELHF(OELHFConfig(**fields), chat[0], 0)
+
+
+@pytest.fixture(scope="module")
+def chat():
+    task = make_task("chat", tokenizer=TinyConfig().load_tokenizer())
+    return make_policy("tiny", task=task), list(task.prompts[:3])
 
 
 def test_a_policy_that_it_can_not_count_for_is_refused():
