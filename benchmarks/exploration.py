@@ -53,14 +53,15 @@ def gaps(name: str, enhancer: Enhancer, seed: int) -> list[float]:
     tau, responses = TAUS[name], [f"y{i}" for i in range(len(start))]
     task = finite_task(name, ["x"], responses, responses)
     config = OELHFConfig(enhancer=enhancer, responses=BATCH, ipo=IPOConfig(tau=tau, average=False))
-    agent = OELHF(config, TabularPolicy(task, start), seed)
+    policy = TabularPolicy(task, start)
+    agent = OELHF(config, policy, seed)
     arena = DuelArena(task, TableOracle(payoff, ["x"], responses), None, "outcome", seed=seed)
     found = []
     for update in range(1, max(UPDATES[name]) + 1):
         agent.update(arena.play(agent.propose(arena.reset())))
         if update in UPDATES[name]:
             with torch.no_grad():
-                law = agent.policy.log_probs(["x"])[0].exp()
+                law = policy.log_probs(["x"])[0].exp()
             found.append(2 * regularised_exploitability(payoff, law, start, tau).item())
     return found
 

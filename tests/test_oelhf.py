@@ -124,7 +124,7 @@ def test_the_tournament_is_won_by_the_models_favourite():
 @pytest.mark.parametrize("enhancer", ["optimistic", "tournament", "none"])
 def test_it_learns_the_equilibrium_from_outcomes_alone(planner, enhancer):
     ipo = IPOConfig(average=False, optimiser=OptimiserConfig(learning_rate=0.03, decay=200.0))
-    agent, arena = game(OELHFConfig(planner=planner, enhancer=enhancer, responses=8, ipo=ipo))
+    agent, arena = game(OELHFConfig(planner=planner, enhancer=enhancer, responses=8, inner_steps=4, ipo=ipo))
     play(agent, arena, 250)
     nash = regularised_nash(COMAL, START, 0.1).policy
     assert (law(agent.policy) - nash).abs().sum() < 0.12
@@ -183,7 +183,7 @@ def test_settings_out_of_range_are_refused(fields, message):
 
 
 def test_a_network_learns_a_cycle_that_rewards_can_not(chat):
-    """Three answers in a circle: with a skew product the verdicts surprise less than a coin's, without it they do not."""
+    """Three answers in a circle: only with a skew product the verdicts surprise less than a coin's."""
     policy, prompts = chat
     circle = [[Completion("Warm it."), Completion("Stir it twice."), Completion("Wait.")]] * len(prompts)
     prob = torch.tensor([[0.5, 0.95, 0.05], [0.05, 0.5, 0.95], [0.95, 0.05, 0.5]], dtype=torch.float64)
@@ -207,9 +207,8 @@ def test_on_text_it_keeps_the_contract_of_an_agent(chat):
     policy, prompts = chat
     task = dataclasses.replace(make_task("chat", tokenizer=TinyConfig().load_tokenizer()), prompts=tuple(prompts))
     model = ModelConfig(steps=1, batch_size=4)
-    agent = OELHF(
-        OELHFConfig(responses=1, candidates=2, ipo=dataclasses.replace(QUIET, responses=2), model=model), policy, 0
-    )
+    config = OELHFConfig(responses=1, candidates=2, ipo=dataclasses.replace(QUIET, responses=2), model=model)
+    agent = OELHF(config, policy, 0)
     assert (agent.planner, agent.enhancer) == ("ipo", "tournament")
     check_agent(agent, DuelArena(task, oracles.make("bt"), 2, "outcome"))
 
