@@ -26,6 +26,7 @@ AGENTS = {
     "nash_md": "agents.nash_md:NashMDConfig",
     "oelhf": "agents.oelhf:OELHFConfig",
     "spo": "agents.spo:SPOConfig",
+    "rlhf": "agents.rlhf:RLHFConfig",
 }
 POLICIES = {
     "tabular": "agents.tabular:TabularConfig",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from agents.tabular import Cells
+from envs.games import bradley_terry_fit
 from envs.laws import require_memory
 from envs.types import Completion, Duel
 
@@ -60,6 +61,19 @@ class DuelCounts:
         """Returns [B, K, L] float64 the model's P(left beats right)."""
         rows = torch.arange(len(prompts))[:, None, None]
         return self.matrix(prompts)[rows, self.columns(left)[:, :, None], self.columns(right)[:, None, :]]
+
+    def reward(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
+        """Returns [B, K] float64 nats: the Bradley-Terry reward that fits the counts best, mean 0 over responses."""
+        rows = self.cells.rows_of(prompts)
+        fits = {row: self._fit(row) for row in dict.fromkeys(rows)}
+        return torch.stack([fits[row] for row in rows]).gather(1, self.columns(responses))
+
+    def _fit(self, row: int) -> Tensor:
+        wins = self.wins[row] + _PRIOR
+        duels = wins + wins.mT
+        prob = wins / duels
+        prob.diagonal().fill_(0.5)
+        return bradley_terry_fit(prob, pairs=duels)
 
     def counts(self, prompt: str) -> Tensor:
         """Returns [N, N] how many duels each pair has had."""

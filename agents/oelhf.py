@@ -11,9 +11,9 @@ from torch import Tensor
 
 from agents.base import Policy
 from agents.duel_counts import DuelCounts
-from agents.hf import HFPolicy
 from agents.ipo import IPO, IPOConfig
-from agents.preference_network import ModelConfig, NetworkModel
+from agents.models import model_of
+from agents.preference_network import ModelConfig
 from agents.state import restore
 from agents.tabular import TabularPolicy
 from agents.training import policy_scalars
@@ -102,7 +102,7 @@ class OELHF:
             )
         self.main = IPO(config.ipo, policy, seed)
         self.reference, self.average = policy.frozen(), self.main.average
-        self.model = _model(policy, config.model, seed)
+        self.model = model_of(policy, config.model, seed)
         self._updates = 0
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
@@ -216,12 +216,3 @@ class OELHF:
         self.model.load_state_dict(state["model"])
         self._updates = int(state["updates"])
         restore(self.reference, state["main"]["start"])
-
-
-def _model(policy: Policy, config: ModelConfig, seed: int) -> DuelCounts | NetworkModel:
-    """Returns what learns the preferences: counts for a table, a network for a language model."""
-    if isinstance(policy, TabularPolicy):
-        return DuelCounts(policy.cells)
-    if isinstance(policy, HFPolicy):
-        return NetworkModel(policy, config, seed)
-    raise ValueError(f"oelhf learns a model for tables and language models, not for a {type(policy).__name__}")

@@ -129,6 +129,11 @@ class NetworkModel:
         ours = self._read(prompts, left)
         return self.network.logits(ours, ours if right is left else self._read(prompts, right)).sigmoid().double().cpu()
 
+    @torch.no_grad()
+    def reward(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
+        """Returns [B, K] float64 nats: the reward part of the model on the CPU, all of it where there are no planes."""
+        return self._read(prompts, responses)[..., 0].double().cpu()
+
     def _read(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         flat = [self.policy.tokens_of(y) for row in responses for y in row]
         asked = [tuple(self.policy.tokenizer.prompt(x)) for x, row in zip(prompts, responses, strict=True) for _ in row]

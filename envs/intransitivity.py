@@ -60,7 +60,9 @@ def intransitivity(payoff: Tensor, weights: Tensor | None = None) -> Intransitiv
     return Intransitivity(*values.unbind(-1))
 
 
-def bradley_terry_fit(payoff: Tensor, weights: Tensor | None = None, *, tol: float = 1e-12) -> Tensor:
+def bradley_terry_fit(
+    payoff: Tensor, weights: Tensor | None = None, *, pairs: Tensor | None = None, tol: float = 1e-12
+) -> Tensor:
     """Returns the rewards r of the Bradley-Terry model sigmoid(r_i - r_j) nearest to the preferences.
 
     Newton's method on the convex min_r sum w_ij KL(P_ij || sigmoid(r_i - r_j)), to `tol` nats per comparison. Where
@@ -69,14 +71,15 @@ def bradley_terry_fit(payoff: Tensor, weights: Tensor | None = None, *, tol: flo
 
     Args:
         payoff: [N, N] chances that the row beats the column.
-        weights: [N] law over the responses; None: all alike.
+        weights: [N] law over the responses, w_ij = w_i w_j; None: all alike.
+        pairs: [N, N] w_ij themselves, symmetric, at least 0, such as the number of comparisons; instead of `weights`.
         tol: accuracy of the divergence, nats per comparison.
 
     Returns:
         [N] float64 nats, their weighted mean 0.
 
     Raises:
-        ValueError: if `payoff` is no single preference game.
+        ValueError: if `payoff` is no single preference game, or `pairs` no symmetric table of weights.
         NotConvergedError: after 200 steps without reaching `tol`.
     """
     payoff = require_game(payoff)
@@ -84,11 +87,16 @@ def bradley_terry_fit(payoff: Tensor, weights: Tensor | None = None, *, tol: flo
         raise ValueError(f"bradley_terry_fit takes one matrix [N, N], got {tuple(payoff.shape)}")
     count = len(payoff)
     weights = torch.full((count,), 1 / count, dtype=torch.float64) if weights is None else weights
-    return _fit(payoff, require_law("weights", weights, payoff).to(payoff.device), tol)
+    weights = require_law("weights", weights, payoff).to(payoff.device)
+    if pairs is None:
+        return _fit(payoff, weights, _pairs(weights), tol)
+    if pairs.shape != payoff.shape or not (pairs >= 0).all() or not torch.equal(pairs, pairs.mT):
+        raise ValueError(f"pairs must be {tuple(payoff.shape)}, symmetric and at least 0, got {tuple(pairs.shape)}")
+    pairs = pairs.double().fill_diagonal_(0)
+    return _fit(payoff, weights, pairs * (2 / pairs.sum()), tol)
 
 
-def _fit(payoff: Tensor, weights: Tensor, tol: float = 1e-12) -> Tensor:
-    pairs = _pairs(weights)
+def _fit(payoff: Tensor, weights: Tensor, pairs: Tensor, tol: float = 1e-12) -> Tensor:
     reward = torch.zeros_like(weights)
     value = _cross_entropy(payoff, reward, pairs)
     decrement = math.inf
@@ -134,7 +142,7 @@ def _cross_entropy(payoff: Tensor, reward: Tensor, pairs: Tensor) -> float:
 def _bt_excess(payoff: Tensor, weights: Tensor) -> float:
     pairs = _pairs(weights)
     entropy = -(pairs * torch.xlogy(payoff, payoff)).sum()  # each unordered pair once: P and 1 - P both occur
-    return max(0.0, _cross_entropy(payoff, _fit(payoff, weights), pairs) - float(entropy))
+    return max(0.0, _cross_entropy(payoff, _fit(payoff, weights, pairs), pairs) - float(entropy))
 
 
 def _curl_ratio(payoff: Tensor, weights: Tensor) -> float:

@@ -9,6 +9,7 @@ import torch
 from agents import losses
 from agents.check import check_agent
 from agents.optimisers import OptimiserConfig
+from agents.policy_gradient import GradientConfig
 from agents.spo import SPO, SPOConfig
 from agents.tabular import TabularPolicy
 from envs.arena import DuelArena
@@ -67,7 +68,8 @@ def test_with_a_kl_term_the_last_iterate_settles_at_the_regularised_nash_policy(
 @pytest.mark.parametrize("form", ["reinforce", "grpo", "ppo"])
 def test_outcomes_lower_the_gap(form):
     optimiser = OptimiserConfig(learning_rate=0.03, decay=200.0)
-    agent, arena = game(SPOConfig(form=form, tau=0.1, epochs=1 + (form == "ppo"), optimiser=optimiser), exact=False)
+    gradient = GradientConfig(form, epochs=1 + (form == "ppo"))
+    agent, arena = game(SPOConfig(gradient=gradient, tau=0.1, optimiser=optimiser), exact=False)
     play(agent, arena, 1500)
     assert exploitability(COMAL, law(agent.average)) < 0.5 * exploitability(COMAL, START)
 
@@ -97,7 +99,7 @@ def test_a_token_is_charged_for_itself_and_what_follows():
 
 
 @pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize("config", [SPOConfig(), SPOConfig(form="ppo", epochs=3, tau=0.1, average=False)])
+@pytest.mark.parametrize("config", [SPOConfig(), SPOConfig(gradient=GradientConfig("ppo", 3), tau=0.1, average=False)])
 def test_it_keeps_the_contract_of_an_agent(config, exact):
     check_agent(*game(config, exact=exact, prompts=("x", "y")))
 
@@ -111,15 +113,15 @@ def test_its_page_names_every_setting_and_tag():
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("kind", "fields", "message"),
     [
-        ({"form": "sac"}, "form must be one of"),
-        ({"tau": -0.1}, "tau must be at least 0"),
-        ({"responses": 1}, "responses must be at least 2"),
-        ({"epochs": 2}, "epochs must be 1, or more with form='ppo'"),
-        ({"clip": 0.0}, "clip must be positive"),
+        (GradientConfig, {"form": "sac"}, "form must be one of"),
+        (GradientConfig, {"epochs": 2}, "epochs must be 1, or more with form='ppo'"),
+        (GradientConfig, {"clip": 0.0}, "clip must be positive"),
+        (SPOConfig, {"tau": -0.1}, "tau must be at least 0"),
+        (SPOConfig, {"responses": 1}, "responses must be at least 2"),
     ],
 )
-def test_settings_out_of_range_are_refused(fields, message):
+def test_settings_out_of_range_are_refused(kind, fields, message):
     with pytest.raises(ValueError, match=message):
-        SPOConfig(**fields)
+        kind(**fields)

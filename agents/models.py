@@ -1,0 +1,29 @@
+"""Models of the preferences that agents learn from their duels: counts for a table, a network for a language model."""
+
+from __future__ import annotations
+
+from agents.base import Policy
+from agents.duel_counts import DuelCounts
+from agents.hf import HFPolicy
+from agents.preference_network import ModelConfig, NetworkModel
+from agents.tabular import TabularPolicy
+
+
+def model_of(policy: Policy, config: ModelConfig, seed: int) -> DuelCounts | NetworkModel:
+    """Returns a model for the responses of a policy.
+
+    Both have `add(duel)`, `log_loss(duel)`, `prob(prompts, left, right)`, `reward(prompts, responses)` and their state.
+
+    Args:
+        policy: whose responses are compared.
+        config: of a network.
+        seed: names a network's batches.
+
+    Raises:
+        ValueError: if the policy is neither a table nor a language model.
+    """
+    if isinstance(policy, TabularPolicy):
+        return DuelCounts(policy.cells)
+    if isinstance(policy, HFPolicy):
+        return NetworkModel(policy, config, seed)
+    raise ValueError(f"preferences are learned for tables and language models, not for a {type(policy).__name__}")

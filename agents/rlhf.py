@@ -1,0 +1,115 @@
+"""The classic pipeline: a Bradley-Terry reward fitted to all duels so far, and a policy gradient on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from agents.base import Policy
+from agents.models import model_of
+from agents.optimisers import OptimiserConfig
+from agents.policy_gradient import Draws, GradientConfig, gradient_step
+from agents.preference_network import ModelConfig
+from agents.training import Training
+from envs.keyed import Key, Stream
+from envs.types import Duel, Proposal
+
+
+@dataclass(frozen=True)
+class RLHFConfig:
+    """Reinforcement learning from human feedback (Christiano et al. 2017; Ouyang et al. 2022, arXiv:2203.02155).
+
+    Its reward is Bradley-Terry's: on cyclic preferences it has no reason to reach an equilibrium.
+    """
+
+    tau: float = 0.1
+    """KL coefficient around the starting policy, > 0; InstructGPT takes 0.02 on rewards of its own scale."""
+
+    responses: int = 4
+    """Draws per prompt, K >= 2, each pair of them asked once."""
+
+    inner_steps: int = 1
+    """Rounds of fresh draws, rewarded by the model, after each duel, >= 1."""
+
+    gradient: GradientConfig = field(default_factory=GradientConfig)
+    """How rewards move the policy."""
+
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(planes=0))
+    """The reward model of a network, `planes` 0; a table's is fitted to the counts."""
+
+    average: bool = True
+    """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
+
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """How the policy is moved."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        if not self.tau > 0:
+            raise ValueError(f"tau must be positive, got {self.tau}")
+        if self.responses < 2:
+            raise ValueError(f"responses must be at least 2, got {self.responses}: one draw has no other to beat")
+        if self.inner_steps < 1:
+            raise ValueError(f"inner_steps must be at least 1, got {self.inner_steps}")
+        if self.model.planes:
+            raise ValueError(f"a reward knows no planes: model.planes must be 0, got {self.model.planes}")
+
+    def build(self, *, policy: Policy, seed: int = 0) -> RLHF:
+        """Builds the agent around the policy that it trains."""
+        return RLHF(self, policy, seed)
+
+
+class RLHF:
+    """Asks about pairs of its own draws, fits a reward to the verdicts, and learns from that reward.
+
+    Attributes:
+        policy: what is trained.
+        average: the mean of pi_1..pi_T, start included, where kept.
+        model: the reward.
+    """
+
+    def __init__(self, config: RLHFConfig, policy: Policy, seed: int) -> None:
+        if policy.exact:
+            raise ValueError("rlhf learns from single duels: build its policy without exact")
+        self.config, self.policy, self.seed = config, policy, seed
+        self.average = policy.frozen() if config.average else None
+        self.model = model_of(policy, config.model, seed)
+        self._start = policy.frozen()
+        self._training = Training(policy, config.optimiser, average=self.average, start=self._start)
+
+    def propose(self, prompts: Sequence[str]) -> Proposal:
+        """Returns K draws for both seats."""
+        with torch.no_grad():
+            return Proposal(self.policy.draw(prompts, self.config.responses, self._key(0))[0])
+
+    def update(self, duel: Duel) -> dict[str, float]:
+        """Adds the duel to what the reward is fitted to, and takes steps on fresh draws."""
+        training = self._training
+        training.include_in_average(self.policy, training.updates + 1)
+        surprise = self.model.log_loss(duel)
+        self.model.add(duel)
+        scalars: dict[str, float] = {}
+        for step in range(self.config.inner_steps):
+            with torch.no_grad():
+                drawn, weight = self.policy.draw(duel.prompts, self.config.responses, self._key(1 + step))
+            reward = self.model.reward(duel.prompts, drawn)
+            draws = Draws(duel.prompts, drawn, weight, exact=False)
+            scalars = gradient_step(training, self._start, draws, reward, self.config.tau, self.config.gradient)
+        training.updates += 1
+        surrogate = scalars.pop("loss")
+        return {**scalars, "loss/rlhf": surrogate, "loss/model": surprise}
+
+    def _key(self, step: int) -> Key:
+        return Key(self.seed, self._training.updates * (1 + self.config.inner_steps) + step, Stream.TOKEN)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the policy and its frozen copies, the optimiser, the reward and the number of updates."""
+        return {"training": self._training.state_dict(), "model": self.model.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        self._training.load_state_dict(state["training"])
+        self.model.load_state_dict(state["model"])

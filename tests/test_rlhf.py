@@ -1,0 +1,122 @@
+"""RLHF: its reward against the maximum of the likelihood, where it ends, its forms, the contract of an agent."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+import oracles
+from agents import make_policy
+from agents.check import check_agent
+from agents.duel_counts import DuelCounts
+from agents.hf import TinyConfig
+from agents.optimisers import OptimiserConfig
+from agents.policy_gradient import GradientConfig
+from agents.preference_network import ModelConfig
+from agents.rlhf import RLHF, RLHFConfig
+from agents.tabular import TabularPolicy
+from envs import make_task
+from envs.arena import DuelArena
+from envs.finite_tasks import finite_task
+from envs.games import bradley_terry_fit, exploitability, regularised_nash
+from envs.types import Completion
+from oracles.table import TableOracle
+
+RESPONSES = ["a", "b", "c"]
+COMAL = torch.tensor([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]], dtype=torch.float64)
+REWARD = torch.tensor([0.9, 0.0, -0.3], dtype=torch.float64)
+RANKED = torch.sigmoid(REWARD[:, None] - REWARD)
+START = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+
+
+def game(config, payoff=RANKED, prompts=("x",), seed=0):
+    task = finite_task("game", prompts, RESPONSES, RESPONSES)
+    arena = DuelArena(task, TableOracle(payoff, prompts, RESPONSES), None, "outcome", seed=seed)
+    return RLHF(config, TabularPolicy(task, START), seed), arena
+
+
+def play(agent, arena, steps):
+    scalars = {}
+    for _ in range(steps):
+        scalars = agent.update(arena.play(agent.propose(arena.reset())))
+    return scalars
+
+
+def law(policy):
+    with torch.no_grad():
+        return policy.log_probs(["x"])[0].exp()
+
+
+def test_the_reward_maximises_the_likelihood_of_the_counts():
+    model = DuelCounts(TabularPolicy(finite_task("game", ("x",), RESPONSES, RESPONSES)).cells)
+    model.wins[0] = torch.tensor([[0, 9, 2], [1, 0, 5], [2, 3, 0]], dtype=torch.float64)
+    reward = model.reward(["x"], [[Completion(text) for text in RESPONSES]])[0].requires_grad_()
+    seen = model.wins[0] + 0.5
+    likelihood = (seen * torch.nn.functional.logsigmoid(reward[:, None] - reward)).fill_diagonal_(0).sum()
+    likelihood.backward()
+    assert reward.grad.abs().max() < 1e-4
+    assert reward.detach().mean().item() == pytest.approx(0, abs=1e-12)
+
+
+def test_fits_take_the_weights_of_pairs_as_they_are():
+    pairs = torch.tensor([[0.0, 4, 1], [4, 0, 1], [1, 1, 0]], dtype=torch.float64)
+    fit = bradley_terry_fit(COMAL, pairs=pairs)
+    gradient = (pairs * (torch.sigmoid(fit[:, None] - fit) - COMAL)).sum(1)
+    assert gradient.abs().max() < 1e-5
+    with pytest.raises(ValueError, match="pairs must be"):
+        bradley_terry_fit(COMAL, pairs=pairs.triu())
+
+
+@pytest.mark.parametrize("form", ["reinforce", "grpo", "ppo"])
+def test_on_a_ranking_it_ends_near_the_optimum_of_the_reward(form):
+    gradient = GradientConfig(form, epochs=1 + (form == "ppo"))
+    optimiser = OptimiserConfig(learning_rate=0.03, decay=200.0)
+    agent, arena = game(RLHFConfig(tau=0.5, gradient=gradient, average=False, optimiser=optimiser))
+    play(agent, arena, 1500)
+    goal = torch.softmax(START.log() + REWARD / 0.5, 0)
+    allowed = 0.7 if form == "grpo" else 0.25  # dividing by the spread changes the scale of the reward
+    assert (law(agent.policy) - goal).abs().sum() < allowed * (START - goal).abs().sum()
+
+
+def test_on_a_cycle_it_ends_beside_the_equilibrium():
+    optimiser = OptimiserConfig(learning_rate=0.03, decay=200.0)
+    agent, arena = game(RLHFConfig(tau=0.1, average=False, optimiser=optimiser), COMAL)
+    play(agent, arena, 1000)
+    nash = regularised_nash(COMAL, START, 0.1).policy
+    assert exploitability(COMAL, law(agent.policy)) > exploitability(COMAL, nash) + 0.02
+
+
+@pytest.mark.parametrize("config", [RLHFConfig(), RLHFConfig(inner_steps=2, gradient=GradientConfig("ppo", 2))])
+def test_it_keeps_the_contract_of_an_agent(config):
+    check_agent(*game(config, prompts=("x", "y")))
+
+
+def test_on_text_it_keeps_the_contract_of_an_agent():
+    task = make_task("chat", tokenizer=TinyConfig().load_tokenizer())
+    task = dataclasses.replace(task, prompts=task.prompts[:3])
+    config = RLHFConfig(responses=2, model=ModelConfig(planes=0, steps=1, batch_size=4), average=False)
+    agent = RLHF(config, make_policy("tiny", task=task), 0)
+    check_agent(agent, DuelArena(task, oracles.make("bt"), 2, "outcome"))
+
+
+def test_its_page_names_every_setting_and_tag():
+    agent, arena = game(RLHFConfig())
+    scalars = play(agent, arena, 1)
+    page = (Path(__file__).parents[1] / "docs" / "agents" / "rlhf.md").read_text(encoding="utf-8")
+    assert all(f"`{tag}`" in page for tag in scalars)
+    assert all(f"`{field.name}`" in page for field in dataclasses.fields(RLHFConfig))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tau": 0.0}, "tau must be positive"),
+        ({"responses": 1}, "responses must be at least 2"),
+        ({"inner_steps": 0}, "inner_steps must be at least 1"),
+        ({"model": ModelConfig(planes=2)}, "planes must be 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        RLHFConfig(**fields)
