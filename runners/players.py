@@ -76,10 +76,10 @@ def gather(settings: Settings, device: str) -> Players:
 
 
 def tau_of(settings: Settings) -> float:
-    """Returns the KL coefficient of the regularised game that a run on a finite task is measured by."""
+    """Returns the KL coefficient of the regularised game that a run on a finite task is measured by; never 0."""
     if settings.run.eval_tau is not None:
         return settings.run.eval_tau
-    return float(getattr(settings.configs["agent"], "tau", DEFAULT_TAU))
+    return float(getattr(settings.configs["agent"], "tau", 0)) or DEFAULT_TAU
 
 
 def judge(settings: Settings, oracle: Oracle) -> str:

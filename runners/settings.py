@@ -57,7 +57,7 @@ class RunConfig:
     """Pairs for each of them: one response of the policy, one of the starting policy; finite tasks need no draws."""
     eval_tau: float | None = None
     """KL coefficient, > 0, of the regularised game by which finite tasks are measured, the starting policy its
-    reference; None: the agent's own `tau`, 0.1 where it has none."""
+    reference; None: the agent's own `tau`, 0.1 where it has none or 0."""
     save_every: int = 20
     """Steps between checkpoints (also after the last step); 0: only then."""
     keep: int = 2

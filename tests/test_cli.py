@@ -102,7 +102,7 @@ def test_fields_are_read_for_every_part():
         (["--task", "symbol"], "'symbols'"),
         (["--task", "symbols", "--policy", "tabulr"], "'tabular'"),
         (["--task", "symbols", "--oracle", "cyclc"], "'cyclic'"),
-        (["--task", "symbols", "--agent", "spo"], "'sppo'"),
+        (["--task", "symbols", "--agent", "spppo"], "'sppo'"),
     ],
 )
 def test_unknown_name_suggests_the_nearest(arguments, nearest, capsys):

@@ -9,6 +9,7 @@ from agents import Policy, TabularPolicy
 from envs import Completion, games
 from envs.tasks import make_task
 from runners.cli import parse
+from runners.duel import main
 from runners.evaluation import Evaluation, choose, law, over_prompts, win_rate
 from runners.players import tau_of
 
@@ -161,3 +162,11 @@ def test_too_many_payoffs_are_refused_with_the_way_out():
     measure = Evaluation(task, Longer(), TabularPolicy(task), 128, 4, 0, 0.1)
     with pytest.raises(ValueError, match=r"--run.eval_prompts 39 "):
         measure.scalars(TabularPolicy(task))
+
+
+@pytest.mark.parametrize("agent", ["spo", "egpo"])
+def test_a_game_without_a_kl_term_is_measured_by_the_default_one(agent, tmp_path):
+    fields = ["--agent.tau", "0"] if agent == "egpo" else []
+    arguments = ["--task", "rps", "--agent", agent, *fields, "--run.steps", "1", "--run.dir", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    assert '"game/nash_kl"' in (tmp_path / "run" / "metrics.jsonl").read_text()
