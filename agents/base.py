@@ -27,6 +27,7 @@ AGENTS = {
     "oelhf": "agents.oelhf:OELHFConfig",
     "spo": "agents.spo:SPOConfig",
     "rlhf": "agents.rlhf:RLHFConfig",
+    "xpo": "agents.xpo:XPOConfig",
 }
 POLICIES = {
     "tabular": "agents.tabular:TabularConfig",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
 
 from agents import losses
 from agents.base import Policy
@@ -128,8 +128,8 @@ class DPO:
             log_policy = self.policy.logprob(duel.prompts, duel.left)
         scalars = policy_scalars(duel.left_weight, log_policy, log_start[:, : len(duel.left[0])])
         scalars["loss/learning_rate"] = training.learning_rate
-        weight = _best_against_worst(duel) if self.config.pairs == "best_worst" else None
-        loss, grad_norm = pair_step(training, duel, log_start, self.config.margin_loss(), weight=weight)
+        learned = _best_against_worst(duel) if self.config.pairs == "best_worst" else duel
+        loss, grad_norm = pair_step(training, learned, log_start, self.config.margin_loss())
         training.updates += 1
         if training.updates % self.config.refresh_every == 0:
             self.opponent.load_state_dict(self.policy.state_dict())
@@ -144,11 +144,11 @@ class DPO:
         self._training.load_state_dict(state)
 
 
-def _best_against_worst(duel: Duel) -> Tensor:
-    """Returns [B, K, K] all weight on the pair of the draw that won most and the one that won least."""
+def _best_against_worst(duel: Duel) -> Duel:
+    """Returns the duel as if nobody but the draw that won most and the one that won least had met."""
     if not duel.self_play or duel.exact:
         raise ValueError("pairs='best_worst' chooses among one's own draws: build the policy without exact")
     ends = losses.best_and_worst(losses.win_rate(duel.prob, leave_one_out=True))
-    weight = torch.zeros_like(duel.prob)
-    weight[torch.arange(len(ends)), ends[:, 0], ends[:, 1]] = 1
-    return weight
+    asked = torch.zeros_like(duel.asked)
+    asked[torch.arange(len(ends)), ends[:, 0], ends[:, 1]] = True
+    return dataclasses.replace(duel, asked=asked)

@@ -28,9 +28,9 @@ def pair_step(
     anchor: Tensor,
     loss: MarginLoss,
     *,
-    weight: Tensor | None = None,
     squares: bool = False,
     length_normalised: bool = False,
+    extra: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[float, float]:
     """Takes one optimiser step on the mean loss over a duel's pairs.
 
@@ -39,10 +39,10 @@ def pair_step(
         duel: of any two seats.
         anchor: [B, K] (self-play) or [B, K + L] nats: what log-ratios are taken against, of `responses_of(duel)`.
         loss: of margins and chances.
-        weight: [B, K, L] of the pairs, sums to 1 for each prompt; None: those of `losses.pair_weight`.
         squares: whether the loss is a sum of squares of the margins' distances, which lbfgs can make use of; self-play
             alone.
         length_normalised: whether log-ratios are divided by the responses' tokens.
+        extra: returns [b] what is added to each prompt's loss, of log-ratios [b, K (+ L)] and weights [b, K, L].
 
     Returns:
         The loss before the step, and its gradient's norm.
@@ -51,8 +51,7 @@ def pair_step(
         ValueError: if the duel has no asked pair, or the policy could not have drawn a response.
     """
     responses, count = responses_of(duel), len(duel.left[0])
-    if weight is None:
-        weight = losses.pair_weight(duel.left_weight, duel.right_weight, duel.asked, duel.exact)
+    weight = losses.pair_weight(duel.left_weight, duel.right_weight, duel.asked, duel.exact)
     values = {"anchor": anchor, "prob": duel.prob, "weight": weight, "length": _lengths(responses)}
 
     def ratio(part: Batch) -> Tensor:
@@ -62,7 +61,8 @@ def pair_step(
     def mean_loss(part: Batch) -> Tensor:
         found = ratio(part)
         margin = losses.margins(found) if duel.self_play else losses.margins(found[:, :count], found[:, count:])
-        return (part["weight"] * loss(margin, part["prob"])).sum((1, 2))
+        mean = (part["weight"] * loss(margin, part["prob"])).sum((1, 2))
+        return mean if extra is None else mean + extra(found, part["weight"])
 
     def terms(part: Batch) -> Tensor:
         return losses.squared_terms(ratio(part), part["weight"])
