@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import exact_law, solvers
+from benchmarks import exact_law, queries, solvers
 from benchmarks.matched_kl import measure
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -43,6 +43,15 @@ def test_a_solve_is_timed_in_a_process_of_its_own(tmp_path):
     assert late.seconds is None
     table = solvers.show([found, late], [40], 0.01)
     assert table.row_count == 1
+
+
+def test_queries_are_counted_until_the_mean_gap_stays_within_a_tenth():
+    first, second = [(0, 1.0), (6, 0.1), (12, 0.3), (18, 0.02)], [(0, 1.0), (6, 0.0), (12, 0.1), (18, 0.04)]
+    assert queries.told([first, second]) == "3.0 % (18)"
+    assert queries.told([first[:3], second[:3]]) == "20.0 % (not reached)"
+    found = queries.play("oelhf", "comal3", 0, 100)
+    assert [count for count, _ in found] == [0, 200, 400]
+    assert found[-1][1] < 0.1 * found[0][1]
 
 
 def test_the_example_of_the_games_page_prints_what_it_says(capsys):
