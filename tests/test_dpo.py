@@ -1,61 +1,31 @@
 """DPO: where it ends on Bradley-Terry preferences, what it misses on cycles, its variants, the contract of an agent."""
 
-import dataclasses
-from pathlib import Path
-
 import pytest
 import torch
 
 from agents.check import check_agent
-from agents.dpo import DPO, DPOConfig
+from agents.dpo import DPOConfig
 from agents.optimisers import OptimiserConfig
-from agents.tabular import TabularPolicy
-from envs.arena import DuelArena
-from envs.finite_tasks import finite_task
 from envs.games import bradley_terry_fit, regularised_exploitability
 from envs.types import Completion, Duel
 from oracles.table import TableOracle
+from tests.matrix_games import COMAL, RANKED, RESPONSES, REWARD, START, game, law, play, require_page
 
-RESPONSES = ["a", "b", "c"]
-COMAL = torch.tensor([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]], dtype=torch.float64)
-REWARD = torch.tensor([0.9, 0.0, -0.3], dtype=torch.float64)
-RANKED = torch.sigmoid(REWARD[:, None] - REWARD)
-START = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 SOLVED = OptimiserConfig("lbfgs")
-
-
-def game(config, payoff=RANKED, exact=True, prompts=("x",), seed=0):
-    task = finite_task("game", prompts, RESPONSES, RESPONSES)
-    arena = DuelArena(
-        task, TableOracle(payoff, prompts, RESPONSES), None, "probability" if exact else "outcome", seed=seed
-    )
-    return DPO(config, TabularPolicy(task, START, exact=exact), seed), arena
-
-
-def play(agent, arena, steps):
-    scalars = {}
-    for _ in range(steps):
-        scalars = agent.update(arena.play(agent.propose(arena.reset())))
-    return scalars
-
-
-def law(policy):
-    with torch.no_grad():
-        return policy.log_probs(["x"])[0].exp()
 
 
 @pytest.mark.parametrize("tau", [0.5, 1.0])
 @pytest.mark.parametrize(("loss", "smoothing"), [("sigmoid", 0.0), ("robust", 0.0)])
 def test_on_a_ranking_it_ends_at_the_optimum_of_the_reward(tau, loss, smoothing):
     config = DPOConfig(tau=tau, loss=loss, label_smoothing=smoothing, average=False, optimiser=SOLVED)
-    agent, arena = game(config)
+    agent, arena = game(config, RANKED, exact=True)
     play(agent, arena, 2)
     assert torch.allclose(law(agent.policy), torch.softmax(START.log() + REWARD / tau, 0), atol=1e-6)
 
 
 def test_on_a_cycle_it_ends_at_the_bradley_terry_fit_and_not_at_the_equilibrium():
     config = DPOConfig(tau=0.5, average=False, refresh_every=10**6, optimiser=SOLVED)
-    agent, arena = game(config, COMAL)
+    agent, arena = game(config, exact=True)
     play(agent, arena, 2)
     fitted = torch.softmax(START.log() + bradley_terry_fit(COMAL, START) / 0.5, 0)
     assert torch.allclose(law(agent.policy), fitted, atol=1e-6)
@@ -65,7 +35,7 @@ def test_on_a_cycle_it_ends_at_the_bradley_terry_fit_and_not_at_the_equilibrium(
 @pytest.mark.parametrize("fields", [{}, {"loss": "robust", "label_smoothing": 0.2}, {"refresh_every": 50}])
 def test_outcomes_lead_where_probabilities_do(fields):
     optimiser = OptimiserConfig(learning_rate=0.03, decay=200.0)
-    agent, arena = game(DPOConfig(tau=0.5, average=False, optimiser=optimiser, **fields), exact=False)
+    agent, arena = game(DPOConfig(tau=0.5, average=False, optimiser=optimiser, **fields), RANKED)
     flipped = fields.get("label_smoothing", 0.0)
     arena.oracle = TableOracle((1 - 2 * flipped) * RANKED + flipped, ["x"], RESPONSES)
     play(agent, arena, 3000)
@@ -74,7 +44,7 @@ def test_outcomes_lead_where_probabilities_do(fields):
 
 
 def test_a_duel_of_a_file_has_a_winner_and_a_loser():
-    agent, _ = game(DPOConfig(average=False, optimiser=OptimiserConfig("sgd", learning_rate=5.0)), exact=False)
+    agent, _ = game(DPOConfig(average=False, optimiser=OptimiserConfig("sgd", learning_rate=5.0)))
     one = torch.ones(1, 1, dtype=torch.float64)
     left, right = [[Completion("b")]], [[Completion("a")]]
     duel = Duel(["x"], left, right, one[..., None], one, one, one[..., None] > 0, "outcome", 1)
@@ -87,9 +57,9 @@ def test_a_duel_of_a_file_has_a_winner_and_a_loser():
 
 
 def test_the_best_meets_the_worst():
-    agent, arena = game(DPOConfig(pairs="best_worst", average=False), COMAL, exact=False)
+    agent, arena = game(DPOConfig(pairs="best_worst", average=False))
     assert play(agent, arena, 3)["loss/dpo"] > 0
-    exact, arena = game(DPOConfig(pairs="best_worst"))
+    exact, arena = game(DPOConfig(pairs="best_worst"), exact=True)
     with pytest.raises(ValueError, match="without exact"):
         play(exact, arena, 1)
 
@@ -108,11 +78,7 @@ def test_it_keeps_the_contract_of_an_agent(fields, exact):
 
 
 def test_its_page_names_every_setting_and_tag():
-    agent, arena = game(DPOConfig())
-    scalars = play(agent, arena, 1)
-    page = (Path(__file__).parents[1] / "docs" / "agents" / "dpo.md").read_text(encoding="utf-8")
-    assert all(f"`{tag}`" in page for tag in scalars)
-    assert all(f"`{field.name}`" in page for field in dataclasses.fields(DPOConfig))
+    require_page("dpo", DPOConfig())
 
 
 @pytest.mark.parametrize(

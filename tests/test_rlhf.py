@@ -1,7 +1,6 @@
 """RLHF: its reward against the maximum of the likelihood, where it ends, its forms, the contract of an agent."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,31 +20,7 @@ from envs.arena import DuelArena
 from envs.finite_tasks import finite_task
 from envs.games import bradley_terry_fit, exploitability, regularised_nash
 from envs.types import Completion
-from oracles.table import TableOracle
-
-RESPONSES = ["a", "b", "c"]
-COMAL = torch.tensor([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]], dtype=torch.float64)
-REWARD = torch.tensor([0.9, 0.0, -0.3], dtype=torch.float64)
-RANKED = torch.sigmoid(REWARD[:, None] - REWARD)
-START = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
-
-
-def game(config, payoff=RANKED, prompts=("x",), seed=0):
-    task = finite_task("game", prompts, RESPONSES, RESPONSES)
-    arena = DuelArena(task, TableOracle(payoff, prompts, RESPONSES), None, "outcome", seed=seed)
-    return RLHF(config, TabularPolicy(task, START), seed), arena
-
-
-def play(agent, arena, steps):
-    scalars = {}
-    for _ in range(steps):
-        scalars = agent.update(arena.play(agent.propose(arena.reset())))
-    return scalars
-
-
-def law(policy):
-    with torch.no_grad():
-        return policy.log_probs(["x"])[0].exp()
+from tests.matrix_games import COMAL, RANKED, RESPONSES, REWARD, START, game, law, play, require_page
 
 
 def test_the_reward_maximises_the_likelihood_of_the_counts():
@@ -72,7 +47,7 @@ def test_fits_take_the_weights_of_pairs_as_they_are():
 def test_on_a_ranking_it_ends_near_the_optimum_of_the_reward(form):
     gradient = GradientConfig(form, epochs=1 + (form == "ppo"))
     optimiser = OptimiserConfig(learning_rate=0.03, decay=200.0)
-    agent, arena = game(RLHFConfig(tau=0.5, gradient=gradient, average=False, optimiser=optimiser))
+    agent, arena = game(RLHFConfig(tau=0.5, gradient=gradient, average=False, optimiser=optimiser), RANKED)
     play(agent, arena, 1500)
     goal = torch.softmax(START.log() + REWARD / 0.5, 0)
     allowed = 0.7 if form == "grpo" else 0.25  # dividing by the spread changes the scale of the reward
@@ -81,7 +56,7 @@ def test_on_a_ranking_it_ends_near_the_optimum_of_the_reward(form):
 
 def test_on_a_cycle_it_ends_beside_the_equilibrium():
     optimiser = OptimiserConfig(learning_rate=0.03, decay=200.0)
-    agent, arena = game(RLHFConfig(tau=0.1, average=False, optimiser=optimiser), COMAL)
+    agent, arena = game(RLHFConfig(tau=0.1, average=False, optimiser=optimiser))
     play(agent, arena, 1000)
     nash = regularised_nash(COMAL, START, 0.1).policy
     assert exploitability(COMAL, law(agent.policy)) > exploitability(COMAL, nash) + 0.02
@@ -101,11 +76,7 @@ def test_on_text_it_keeps_the_contract_of_an_agent():
 
 
 def test_its_page_names_every_setting_and_tag():
-    agent, arena = game(RLHFConfig())
-    scalars = play(agent, arena, 1)
-    page = (Path(__file__).parents[1] / "docs" / "agents" / "rlhf.md").read_text(encoding="utf-8")
-    assert all(f"`{tag}`" in page for tag in scalars)
-    assert all(f"`{field.name}`" in page for field in dataclasses.fields(RLHFConfig))
+    require_page("rlhf", RLHFConfig())
 
 
 @pytest.mark.parametrize(

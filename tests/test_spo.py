@@ -1,8 +1,5 @@
 """SPO: its gradient by hand, what its average and its last iterate do, its forms, the contract of an agent."""
 
-import dataclasses
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -10,40 +7,15 @@ from agents import losses
 from agents.check import check_agent
 from agents.optimisers import OptimiserConfig
 from agents.policy_gradient import GradientConfig
-from agents.spo import SPO, SPOConfig
-from agents.tabular import TabularPolicy
-from envs.arena import DuelArena
-from envs.finite_tasks import finite_task
+from agents.spo import SPOConfig
 from envs.games import exploitability, regularised_nash
-from oracles.table import TableOracle
+from tests.matrix_games import COMAL, START, game, law, play, require_page
 
-RESPONSES = ["a", "b", "c"]
-COMAL = torch.tensor([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]], dtype=torch.float64)
-START = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 PLAIN = OptimiserConfig("sgd", learning_rate=0.5, max_grad_norm=None, warmup=0)
 
 
-def game(config, exact=True, prompts=("x",), seed=0):
-    task = finite_task("game", prompts, RESPONSES, RESPONSES)
-    oracle = TableOracle(COMAL, prompts, RESPONSES)
-    arena = DuelArena(task, oracle, None, "probability" if exact else "outcome", seed=seed)
-    return SPO(config, TabularPolicy(task, START, exact=exact), seed), arena
-
-
-def play(agent, arena, steps):
-    scalars = {}
-    for _ in range(steps):
-        scalars = agent.update(arena.play(agent.propose(arena.reset())))
-    return scalars
-
-
-def law(policy):
-    with torch.no_grad():
-        return policy.log_probs(["x"])[0].exp()
-
-
 def test_an_exact_step_is_the_gradient_of_the_win_rate_against_oneself():
-    agent, arena = game(SPOConfig(optimiser=PLAIN, average=False))
+    agent, arena = game(SPOConfig(optimiser=PLAIN, average=False), exact=True)
     before = agent.policy.logits.detach().clone()
     play(agent, arena, 1)
     gain = START * (COMAL @ START - 0.5)
@@ -51,7 +23,7 @@ def test_an_exact_step_is_the_gradient_of_the_win_rate_against_oneself():
 
 
 def test_the_average_approaches_a_nash_policy_and_the_last_iterate_circles():
-    agent, arena = game(SPOConfig(optimiser=OptimiserConfig("sgd", learning_rate=1.0, max_grad_norm=None)))
+    agent, arena = game(SPOConfig(optimiser=OptimiserConfig("sgd", learning_rate=1.0, max_grad_norm=None)), exact=True)
     start = exploitability(COMAL, START)
     play(agent, arena, 600)
     assert exploitability(COMAL, law(agent.average)) < 0.25 * start
@@ -60,7 +32,7 @@ def test_the_average_approaches_a_nash_policy_and_the_last_iterate_circles():
 
 def test_with_a_kl_term_the_last_iterate_settles_at_the_regularised_nash_policy():
     optimiser = OptimiserConfig("sgd", learning_rate=1.0, decay=200.0, max_grad_norm=None)
-    agent, arena = game(SPOConfig(tau=0.3, average=False, optimiser=optimiser))
+    agent, arena = game(SPOConfig(tau=0.3, average=False, optimiser=optimiser), exact=True)
     play(agent, arena, 1500)
     assert torch.allclose(law(agent.policy), regularised_nash(COMAL, START, 0.3).policy, atol=1e-4)
 
@@ -69,7 +41,7 @@ def test_with_a_kl_term_the_last_iterate_settles_at_the_regularised_nash_policy(
 def test_outcomes_lower_the_gap(form):
     optimiser = OptimiserConfig(learning_rate=0.03, decay=200.0)
     gradient = GradientConfig(form, epochs=1 + (form == "ppo"))
-    agent, arena = game(SPOConfig(gradient=gradient, tau=0.1, optimiser=optimiser), exact=False)
+    agent, arena = game(SPOConfig(gradient=gradient, tau=0.1, optimiser=optimiser))
     play(agent, arena, 1500)
     assert exploitability(COMAL, law(agent.average)) < 0.5 * exploitability(COMAL, START)
 
@@ -105,11 +77,7 @@ def test_it_keeps_the_contract_of_an_agent(config, exact):
 
 
 def test_its_page_names_every_setting_and_tag():
-    agent, arena = game(SPOConfig())
-    scalars = play(agent, arena, 1)
-    page = (Path(__file__).parents[1] / "docs" / "agents" / "spo.md").read_text(encoding="utf-8")
-    assert all(f"`{tag}`" in page for tag in scalars)
-    assert all(f"`{field.name}`" in page for field in dataclasses.fields(SPOConfig))
+    require_page("spo", SPOConfig())
 
 
 @pytest.mark.parametrize(

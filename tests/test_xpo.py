@@ -1,48 +1,21 @@
 """XPO: what its bonus does, where it ends, the contract of an agent."""
 
-import dataclasses
-from pathlib import Path
-
 import pytest
 import torch
 
 from agents.check import check_agent
 from agents.optimisers import OptimiserConfig
-from agents.tabular import TabularPolicy
-from agents.xpo import XPO, XPOConfig
-from envs.arena import DuelArena
-from envs.finite_tasks import finite_task
+from agents.xpo import XPOConfig
 from envs.types import Proposal
-from oracles.table import TableOracle
+from tests.matrix_games import RANKED, REWARD, START, game, law, play, require_page
 
-RESPONSES = ["a", "b", "c"]
-REWARD = torch.tensor([0.9, 0.0, -0.3], dtype=torch.float64)
-RANKED = torch.sigmoid(REWARD[:, None] - REWARD)
-START = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 GOAL = torch.softmax(START.log() + REWARD / 0.5, 0)
 
 
-def game(config, exact=True, prompts=("x",), seed=0):
-    task = finite_task("game", prompts, RESPONSES, RESPONSES)
-    oracle = TableOracle(RANKED, prompts, RESPONSES)
-    arena = DuelArena(task, oracle, None, "probability" if exact else "outcome", seed=seed)
-    return XPO(config, TabularPolicy(task, START, exact=exact), seed), arena
-
-
-def play(agent, arena, steps):
-    scalars = {}
-    for _ in range(steps):
-        scalars = agent.update(arena.play(agent.propose(arena.reset())))
-    return scalars
-
-
-def law(policy):
-    with torch.no_grad():
-        return policy.log_probs(["x"])[0].exp()
-
-
 def test_without_a_bonus_it_ends_at_the_optimum_of_the_reward():
-    agent, arena = game(XPOConfig(tau=0.5, alpha=0.0, average=False, optimiser=OptimiserConfig("lbfgs")))
+    agent, arena = game(
+        XPOConfig(tau=0.5, alpha=0.0, average=False, optimiser=OptimiserConfig("lbfgs")), RANKED, exact=True
+    )
     play(agent, arena, 3)
     assert torch.allclose(law(agent.policy), GOAL, atol=1e-5)
 
@@ -51,7 +24,7 @@ def test_the_bonus_leads_away_from_the_start():
     optimiser = OptimiserConfig("sgd", learning_rate=1.0, max_grad_norm=None)
     laws = []
     for alpha in (0.0, 0.02):
-        agent, arena = game(XPOConfig(tau=0.5, alpha=alpha, average=False, optimiser=optimiser))
+        agent, arena = game(XPOConfig(tau=0.5, alpha=alpha, average=False, optimiser=optimiser), RANKED, exact=True)
         play(agent, arena, 1500)
         laws.append(law(agent.policy))
     likely = [(START * one.log()).sum() for one in laws]
@@ -60,7 +33,7 @@ def test_the_bonus_leads_away_from_the_start():
 
 def test_outcomes_lead_near_the_optimum():
     optimiser = OptimiserConfig(learning_rate=0.03, decay=200.0)
-    agent, arena = game(XPOConfig(tau=0.5, average=False, optimiser=optimiser), exact=False)
+    agent, arena = game(XPOConfig(tau=0.5, average=False, optimiser=optimiser), RANKED)
     play(agent, arena, 1500)
     assert (law(agent.policy) - GOAL).abs().sum() < 0.25 * (START - GOAL).abs().sum()
 
@@ -71,18 +44,14 @@ def test_it_keeps_the_contract_of_an_agent(exact):
 
 
 def test_self_play_is_refused():
-    agent, arena = game(XPOConfig(), exact=False)
+    agent, arena = game(XPOConfig())
     proposal = agent.propose(arena.reset())
     with pytest.raises(ValueError, match="this duel is self-play"):
         agent.update(arena.play(Proposal(proposal.left)))
 
 
 def test_its_page_names_every_setting_and_tag():
-    agent, arena = game(XPOConfig())
-    scalars = play(agent, arena, 1)
-    page = (Path(__file__).parents[1] / "docs" / "agents" / "xpo.md").read_text(encoding="utf-8")
-    assert all(f"`{tag}`" in page for tag in scalars)
-    assert all(f"`{field.name}`" in page for field in dataclasses.fields(XPOConfig))
+    require_page("xpo", XPOConfig())
 
 
 @pytest.mark.parametrize(

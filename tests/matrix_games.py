@@ -1,0 +1,48 @@
+"""One small game, an agent that plays it from a table, and what every agent's page must say."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from agents.tabular import TabularPolicy
+from envs.arena import DuelArena
+from envs.finite_tasks import finite_task
+from oracles.table import TableOracle
+
+RESPONSES = ["a", "b", "c"]
+COMAL = torch.tensor([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]], dtype=torch.float64)
+REWARD = torch.tensor([0.9, 0.0, -0.3], dtype=torch.float64)
+RANKED = torch.sigmoid(REWARD[:, None] - REWARD)
+START = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+
+
+def game(config, payoff=COMAL, exact=False, prompts=("x",), seed=0):
+    """An agent at START and its arena: whole laws and probabilities where exact, else draws and outcomes."""
+    task = finite_task("game", prompts, RESPONSES, RESPONSES)
+    oracle = TableOracle(payoff, prompts, RESPONSES)
+    arena = DuelArena(task, oracle, None, "probability" if exact else "outcome", seed=seed)
+    return config.build(policy=TabularPolicy(task, START, exact=exact), seed=seed), arena
+
+
+def play(agent, arena, steps):
+    """The scalars of the last of some updates."""
+    scalars = {}
+    for _ in range(steps):
+        scalars = agent.update(arena.play(agent.propose(arena.reset())))
+    return scalars
+
+
+def law(policy):
+    """The probabilities of the responses to the prompt x."""
+    with torch.no_grad():
+        return policy.log_probs(["x"])[0].exp()
+
+
+def require_page(name, config):
+    """Asserts that docs/agents/NAME.md names every setting and every tag of an update."""
+    agent, arena = game(config)
+    scalars = play(agent, arena, 1)
+    page = (Path(__file__).parents[1] / "docs" / "agents" / f"{name}.md").read_text(encoding="utf-8")
+    missing = [tag for tag in scalars if f"`{tag}`" not in page]
+    assert missing + [field.name for field in dataclasses.fields(config) if f"`{field.name}`" not in page] == []
