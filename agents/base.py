@@ -25,6 +25,7 @@ AGENTS = {
     "comal": "agents.comal:COMALConfig",
     "nash_md": "agents.nash_md:NashMDConfig",
     "oelhf": "agents.oelhf:OELHFConfig",
+    "pelhf": "agents.pelhf:PELHFConfig",
     "spo": "agents.spo:SPOConfig",
     "rlhf": "agents.rlhf:RLHFConfig",
     "xpo": "agents.xpo:XPOConfig",

@@ -2,8 +2,8 @@
 
 Games of one prompt, verdicts are single outcomes, policies are tables that start at a reference drawn from seed 17, the
 game is regularised by tau = .1 around it. Every agent has its default settings but for tau and a learning rate that
-falls as 1/(1 + t/200). Printed: the mean regularised exploitability over seeds after all queries, in percent of the
-start's, and after how many queries that mean was a tenth of it for good.
+falls as 1/(1 + 10 t/steps). Printed: the mean regularised exploitability over seeds after all queries, in percent of
+the start's, and after how many queries that mean was a tenth of it for good.
 """
 
 from __future__ import annotations
@@ -37,13 +37,18 @@ TAU = 0.1
 GAMES = "comal3", "cyclic 0", "cyclic 0.5", "cyclic 1"
 EVERY = 50
 """Updates between measurements."""
-OPTIMISER = OptimiserConfig(learning_rate=0.03, decay=200.0)
-SETTINGS: dict[str, dict[str, Any]] = {
-    "sppo": {"eta": 1 / TAU},
-    "comal": {"renew_every": 10**9, "inner": INPOConfig(tau=TAU, optimiser=OPTIMISER)},
-    "oelhf": {"responses": 4, "ipo": IPOConfig(tau=TAU, optimiser=OPTIMISER)},
-}
-"""What is set beside tau and the optimiser, or instead of them where an agent nests them."""
+
+
+def settings(agent: str, steps: int) -> dict[str, Any]:
+    """Returns the fields of an agent's configuration: tau and the optimiser, wherever it keeps them."""
+    optimiser = OptimiserConfig(learning_rate=0.03, decay=steps / 10)
+    if agent == "sppo":
+        return {"eta": 1 / TAU, "optimiser": optimiser}
+    if agent == "comal":
+        return {"renew_every": 10**9, "inner": INPOConfig(tau=TAU, optimiser=optimiser)}
+    if agent == "oelhf":
+        return {"responses": 4, "ipo": IPOConfig(tau=TAU, optimiser=optimiser)}
+    return {"tau": TAU, "optimiser": optimiser}
 
 
 def game(name: str) -> tuple[Tensor, Tensor]:
@@ -63,11 +68,8 @@ def play(agent: str, name: str, seed: int, steps: int) -> list[tuple[int, float]
     payoff, start = game(name)
     responses = [f"y{i}" for i in range(len(start))]
     task = finite_task(name, ["x"], responses, responses)
-    fields = SETTINGS.get(agent, {})
-    if agent not in ("comal", "oelhf"):
-        fields = fields | {"optimiser": OPTIMISER} | ({} if agent == "sppo" else {"tau": TAU})
     policy = TabularPolicy(task, start)
-    learner = make_agent(agent, policy=policy, seed=seed, **fields)
+    learner = make_agent(agent, policy=policy, seed=seed, **settings(agent, steps))
     arena = DuelArena(task, TableOracle(payoff, ["x"], responses), None, "outcome", seed=seed)
     found = []
     for update in range(steps + 1):

@@ -17,6 +17,7 @@ from envs.laws import require_game, require_law, require_memory
 from envs.max_entropy import maximum_entropy_winner
 from envs.meta_games import alpha_rank, cross_play, elo, nash_average
 from envs.regret import borda_regret, copeland_regret, queries_to, von_neumann_regret
+from envs.saddle import regularised_saddle
 from envs.solvers import NotConvergedError, Solution, regularised_nash
 from envs.von_neumann import von_neumann_winner
 from oracles import Oracle
@@ -43,6 +44,7 @@ __all__ = [
     "queries_to",
     "regularised_exploitability",
     "regularised_nash",
+    "regularised_saddle",
     "von_neumann_regret",
     "von_neumann_winner",
 ]

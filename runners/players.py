@@ -64,11 +64,17 @@ def gather(settings: Settings, device: str) -> Players:
     if run.data is not None:
         if not getattr(agent, "learns_from_files", False):
             raise ValueError(
-                f"agent '{settings.names['agent']}' learns from its own draws; of --run.data learn dpo and ipo"
+                f"agent '{settings.names['agent']}' learns from its own draws; of --run.data learn dpo, ipo and pelhf"
             )
         preferences = read_preferences(run.data)
         batch = None if run.batch_size is None else min(run.batch_size, len(preferences))
         arena = FileArena(task, preferences, batch, seed("arena"))
+        if getattr(agent, "one_pass", False) and run.steps * arena.batch_size > len(preferences):
+            raise ValueError(
+                f"agent '{settings.names['agent']}' counts each comparison once: {run.steps} steps of "
+                f"{arena.batch_size} are more than the {len(preferences)} of {run.data}; take --run.steps "
+                f"{len(preferences) // arena.batch_size}, or all at once by --run.batch_size None --run.steps 1"
+            )
     evaluation = Evaluation(
         task, oracle, reference, run.eval_prompts, run.eval_pairs, seed("evaluation"), tau_of(settings)
     )
