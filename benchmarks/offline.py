@@ -10,6 +10,7 @@ truth; below, how much less each width has than either plan, with a bootstrap 95
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -59,8 +60,8 @@ def compare(payoff: Tensor, behaviour: Tensor, duels: int, seed: int) -> list[Pr
     ]
 
 
-def measure(name: str, duels: int, seed: int) -> list[float]:
-    """Returns the gap of the behaviour policy, of plain planning, and of PELHF at each of WIDTHS."""
+def measure(name: str, duels: int, seed: int, widths: Sequence[float] = WIDTHS) -> list[float]:
+    """Returns the gap of the behaviour policy, of plain planning, and of PELHF at each of some widths."""
     payoff, behaviour = setting(name, seed)
     task = finite_task(name, ["x"], RESPONSES, RESPONSES)
     arena = FileArena(task, compare(payoff, behaviour, duels, seed), None)
@@ -70,7 +71,7 @@ def measure(name: str, duels: int, seed: int) -> list[float]:
     wins = counts.wins[0]
     share = torch.where(wins + wins.mT > 0, wins / (wins + wins.mT), 0.5)
     laws = [behaviour, regularised_nash(share, behaviour, TAU).policy]
-    for width in WIDTHS:
+    for width in widths:
         agent = PELHFConfig(TAU, width).build(policy=TabularPolicy(task, behaviour))
         agent.update(duel)
         laws.append(agent.policy.law(["x"], task.responses or ())[0].detach())

@@ -20,6 +20,8 @@ from envs.types import Completion, Duel, Proposal
 
 _CHOSEN = ("chosen", "rejected")
 _SEATED = ("first", "second", "outcome")
+_PLAYED = ("left", "right", "prob")
+_FORMS = _CHOSEN, _SEATED, _PLAYED
 
 
 @dataclass(frozen=True)
@@ -44,20 +46,31 @@ def read_preferences(path: str) -> list[Preference]:
 
     Args:
         path: FILE.jsonl with {"prompt", "chosen", "rejected"} or {"prompt", "first", "second", "outcome"} on each line,
-            or a directory whose data set has these columns ("hf:DIR" says the same). Prompts and responses are text or
-            lists of messages; of a response's messages the last one counts.
+            the duels.jsonl of a run ({"prompt", "left", "right", "prob"}; where both are the same text, nothing was
+            compared), or a directory whose data set has such columns ("hf:DIR" says the same). Prompts and responses
+            are text or lists of messages; of a response's messages the last one counts.
 
     Raises:
-        ValueError: with the file and the line that is wrong, or if no line says who won.
+        ValueError: with the file and the line that is wrong, or if the lines do not say who won.
         OSError: if the file cannot be read.
     """
     folder = path.removeprefix("hf:")
     records = _rows(folder) if path.startswith("hf:") or Path(path).is_dir() else _lines(path)
-    found = [_preference(where, record) for where, record in records]
+    given = [(_preference(where, record), record) for where, record in records]
+    found = [one for one, _ in given if one is not None]
     if not found:
         raise ValueError(f'{path}: has no preferences; write {{"prompt": ..., "chosen": ..., "rejected": ...}} a line')
     if all(one.outcome == 0.5 for one in found):
         raise ValueError(f"{path}: every outcome is 1/2, so that nothing says who was preferred")
+    if (
+        len(found) > 1
+        and len({one.outcome for one in found}) == 1
+        and not any("chosen" in record for _, record in given)
+    ):
+        raise ValueError(
+            f"{path}: all {len(found)} outcomes are {found[0].outcome:g}, which says nothing about the responses; if "
+            f"the first one was always preferred, name the fields chosen and rejected"
+        )
     return found
 
 
@@ -79,25 +92,26 @@ def _rows(folder: str) -> Iterator[tuple[str, Any]]:
         yield f"{folder} row {i}", record
 
 
-def _preference(where: str, record: Any) -> Preference:
+def _preference(where: str, record: Any) -> Preference | None:
     if not isinstance(record, Mapping):
         raise ValueError(f"{where}: must be an object with prompt, chosen and rejected, got {str(record)[:60]!r}")
-    chosen = [name for name in _CHOSEN if record.get(name) is not None]
-    seated = [name for name in _SEATED if record.get(name) is not None]
-    if chosen and seated:
+    given = {name for name, value in record.items() if value is not None}
+    forms: list[tuple[str, ...]] = [form for form in _FORMS if given & set(form)] or [_CHOSEN]
+    if len(forms) > 1:
+        found = " and ".join(name for form in forms for name in form if name in given)
         raise ValueError(
-            f"{where}: has {', '.join(chosen)} and {', '.join(seated)}; say who won in one way: chosen and rejected, "
-            f"or first, second and outcome"
+            f"{where}: has {found}; say who won in one way: chosen and rejected, or first, second and outcome"
         )
-    wanted = ("prompt", *(_SEATED if seated else _CHOSEN))
-    for name in wanted:
-        if record.get(name) is None:
+    for name in ("prompt", *forms[0]):
+        if name not in given:
             raise ValueError(f"{where}: has no field '{name}'{nearest(name, record) or '.'} It has {sorted(record)}.")
     prompt = read_prompt(where, record["prompt"])
-    first, second = (_response(where, name, record[name]) for name in wanted[1:3])
+    first, second = (_response(where, name, record[name]) for name in forms[0][:2])
+    if first == second and forms[0] is _PLAYED:
+        return None
     if first == second:
         raise ValueError(f"{where}: both responses are the same, {first[:60]!r}: there is nothing to prefer")
-    return Preference(prompt, first, second, _outcome(where, record["outcome"]) if seated else 1.0)
+    return Preference(prompt, first, second, 1.0 if forms[0] is _CHOSEN else _outcome(where, record, forms[0][2]))
 
 
 def _response(where: str, name: str, value: Any) -> str:
@@ -107,9 +121,10 @@ def _response(where: str, name: str, value: Any) -> str:
     return text
 
 
-def _outcome(where: str, value: Any) -> float:
+def _outcome(where: str, record: Mapping[str, Any], name: str) -> float:
+    value = record[name]
     if not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ValueError(f"{where}: outcome must be 1 (the first won), 0, or a share between them, got {value!r}")
+        raise ValueError(f"{where}: {name} must be 1 (the first won), 0, or a share between them, got {value!r}")
     return float(value)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Question = TypeVar("Question", bound=Hashable)
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Budget:
             yield rows
 
 
-class Memory(Generic[Question]):
+class Memory(Generic[Question, Answer]):
     """Answers each different question once, as long as it has room.
 
     Args:
@@ -41,7 +42,7 @@ class Memory(Generic[Question]):
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._answers: OrderedDict[Question, float] = OrderedDict()
+        self._answers: OrderedDict[Question, Answer] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -51,8 +52,8 @@ class Memory(Generic[Question]):
         self._answers.clear()
 
     def answers(
-        self, questions: Sequence[Question], read: Callable[[Sequence[Question]], Sequence[float]]
-    ) -> list[float]:
+        self, questions: Sequence[Question], read: Callable[[Sequence[Question]], Sequence[Answer]]
+    ) -> list[Answer]:
         """Returns one answer for each question.
 
         Args:

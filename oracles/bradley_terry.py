@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from oracles.keyed import hash_seed
 from oracles.registry import nearest
+from oracles.reward_model import ReaderConfig, RewardModel, require_idle
 
 Rewards = Callable[[Sequence[str], Sequence[str]], Tensor]
 """Returns [N] rewards of N (prompt, response) pairs."""
@@ -29,23 +29,8 @@ class BradleyTerryConfig:
     """Without a model: names the reward that each prompt and response is given."""
     scale: float = 2.0
     """Without a model: root mean square of r(a) - r(b) over pairs of different responses, in nats, > 0."""
-    form: Literal["auto", "chat", "pair", "join"] = "auto"
-    """With a model: how a prompt and a response become its input: by its tokenizer's chat template, as a pair of texts
-    (prompt [SEP] response), or joined into one; "auto": chat where there is a template, pair where [SEP]."""
-    max_length: int | None = None
-    """With a model: most ids that it reads, >= 1; what is over is cut and counted. None: what its files say."""
-    revision: str | None = None
-    """With a model: branch, tag or commit of a hub id."""
-    trust_remote_code: bool = False
-    """With a model: whether Python code that comes with it may run; read it first."""
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """With a model: its precision; "auto": as it was saved on CUDA, float32 on the CPU."""
-    token_budget: int = 8192
-    """With a model: most ids in one forward pass, padding included, >= 1."""
-    square_budget: int = 2**23
-    """With a model: most ids times length in one forward pass, >= 1."""
-    cache_size: int = 2**18
-    """With a model: most rewards to remember, >= 0."""
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
+    """With a model: how it reads."""
 
     def build(
         self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
@@ -62,17 +47,10 @@ class BradleyTerryConfig:
             OSError: if the model cannot be found.
         """
         del prompts
-        names = [field.name for field in fields(self) if field.name not in ("model", "seed", "scale")]
-        unread = ["seed", "scale"] if self.model is not None else names
-        defaults = {field.name: field.default for field in fields(self)}
-        idle = [name for name in unread if getattr(self, name) != defaults[name]]
-        if idle:
-            raise ValueError(f"oracle 'bt' {'with' if self.model else 'without'} a model reads no {', '.join(idle)}")
+        require_idle("bt", self, ("seed", "scale") if self.model is not None else ("reader",))
         if self.model is None:
             return RewardOracle(DrawnRewards(self.seed, self.scale, responses))
-        from oracles.reward_model import RewardModel
-
-        return RewardOracle(RewardModel.load(self.model, self, device))
+        return RewardOracle(RewardModel.load(self.model, self.reader, device))
 
 
 class RewardOracle:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from oracles.features import Compare, FeatureOracle, FinishListed, FinishWords, ListedFeatures, WordFeatures
 from oracles.ranges import require_positive, require_share
+from oracles.reward_model import ReaderConfig, RewardModel, require_idle
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class GPMConfig:
     """A reward and a skew product of embeddings (Zhang et al. 2024, arXiv:2410.02197): a cycle that generalises.
 
     logit P(a beats b) = s [sqrt(1 - lam) (r_a - r_b) + sqrt(lam) <R u_a, u_b>], R a quarter turn in each of k planes.
+    With a model r and u are what it reads, and the logit is r_a - r_b + <R u_a, u_b> / k.
     """
 
     lam: float = 0.5
@@ -33,6 +35,11 @@ class GPMConfig:
     """Root mean square of each part's logits over pairs, in nats, > 0: exact on finite tasks, about so on text."""
     seed: int = 0
     """Names rewards and embeddings."""
+    model: str | None = None
+    """Directory or hub id of a sequence classifier with 1 + 2k labels, as `python -m runners.fit_oracle --kind gpm`
+    makes them; it reads none of the fields above. None: rewards and embeddings are drawn."""
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
+    """With a model: how it reads."""
 
     def build(
         self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
@@ -40,9 +47,15 @@ class GPMConfig:
         """Returns the oracle.
 
         Raises:
-            ValueError: if a field is out of range, or a finite task lists too few responses.
+            ValueError: if a field is out of range, is set although nothing reads it, or a finite task lists too few
+                responses.
+            OSError: if the model cannot be found.
         """
-        del prompts, device  # drawn when asked about; features stay on the CPU
+        del prompts  # drawn when asked about
+        drawn = "lam", "planes", "scale", "seed"
+        require_idle("gpm", self, drawn if self.model is not None else ("reader",))
+        if self.model is not None:
+            return gpm_oracle(RewardModel.load(self.model, self.reader, device, embeds=True))
         require_share(lam=self.lam)
         require_positive(scale=self.scale, planes=self.planes)
         width = 1 + 2 * self.planes
@@ -53,6 +66,27 @@ def _gpm(lam: float, scale: float, left: Tensor, right: Tensor) -> Tensor:
     gradient = left[..., :, None, 0] - right[..., None, :, 0]
     cycle = _turned(left[..., 1:]) @ right[..., 1:].mT
     return torch.sigmoid(gradient.mul_(scale * math.sqrt(1 - lam)).add_(cycle, alpha=scale * math.sqrt(lam)))
+
+
+def gpm_oracle(model: RewardModel) -> FeatureOracle:
+    """Returns the oracle of a model that reads rewards and embeddings."""
+    return FeatureOracle(model.rows, _read_gpm, model.forget)
+
+
+def _read_gpm(left: Tensor, right: Tensor) -> Tensor:
+    return torch.sigmoid(gpm_logits(left.double(), right.double())).float()
+
+
+def gpm_logits(left: Tensor, right: Tensor) -> Tensor:
+    """Returns [..., K, L] nats r_a - r_b + <R u_a, u_b> / k (Zhang et al. 2024, arXiv:2410.02197, Section 4).
+
+    Args:
+        left: [..., K, 1 + 2k] reward and embedding of responses; k = 0 is Bradley-Terry.
+        right: [..., L, 1 + 2k].
+    """
+    gradient = left[..., :, None, 0] - right[..., None, :, 0]
+    planes = left.shape[-1] // 2
+    return gradient + _turned(left[..., 1:]) @ right[..., 1:].mT / planes if planes else gradient
 
 
 def _turned(vectors: Tensor) -> Tensor:

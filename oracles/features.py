@@ -13,7 +13,7 @@ from oracles.keyed import Key, Stream, hash_seed
 from oracles.registry import nearest
 
 Read = Callable[[Sequence[str], Sequence[str]], Tensor]
-"""Returns [M, F] float64: the features of M (prompt, response) pairs."""
+"""Returns [M, F] the features of M (prompt, response) pairs: float64, or float32 where a network reads."""
 Compare = Callable[[Tensor, Tensor], Tensor]
 """Returns [..., K, L] chances that a row of the first [..., K, F] beats a row of the second [..., L, F]."""
 FinishListed = Callable[[Tensor], Tensor]
@@ -28,20 +28,21 @@ class FeatureOracle:
     Args:
         read: gives the features.
         compare: gives P(first beats second) from them; compare(a, b) + compare(b, a)' = 1.
+        forget: drops what the reader remembers; a runner calls it at every step, so that a resumed run equals it.
     """
 
     antisymmetric = True
 
-    def __init__(self, read: Read, compare: Compare) -> None:
-        self.read, self.compare = read, compare
+    def __init__(self, read: Read, compare: Compare, forget: Callable[[], None] = lambda: None) -> None:
+        self.read, self.compare, self.forget = read, compare, forget
 
     def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
-        """Returns [N] float64, P(first beats second | prompt)."""
+        """Returns [N] P(first beats second | prompt): float64, or float32 where a network reads."""
         features = self.read([*prompts, *prompts], [*first, *second])[:, None]
         return self.compare(features[: len(prompts)], features[len(prompts) :]).flatten()
 
     def payoff(self, prompts: Sequence[str], left: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> Tensor:
-        """Returns [B, K, L] float64."""
+        """Returns [B, K, L] likewise."""
         ours = self._rows(prompts, left)
         return self.compare(ours, ours if right is left else self._rows(prompts, right))
 

@@ -95,7 +95,7 @@ class PairRMOracle:
             raise ValueError(f"order must be 'both' or 'one', got '{self.config.order}'")
         self.checkpoint = self.config.checkpoint
         self.cut = Cut()
-        self._memory: Memory[Question] = Memory(self.config.cache_size)
+        self._memory: Memory[Question, float] = Memory(self.config.cache_size)
         squares = self.config.square_budget or (2**23 if network.device.type == "cuda" else 2**20)
         self._budget = Budget(self.config.token_budget, squares)
 

@@ -10,6 +10,7 @@ from oracles.base import PayoffOracle, payoff
 from oracles.bradley_terry import RewardOracle
 from oracles.check import check_oracle
 from oracles.names import make
+from oracles.reward_model import ReaderConfig
 
 PROMPTS = ["p", "q", ""]
 RESPONSES = ["".join(letters) for letters in itertools.product("abc", repeat=3)]
@@ -94,7 +95,7 @@ def test_nothing_is_asked_of_an_empty_batch(finite):
     [
         ({"scale": 0.0}, "scale must be positive and finite, got 0"),
         ({"scale": math.inf}, "scale must be positive and finite, got inf"),
-        ({"form": "chat"}, "without a model reads no form"),
+        ({"reader": ReaderConfig("chat")}, "without a model reads no reader"),
         ({"model": "x/y", "seed": 1}, "with a model reads no seed"),
         ({"responses": ["a"]}, "2 or more distinct responses, got 1"),
         ({"responses": ["a", "b", "a"]}, "got 3, of them 2 distinct"),

@@ -81,8 +81,9 @@ def test_where_every_pair_is_known_it_plays_the_equilibrium():
 
 
 def test_pessimism_beats_plain_planning_and_its_teacher_where_duels_are_few():
-    gaps = np.array([offline.measure("competent", 500, seed) for seed in range(30)])
-    behaviour, plain, pessimistic = gaps[:, 0], gaps[:, 1], gaps[:, 2 + offline.WIDTHS.index(0.1)]
+    width = PELHFConfig().width
+    gaps = np.array([offline.measure("competent", 500, seed, [width]) for seed in range(30)])
+    behaviour, plain, pessimistic = gaps.T
     assert offline.interval(plain - pessimistic)[0] > 0
     assert offline.interval(behaviour - pessimistic)[0] > 0
 

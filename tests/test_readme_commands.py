@@ -21,6 +21,7 @@ from oracles.table import GAMES
 from oracles.wrappers import WRAPPERS
 from runners.duel import main
 from runners.evaluate import main as evaluate
+from runners.fit_oracle import main as fit_oracle
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -68,12 +69,25 @@ def test_the_runs_that_the_readme_judges_are_judged(elsewhere, capsys):
 
 def test_every_run_of_the_oracles_page_runs(elsewhere):
     page = (ROOT / "docs" / "oracles.md").read_text(encoding="utf-8")
-    lines = [line for line in page.splitlines() if line.startswith("python -m runners.duel")]
+    lines = [line for line in page.splitlines() if line.startswith("python -m runners.")]
     for i, line in enumerate(lines):
-        assert main([*shlex.split(line)[3:], *SHORT, "--run.dir", f"run{i}"]) == 0
-    assert len(lines) == 3
+        arguments = shlex.split(line)[3:]
+        if "runners.fit_oracle" in line:
+            assert fit_oracle(arguments) == 0
+        else:
+            where = [] if "--run.dir" in line else ["--run.dir", f"run{i}"]
+            assert main([*arguments, *SHORT, *where]) == 0
+    assert len(lines) == 6
     for name in [*BUILT_IN, *GAMES, *WRAPPERS]:
         assert f"`{name}`" in page
+
+
+def test_an_oracle_is_fitted_as_the_readme_says(elsewhere, capsys):
+    (command,) = commands("python -m runners.fit_oracle")
+    assert fit_oracle(shlex.split(command)[3:]) == 0
+    assert (
+        "Judge with it: python -m runners.duel --oracle gpm --oracle.model runs/oracle-gpm-" in capsys.readouterr().out
+    )
 
 
 def test_the_environment_example_prints_a_verdict(elsewhere, capsys):

@@ -21,6 +21,7 @@ from transformers import (
 from oracles.base import payoff
 from oracles.check import check_oracle
 from oracles.names import make
+from oracles.reward_model import ReaderConfig
 
 WORDS = ["<pad>", "<s>", "</s>", "[CLS]", "[SEP]", "user", "assistant", *"abcdefghijklm"]
 SMALL = {"vocab_size": len(WORDS), "num_labels": 1, "max_position_embeddings": 64}
@@ -136,7 +137,7 @@ def test_without_either_the_texts_are_joined(tmp_path):
 
 @pytest.mark.parametrize("pad", [0, 2, None])
 def test_the_last_token_of_each_text_is_pooled(tmp_path, pad):
-    oracle = make("bt", model=llama(tmp_path, pad=pad), cache_size=0)
+    oracle = make("bt", model=llama(tmp_path, pad=pad), reader=ReaderConfig(cache_size=0))
     texts = ["d", "e f g h", "i j k l m a b c", "d e", "</s> </s>", "a <pad>"]
     together = oracle.rewards(["a"] * len(texts), texts)
     oracle.rewards.network.config.pad_token_id = pad
@@ -153,7 +154,7 @@ def test_left_padding_of_the_tokenizer_does_not_matter(tmp_path):
 
 
 def test_each_response_is_read_once(tmp_path, monkeypatch):
-    oracle = make("bt", model=llama(tmp_path), token_budget=30)
+    oracle = make("bt", model=llama(tmp_path), reader=ReaderConfig(token_budget=30))
     read, forward = [], oracle.rewards._read
     monkeypatch.setattr(oracle.rewards, "_read", lambda inputs: read.append(inputs) or forward(inputs))
     payoff(oracle, PROMPTS, RESPONSES)
@@ -164,7 +165,7 @@ def test_each_response_is_read_once(tmp_path, monkeypatch):
 
 
 def test_long_texts_are_cut_counted_and_reported_once(tmp_path, caplog):
-    oracle = make("bt", model=llama(tmp_path), max_length=8)
+    oracle = make("bt", model=llama(tmp_path), reader=ReaderConfig(max_length=8))
     with caplog.at_level(logging.WARNING):
         assert oracle.rewards.encode("a b c d e f", "g h")[0] == ids("e f </s> <s> assistant g h </s>")
         oracle.rewards(["a"] * 2, ["b", "c " * 100])
@@ -174,7 +175,7 @@ def test_long_texts_are_cut_counted_and_reported_once(tmp_path, caplog):
 
 
 def test_a_long_pair_keeps_both_beginnings(tmp_path):
-    oracle = make("bt", model=bert(tmp_path), max_length=9)
+    oracle = make("bt", model=bert(tmp_path), reader=ReaderConfig(max_length=9))
     assert oracle.rewards.encode("a b c d e f", "g h")[0] == ids("[CLS] a b c d [SEP] g h [SEP]")
     assert oracle.rewards.encode("a b", "d e f g h i j k")[0] == ids("[CLS] a b [SEP] d e f g [SEP]")
     assert oracle.rewards.cut == 2
@@ -208,9 +209,9 @@ def test_a_model_without_its_head_is_refused(tmp_path):
 def test_a_form_that_the_tokenizer_cannot_make_is_refused(tmp_path):
     path = bert(tmp_path)
     with pytest.raises(ValueError, match="form 'chat' needs a tokenizer with a chat template"):
-        make("bt", model=path, form="chat")
+        make("bt", model=path, reader=ReaderConfig(form="chat"))
     with pytest.raises(ValueError, match="form must be auto, chat, pair, join, got 'both'"):
-        make("bt", model=path, form="both")
+        make("bt", model=path, reader=ReaderConfig(form="both"))
 
 
 def test_texts_without_ids_are_refused(tmp_path):
