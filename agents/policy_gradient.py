@@ -1,20 +1,24 @@
-"""One step, or some, of a policy gradient on rewards of whole responses: what SPO and RLHF have in common."""
+"""Policy gradients on rewards of whole responses: what SPO and RLHF have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from agents import losses
 from agents.base import Policy
+from agents.critic import critic_of
+from agents.optimisers import Optimiser, OptimiserConfig
+from agents.state import restore, tensors
 from agents.training import Batch, Training, policy_scalars, token_logprob
 from envs.types import Completion
 
 Form = Literal["reinforce", "grpo", "ppo"]
+Baseline = Literal["draws", "value"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,24 @@ class GradientConfig:
     clip: float = 0.2
     """ppo: how far the ratio may move from 1 before it stops paying, > 0."""
 
+    baseline: Literal["draws", "value"] = "draws"
+    """draws: the other draws of the prompt. value: with form ppo, a value function learned beside the policy: a table's
+    prompts have a number each, a language model's copy has a scalar head."""
+
+    gae: float = 0.95
+    """lambda of generalised advantages, in [0, 1], with baseline value; PPO's 0.95."""
+
+    value: OptimiserConfig = field(default_factory=lambda: OptimiserConfig("adamw", momentum=0.9))
+    """How the value function is moved; its learning rate is 1e-3 where none is given."""
+
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""
+        if self.baseline not in get_args(Baseline):
+            raise ValueError(f"baseline must be one of {get_args(Baseline)}, got {self.baseline!r}")
+        if self.baseline == "value" and self.form != "ppo":
+            raise ValueError(f"a value function belongs to form='ppo', got {self.form!r}; take baseline='draws'")
+        if not 0 <= self.gae <= 1:
+            raise ValueError(f"gae must lie in [0, 1], got {self.gae}")
         if self.form not in get_args(Form):
             raise ValueError(f"form must be one of {get_args(Form)}, got {self.form!r}")
         if self.epochs < 1 or (self.epochs > 1 and self.form != "ppo"):
@@ -51,42 +71,100 @@ class Draws:
     exact: bool
 
 
-def gradient_step(
-    training: Training, start: Policy, draws: Draws, reward: Tensor, tau: float, config: GradientConfig
-) -> dict[str, float]:
+class PolicyGradient:
     """Moves a policy up the gradient of E[reward] - tau KL(policy || start).
 
     Args:
-        training: of the policy that drew.
+        training: of the policy.
         start: what the KL term pulls towards.
-        draws: its draws.
-        reward: [B, K] of whole responses.
         tau: KL coefficient, at least 0.
         config: how.
 
-    Returns:
-        Scalars by tag, and the surrogate before the step under "loss".
+    Raises:
+        ValueError: if a value function is asked for, and the policy is exact or of an unknown kind.
     """
-    policy = training.policy
-    with torch.no_grad():
-        drew, mask = token_logprob(policy, draws.prompts, draws.responses)
-        log_start, _ = token_logprob(start, draws.prompts, draws.responses)
-    advantage = losses.advantage(reward.to(drew), config.form, draws.exact)
-    earned = losses.reward_to_go(advantage, drew - log_start, mask, tau)
 
-    def loss(part: Batch) -> Tensor:
-        log_policy, mask = token_logprob(policy, part.prompts, part.responses)
-        width = log_policy.shape[2]
-        earned, drew = part["earned"][:, :, :width], part["drew"][:, :, :width]
-        if config.form == "ppo":
-            surrogate = losses.clipped(log_policy, drew, earned, mask, config.clip)
-        else:
-            surrogate = losses.policy_gradient(log_policy, earned, mask)
-        return (part["weight"] * surrogate).sum(1)
+    def __init__(self, training: Training, start: Policy, tau: float, config: GradientConfig) -> None:
+        self.training, self.start, self.tau, self.config = training, start, tau, config
+        self.critic, self._optimiser = None, None
+        if config.baseline == "value":
+            if training.policy.exact:
+                raise ValueError("a whole law needs no value function: build the policy without exact")
+            self.critic = critic_of(training.policy)
+            self._optimiser = Optimiser(self.critic.parameters(), config.value, 1e-3)
 
-    values = {"earned": earned, "weight": draws.weight.to(drew), "drew": drew}
-    batch = Batch(draws.prompts, draws.responses, values)
-    scalars = policy_scalars(draws.weight, drew.sum(-1), log_start.sum(-1))
-    scalars["loss/learning_rate"] = training.learning_rate
-    steps = [training.fit(batch, loss) for _ in range(config.epochs)]
-    return {**scalars, "loss": steps[0][0], "loss/grad_norm": steps[-1][1]}
+    def step(self, draws: Draws, reward: Tensor) -> dict[str, float]:
+        """Takes `epochs` steps on draws of the policy as it is.
+
+        Args:
+            draws: its draws.
+            reward: [B, K] of whole responses.
+
+        Returns:
+            Scalars by tag, and the surrogate before the first step under "loss".
+        """
+        training, config, policy = self.training, self.config, self.training.policy
+        with torch.no_grad():
+            drew, mask = token_logprob(policy, draws.prompts, draws.responses)
+            log_start, _ = token_logprob(self.start, draws.prompts, draws.responses)
+        values = {"weight": draws.weight.to(drew), "drew": drew}
+        values |= self._advantages(draws, reward.to(drew), drew - log_start, mask)
+
+        def loss(part: Batch) -> Tensor:
+            log_policy, mask = token_logprob(policy, part.prompts, part.responses)
+            width = log_policy.shape[2]
+            earned, drew = part["earned"][:, :, :width], part["drew"][:, :, :width]
+            if config.form == "ppo":
+                surrogate = losses.clipped(log_policy, drew, earned, mask, config.clip)
+            else:
+                surrogate = losses.policy_gradient(log_policy, earned, mask)
+            return (part["weight"] * surrogate).sum(1)
+
+        batch = Batch(draws.prompts, draws.responses, values)
+        scalars = policy_scalars(draws.weight, drew.sum(-1), log_start.sum(-1))
+        scalars["loss/learning_rate"] = training.learning_rate
+        if self.critic is not None:
+            scalars["loss/value"] = self._fit_critic(batch, mask)
+        steps = [training.fit(batch, loss) for _ in range(config.epochs)]
+        return {**scalars, "loss": steps[0][0], "loss/grad_norm": steps[-1][1]}
+
+    def _advantages(self, draws: Draws, reward: Tensor, log_ratio: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Returns what each token earns [B, K, T], and the returns where a value function learns from them."""
+        if self.critic is None:
+            advantage = losses.advantage(reward, self.config.form, draws.exact)
+            return {"earned": losses.reward_to_go(advantage, log_ratio, mask, self.tau)}
+        with torch.no_grad():
+            value = self.critic(draws.prompts, draws.responses).to(reward)
+        earned, returns = losses.generalised_advantage(reward, log_ratio, value, mask, self.tau, self.config.gae)
+        return {"earned": earned, "returns": returns}
+
+    def _fit_critic(self, batch: Batch, mask: Tensor) -> float:
+        """Takes as many steps on the mean square over tokens as the policy; returns it before the first."""
+        critic, optimiser, count = self.critic, self._optimiser, int(mask.sum())
+        assert critic is not None
+        assert optimiser is not None
+
+        def accumulate() -> Tensor:
+            total = torch.zeros(())
+            for part in batch.split(optimiser.config.micro_batch):
+                value = critic(part.prompts, part.responses)
+                target = part["returns"][:, :, : value.shape[2]].to(value)
+                loss = (value - target).square().sum() / count  # both are 0 after a response's end
+                loss.backward()
+                total = total + loss.detach().cpu()
+            return total
+
+        steps = [optimiser.step(accumulate) for _ in range(self.config.epochs)]
+        return steps[0][0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the value function's tensors and optimiser, where there is one."""
+        if self.critic is None or self._optimiser is None:
+            return {}
+        return {"critic": tensors(self.critic), "optimiser": self._optimiser.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        if self.critic is not None and self._optimiser is not None:
+            restore(self.critic, state["critic"])
+            self._optimiser.load_state_dict(state["optimiser"])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.hf import HFPolicy
+from agents.hidden import hidden_at
 from agents.optimisers import Optimiser, OptimiserConfig
 from agents.state import restore, tensors
 from envs.keyed import Key, Stream, hash_seed
@@ -72,13 +73,7 @@ class PreferenceNetwork(nn.Module):
     def features(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> Tensor:
         """Returns [M, 1 + 2k] the reward and the embedding of M responses."""
         rows = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
-        width = max(map(len, rows))
-        device = self.head.weight.device
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
-        last = torch.tensor([len(row) - 1 for row in rows], device=device)
-        mask = torch.arange(width, device=device) <= last[:, None]
-        hidden = self.layers(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
-        return self.head(hidden[torch.arange(len(rows), device=device), last].float())
+        return self.head(hidden_at(self.layers, rows, [[len(row) - 1] for row in rows]))
 
     def logits(self, first: Tensor, second: Tensor) -> Tensor:
         """Returns [..., K, L] logit P of features [..., K, F] and [..., L, F]."""

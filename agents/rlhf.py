@@ -11,7 +11,7 @@ import torch
 from agents.base import Policy
 from agents.models import model_of
 from agents.optimisers import OptimiserConfig
-from agents.policy_gradient import Draws, GradientConfig, gradient_step
+from agents.policy_gradient import Draws, GradientConfig, PolicyGradient
 from agents.preference_network import ModelConfig
 from agents.training import Training
 from envs.keyed import Key, Stream
@@ -79,6 +79,7 @@ class RLHF:
         self.model = model_of(policy, config.model, seed)
         self._start = policy.frozen()
         self._training = Training(policy, config.optimiser, average=self.average, start=self._start)
+        self._gradient = PolicyGradient(self._training, self._start, config.tau, config.gradient)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws for both seats."""
@@ -97,7 +98,7 @@ class RLHF:
                 drawn, weight = self.policy.draw(duel.prompts, self.config.responses, self._key(1 + step))
             reward = self.model.reward(duel.prompts, drawn)
             draws = Draws(duel.prompts, drawn, weight, exact=False)
-            scalars = gradient_step(training, self._start, draws, reward, self.config.tau, self.config.gradient)
+            scalars = self._gradient.step(draws, reward)
         training.updates += 1
         surrogate = scalars.pop("loss")
         return {**scalars, "loss/rlhf": surrogate, "loss/model": surprise}
@@ -106,10 +107,12 @@ class RLHF:
         return Key(self.seed, self._training.updates * (1 + self.config.inner_steps) + step, Stream.TOKEN)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the policy and its frozen copies, the optimiser, the reward and the number of updates."""
-        return {"training": self._training.state_dict(), "model": self.model.state_dict()}
+        """Returns the state of policy, copies and optimiser, of the value function, and of the reward."""
+        parts = {"training": self._training, "gradient": self._gradient, "model": self.model}
+        return {name: part.state_dict() for name, part in parts.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from `state_dict()`."""
         self._training.load_state_dict(state["training"])
+        self._gradient.load_state_dict(state["gradient"])
         self.model.load_state_dict(state["model"])

@@ -11,7 +11,7 @@ import torch
 from agents import losses
 from agents.base import Policy
 from agents.optimisers import OptimiserConfig
-from agents.policy_gradient import Draws, GradientConfig, gradient_step
+from agents.policy_gradient import Draws, GradientConfig, PolicyGradient
 from agents.training import Training
 from envs.keyed import Key, Stream
 from envs.types import Duel, Proposal
@@ -64,6 +64,7 @@ class SPO:
         self.average = policy.frozen() if config.average else None
         self._start = policy.frozen()
         self._training = Training(policy, config.optimiser, average=self.average, start=self._start)
+        self._gradient = PolicyGradient(self._training, self._start, config.tau, config.gradient)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws for both seats, or the whole law where the policy is exact."""
@@ -84,15 +85,16 @@ class SPO:
         training.include_in_average(self.policy, training.updates + 1)
         reward = losses.win_rate(duel.prob, duel.right_weight, leave_one_out=not duel.exact) - 0.5
         draws = Draws(duel.prompts, duel.left, duel.left_weight, duel.exact)
-        scalars = gradient_step(training, self._start, draws, reward, self.config.tau, self.config.gradient)
+        scalars = self._gradient.step(draws, reward)
         training.updates += 1
         surrogate = scalars.pop("loss")
         return {**scalars, "loss/spo": surrogate}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the policy and its frozen copies, the optimiser and the number of updates."""
-        return self._training.state_dict()
+        """Returns the policy and its frozen copies, the optimiser, the value function and the number of updates."""
+        return {"training": self._training.state_dict(), "gradient": self._gradient.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from `state_dict()`."""
-        self._training.load_state_dict(state)
+        self._training.load_state_dict(state["training"])
+        self._gradient.load_state_dict(state["gradient"])

@@ -1,6 +1,7 @@
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from agents.base import AGENTS
 from runners.checkpoint import steps
 from runners.duel import main
 from runners.record import read_lines
@@ -187,6 +189,41 @@ def test_run_goes_on_where_it_was_moved(lab):
     assert main(["--resume", "moved", "--run.steps", "9"]) == 0
     assert steps(lab / "moved")[-1] == 9
     assert not (lab / "run").exists()
+
+
+VALUE = "--agent.gradient.form ppo --agent.gradient.baseline value"
+LEARNERS = [*AGENTS, f"spo {VALUE}", f"rlhf {VALUE}", "oelhf --agent.planner ipo --agent.enhancer tournament"]
+
+
+def resumed(arguments):
+    """A run, and what becomes of it where a kill takes everything after its checkpoint of step 3, and it goes on."""
+    arguments += " --run.steps 7 --run.save_every 3 --run.keep 9 --run.eval_every 2 --run.threads 1"
+    assert main(f"{arguments} --run.dir whole".split()) == 0
+    shutil.copytree("whole", "killed")
+    for step in (6, 7):
+        shutil.rmtree(f"killed/step-{step}")
+    assert steps(Path("killed")) == [3]
+    assert main(["--resume", "killed"]) == 0
+    return Path("killed"), Path("whole")
+
+
+@pytest.mark.parametrize("agent", LEARNERS)
+def test_every_agent_goes_on_as_if_it_had_not_been_killed(lab, agent):
+    require_equal_runs(*resumed(f"--task symbols --agent {agent}"))
+
+
+def test_what_learns_from_a_file_goes_on_as_if_it_had_not_been_killed(lab):
+    data = Path(__file__).parent / "golden" / "comparisons.jsonl"
+    one, other = resumed(f"--agent dpo --run.data {data} --run.batch_size 8 --run.eval_prompts 4")
+    assert values(one) == values(other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", [agent for agent in LEARNERS[:-1] if agent != "pelhf"])
+def test_every_agent_of_a_language_model_goes_on_as_if_it_had_not_been_killed(lab, agent):
+    one, other = resumed(f"--agent {agent} --run.batch_size 4 --run.eval_prompts 4")
+    assert values(one) == values(other)
+    assert curves(one) == curves(other)
 
 
 @pytest.mark.slow

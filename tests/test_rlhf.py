@@ -43,9 +43,10 @@ def test_fits_take_the_weights_of_pairs_as_they_are():
         bradley_terry_fit(COMAL, pairs=pairs.triu())
 
 
-@pytest.mark.parametrize("form", ["reinforce", "grpo", "ppo"])
+@pytest.mark.parametrize("form", ["reinforce", "grpo", "ppo", "value"])
 def test_on_a_ranking_it_ends_near_the_optimum_of_the_reward(form):
-    gradient = GradientConfig(form, epochs=1 + (form == "ppo"))
+    ppo, baseline = form in ("ppo", "value"), "value" if form == "value" else "draws"
+    gradient = GradientConfig("ppo" if ppo else form, epochs=1 + ppo, baseline=baseline)
     optimiser = OptimiserConfig(learning_rate=0.03, decay=200.0)
     agent, arena = game(RLHFConfig(tau=0.5, gradient=gradient, average=False, optimiser=optimiser), RANKED)
     play(agent, arena, 1500)

@@ -1,7 +1,7 @@
 """Losses: pure functions from tensors to unreduced tensors, without configuration or logging."""
 
 from agents.losses.pairs import dpo, exo, hinge, ipo, margins, nca, pair_weight, robust_dpo, squared_terms
-from agents.losses.policy_gradient import advantage, clipped, policy_gradient, reward_to_go
+from agents.losses.policy_gradient import advantage, clipped, generalised_advantage, policy_gradient, reward_to_go
 from agents.losses.self_play import best_and_worst, bradley_terry, log_partition, sppo, win_rate
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "clipped",
     "dpo",
     "exo",
+    "generalised_advantage",
     "hinge",
     "ipo",
     "log_partition",

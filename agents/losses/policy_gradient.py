@@ -34,6 +34,46 @@ def reward_to_go(reward: Tensor, log_ratio: Tensor, mask: Tensor, tau: float) ->
     return (reward.detach()[..., None] - tau * left) * mask
 
 
+def generalised_advantage(
+    reward: Tensor, log_ratio: Tensor, value: Tensor, mask: Tensor, tau: float, decay: float
+) -> tuple[Tensor, Tensor]:
+    """Returns advantages and the returns that a value function is fitted to (Schulman et al. 2016, arXiv:1506.02438).
+
+    A token earns -tau times its log-ratio, the last one the response's reward too; nothing is discounted. With
+    delta_t = r_t + V_{t+1} - V_t the advantage is sum_s decay^s delta_{t+s}, equation 16 at gamma = 1.
+
+    Args:
+        reward: [B, K] of whole responses.
+        log_ratio: [B, K, T] log pi - log ref of each token, nats.
+        value: [B, K, T] V before each token.
+        mask: [B, K, T] bool, True where a token counts; the tokens of a response come first.
+        tau: KL coefficient, at least 0.
+        decay: lambda, in [0, 1]; at 1 the advantage is `reward_to_go` less V.
+
+    Returns:
+        [B, K, T] advantages, and [B, K, T] returns: advantage + V. Detached; 0 where no token counts.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    if reward.shape != mask.shape[:2] or not log_ratio.shape == value.shape == mask.shape:
+        raise ValueError(
+            f"reward, log_ratio, value and mask must be [B, K] and thrice [B, K, T], got {tuple(reward.shape)}, "
+            f"{tuple(log_ratio.shape)}, {tuple(value.shape)} and {tuple(mask.shape)}"
+        )
+    value = value.detach() * mask
+    last = mask & ~torch.cat([mask[..., 1:], torch.zeros_like(mask[..., :1])], dim=-1)
+    earned = (reward.detach()[..., None] * last - tau * log_ratio.detach()) * mask
+    after = torch.cat([value[..., 1:], torch.zeros_like(value[..., :1])], dim=-1)
+    delta = (earned + after - value) * mask
+    advantage = torch.zeros_like(delta)
+    ahead = torch.zeros_like(delta[..., 0])
+    for t in reversed(range(delta.shape[-1])):
+        ahead = delta[..., t] + decay * ahead
+        advantage[..., t] = ahead
+    return advantage * mask, (advantage + value) * mask
+
+
 def policy_gradient(token_logprob: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
     """Returns the surrogate -sum_t log pi(y_t) A_t of each response (Williams 1992).
 
