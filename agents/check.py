@@ -16,7 +16,7 @@ from agents.base import Agent, Policy
 from envs.arena import DuelArena
 from envs.types import Duel, Proposal
 
-TAGS = ("loss", "policy", "duel", "eval", "game", "time")
+TAGS = ("loss", "model", "policy", "duel", "eval", "game", "time")
 """What stands before the slash of a scalar's tag."""
 
 _STEPS = 4

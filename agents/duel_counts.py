@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.foresight import foresight
 from agents.tabular import Cells
 from envs.games import bradley_terry_fit
 from envs.laws import require_memory
@@ -41,12 +42,12 @@ class DuelCounts:
         self.wins.index_put_((x, i, j), prob * ones, accumulate=True)
         self.wins.index_put_((x, j, i), (1 - prob) * ones, accumulate=True)
 
-    def log_loss(self, duel: Duel) -> float:
-        """Returns the mean nats by which the verdicts of a duel surprise, before it is added."""
+    def foresight(self, duel: Duel) -> dict[str, float]:
+        """Returns how well the verdicts of a duel were foretold, before it is added; see `agents.foresight`."""
         x, i, j, prob = self._asked(duel)
         first, second = self.wins[x, i, j] + _PRIOR, self.wins[x, j, i] + _PRIOR
         expected = torch.where(i == j, torch.full_like(first, 0.5), first / (first + second))
-        return -(prob * expected.log() + (1 - prob) * (1 - expected).log()).mean().item()
+        return foresight(expected, prob)
 
     def matrix(self, prompts: Sequence[str]) -> Tensor:
         """Returns [B, N, N] float64 the model's P(row beats column)."""

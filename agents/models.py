@@ -7,12 +7,13 @@ from agents.duel_counts import DuelCounts
 from agents.hf import HFPolicy
 from agents.preference_network import ModelConfig, NetworkModel
 from agents.tabular import TabularPolicy
+from envs.types import Duel
 
 
 def model_of(policy: Policy, config: ModelConfig, seed: int) -> DuelCounts | NetworkModel:
     """Returns a model for the responses of a policy.
 
-    Both have `add(duel)`, `log_loss(duel)`, `prob(prompts, left, right)`, `reward(prompts, responses)` and their state.
+    Both have `add(duel)`, `foresight(duel)`, `prob(prompts, left, right)`, `reward(prompts, responses)` and state.
 
     Args:
         policy: whose responses are compared.
@@ -27,3 +28,9 @@ def model_of(policy: Policy, config: ModelConfig, seed: int) -> DuelCounts | Net
     if isinstance(policy, HFPolicy):
         return NetworkModel(policy, config, seed)
     raise ValueError(f"preferences are learned for tables and language models, not for a {type(policy).__name__}")
+
+
+def foretold(model: DuelCounts | NetworkModel, duel: Duel) -> tuple[float, dict[str, float]]:
+    """Returns the mean nats by which a duel surprises a model, and the other measures of its foresight by tag."""
+    found = model.foresight(duel)
+    return found.pop("log_loss"), {f"model/{name}": value for name, value in found.items()}

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from agents.base import Policy
 from agents.duel_counts import DuelCounts
+from agents.hf import HFPolicy
 from agents.ipo import IPO, IPOConfig
-from agents.models import model_of
+from agents.linear_doubt import LinearDoubt
+from agents.models import foretold, model_of
 from agents.preference_network import ModelConfig
 from agents.state import restore
 from agents.tabular import TabularPolicy
@@ -35,18 +37,19 @@ class OELHFConfig:
 
     enhancer: Literal["optimistic", "tournament", "none", "uniform"] | None = None
     """Who plays the second seat. optimistic: the response about whose duels with the main agent the model could be most
-    wrong (exact, tables alone). tournament: the model's favourite among `candidates` draws of the main agent, the
-    paper's practice. none: another draw of the main agent. uniform: both seats draw evenly (tables alone). None:
-    optimistic for tables, tournament for networks."""
+    wrong, of all responses of a table, or of `responses` x `candidates` draws of a network. tournament: the model's
+    favourite among `candidates` draws of the main agent, the paper's practice. none: another draw of the main agent.
+    uniform: both seats draw evenly (tables alone). None: optimistic for tables, tournament for networks."""
 
     responses: int = 2
     """Duels per prompt and update, >= 1."""
 
     candidates: int = 4
-    """Draws of a tournament, >= 2; the paper takes 4."""
+    """Draws of the main agent for each of the second seat, >= 2; the paper takes 4."""
 
     ridge: float = 1.0
-    """lambda of the optimistic enhancer, > 0: it doubts a pair by 1 / (lambda + duels of the pair / `responses`)."""
+    """lambda of the optimistic enhancer, > 0: a table's pair is in doubt by 1 / (lambda + its duels / `responses`), a
+    network's by the norm of its features in (lambda I + their covariance)^-1."""
 
     inner_steps: int = 1
     """With planner ipo: its updates after each duel, >= 1."""
@@ -95,14 +98,17 @@ class OELHF:
         self.table = policy if isinstance(policy, TabularPolicy) else None
         self.planner = config.planner or ("ipo" if self.table is None else "exact")
         self.enhancer = config.enhancer or ("tournament" if self.table is None else "optimistic")
-        if self.table is None and (self.planner == "exact" or self.enhancer in ("optimistic", "uniform")):
+        if self.table is None and (self.planner == "exact" or self.enhancer == "uniform"):
             raise ValueError(
                 f"planner '{self.planner}' with enhancer '{self.enhancer}' needs a table of all responses, and the "
-                f"policy is a {type(policy).__name__}; take planner 'ipo' with enhancer 'tournament' or 'none'"
+                f"policy is a {type(policy).__name__}; take planner 'ipo', and not enhancer 'uniform'"
             )
         self.main = IPO(config.ipo, policy, seed)
         self.reference, self.average = policy.frozen(), self.main.average
         self.model = model_of(policy, config.model, seed)
+        self.doubt = None
+        if self.enhancer == "optimistic" and isinstance(self.reference, HFPolicy):
+            self.doubt = LinearDoubt(self.reference, config.ridge, config.responses)
         self._updates = 0
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
@@ -118,11 +124,13 @@ class OELHF:
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Adds the duel to what is known, and moves the main agent to the equilibrium of that."""
-        surprise = self.model.log_loss(duel)
+        surprise, foresight = foretold(self.model, duel)
         with torch.no_grad():
             weight, log_reference = duel.left_weight, self.reference.logprob(duel.prompts, duel.left)
             scalars = policy_scalars(weight, self.policy.logprob(duel.prompts, duel.left), log_reference)
         self.model.add(duel)
+        if self.doubt is not None:
+            self.doubt.add(duel)
         if self.planner == "exact":
             if self.average is not None:
                 self.average.blend(self.policy, 1 / (self._updates + 1))
@@ -130,7 +138,7 @@ class OELHF:
         else:
             scalars |= self._learn(duel.prompts)
         self._updates += 1
-        return {**scalars, "loss/oelhf": surprise}
+        return {**scalars, **foresight, "loss/oelhf": surprise}
 
     def _solve(self, prompts: Sequence[str]) -> None:
         """Gives the policy the regularised Nash law of the model for some prompts."""
@@ -165,9 +173,12 @@ class OELHF:
         count, key = self.config.responses, Key(self.seed, self._updates, Stream.OPPONENT)
         if self.enhancer == "none":
             return self.policy.draw(prompts, count, key)[0]
-        if self.enhancer == "tournament":
+        if self.enhancer == "tournament" or self.doubt is not None:
             drawn, _ = self.policy.draw(prompts, count * self.config.candidates, key)
-            return [self._favourites(prompt, row) for prompt, row in zip(prompts, drawn, strict=True)]
+            if self.doubt is None:
+                return [self._favourites(prompt, row) for prompt, row in zip(prompts, drawn, strict=True)]
+            chosen = self.doubt.choose(self.doubt.features(prompts, left), self.doubt.features(prompts, drawn))
+            return [[row[i] for i in columns] for row, columns in zip(drawn, chosen, strict=True)]
         table, counts = self._counted()
         laws = table.law(prompts, table.cells.responses)
         return [
@@ -207,12 +218,16 @@ class OELHF:
         return table.cells.draw(even, self.config.responses, Key(self.seed, self._updates, stream))[0]
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the main agent's state, the model, the start and the number of updates."""
-        return {"main": self.main.state_dict(), "model": self.model.state_dict(), "updates": self._updates}
+        """Returns the main agent's state with the start, the model, the enhancer's doubt and the number of updates."""
+        doubt = {} if self.doubt is None else self.doubt.state_dict()
+        main, model = self.main.state_dict(), self.model.state_dict()
+        return {"main": main, "model": model, "doubt": doubt, "updates": self._updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from `state_dict()`."""
         self.main.load_state_dict(state["main"])
         self.model.load_state_dict(state["model"])
+        if self.doubt is not None:
+            self.doubt.load_state_dict(state["doubt"])
         self._updates = int(state["updates"])
         restore(self.reference, state["main"]["start"])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from agents.base import Policy
 from agents.duel_counts import DuelCounts
+from agents.models import foretold
 from agents.state import restore, tensors
 from agents.tabular import TabularPolicy
 from agents.training import policy_scalars
@@ -82,7 +83,7 @@ class PELHF:
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Adds the duels to what is known, and plans for their prompts."""
-        surprise = self.model.log_loss(duel)
+        surprise, foresight = foretold(self.model, duel)
         self.model.add(duel)
         prompts = list(dict.fromkeys(duel.prompts))
         with torch.no_grad():
@@ -90,7 +91,7 @@ class PELHF:
             plan = regularised_saddle(self.lower(prompts), log_ref.exp(), self.config.tau, tol=1e-5).policy
             self.policy.logits[self.policy.cells.rows_of(prompts)] = plan.clamp_min(_LEAST).log()
         self._updates += 1
-        return {**policy_scalars(log_policy.exp(), log_policy, log_ref), "loss/pelhf": surprise}
+        return {**policy_scalars(log_policy.exp(), log_policy, log_ref), **foresight, "loss/pelhf": surprise}
 
     def lower(self, prompts: Sequence[str]) -> Tensor:
         """Returns [B, N, N] float64 the least that P(row beats column) may be; a response is even with itself."""

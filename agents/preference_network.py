@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agents.foresight import foresight
 from agents.hf import HFPolicy
 from agents.hidden import hidden_at
 from agents.optimisers import Optimiser, OptimiserConfig
@@ -21,6 +22,7 @@ from agents.state import restore, tensors
 from envs.keyed import Key, Stream, hash_seed
 from envs.types import Completion, Duel
 
+_LEAST = 1e-12
 Ids = tuple[int, ...]
 Pair = tuple[Ids, Ids, Ids, float]
 """Prompt, first and second response in tokens, and the share of verdicts for the first."""
@@ -112,9 +114,10 @@ class NetworkModel:
             self._steps += 1
 
     @torch.no_grad()
-    def log_loss(self, duel: Duel) -> float:
-        """Returns the mean nats by which the verdicts of a duel surprise, before it is added."""
-        return self._losses(self._asked(duel)).mean().item()
+    def foresight(self, duel: Duel) -> dict[str, float]:
+        """Returns how well the verdicts of a duel were foretold, before it is added; see `agents.foresight`."""
+        logits, seen = self._logits(self._asked(duel))
+        return foresight(logits.sigmoid().double().clamp(_LEAST, 1 - _LEAST), seen.double())
 
     @torch.no_grad()
     def prob(
@@ -151,16 +154,16 @@ class NetworkModel:
         ]
 
     def _accumulate(self, pairs: Sequence[Pair]) -> Tensor:
-        loss = self._losses(pairs).mean()
+        loss = nn.functional.binary_cross_entropy_with_logits(*self._logits(pairs))
         loss.backward()
         return loss.detach().cpu()
 
-    def _losses(self, pairs: Sequence[Pair]) -> Tensor:
+    def _logits(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+        """Returns [M] logits that the first responses win, and [M] the shares of verdicts for them."""
         prompts = [pair[0] for pair in pairs]
         both = self.network.features([*prompts, *prompts], [pair[1] for pair in pairs] + [pair[2] for pair in pairs])
         logits = self.network.logits(both[: len(pairs), None], both[len(pairs) :, None]).flatten()
-        target = torch.tensor([pair[3] for pair in pairs], dtype=logits.dtype, device=logits.device)
-        return nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return logits, torch.tensor([pair[3] for pair in pairs], dtype=logits.dtype, device=logits.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the network, its optimiser, all comparisons and the number of steps."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from agents.base import Policy
-from agents.models import model_of
+from agents.models import foretold, model_of
 from agents.optimisers import OptimiserConfig
 from agents.policy_gradient import Draws, GradientConfig, PolicyGradient
 from agents.preference_network import ModelConfig
@@ -90,7 +90,7 @@ class RLHF:
         """Adds the duel to what the reward is fitted to, and takes steps on fresh draws."""
         training = self._training
         training.include_in_average(self.policy, training.updates + 1)
-        surprise = self.model.log_loss(duel)
+        surprise, foresight = foretold(self.model, duel)
         self.model.add(duel)
         scalars: dict[str, float] = {}
         for step in range(self.config.inner_steps):
@@ -101,7 +101,7 @@ class RLHF:
             scalars = self._gradient.step(draws, reward)
         training.updates += 1
         surrogate = scalars.pop("loss")
-        return {**scalars, "loss/rlhf": surrogate, "loss/model": surprise}
+        return {**scalars, "loss/rlhf": surrogate, **foresight, "loss/model": surprise}
 
     def _key(self, step: int) -> Key:
         return Key(self.seed, self._training.updates * (1 + self.config.inner_steps) + step, Stream.TOKEN)

@@ -11,8 +11,10 @@ import oracles
 from agents import make_policy
 from agents.check import check_agent
 from agents.duel_counts import DuelCounts
+from agents.foresight import foresight
 from agents.hf import TinyConfig
 from agents.ipo import IPOConfig
+from agents.linear_doubt import LinearDoubt
 from agents.oelhf import OELHF, OELHFConfig
 from agents.optimisers import OptimiserConfig
 from agents.preference_network import ModelConfig, NetworkModel
@@ -68,6 +70,13 @@ def test_the_model_is_the_share_of_wins():
     assert torch.allclose(found + found.T, torch.ones(3, 3, dtype=torch.float64))
     assert model.counts("x")[0, 1].item() == 7
     assert found[0, 2].item() == 0.5
+
+
+def test_foresight_by_hand():
+    found = foresight(torch.tensor([0.8, 0.6, 0.3, 0.5]), torch.tensor([1.0, 0.0, 0.0, 1.0]))
+    assert found["log_loss"] == pytest.approx(-np.log([0.8, 0.4, 0.7, 0.5]).mean())
+    assert found["accuracy"] == pytest.approx((1 + 0 + 1 + 0.5) / 4)
+    assert found["overconfidence"] == pytest.approx((0.8 + 0.6 + 0.7 + 0.5) / 4 - 2.5 / 4, abs=1e-6)
 
 
 def test_self_play_counts_each_pair_once():
@@ -194,9 +203,9 @@ def test_a_network_learns_a_cycle_that_rewards_can_not(chat):
     losses = {}
     for planes in (0, 2):
         model = NetworkModel(policy, ModelConfig(planes=planes, steps=60, batch_size=16), seed=0)
-        assert model.log_loss(duel) == pytest.approx(np.log(2), abs=0.02)
+        assert model.foresight(duel)["log_loss"] == pytest.approx(np.log(2), abs=0.02)
         model.add(duel)
-        losses[planes] = model.log_loss(duel)
+        losses[planes] = model.foresight(duel)["log_loss"]
         learned = model.prob(prompts, circle, circle)
         assert torch.allclose(learned + learned.mT, torch.ones_like(learned))
     assert losses[2] < 0.4
@@ -214,9 +223,49 @@ def test_on_text_it_keeps_the_contract_of_an_agent(chat):
 
 
 def test_what_needs_a_table_is_refused_for_networks(chat):
-    for fields in ({"planner": "exact"}, {"enhancer": "optimistic"}, {"enhancer": "uniform"}):
+    for fields in ({"planner": "exact"}, {"enhancer": "uniform"}):
         with pytest.raises(ValueError, match="needs a table of all responses"):
             OELHF(OELHFConfig(**fields), chat[0], 0)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_linear_doubt_is_the_most_that_a_wrong_model_could_gain(chat, seed):
+    """Gamma by its definition: the largest |<theta, phi>| over directions theta, found by descent on the ratio."""
+    doubt = LinearDoubt(chat[0], ridge=0.7, per=2)
+    generator = torch.Generator().manual_seed(seed)
+    seen = torch.randn(5, 4, dtype=torch.float64, generator=generator)
+    doubt.inverse = torch.eye(4, dtype=torch.float64) / 0.7
+    for row in seen:
+        doubt.inverse = doubt._after(doubt.inverse, row)
+    left = torch.randn(1, 1, 4, dtype=torch.float64, generator=generator)
+    others = torch.randn(1, 6, 4, dtype=torch.float64, generator=generator)
+    best = []
+    for phi in left[0, 0] - others[0]:
+        spread = 0.7 * torch.eye(4, dtype=torch.float64) + seen.T @ seen / 2
+        ratios = torch.randn(4000, 4, dtype=torch.float64, generator=generator)
+        sampled = (ratios @ phi).abs() / ((ratios @ spread) * ratios).sum(1).sqrt()
+        theta = torch.linalg.solve(spread, phi)
+        reached = (theta @ phi).abs() / (theta @ spread @ theta).sqrt()
+        assert reached >= sampled.max() - 1e-12
+        best.append(reached.item())
+    assert doubt.choose(left, others) == [[int(np.argmax(best))]]
+
+
+def test_linear_doubt_asks_something_else_once_it_has_asked(chat):
+    doubt = LinearDoubt(chat[0], ridge=0.1, per=1)
+    doubt.inverse = torch.eye(2, dtype=torch.float64) / 0.1
+    left = torch.zeros(1, 3, 2, dtype=torch.float64)
+    others = torch.tensor([[[1.0, 0.0], [0.0, 0.9], [0.1, 0.1]]], dtype=torch.float64)
+    assert doubt.choose(left, others) == [[0, 1, 0]]
+
+
+def test_on_text_the_optimistic_enhancer_keeps_the_contract_of_an_agent(chat):
+    policy, prompts = chat
+    task = dataclasses.replace(make_task("chat", tokenizer=TinyConfig().load_tokenizer()), prompts=tuple(prompts))
+    model = ModelConfig(steps=1, batch_size=4)
+    ipo = dataclasses.replace(QUIET, responses=2)
+    agent = OELHF(OELHFConfig(enhancer="optimistic", candidates=2, ipo=ipo, model=model), policy, 0)
+    check_agent(agent, DuelArena(task, oracles.make("bt"), 2, "outcome"))
 
 
 @pytest.fixture(scope="module")
