@@ -14,8 +14,7 @@ from envs.games import bradley_terry_fit
 from envs.laws import require_memory
 from envs.types import Completion, Duel
 
-_PRIOR = 0.5
-"""Wins that each response of a pair has before any duel (Jeffreys): an untried pair is even, and nothing is certain."""
+_LEAST = 1e-12
 
 
 class DuelCounts:
@@ -23,36 +22,36 @@ class DuelCounts:
 
     Args:
         cells: X prompts and N responses.
+        prior: wins that each response of a pair has before any duel, >= 0. 1/2 (Jeffreys): an untried pair is even, and
+            nothing is certain. 0 where whole laws are played, which leave no pair untried.
 
     Attributes:
         wins: [X, N, N] float64, how often the row beat the column.
     """
 
-    def __init__(self, cells: Cells) -> None:
-        self.cells = cells
+    def __init__(self, cells: Cells, prior: float = 0.5) -> None:
+        self.cells, self.prior = cells, prior
         shape = len(cells.rows), len(cells.columns), len(cells.columns)
         way = "a table of all pairs is not for this task: list fewer responses, or take a policy that is a network"
         require_memory(shape[1], 2, torch.device("cpu"), way, shape[0])
         self.wins = torch.zeros(shape, dtype=torch.float64)
 
     def add(self, duel: Duel) -> None:
-        """Counts every asked pair; probabilities count as the mean of `votes` outcomes."""
-        x, i, j, prob = self._asked(duel)
-        ones = torch.full_like(prob, duel.votes)
-        self.wins.index_put_((x, i, j), prob * ones, accumulate=True)
-        self.wins.index_put_((x, j, i), (1 - prob) * ones, accumulate=True)
+        """Counts every asked pair; a probability is the mean of `votes` outcomes, a law's pair counts by its weight."""
+        x, i, j, prob, votes = self._asked(duel)
+        self.wins.index_put_((x, i, j), prob * votes, accumulate=True)
+        self.wins.index_put_((x, j, i), (1 - prob) * votes, accumulate=True)
 
     def foresight(self, duel: Duel) -> dict[str, float]:
         """Returns how well the verdicts of a duel were foretold, before it is added; see `agents.foresight`."""
-        x, i, j, prob = self._asked(duel)
-        first, second = self.wins[x, i, j] + _PRIOR, self.wins[x, j, i] + _PRIOR
-        expected = torch.where(i == j, torch.full_like(first, 0.5), first / (first + second))
-        return foresight(expected, prob)
+        x, i, j, prob, _ = self._asked(duel)
+        expected = self._share(self.wins[x, i, j], self.wins[x, j, i])
+        return foresight(torch.where(i == j, 0.5, expected).clamp(_LEAST, 1 - _LEAST), prob)
 
     def matrix(self, prompts: Sequence[str]) -> Tensor:
         """Returns [B, N, N] float64 the model's P(row beats column)."""
-        wins = self.wins[self.cells.rows_of(prompts)] + _PRIOR
-        prob = wins / (wins + wins.mT)
+        wins = self.wins[self.cells.rows_of(prompts)]
+        prob = self._share(wins, wins.mT)
         prob.diagonal(dim1=1, dim2=2).fill_(0.5)
         return prob
 
@@ -70,11 +69,14 @@ class DuelCounts:
         return torch.stack([fits[row] for row in rows]).gather(1, self.columns(responses))
 
     def _fit(self, row: int) -> Tensor:
-        wins = self.wins[row] + _PRIOR
-        duels = wins + wins.mT
-        prob = wins / duels
+        prob = self._share(self.wins[row], self.wins[row].mT)
         prob.diagonal().fill_(0.5)
-        return bradley_terry_fit(prob, pairs=duels)
+        return bradley_terry_fit(prob, pairs=self.wins[row] + self.wins[row].mT + 2 * self.prior)
+
+    def _share(self, wins: Tensor, losses: Tensor) -> Tensor:
+        """Returns the chance of winning; 1/2 where nothing is known."""
+        first, second = wins + self.prior, losses + self.prior
+        return torch.where(first + second > 0, first / (first + second), 0.5)
 
     def counts(self, prompt: str) -> Tensor:
         """Returns [N, N] how many duels each pair has had."""
@@ -99,10 +101,12 @@ class DuelCounts:
             raise ValueError(f"the saved counts are {tuple(state['wins'].shape)}, the task's {tuple(self.wins.shape)}")
         self.wins = state["wins"].clone()
 
-    def _asked(self, duel: Duel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns rows, columns of both responses and P of every asked pair, in self-play each once."""
+    def _asked(self, duel: Duel) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Returns row, columns of both responses, P and weight of every asked pair, in self-play each once."""
         asked = duel.asked.triu(1) if duel.self_play else duel.asked
         b, k, l = asked.nonzero(as_tuple=True)
         left, right = self.columns(duel.left), self.columns(duel.right)
         rows = torch.tensor(self.cells.rows_of(duel.prompts))
-        return rows[b], left[b, k], right[b, l], duel.prob[b, k, l].double()
+        prob = duel.prob[b, k, l].double()
+        votes = duel.left_weight[b, k] * duel.right_weight[b, l] if duel.exact else torch.full_like(prob, duel.votes)
+        return rows[b], left[b, k], right[b, l], prob, votes

@@ -24,7 +24,7 @@ def model_of(policy: Policy, config: ModelConfig, seed: int) -> DuelCounts | Net
         ValueError: if the policy is neither a table nor a language model.
     """
     if isinstance(policy, TabularPolicy):
-        return DuelCounts(policy.cells)
+        return DuelCounts(policy.cells, prior=0.0 if policy.exact else 0.5)
     if isinstance(policy, HFPolicy):
         return NetworkModel(policy, config, seed)
     raise ValueError(f"preferences are learned for tables and language models, not for a {type(policy).__name__}")

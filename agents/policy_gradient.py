@@ -14,10 +14,10 @@ from agents.base import Policy
 from agents.critic import critic_of
 from agents.optimisers import Optimiser, OptimiserConfig
 from agents.state import restore, tensors
-from agents.training import Batch, Training, policy_scalars, token_logprob
+from agents.training import Batch, Training, policy_scalars, require_finite, token_logprob
 from envs.types import Completion
 
-Form = Literal["reinforce", "grpo", "ppo"]
+Form = Literal["reinforce", "grpo", "ppo", "rebel"]
 Baseline = Literal["draws", "value"]
 
 
@@ -25,12 +25,16 @@ Baseline = Literal["draws", "value"]
 class GradientConfig:
     """How rewards move a policy."""
 
-    form: Literal["reinforce", "grpo", "ppo"] = "reinforce"
+    form: Literal["reinforce", "grpo", "ppo", "rebel"] = "reinforce"
     """reinforce: leave-one-out baseline. grpo: divided by its spread over the draws. ppo: steps on the same draws with
-    the ratio to who drew clipped."""
+    the ratio to who drew clipped. rebel: log-ratios to who drew are regressed onto eta times the reward, which where it
+    is solved (optimiser lbfgs on an exact policy) is Hedge, a no-regret learner."""
+
+    eta: float = 1.0
+    """rebel: step size, nats per unit of reward, > 0 (arXiv:2404.16767 takes 1 on rewards of its own scale)."""
 
     epochs: int = 1
-    """Steps on each batch of draws, >= 1; more than one with form ppo alone."""
+    """Steps on each batch of draws, >= 1; more than one with forms ppo and rebel alone."""
 
     clip: float = 0.2
     """ppo: how far the ratio may move from 1 before it stops paying, > 0."""
@@ -55,8 +59,10 @@ class GradientConfig:
             raise ValueError(f"gae must lie in [0, 1], got {self.gae}")
         if self.form not in get_args(Form):
             raise ValueError(f"form must be one of {get_args(Form)}, got {self.form!r}")
-        if self.epochs < 1 or (self.epochs > 1 and self.form != "ppo"):
-            raise ValueError(f"epochs must be 1, or more with form='ppo', got {self.epochs} with {self.form!r}")
+        if self.epochs < 1 or (self.epochs > 1 and self.form in ("reinforce", "grpo")):
+            raise ValueError(f"epochs must be 1, or more with ppo and rebel, got {self.epochs} with {self.form!r}")
+        if not self.eta > 0:
+            raise ValueError(f"eta must be positive, got {self.eta}")
         if not self.clip > 0:
             raise ValueError(f"clip must be positive, got {self.clip}")
 
@@ -108,9 +114,18 @@ class PolicyGradient:
             drew, mask = token_logprob(policy, draws.prompts, draws.responses)
             log_start, _ = token_logprob(self.start, draws.prompts, draws.responses)
         values = {"weight": draws.weight.to(drew), "drew": drew}
-        values |= self._advantages(draws, reward.to(drew), drew - log_start, mask)
+        if config.form == "rebel":
+            values["earned"] = reward.to(drew) - self.tau * (drew - log_start).sum(-1)
+        else:
+            values |= self._advantages(draws, reward.to(drew), drew - log_start, mask)
+
+        def distance(part: Batch) -> Tensor:
+            ratio = require_finite(policy.logprob(part.prompts, part.responses) - part["drew"].sum(-1))
+            return (2 * part["weight"]).sqrt() * losses.rebel(ratio, part["earned"], part["weight"], config.eta)
 
         def loss(part: Batch) -> Tensor:
+            if config.form == "rebel":
+                return distance(part).square().sum(1)
             log_policy, mask = token_logprob(policy, part.prompts, part.responses)
             width = log_policy.shape[2]
             earned, drew = part["earned"][:, :, :width], part["drew"][:, :, :width]
@@ -125,7 +140,8 @@ class PolicyGradient:
         scalars["loss/learning_rate"] = training.learning_rate
         if self.critic is not None:
             scalars["loss/value"] = self._fit_critic(batch, mask)
-        steps = [training.fit(batch, loss) for _ in range(config.epochs)]
+        squares = distance if config.form == "rebel" else None
+        steps = [training.fit(batch, loss, squares) for _ in range(config.epochs)]
         return {**scalars, "loss": steps[0][0], "loss/grad_norm": steps[-1][1]}
 
     def _advantages(self, draws: Draws, reward: Tensor, log_ratio: Tensor, mask: Tensor) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ class RLHFConfig:
     """KL coefficient around the starting policy, > 0; InstructGPT takes 0.02 on rewards of its own scale."""
 
     responses: int = 4
-    """Draws per prompt, K >= 2, each pair of them asked once."""
+    """Draws per prompt, K >= 2, each pair of them asked once. A policy that lists its whole law takes no heed of it."""
 
     inner_steps: int = 1
     """Rounds of fresh draws, rewarded by the model, after each duel, >= 1."""
@@ -72,8 +72,6 @@ class RLHF:
     """
 
     def __init__(self, config: RLHFConfig, policy: Policy, seed: int) -> None:
-        if policy.exact:
-            raise ValueError("rlhf learns from single duels: build its policy without exact")
         self.config, self.policy, self.seed = config, policy, seed
         self.average = policy.frozen() if config.average else None
         self.model = model_of(policy, config.model, seed)
@@ -82,9 +80,10 @@ class RLHF:
         self._gradient = PolicyGradient(self._training, self._start, config.tau, config.gradient)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
-        """Returns K draws for both seats."""
+        """Returns K draws for both seats, or the whole law where the policy is exact."""
         with torch.no_grad():
-            return Proposal(self.policy.draw(prompts, self.config.responses, self._key(0))[0])
+            responses, weight = self.policy.draw(prompts, self.config.responses, self._key(0))
+        return Proposal(responses, left_weight=weight if self.policy.exact else None)
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Adds the duel to what the reward is fitted to, and takes steps on fresh draws."""
@@ -97,7 +96,7 @@ class RLHF:
             with torch.no_grad():
                 drawn, weight = self.policy.draw(duel.prompts, self.config.responses, self._key(1 + step))
             reward = self.model.reward(duel.prompts, drawn)
-            draws = Draws(duel.prompts, drawn, weight, exact=False)
+            draws = Draws(duel.prompts, drawn, weight, self.policy.exact)
             scalars = self._gradient.step(draws, reward)
         training.updates += 1
         surrogate = scalars.pop("loss")

@@ -131,12 +131,14 @@ class Evaluation:
         self.finite = task.responses is not None
 
     def scalars(self, policy: Policy, average: Policy | None = None) -> dict[str, float]:
-        """Returns win rate and, on finite tasks, how far the policy and the average one are from equilibrium."""
+        """Returns win rates and, on finite tasks, how far the policy and the average one are from equilibrium."""
+        scalars = self._beats(policy).scalars()
+        if average is not None:
+            scalars["eval/win_rate_average"] = self._beats(average).mean
         if not self.finite:
-            return win_rate(self.oracle, self.prompts, self.draw(policy), self._references).scalars()
+            return scalars
         probs = law(policy, self.task, self.prompts)
-        beats = torch.einsum("bn,bnm,bm->b", probs, self.matrices, self.reference_law)
-        scalars = over_prompts(beats).scalars() | {"game/exploitability": _mean(exploitability(self.matrices, probs))}
+        scalars["game/exploitability"] = _mean(exploitability(self.matrices, probs))
         if average is not None:
             mean = law(average, self.task, self.prompts)
             scalars["game/exploitability_average"] = _mean(exploitability(self.matrices, mean))
@@ -145,6 +147,13 @@ class Evaluation:
             scalars["game/regularised_exploitability"] = _mean(gap)
             scalars["game/nash_kl"] = _mean(kl_divergence(probs, self.nash))
         return scalars
+
+    def _beats(self, policy: Policy) -> WinRate:
+        """Returns a policy's win rate against the reference."""
+        if not self.finite:
+            return win_rate(self.oracle, self.prompts, self.draw(policy), self._references)
+        probs = law(policy, self.task, self.prompts)
+        return over_prompts(torch.einsum("bn,bnm,bm->b", probs, self.matrices, self.reference_law))
 
     def laws(self, policy: Policy, average: Policy | None = None) -> list[dict[str, Any]]:
         """Returns prompt, law and average law of every prompt of a small finite task, as JSON values."""

@@ -39,8 +39,8 @@ class Panel:
 
 PANELS = (
     Panel(
-        "Held-out win rate against the start",
-        ("eval/win_rate_vs_ref",),
+        "Held-out win rate (last, dashed: average)",
+        ("eval/win_rate_vs_ref", "eval/win_rate_average"),
         ("eval/win_rate_low", "eval/win_rate_high"),
         0.5,
     ),

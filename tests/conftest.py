@@ -1,5 +1,10 @@
 """A small task of free length and an oracle that remembers what it was asked, for the tests of the environment."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; the workers share the cores
+
 import numpy as np
 import pytest
 import torch

@@ -70,6 +70,7 @@ def test_finite_task_is_evaluated_exactly():
     scalars = measure.scalars(TabularPolicy(task, now), TabularPolicy(task, mean))
     matrices = games.payoff_matrix(oracle, list(task.held_out), task.response_texts)
     assert scalars["eval/win_rate_vs_ref"] == pytest.approx((now @ matrices @ start).mean().item())
+    assert scalars["eval/win_rate_average"] == pytest.approx((mean @ matrices @ start).mean().item())
     for tag, probs in (("", now), ("_average", mean)):
         expected = games.exploitability(matrices, probs.expand(2, 3)).mean().item()
         assert scalars[f"game/exploitability{tag}"] == pytest.approx(expected)
@@ -136,6 +137,8 @@ def test_free_text_is_evaluated_from_draws_that_stay_the_same():
     assert set(first) == {"eval/win_rate_vs_ref", "eval/win_rate_low", "eval/win_rate_high"}
     assert 0 < abs(first["eval/win_rate_vs_ref"] - 0.5) < 0.05  # equal laws, independent draws
     assert first["eval/win_rate_low"] < 0.5 < first["eval/win_rate_high"]
+    both = measure.scalars(policy, Dice())
+    assert both["eval/win_rate_average"] == both["eval/win_rate_vs_ref"] == first["eval/win_rate_vs_ref"]
     assert Evaluation(task, Longer(), reference, 64, 4, 4, 0.1).scalars(policy) != first
 
 

@@ -22,6 +22,8 @@ from envs.games import bradley_terry_fit, exploitability, regularised_nash
 from envs.types import Completion
 from tests.matrix_games import COMAL, RANKED, RESPONSES, REWARD, START, game, law, play, require_page
 
+FORMS = "grpo", "ppo", "rebel", "value"
+
 
 def test_the_reward_maximises_the_likelihood_of_the_counts():
     model = DuelCounts(TabularPolicy(finite_task("game", ("x",), RESPONSES, RESPONSES)).cells)
@@ -43,7 +45,16 @@ def test_fits_take_the_weights_of_pairs_as_they_are():
         bradley_terry_fit(COMAL, pairs=pairs.triu())
 
 
-@pytest.mark.parametrize("form", ["reinforce", "grpo", "ppo", "value"])
+@pytest.mark.parametrize("tau", [0.5, 1.0])
+def test_exact_play_on_a_ranking_ends_at_the_optimum_of_the_reward(tau):
+    optimiser = OptimiserConfig("sgd", learning_rate=1.0, warmup=0, max_grad_norm=None)
+    agent, arena = game(RLHFConfig(tau=tau, average=False, optimiser=optimiser), RANKED, exact=True)
+    play(agent, arena, 400)
+    goal = torch.softmax(START.log() + REWARD / tau, 0)
+    torch.testing.assert_close(law(agent.policy), goal, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["reinforce", *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS)])
 def test_on_a_ranking_it_ends_near_the_optimum_of_the_reward(form):
     ppo, baseline = form in ("ppo", "value"), "value" if form == "value" else "draws"
     gradient = GradientConfig("ppo" if ppo else form, epochs=1 + ppo, baseline=baseline)
@@ -63,9 +74,10 @@ def test_on_a_cycle_it_ends_beside_the_equilibrium():
     assert exploitability(COMAL, law(agent.policy)) > exploitability(COMAL, nash) + 0.02
 
 
-@pytest.mark.parametrize("config", [RLHFConfig(), RLHFConfig(inner_steps=2, gradient=GradientConfig("ppo", 2))])
-def test_it_keeps_the_contract_of_an_agent(config):
-    check_agent(*game(config, prompts=("x", "y")))
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("config", [RLHFConfig(), RLHFConfig(inner_steps=2, gradient=GradientConfig("ppo", epochs=2))])
+def test_it_keeps_the_contract_of_an_agent(config, exact):
+    check_agent(*game(config, exact=exact, prompts=("x", "y")))
 
 
 def test_on_text_it_keeps_the_contract_of_an_agent():

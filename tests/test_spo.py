@@ -1,6 +1,7 @@
 """SPO: its gradient by hand, what its average and its last iterate do, its forms, the contract of an agent."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -23,7 +24,8 @@ from envs.keyed import Key
 from envs.types import Completion
 from tests.matrix_games import COMAL, RESPONSES, START, game, law, play, require_page
 
-VALUE = GradientConfig("ppo", 2, baseline="value")
+VALUE = GradientConfig("ppo", epochs=2, baseline="value")
+FORMS = "grpo", "ppo", "rebel", "value"
 PLAIN = OptimiserConfig("sgd", learning_rate=0.5, max_grad_norm=None, warmup=0)
 
 
@@ -50,7 +52,27 @@ def test_with_a_kl_term_the_last_iterate_settles_at_the_regularised_nash_policy(
     assert torch.allclose(law(agent.policy), regularised_nash(COMAL, START, 0.3).policy, atol=1e-4)
 
 
-@pytest.mark.parametrize("form", ["reinforce", "grpo", "ppo", "value"])
+@pytest.mark.parametrize(("steps", "expected"), [(100, 0.023208), (1_000, 0.012813)])
+def test_the_average_of_exact_hedge_has_the_published_gap(steps, expected):
+    """Of 2 max_y P(y beats the average) - 1, eta the best for so many steps, as in test_sppo_theory."""
+    gradient = GradientConfig("rebel", eta=math.sqrt(8 * math.log(5) / steps))
+    agent, arena = game(SPOConfig(gradient=gradient, optimiser=OptimiserConfig("lbfgs")), exact=True)
+    play(agent, arena, steps)
+    assert 2 * exploitability(COMAL, law(agent.average)).item() == pytest.approx(expected, abs=5e-7)
+
+
+def test_rebel_by_hand_and_where_it_is_still():
+    ratio = torch.tensor([[0.5, 0.1]], dtype=torch.float64)
+    reward = torch.tensor([[0.3, -0.1]], dtype=torch.float64)
+    weight = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
+    # 0.5 - 2 x 0.3 = -0.1 and 0.1 + 2 x 0.1 = 0.3, their mean 0.2.
+    assert losses.rebel(ratio, reward, weight, 2.0)[0].tolist() == pytest.approx([-0.3, 0.1])
+    assert losses.rebel(2 * reward + 7, reward, weight, 2.0)[0].tolist() == pytest.approx([0, 0])
+    with pytest.raises(ValueError, match="one shape"):
+        losses.rebel(ratio, reward[:, :1], weight, 2.0)
+
+
+@pytest.mark.parametrize("form", ["reinforce", *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS)])
 def test_outcomes_lower_the_gap(form):
     optimiser = OptimiserConfig(learning_rate=0.03, decay=200.0)
     gradient = VALUE if form == "value" else GradientConfig(form, epochs=1 + (form == "ppo"))
@@ -151,7 +173,9 @@ def test_on_text_with_a_value_function_it_keeps_the_contract_of_an_agent():
 
 
 @pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize("config", [SPOConfig(), SPOConfig(gradient=GradientConfig("ppo", 3), tau=0.1, average=False)])
+@pytest.mark.parametrize(
+    "config", [SPOConfig(), SPOConfig(gradient=GradientConfig("ppo", epochs=3), tau=0.1, average=False)]
+)
 def test_it_keeps_the_contract_of_an_agent(config, exact):
     check_agent(*game(config, exact=exact, prompts=("x", "y")))
 
@@ -170,7 +194,8 @@ def test_its_page_names_every_setting_and_tag():
     ("kind", "fields", "message"),
     [
         (GradientConfig, {"form": "sac"}, "form must be one of"),
-        (GradientConfig, {"epochs": 2}, "epochs must be 1, or more with form='ppo'"),
+        (GradientConfig, {"epochs": 2}, "epochs must be 1, or more with ppo and rebel"),
+        (GradientConfig, {"eta": 0.0}, "eta must be positive"),
         (GradientConfig, {"clip": 0.0}, "clip must be positive"),
         (GradientConfig, {"baseline": "mean"}, "baseline must be one of"),
         (GradientConfig, {"baseline": "value"}, "belongs to form='ppo'"),

@@ -123,6 +123,33 @@ def advantage(reward: Tensor, form: str, exact: bool = False) -> Tensor:
     return centred * (count / (count - 1))
 
 
+def rebel(log_ratio: Tensor, reward: Tensor, weight: Tensor, eta: float) -> Tensor:
+    """Returns how far each draw's log-ratio to who drew is from eta times its reward, up to a constant of the prompt.
+
+    The mean over pairs of (r_k - r_l - eta (R_k - R_l))^2 (Gao et al. 2024, arXiv:2404.16767, equation 3) is twice the
+    mean of the squares of these. Its minimum over all laws is pi_t exp(eta R) / Z: Hedge, the natural gradient's step.
+
+    Args:
+        log_ratio: [B, K] log pi - log pi_t, nats.
+        reward: [B, K], taken as given.
+        weight: [B, K] of the draws, rows sum to 1.
+        eta: step size, nats per unit of reward, positive.
+
+    Returns:
+        [B, K].
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if not log_ratio.shape == reward.shape == weight.shape:
+        raise ValueError(
+            f"log_ratio, reward and weight must have one shape, got {tuple(log_ratio.shape)}, {tuple(reward.shape)} "
+            f"and {tuple(weight.shape)}"
+        )
+    distance = log_ratio - eta * reward.detach()
+    return distance - (weight * distance).sum(1, keepdim=True)
+
+
 def clipped(token_logprob: Tensor, drew: Tensor, advantage: Tensor, mask: Tensor, clip: float) -> Tensor:
     """Returns PPO's surrogate -sum_t min(rho_t A_t, clip(rho_t, 1 - c, 1 + c) A_t) (Schulman et al. 2017, 1707.06347).
 
