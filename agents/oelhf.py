@@ -176,7 +176,7 @@ class OELHF:
         if self.enhancer == "tournament" or self.doubt is not None:
             drawn, _ = self.policy.draw(prompts, count * self.config.candidates, key)
             if self.doubt is None:
-                return [self._favourites(prompt, row) for prompt, row in zip(prompts, drawn, strict=True)]
+                return self._favourites(prompts, drawn)
             chosen = self.doubt.choose(self.doubt.features(prompts, left), self.doubt.features(prompts, drawn))
             return [[row[i] for i in columns] for row, columns in zip(drawn, chosen, strict=True)]
         table, counts = self._counted()
@@ -186,12 +186,13 @@ class OELHF:
             for prompt, law, row in zip(prompts, laws, left, strict=True)
         ]
 
-    def _favourites(self, prompt: str, drawn: Sequence[Completion]) -> list[Completion]:
-        """Returns the model's favourite of each group of candidates."""
-        size = self.config.candidates
-        groups = [list(drawn[i : i + size]) for i in range(0, len(drawn), size)]
-        wins = self.model.prob([prompt] * len(groups), groups, groups).mean(2)
-        return [group[i] for group, i in zip(groups, wins.argmax(1).tolist(), strict=True)]
+    def _favourites(self, prompts: Sequence[str], drawn: Sequence[Sequence[Completion]]) -> list[list[Completion]]:
+        """Returns [B][K] the model's favourites of each group of candidates."""
+        count, size = self.config.responses, self.config.candidates
+        groups = [list(row[i : i + size]) for row in drawn for i in range(0, count * size, size)]
+        wins = self.model.prob([prompt for prompt in prompts for _ in range(count)], groups, groups).mean(2)
+        chosen = [group[i] for group, i in zip(groups, wins.argmax(1).tolist(), strict=True)]
+        return [chosen[i : i + count] for i in range(0, len(chosen), count)]
 
     def _doubtful(
         self, counts: Tensor, law: Tensor, first: Tensor, responses: Sequence[Completion]

@@ -12,10 +12,7 @@ from pathlib import Path
 import pytest
 
 from agents.base import AGENTS
-from agents.hf import HFConfig
-from envs import make_task
-from envs.keyed import Key
-from oracles.grammar import parse
+from benchmarks.chat import measure, parse_share
 from oracles.names import BUILT_IN
 from oracles.table import GAMES
 from oracles.wrappers import WRAPPERS
@@ -127,10 +124,10 @@ def test_the_default_run_learns(seed, tmp_path):
     assert parse_share(tmp_path / "run" / "step-100" / "policy", seed) >= 0.95
 
 
-def parse_share(policy: Path, seed: int) -> float:
-    """Returns the share of 4 answers to each held-out prompt that are in the corpus' grammar."""
-    config = HFConfig(str(policy))
-    task = make_task("chat", tokenizer=config.load_tokenizer())
-    rows, _ = config.build(task=task).draw(task.held_out, 4, Key(seed))
-    texts = [response.text for row in rows for response in row]
-    return sum(parse(text) is not None for text in texts) / len(texts)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("agent", ["dpo", "ipo", "inpo", "nash_md", "oelhf", "rlhf"])
+def test_every_kind_of_agent_learns_to_chat(agent):
+    evaluations, share, _ = measure(agent, seed=0, threads=1, more=[])
+    assert evaluations[-1]["eval/win_rate_vs_ref"] >= 0.6
+    assert share >= 0.95
