@@ -60,12 +60,9 @@ class TokenCritic(Critic):
             for x, row in zip(prompts, responses, strict=True)
             for y in row
         ]
-        values = []
-        for start in range(0, len(flat), self.micro_batch):
-            part = flat[start : start + self.micro_batch]
-            places = [range(len(prompt) - 1, len(prompt) + len(written) - 1) for prompt, written in part]
-            found = self.head(hidden_at(self.layers, [[*x, *y] for x, y in part], places))[:, 0]
-            values += found.split([len(written) for _, written in part])
+        places = [range(len(prompt) - 1, len(prompt) + len(written) - 1) for prompt, written in flat]
+        found = self.head(hidden_at(self.layers, [[*x, *y] for x, y in flat], places, self.micro_batch))[:, 0]
+        values = found.split([len(written) for _, written in flat])
         return pad_sequence(values, batch_first=True).unflatten(0, (len(prompts), -1))
 
 

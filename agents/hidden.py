@@ -8,22 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.sampling import groups
 
-def hidden_at(layers: Any, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]]) -> Tensor:
-    """Returns the last hidden states at some tokens, in one forward pass.
+
+def hidden_at(layers: Any, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]], micro_batch: int) -> Tensor:
+    """Returns the last hidden states at some tokens.
 
     Args:
-        layers: a transformers model without its head.
-        rows: R texts in tokens; they are padded on the right.
+        layers: a causal transformers model without its head.
+        rows: R texts in tokens; those of like length are read together, padded on the right, where no token sees it.
         places: R lists of positions in them, M in all.
+        micro_batch: texts in one forward pass.
 
     Returns:
         [M, d] float32, row after row, differentiable, on the layers' device.
     """
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=layers.device)
-    lengths = torch.tensor([len(row) for row in rows], device=layers.device)
-    mask = torch.arange(width, device=layers.device) < lengths[:, None]
-    hidden = layers(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
-    wanted = [r * width + place for r, row in enumerate(places) for place in row]
-    return hidden.flatten(0, 1)[torch.tensor(wanted, device=layers.device)].float()
+    found: list[Tensor] = [torch.empty(0)] * len(rows)
+    for group in groups([len(row) for row in rows], micro_batch):
+        width = max(len(rows[i]) for i in group)
+        ids = torch.tensor([[*rows[i], *[0] * (width - len(rows[i]))] for i in group], device=layers.device)
+        hidden = layers(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+        wanted = [r * width + place for r, i in enumerate(group) for place in places[i]]
+        read = hidden[torch.tensor(wanted, device=layers.device)].float()
+        for i, states in zip(group, read.split([len(places[i]) for i in group]), strict=True):
+            found[i] = states
+    return torch.cat(found)

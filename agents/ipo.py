@@ -40,9 +40,9 @@ class IPOConfig:
     average: bool = True
     """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
 
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(decay=200.0))
     """How the policy is moved. With momentum the last iterate need not converge on a cycle, and without decay it
-    keeps the noise of single outcomes."""
+    keeps the noise of single outcomes; the fall over 200 steps is ours."""
 
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""

@@ -40,10 +40,8 @@ class LinearDoubt:
             for x, row in zip(prompts, responses, strict=True)
             for y in row
         ]
-        layers, size = policy.model.base_model, policy.micro_batch
-        parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-        found = [hidden_at(layers, part, [[len(row) - 1] for row in part]) for part in parts]
-        return torch.cat(found).double().cpu().unflatten(0, (len(prompts), -1))
+        found = hidden_at(policy.model.base_model, rows, [[len(row) - 1] for row in rows], policy.micro_batch)
+        return found.double().cpu().unflatten(0, (len(prompts), -1))
 
     def add(self, duel: Duel) -> None:
         """Counts every asked pair, in self-play each once."""

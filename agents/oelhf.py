@@ -15,6 +15,7 @@ from agents.hf import HFPolicy
 from agents.ipo import IPO, IPOConfig
 from agents.linear_doubt import LinearDoubt
 from agents.models import foretold, model_of
+from agents.optimisers import OptimiserConfig
 from agents.preference_network import ModelConfig
 from agents.state import restore
 from agents.tabular import TabularPolicy
@@ -25,6 +26,7 @@ from envs.types import Completion, Duel, Proposal
 
 Enhancer = Literal["optimistic", "tournament", "none", "uniform"]
 Planner = Literal["exact", "ipo"]
+_LEAST = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class OELHFConfig:
     favourite among `candidates` draws of the main agent, the paper's practice. none: another draw of the main agent.
     uniform: both seats draw evenly (tables alone). None: optimistic for tables, tournament for networks."""
 
-    responses: int = 2
+    responses: int = 1
     """Duels per prompt and update, >= 1."""
 
     candidates: int = 4
@@ -54,8 +56,9 @@ class OELHFConfig:
     inner_steps: int = 1
     """With planner ipo: its updates after each duel, >= 1."""
 
-    ipo: IPOConfig = field(default_factory=IPOConfig)
-    """The main agent: its `tau` is the game's with either planner; the rest is for planner ipo."""
+    ipo: IPOConfig = field(default_factory=lambda: IPOConfig(optimiser=OptimiserConfig()))
+    """The main agent: its `tau` is the game's with either planner; the rest is for planner ipo. Its learning rate
+    stays: a model's probabilities have no noise of single outcomes."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     """The preference model of a network; a table counts wins."""
@@ -125,30 +128,26 @@ class OELHF:
     def update(self, duel: Duel) -> dict[str, float]:
         """Adds the duel to what is known, and moves the main agent to the equilibrium of that."""
         surprise, foresight = foretold(self.model, duel)
-        with torch.no_grad():
-            weight, log_reference = duel.left_weight, self.reference.logprob(duel.prompts, duel.left)
-            scalars = policy_scalars(weight, self.policy.logprob(duel.prompts, duel.left), log_reference)
         self.model.add(duel)
         if self.doubt is not None:
             self.doubt.add(duel)
-        if self.planner == "exact":
-            if self.average is not None:
-                self.average.blend(self.policy, 1 / (self._updates + 1))
-            self._solve(duel.prompts)
-        else:
-            scalars |= self._learn(duel.prompts)
+        scalars = self._solve(duel) if self.planner == "exact" else self._learn(duel.prompts)
         self._updates += 1
         return {**scalars, **foresight, "loss/oelhf": surprise}
 
-    def _solve(self, prompts: Sequence[str]) -> None:
-        """Gives the policy the regularised Nash law of the model for some prompts."""
+    def _solve(self, duel: Duel) -> dict[str, float]:
+        """Gives the policy the regularised Nash law of the model for a duel's prompts; returns what it was before."""
+        if self.average is not None:
+            self.average.blend(self.policy, 1 / (self._updates + 1))
         table, counts = self._counted()
-        distinct = list(dict.fromkeys(prompts))
-        rows = table.cells.rows_of(distinct)
+        distinct = list(dict.fromkeys(duel.prompts))
         with torch.no_grad():
+            log_reference = self.reference.logprob(duel.prompts, duel.left)
+            scalars = policy_scalars(duel.left_weight, self.policy.logprob(duel.prompts, duel.left), log_reference)
             ref = self.reference.law(distinct, table.cells.responses)
             nash = regularised_nash(counts.matrix(distinct), ref / ref.sum(-1, keepdim=True), self.config.tau, tol=1e-8)
-            table.logits[rows] = nash.policy.clamp_min(torch.finfo(torch.float64).tiny).log()
+            table.logits[table.cells.rows_of(distinct)] = nash.policy.clamp_min(_LEAST).log()
+        return scalars
 
     def _counted(self) -> tuple[TabularPolicy, DuelCounts]:
         """Returns policy and model where they are tables."""
@@ -166,7 +165,7 @@ class OELHF:
             weight = torch.full(prob.shape[:2], 1 / prob.shape[1], dtype=torch.float64)
             asked = ~torch.eye(prob.shape[1], dtype=torch.bool).expand(prob.shape)
             scalars = self.main.update(Duel(prompts, left, left, prob, weight, weight, asked, "probability", 1))
-        return {tag: scalars[tag] for tag in ("loss/ipo", "loss/grad_norm", "loss/learning_rate")}
+        return scalars
 
     def _enhanced(self, prompts: Sequence[str], left: Sequence[Sequence[Completion]]) -> list[list[Completion]]:
         """Returns [B][K] what the second seat plays against each of the main agent's draws."""

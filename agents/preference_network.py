@@ -69,13 +69,13 @@ class PreferenceNetwork(nn.Module):
             drawn = torch.randn(self.head.weight.shape, generator=generator) / math.sqrt(width)
             drawn[0] = 0  # before any duel nobody is preferred
             self.head.weight.copy_(drawn * 0.1)
-        self.planes = planes
+        self.planes, self.micro_batch = planes, policy.micro_batch
         self.to(policy.device)
 
     def features(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> Tensor:
         """Returns [M, 1 + 2k] the reward and the embedding of M responses."""
         rows = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
-        return self.head(hidden_at(self.layers, rows, [[len(row) - 1] for row in rows]))
+        return self.head(hidden_at(self.layers, rows, [[len(row) - 1] for row in rows], self.micro_batch))
 
     def logits(self, first: Tensor, second: Tensor) -> Tensor:
         """Returns [..., K, L] logit P of features [..., K, F] and [..., L, F]."""
@@ -135,9 +135,7 @@ class NetworkModel:
     def _read(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         flat = [self.policy.tokens_of(y) for row in responses for y in row]
         asked = [tuple(self.policy.tokenizer.prompt(x)) for x, row in zip(prompts, responses, strict=True) for _ in row]
-        size = self.policy.micro_batch
-        parts = [self.network.features(asked[i : i + size], flat[i : i + size]) for i in range(0, len(flat), size)]
-        return torch.cat(parts).unflatten(0, (len(prompts), -1))
+        return self.network.features(asked, flat).unflatten(0, (len(prompts), -1))
 
     def _asked(self, duel: Duel) -> list[Pair]:
         """Returns every asked pair, in self-play each once."""

@@ -232,7 +232,7 @@ def token_logprob(
     lengths = [len(tokens) for _, tokens in flat]
     width = max(lengths, default=0)
     values, places = [], []
-    for group in _groups([policy.prompt_length(prompt) + len(tokens) for prompt, tokens in flat], policy.micro_batch):
+    for group in groups([policy.prompt_length(prompt) + len(tokens) for prompt, tokens in flat], policy.micro_batch):
         tokens = [flat[i][1] for i in group]
         written = torch.tensor([token for row in tokens for token in row], dtype=torch.long, device=policy.device)
         if len(written):
@@ -248,7 +248,7 @@ def token_logprob(
     return result.reshape(shape), mask.reshape(shape)
 
 
-def _groups(lengths: Sequence[int], largest: int) -> list[list[int]]:
+def groups(lengths: Sequence[int], largest: int) -> list[list[int]]:
     """Returns groups of at most `largest` indices whose lengths differ by a quarter at most: little is padded."""
     groups: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
