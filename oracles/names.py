@@ -19,6 +19,7 @@ BUILT_IN = {
     "length_bias": "oracles.families:LengthBiasConfig",
     "borda_trap": "oracles.borda_trap:BordaTrapConfig",
     "table": "oracles.table:TableConfig",
+    "judge": "oracles.judge:JudgeConfig",
 }
 
 

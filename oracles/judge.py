@@ -1,0 +1,173 @@
+"""Pairwise judges, as TRL had them until 2026: any oracle as a judge, any judge or function as an oracle."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from oracles.base import Oracle
+from oracles.keyed import Key, Stream
+from oracles.registry import find
+
+Orders = Literal["both", "one"]
+
+
+class Judge:
+    """Answers as a pairwise judge of TRL did, for code that wants one.
+
+    Args:
+        oracle: who is asked.
+        seed: names the orders in which pairs are shown.
+    """
+
+    def __init__(self, oracle: Oracle, seed: int = 0) -> None:
+        self.oracle = oracle
+        self._key = Key(seed, stream=Stream.SIDE)
+        self._calls = 0
+
+    def judge(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[Sequence[str]],
+        shuffle_order: bool = True,
+        return_scores: bool = False,
+    ) -> list[int] | list[float]:
+        """Returns for each prompt which completion is better.
+
+        Args:
+            prompts: N prompts.
+            completions: [N][2] completions.
+            shuffle_order: whether each pair is shown in an order drawn for it, so that a judge that favours a seat
+                favours nobody.
+            return_scores: whether P(the first is better) comes back instead.
+
+        Returns:
+            N indices, 0 where the first is at least as good, else 1; or N chances in [0, 1].
+
+        Raises:
+            ValueError: if a prompt has not exactly two completions.
+        """
+        wrong = next((row for row in completions if len(row) != 2), None)
+        if wrong is not None or len(completions) != len(prompts):
+            found = f"{len(completions)} rows for {len(prompts)} prompts" if wrong is None else f"a row of {len(wrong)}"
+            raise ValueError(f"completions must be one pair for each prompt, got {found}")
+        turned = np.zeros(len(prompts), dtype=bool)
+        if shuffle_order:
+            turned = self._key.at(self._calls).uniform(k=np.arange(len(prompts))) < 0.5
+        self._calls += 1
+        first, second = (
+            [row[side ^ int(turn)] for row, turn in zip(completions, turned, strict=True)] for side in (0, 1)
+        )
+        prob = self.oracle.prob(prompts, first, second).double()
+        prob = torch.where(torch.from_numpy(turned), 1 - prob, prob)
+        return prob.tolist() if return_scores else [int(p < 0.5) for p in prob.tolist()]
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """A function or a pairwise judge of your own, such as `--oracle judge --oracle.of my_lab:shorter`."""
+
+    of: str
+    """"module:name": a function of (prompt, first, second) that returns P(first is better), True or False; or an object
+    or class with TRL's `judge(prompts, completions, shuffle_order)`, whose scores are asked for where it has them."""
+    orders: Literal["both", "one"] = "both"
+    """"both" asks for either order of a pair and averages; "one" saves half, for judges without a favourite seat."""
+
+    def build(
+        self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
+    ) -> JudgeOracle:
+        """Returns the oracle.
+
+        Raises:
+            UnknownNameError: if there is no such function or judge.
+            ValueError: if it is neither, or `orders` is unknown.
+        """
+        del prompts, responses, device
+        found = find("judge", self.of, {})
+        return JudgeOracle(found() if isinstance(found, type) else found, self.orders)
+
+
+class JudgeOracle:
+    """Asks a judge; the judge must say the same of the same texts.
+
+    Args:
+        judge: a function of (prompt, first, second), or an object with TRL's `judge`.
+        orders: "both" or "one".
+
+    Raises:
+        ValueError: if it is neither.
+    """
+
+    antisymmetric = True
+
+    def __init__(self, judge: Any, orders: str = "both") -> None:
+        if orders not in get_args(Orders):
+            raise ValueError(f"orders must be one of {get_args(Orders)}, got {orders!r}")
+        ask = getattr(judge, "judge", None)
+        if ask is None and not callable(judge):
+            raise ValueError(f"a judge is a function of three texts or has a method judge, got {type(judge).__name__}")
+        self.orders = orders
+        self._ask = _one_by_one(judge) if ask is None else _as_trl(ask)
+
+    def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        """Returns P(first beats second | prompt), [N] float64; equal texts are 1/2 without a question.
+
+        Raises:
+            ValueError: if the judge answers anything but a chance, or an index, for each pair.
+        """
+        asked = [triple for triple in zip(prompts, first, second, strict=True) if triple[1] != triple[2]]
+        answers = self._ask(asked)
+        if self.orders == "both":
+            other = self._ask([(x, b, a) for x, a, b in asked])
+            answers = [(p + 1 - q) / 2 for p, q in zip(answers, other, strict=True)]
+        prob = torch.full((len(prompts),), 0.5, dtype=torch.float64)
+        prob[[i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]] = torch.tensor(
+            answers, dtype=torch.float64
+        )
+        return prob
+
+
+Triple = tuple[str, str, str]
+Ask = Callable[[Sequence[Triple]], list[float]]
+
+
+def _one_by_one(function: Callable[..., Any]) -> Ask:
+    def ask(triples: Sequence[Triple]) -> list[float]:
+        return [_chance(function(*triple), triple) for triple in triples]
+
+    return ask
+
+
+def _as_trl(judge: Callable[..., Sequence[float]]) -> Ask:
+    takes = inspect.signature(judge).parameters
+    scores = "return_scores" in takes or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
+    options = {"shuffle_order": False, **({"return_scores": True} if scores else {})}
+
+    def ask(triples: Sequence[Triple]) -> list[float]:
+        if not triples:
+            return []
+        answers = judge([x for x, _, _ in triples], [[a, b] for _, a, b in triples], **options)
+        if len(answers) != len(triples):
+            raise ValueError(f"the judge must answer each of {len(triples)} pairs, got {len(answers)} answers")
+        if scores:
+            return [_chance(answer, triple) for answer, triple in zip(answers, triples, strict=True)]
+        for answer, triple in zip(answers, triples, strict=True):
+            if answer not in (0, 1):
+                raise ValueError(f"the judge must name the better one of two by 0 or 1, got {answer!r} for {triple}")
+        return [float(answer == 0) for answer in answers]
+
+    return ask
+
+
+def _chance(answer: Any, triple: Triple) -> float:
+    if not isinstance(answer, (bool, int, float, np.number)) or not 0 <= answer <= 1:
+        raise ValueError(
+            f"a judge must return the chance, in [0, 1], that the first is better, got {answer!r} for {triple}"
+        )
+    return float(answer)
