@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -57,8 +57,8 @@ class OELHFConfig:
     """With planner ipo: its updates after each duel, >= 1."""
 
     ipo: IPOConfig = field(default_factory=lambda: IPOConfig(optimiser=OptimiserConfig()))
-    """The main agent: its `tau` is the game's with either planner; the rest is for planner ipo. Its learning rate
-    stays: a model's probabilities have no noise of single outcomes."""
+    """The main agent: its `tau` is the game's with either planner; the rest is for planner ipo. A model's probabilities
+    have no noise of single outcomes: its learning rate stays, and is twice the policy's own where none is given."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     """The preference model of a network; a table counts wins."""
@@ -106,7 +106,10 @@ class OELHF:
                 f"planner '{self.planner}' with enhancer '{self.enhancer}' needs a table of all responses, and the "
                 f"policy is a {type(policy).__name__}; take planner 'ipo', and not enhancer 'uniform'"
             )
-        self.main = IPO(config.ipo, policy, seed)
+        optimiser = config.ipo.optimiser
+        if optimiser.method != "lbfgs" and optimiser.learning_rate is None:
+            optimiser = replace(optimiser, learning_rate=2 * policy.learning_rate)
+        self.main = IPO(replace(config.ipo, optimiser=optimiser), policy, seed)
         self.reference, self.average = policy.frozen(), self.main.average
         self.model = model_of(policy, config.model, seed)
         self.doubt = None

@@ -12,7 +12,7 @@ from scipy import stats
 from agents import HFPolicy, make_policy
 from agents.hf import HFConfig, TinyConfig
 from agents.pretrained import load_tokenizer
-from agents.sampling import Sharpening, _groups, invert
+from agents.sampling import Sharpening, groups, invert
 from envs import Task, make_task
 from envs.keyed import Key
 from envs.tokens import response_tokens
@@ -380,9 +380,9 @@ def test_sharpening_by_hand():
 
 def test_responses_of_many_lengths_are_padded_little_and_stay_in_place(folder):
     lengths = [9, 30, 10, 11, 12, 31, 9, 14]
-    groups = _groups(lengths, 3)
-    assert sorted(i for group in groups for i in group) == list(range(8))
-    assert all(len(group) <= 3 and max(lengths[i] for i in group) <= 1.25 * lengths[group[0]] for group in groups)
+    found = groups(lengths, 3)
+    assert sorted(i for group in found for i in group) == list(range(8))
+    assert all(len(group) <= 3 and max(lengths[i] for i in group) <= 1.25 * lengths[group[0]] for group in found)
     policy = policy_of(folder, text_task(folder, limit=12))
     drawn, _ = policy.draw(PROMPTS, 8, Key(9))
     one_by_one = [
