@@ -1,6 +1,9 @@
-"""The preference duel: tasks, the arena and the token-level environment, registered with PettingZoo on import."""
+"""The preference duel: tasks, the arena and the token-level environment.
 
-from envs import preference_duel_v0
+On import it is registered with PettingZoo and with Gymnasium.
+"""
+
+from envs import preference_duel_v0, solo
 from envs.arena import DuelArena
 from envs.core import TokenDuels
 from envs.tasks import Task, make_task
@@ -17,4 +20,5 @@ __all__ = [
     "TokenDuels",
     "make_task",
     "preference_duel_v0",
+    "solo",
 ]
