@@ -24,7 +24,7 @@ class Panel:
 
     Attributes:
         title: what is shown, with its unit.
-        tags: the curves, solid first; a tag that ends in "/" stands for the first one that begins so.
+        tags: the curves, solid first; "loss/" stands for the loss of the run's own agent.
         band: the tags of an interval around the first curve.
         level: a line that means "no better than the start".
         log: whether y is logarithmic.
@@ -51,6 +51,8 @@ PANELS = (
 )
 
 
+BESIDE = "loss/learning_rate", "loss/grad_norm", "loss/model", "loss/value"
+"""What stands beside an agent's loss."""
 GAPS = (
     Panel("Exploitability (last, dashed: average)", ("game/exploitability", "game/exploitability_average"), log=True),
     Panel("Regularised exploitability", ("game/regularised_exploitability",), log=True),
@@ -71,8 +73,8 @@ class Curves:
 
     def tag(self, wanted: str) -> str | None:
         """Returns the run's own tag for one of a panel."""
-        tags = [tag for line in self.lines for tag in line]
-        return next((tag for tag in tags if tag == wanted or (wanted.endswith("/") and tag.startswith(wanted))), None)
+        tags = [tag for line in self.lines for tag in line if tag not in BESIDE]
+        return next((tag for tag in tags if tag == wanted or (wanted == "loss/" and tag.startswith(wanted))), None)
 
     def points(self, tag: str, axis: Axis) -> tuple[list[float], list[float]]:
         """Returns x and y of a curve."""

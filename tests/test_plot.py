@@ -55,6 +55,8 @@ def test_curve_that_never_changes_gets_no_panel():
     run = Curves("run", [{"step": step, "policy/length": 3.0, "loss/x": float(step)} for step in range(3)])
     assert not run.moves("policy/length", "steps")
     assert run.moves("loss/", "steps")
+    beside = Curves("run", [{"step": 0, "loss/learning_rate": 1.0, "loss/model": 1.0, "loss/rlhf": 2.0}])
+    assert beside.tag("loss/") == "loss/rlhf"
     assert not run.moves("policy/kl", "steps")
 
 
