@@ -46,7 +46,6 @@ class SoloDuel(gymnasium.Env[Any, np.int64]):
         self.observation_space = game.observation_space(PLAYERS[0])
         self.action_space = game.action_space(PLAYERS[0])
         self.set_opponent(opponent)
-        self._opponent = self._next
         self._seat, self._response = 0, ()
 
     def set_opponent(self, of: Any) -> None:
@@ -55,7 +54,7 @@ class SoloDuel(gymnasium.Env[Any, np.int64]):
         Raises:
             ValueError: if it is no opponent.
         """
-        self._next = opponent(of, self.game.duels.task, self.game.duels.rules)
+        self._opponent = opponent(of, self.game.duels.task, self.game.duels.rules)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts the next episode, or episode 0 of a new seed.
@@ -72,7 +71,6 @@ class SoloDuel(gymnasium.Env[Any, np.int64]):
                 f"reset() knows no options, got {sorted(options)}; use set_opponent() for another opponent"
             )
         super().reset(seed=None if seed is None else seed % 2**32)
-        self._opponent = self._next
         observations, infos = self.game.reset(seed=seed)
         duels = self.game.duels
         name = duels.seeds.item(0), duels.episodes.item(0)
