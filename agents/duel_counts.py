@@ -103,8 +103,7 @@ class DuelCounts:
 
     def _asked(self, duel: Duel) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Returns row, columns of both responses, P and weight of every asked pair, in self-play each once."""
-        asked = duel.asked.triu(1) if duel.self_play else duel.asked
-        b, k, l = asked.nonzero(as_tuple=True)
+        b, k, l = duel.comparisons.nonzero(as_tuple=True)
         left, right = self.columns(duel.left), self.columns(duel.right)
         rows = torch.tensor(self.cells.rows_of(duel.prompts))
         prob = duel.prob[b, k, l].double()

@@ -45,10 +45,9 @@ class LinearDoubt:
 
     def add(self, duel: Duel) -> None:
         """Counts every asked pair, in self-play each once."""
-        asked = duel.asked.triu(1) if duel.self_play else duel.asked
         left = self.features(duel.prompts, duel.left)
         right = left if duel.self_play else self.features(duel.prompts, duel.right)
-        for b, k, l in asked.nonzero().tolist():
+        for b, k, l in duel.comparisons.nonzero().tolist():
             self.inverse = self._after(self.inverse, left[b, k] - right[b, l])
 
     def choose(self, left: Tensor, candidates: Tensor) -> list[list[int]]:

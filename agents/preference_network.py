@@ -139,7 +139,6 @@ class NetworkModel:
 
     def _asked(self, duel: Duel) -> list[Pair]:
         """Returns every asked pair, in self-play each once."""
-        asked = duel.asked.triu(1) if duel.self_play else duel.asked
         prompts = [tuple(self.policy.tokenizer.prompt(prompt)) for prompt in duel.prompts]
         return [
             (
@@ -148,7 +147,7 @@ class NetworkModel:
                 self.policy.tokens_of(duel.right[b][l]),
                 duel.prob[b, k, l].item(),
             )
-            for b, k, l in asked.nonzero().tolist()
+            for b, k, l in duel.comparisons.nonzero().tolist()
         ]
 
     def _accumulate(self, pairs: Sequence[Pair]) -> Tensor:

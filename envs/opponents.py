@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.keyed import Key
 from envs.rules import ENDED, Rules
@@ -100,7 +101,7 @@ class Pool:
 
     def __post_init__(self) -> None:
         """Raises where opponents and weights do not fit."""
-        weights = np.ones(len(self.opponents)) if self.weights is None else np.asarray(self.weights, dtype=float)
+        weights = self._chances()
         if not self.opponents or weights.shape != (len(self.opponents),):
             raise ValueError(f"a pool needs one weight for each opponent, got {len(self.opponents)} and {weights.size}")
         if not (weights >= 0).all() or not weights.sum() > 0:
@@ -108,10 +109,12 @@ class Pool:
 
     def respond(self, prompt: str, key: Key) -> Sequence[int]:
         """Returns the response of one of them."""
-        weights = np.ones(len(self.opponents)) if self.weights is None else np.asarray(self.weights, dtype=float)
-        edges = np.cumsum(weights)
+        edges = np.cumsum(self._chances())
         chosen = int(np.searchsorted(edges, key.uniform(k=_PICK) * edges[-1], side="right"))
         return self.opponents[chosen].respond(prompt, key)
+
+    def _chances(self) -> NDArray[np.float64]:
+        return np.ones(len(self.opponents)) if self.weights is None else np.asarray(self.weights, dtype=np.float64)
 
 
 def opponent(of: Any, task: Task, rules: Rules) -> Opponent:

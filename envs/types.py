@@ -98,3 +98,8 @@ class Duel:
     def self_play(self) -> bool:
         """True where both seats hold the same draws."""
         return self.right is self.left
+
+    @property
+    def comparisons(self) -> Tensor:
+        """[B, K, L] bool, the asked pairs, in self-play one half of them: each question once."""
+        return self.asked.triu(1) if self.self_play else self.asked

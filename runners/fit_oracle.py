@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -183,12 +184,14 @@ def fit(config: FitConfig, out: Path, command: str) -> Fit:
     out.mkdir(parents=True, exist_ok=True)
     events = EventFile(out)
 
+    @lru_cache(maxsize=1)
+    def order_of(epoch: int) -> list[int]:
+        uniforms = Key(hash_seed(config.seed, "epoch"), epoch, Stream.PROMPT).uniform(k=np.arange(len(learned)))
+        return np.argsort(uniforms).tolist()
+
     def loss_at(step: int) -> Tensor:
         epoch, place = divmod(step, steps_per_epoch)
-        order = np.argsort(
-            Key(hash_seed(config.seed, "epoch"), epoch, Stream.PROMPT).uniform(k=np.arange(len(learned)))
-        )
-        asked = [learned[i] for i in order[place * config.batch_size :][: config.batch_size]]
+        asked = [learned[i] for i in order_of(epoch)[place * config.batch_size :][: config.batch_size]]
         logits = taught.logits(asked, Key(hash_seed(config.seed, "order"), step))
         outcome = torch.tensor([one.outcome for one in asked], dtype=logits.dtype, device=logits.device)
         return binary_cross_entropy_with_logits(logits, outcome)
