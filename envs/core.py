@@ -217,12 +217,6 @@ class TokenDuels:
         tokens = self._response(row, seat)
         return Completion(self.task.tokenizer.decode(tokens), tuple(tokens))
 
-    def ending(self, row: int, seat: int) -> str:
-        """Returns how a response ends, for people: "…" while it goes on, "" after EOS, " (limit)" at the limit."""
-        if self.phase[row, seat] != ENDED:
-            return "…"
-        return "" if self._response(row, seat)[-1] == self.rules.eos else " (limit)"
-
     def get_state(self) -> dict[str, NDArray]:
         """Returns copies of all that changes; task, oracle and settings are not part of it."""
         return {name: getattr(self, name).copy() for name in _STATE}

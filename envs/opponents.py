@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.keyed import Key
+from envs.keyed import Rows
 from envs.rules import ENDED, Rules
 from envs.tasks import Task
 
@@ -21,8 +21,13 @@ _PICK = 2**31
 class Opponent(Protocol):
     """Answers prompts."""
 
-    def respond(self, prompt: str, key: Key) -> Sequence[int]:
-        """Returns the tokens of one response, its EOS included; the key names every random number."""
+    def respond(self, prompts: Sequence[str], key: Rows) -> Sequence[Sequence[int]]:
+        """Returns the tokens of one response to each prompt, its EOS included.
+
+        Args:
+            prompts: B prompts.
+            key: names every random number; row b's are `key.uniform(k=..., l=b, vote=...)`, whatever B is.
+        """
         ...
 
 
@@ -32,17 +37,17 @@ class Uniform:
 
     rules: Rules
 
-    def respond(self, prompt: str, key: Key) -> list[int]:
-        """Returns one response."""
-        del prompt
-        rules, phase, tokens = self.rules, int(self.rules.by_step[0]), []
-        for step, chance in enumerate(key.uniform(vote=np.arange(len(rules.by_step) - 1)).tolist(), start=1):
-            token = int(rules.legal[phase, int(chance * rules.legal_count[phase])])
-            tokens.append(token)
-            phase = max(int(rules.after[phase, token]), int(rules.by_step[step]))
-            if phase == ENDED:
-                break
-        return tokens
+    def respond(self, prompts: Sequence[str], key: Rows) -> list[list[int]]:
+        """Returns one response to each prompt."""
+        rules, count, limit = self.rules, len(prompts), len(self.rules.by_step) - 1
+        uniforms = key.uniform(l=np.arange(count)[:, None], vote=np.arange(limit))
+        phase = np.full(count, rules.by_step.item(0))
+        tokens, lengths = np.empty((count, limit), np.int64), np.zeros(count, np.int64)
+        for step in range(limit):
+            lengths += phase < ENDED
+            tokens[:, step] = rules.legal[phase, (uniforms[:, step] * rules.legal_count[phase]).astype(np.int64)]
+            phase = np.maximum(rules.after[phase, tokens[:, step]], rules.by_step[step + 1])
+        return [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,10 @@ class Fixed:
 
     responses: Sequence[Sequence[int]]
 
-    def respond(self, prompt: str, key: Key) -> Sequence[int]:
-        """Returns one of them."""
-        del prompt
-        return self.responses[int(key.uniform() * len(self.responses))]
+    def respond(self, prompts: Sequence[str], key: Rows) -> list[Sequence[int]]:
+        """Returns one of them for each prompt."""
+        chosen = key.uniform(l=np.arange(len(prompts))) * len(self.responses)
+        return [self.responses[int(place)] for place in chosen.tolist()]
 
 
 @dataclass(frozen=True)
@@ -71,20 +76,23 @@ class Drawing:
 
     policy: Any
 
-    def respond(self, prompt: str, key: Key) -> Sequence[int]:
-        """Returns one draw.
+    def respond(self, prompts: Sequence[str], key: Rows) -> list[Sequence[int]]:
+        """Returns one draw for each prompt.
 
         Raises:
             ValueError: if the policy's responses have no tokens.
         """
-        (drawn,), (weight,) = self.policy.draw([prompt], 1, key)
-        place = 0
-        if len(drawn) > 1:
-            edges = np.cumsum(np.asarray(weight, dtype=np.float64))
-            place = int(np.searchsorted(edges, key.uniform() * edges[-1], side="right"))
-        if drawn[place].tokens is None:
-            raise ValueError(f"the opponent drew a response without tokens, {drawn[place].text!r}")
-        return drawn[place].tokens
+        drawn, weights = self.policy.draw(list(prompts), 1, key)
+        places = [0] * len(prompts)
+        if len(drawn[0]) > 1:
+            edges = np.cumsum(np.asarray(weights, dtype=np.float64), axis=1)
+            targets = key.uniform(l=np.arange(len(prompts))) * edges[:, -1]
+            places = (edges <= targets[:, None]).sum(axis=1).tolist()
+        chosen = [row[place] for row, place in zip(drawn, places, strict=True)]
+        for response in chosen:
+            if response.tokens is None:
+                raise ValueError(f"the opponent drew a response without tokens, {response.text!r}")
+        return [response.tokens for response in chosen]
 
 
 @dataclass(frozen=True)
@@ -107,11 +115,18 @@ class Pool:
         if not (weights >= 0).all() or not weights.sum() > 0:
             raise ValueError(f"a pool's weights must be at least 0 and not all 0, got {self.weights}")
 
-    def respond(self, prompt: str, key: Key) -> Sequence[int]:
-        """Returns the response of one of them."""
+    def respond(self, prompts: Sequence[str], key: Rows) -> list[Sequence[int]]:
+        """Returns the response of one of them to each prompt."""
         edges = np.cumsum(self._chances())
-        chosen = int(np.searchsorted(edges, key.uniform(k=_PICK) * edges[-1], side="right"))
-        return self.opponents[chosen].respond(prompt, key)
+        uniforms = key.uniform(k=_PICK, l=np.arange(len(prompts)))
+        chosen = np.searchsorted(edges, uniforms * edges[-1], side="right")
+        responses: list[Sequence[int]] = [()] * len(prompts)
+        for i in np.unique(chosen).tolist():
+            rows = np.flatnonzero(chosen == i)
+            said = self.opponents[i].respond([prompts[row] for row in rows.tolist()], key.some(rows))
+            for row, response in zip(rows.tolist(), said, strict=True):
+                responses[row] = response
+        return responses
 
     def _chances(self) -> NDArray[np.float64]:
         return np.ones(len(self.opponents)) if self.weights is None else np.asarray(self.weights, dtype=np.float64)
@@ -128,9 +143,9 @@ def opponent(of: Any, task: Task, rules: Rules) -> Opponent:
     Raises:
         ValueError: if it is none of these, or a response does not fit the task.
     """
-    if of == "uniform":
+    if isinstance(of, str) and of == "uniform":
         return Uniform(rules)
-    if hasattr(of, "respond"):
+    if not isinstance(of, str) and hasattr(of, "respond"):
         return of
     if hasattr(of, "draw"):
         return Drawing(of)
@@ -142,37 +157,74 @@ def opponent(of: Any, task: Task, rules: Rules) -> Opponent:
     )
 
 
-def checked(response: Sequence[int], task: Task, rules: Rules, who: str) -> tuple[int, ...]:
-    """Returns a response in tokens, made sure that the rules allow it.
+def respond(by: Opponent, prompts: Sequence[str], key: Rows, task: Task, rules: Rules) -> NDArray[np.int64]:
+    """Returns an opponent's responses, made sure that the rules allow them.
 
     Args:
-        response: its tokens.
+        by: the opponent.
+        prompts: B prompts.
+        key: names every random number, row by row.
         task: of the duel.
         rules: its token rules.
-        who: whose response it is, for the message.
+
+    Returns:
+        [B, T] token ids, EOS from a response's end on.
 
     Raises:
-        ValueError: naming the first token that may not stand where it does.
+        ValueError: if it is not one response for each prompt, or naming the first token that may not stand where it
+            does.
     """
-    tokens, phase = tuple(operator.index(token) for token in response), int(rules.by_step[0])
-    for step, token in enumerate(tokens, start=1):
+    responses = by.respond(prompts, key)
+    if len(responses) != len(prompts):
+        raise ValueError(
+            f"an opponent must return one response for each of {len(prompts)} prompts, got {len(responses)}"
+        )
+    limit = len(rules.by_step) - 1
+    board, lengths = np.full((len(prompts), limit), rules.eos), np.empty(len(prompts), np.int64)
+    for row, response in enumerate(responses):
+        lengths[row] = len(response)
+        board[row, : len(response)] = [operator.index(token) for token in response[:limit]]
+    if not _allowed(board, lengths, rules):
+        for response in responses:
+            _require_allowed(response, task, rules, "the opponent's response")
+    return board
+
+
+def _allowed(board: NDArray[np.int64], lengths: NDArray[np.int64], rules: Rules) -> bool:
+    """Returns whether every row is a whole response; columns after its end are not looked at."""
+    limit = board.shape[1]
+    if (lengths > limit).any() or board.min() < 0 or board.max() >= rules.vocab_size:
+        return False
+    phase = np.full(len(board), rules.by_step.item(0))
+    for step in range(limit):
+        token, speaking = board[:, step], phase < ENDED
+        if (speaking != (step < lengths)).any() or (speaking & (rules.masks[phase, token] == 0)).any():
+            return False
+        phase = np.maximum(rules.after[phase, token], rules.by_step[step + 1])
+    return True
+
+
+def _require_allowed(response: Sequence[int], task: Task, rules: Rules, who: str) -> None:
+    """Raises ValueError, naming the first token that may not stand where it does, unless this is a whole response."""
+    phase = int(rules.by_step[0])
+    for step, token in enumerate(response, start=1):
         if phase == ENDED:
-            raise ValueError(f"{who} goes on after its end: token {step} of {len(tokens)}")
+            raise ValueError(f"{who} goes on after its end: token {step} of {len(response)}")
         if not (0 <= token < rules.vocab_size and rules.masks[phase, token]):
-            text = f" ({task.tokenizer.decode([token])!r})" if 0 <= token < rules.vocab_size else ""
+            text = f" ({task.tokenizer.decode([int(token)])!r})" if 0 <= token < rules.vocab_size else ""
             raise ValueError(
                 f"{who} is none of task '{task.name}': token {token}{text} may not stand at place {step}; does it come "
                 f"from another vocabulary?"
             )
         phase = max(int(rules.after[phase, token]), int(rules.by_step[step]))
     if phase != ENDED:
-        raise ValueError(f"{who} does not end: its {len(tokens)} tokens are neither the limit nor closed by EOS")
-    return tokens
+        raise ValueError(f"{who} does not end: its {len(response)} tokens are neither the limit nor closed by EOS")
 
 
 def _tokens(text: str, task: Task, rules: Rules) -> tuple[int, ...]:
     tokens = task.tokenizer.encode(text)
     if len(tokens) > task.max_new_tokens:
         raise ValueError(f"the response {text!r} is longer than the limit of {task.max_new_tokens} tokens")
-    whole = [*tokens, rules.eos][: task.max_new_tokens]
-    return checked(whole, task, rules, f"the response {text!r}")
+    whole = tuple([*tokens, rules.eos][: task.max_new_tokens])
+    _require_allowed(whole, task, rules, f"the response {text!r}")
+    return whole

@@ -5,20 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from operator import index
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, Space
+from gymnasium.spaces import Box, Discrete, Space
 from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
 
 from envs.core import PLAYERS, TokenDuels
+from envs.spaces import Mask, Obs, largest_token, mask_place, player_space
+from envs.transcript import transcript
 
-Obs = Literal["dict", "flat"]
-Mask = Literal["observation", "info", "none"]
-LARGEST_MASK = 4096
-"""Above so many tokens a mask at every step costs more than the rest of it."""
 _FIRST, _SECOND = PLAYERS
 
 
@@ -61,7 +59,8 @@ class PreferenceDuel(ParallelEnv[str, Any, Any]):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
         self.duels, self.render_mode = duels, render_mode
-        self.obs, self.mask = obs, _mask_place(obs, mask, duels.rules.vocab_size)
+        self.obs: Obs = obs
+        self.mask: Mask = mask_place(obs, mask, duels.rules.vocab_size)
         self.max_cycles = duels.limit
         self.duels.seed(seed)
         self.possible_agents = list(PLAYERS)
@@ -137,7 +136,7 @@ class PreferenceDuel(ParallelEnv[str, Any, Any]):
         if self.render_mode is None:
             gymnasium.logger.warn("render() shows nothing without render_mode='human' or 'ansi'")
             return None
-        text = _text(self.duels)
+        text = transcript(self.duels)
         if self.render_mode == "ansi":
             return text
         print(text, flush=True)
@@ -172,20 +171,10 @@ class PreferenceDuel(ParallelEnv[str, Any, Any]):
         return twin
 
     def _make_spaces(self) -> None:
-        rules, width, limit = self.duels.rules, self.duels.width, self.duels.limit
-        top = max(rules.fill, rules.vocab_size - 1)
-
-        def space() -> Space:
-            tokens = Box(0, top, (width + limit,), np.int64)
-            if self.obs == "flat":
-                return tokens
-            if self.mask != "observation":
-                return Dict({"observation": tokens})
-            return Dict({"observation": tokens, "action_mask": Box(0, 1, (rules.vocab_size,), np.int8)})
-
-        self.observation_spaces = {agent: space() for agent in PLAYERS}
-        self.action_spaces = {agent: Discrete(rules.vocab_size) for agent in PLAYERS}
-        self.state_space = Box(0, top, (width + 2 * limit,), np.int64)
+        duels = self.duels
+        self.observation_spaces = {agent: player_space(duels, self.obs, self.mask) for agent in PLAYERS}
+        self.action_spaces = {agent: Discrete(duels.rules.vocab_size) for agent in PLAYERS}
+        self.state_space = Box(0, largest_token(duels), (duels.width + 2 * duels.limit,), np.int64)
 
     def _observations(self) -> dict[str, Any]:
         duels, board = self.duels, self.duels.board
@@ -207,34 +196,3 @@ class PreferenceDuel(ParallelEnv[str, Any, Any]):
             for agent, mask in self.action_masks().items():
                 infos[agent]["action_mask"] = mask
         return infos
-
-
-def _mask_place(obs: Obs, mask: Mask | None, vocab_size: int) -> Mask:
-    if obs not in get_args(Obs):
-        raise ValueError(f"obs must be one of {get_args(Obs)}, got {obs!r}")
-    if mask is None:
-        if vocab_size > LARGEST_MASK:
-            return "none"
-        return "observation" if obs == "dict" else "info"
-    if mask not in get_args(Mask):
-        raise ValueError(f"mask must be None or one of {get_args(Mask)}, got {mask!r}")
-    if mask == "observation" and obs == "flat":
-        raise ValueError("mask='observation' needs obs='dict': flat observations have no place for it; use 'info'")
-    return mask
-
-
-def _text(duels: TokenDuels) -> str:
-    """Writes the only duel of a batch for people; P is in it only where the feedback is P."""
-    if duels.episodes[0] < 0:
-        return "no duel yet: call reset()"
-    lines = [f"prompt    {duels.task.prompts[duels.prompts[0]]}"]
-    for seat, player in enumerate(PLAYERS):
-        lines.append(f"{player}  {duels.completion(0, seat).text}{duels.ending(0, seat)}")
-    if duels.outcome[0] < 0:
-        lines.append("verdict   not yet: the duel goes on")
-        return "\n".join(lines)
-    verdict = duels.verdict(0)
-    winner = PLAYERS[1 - verdict["outcome"]]
-    chance = f", P(player_0 beats player_1) = {verdict['preference']:.3f}" if "preference" in verdict else ""
-    lines.append(f"verdict   {winner} is preferred{chance}")
-    return "\n".join(lines)

@@ -11,7 +11,8 @@ from pettingzoo.utils.conversions import parallel_to_aec_wrapper
 from pettingzoo.utils.wrappers import AssertOutOfBoundsWrapper, OrderEnforcingWrapper
 
 from envs.core import Illegal, TokenDuels
-from envs.preference_duel import Mask, Obs, PreferenceDuel
+from envs.preference_duel import PreferenceDuel
+from envs.spaces import Mask, Obs
 from envs.tasks import Task, make_task
 from envs.types import Feedback
 from oracles import Oracle, make
@@ -50,6 +51,34 @@ def parallel_env(  # noqa: PLR0913 - the options of the public constructor, all 
         UnknownNameError: if the task's or the oracle's name is unknown.
         ValueError: if an argument is out of its range.
     """
+    duels = token_duels(
+        1,
+        task=task,
+        oracle=oracle,
+        feedback=feedback,
+        illegal=illegal,
+        max_cycles=max_cycles,
+        min_new_tokens=min_new_tokens,
+    )
+    return PreferenceDuel(duels, seed, obs, mask, render_mode)
+
+
+def token_duels(
+    size: int,
+    *,
+    task: str | Task | None = None,
+    oracle: str | Oracle = "cyclic",
+    feedback: Feedback = "outcome",
+    illegal: Illegal = "replace",
+    max_cycles: int | None = None,
+    min_new_tokens: int | None = None,
+) -> TokenDuels:
+    """Builds the rules that every view is thin over; see `parallel_env`.
+
+    Raises:
+        UnknownNameError: if the task's or the oracle's name is unknown.
+        ValueError: if an argument is out of its range.
+    """
     if task is None:
         task = make_task("symbols") if max_cycles is None else make_task("symbols", length=max_cycles)
     elif isinstance(task, str):
@@ -58,7 +87,7 @@ def parallel_env(  # noqa: PLR0913 - the options of the public constructor, all 
     if isinstance(oracle, str):
         responses = None if task.responses is None else task.response_texts
         oracle = make(oracle, prompts=task.all_prompts, responses=responses)
-    return PreferenceDuel(TokenDuels(task, oracle, 1, feedback, illegal), seed, obs, mask, render_mode)
+    return TokenDuels(task, oracle, size, feedback, illegal)
 
 
 def raw_env(**options: Any) -> AECEnv:

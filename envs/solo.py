@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from operator import index
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from envs.core import PLAYERS
 from envs.draws import episode_uniform
-from envs.keyed import Key, Stream
-from envs.opponents import checked, opponent
+from envs.keyed import Rows, Stream
+from envs.opponents import opponent, respond
 from envs.preference_duel import PreferenceDuel
 from envs.preference_duel_v0 import parallel_env
+from envs.solo_duels import Learner, require_seat
 
 ID = "duel/PreferenceDuel-v0"
-Learner = Literal["player_0", "player_1", "random"]
 
 
 class SoloDuel(gymnasium.Env[Any, np.int64]):
@@ -39,9 +39,7 @@ class SoloDuel(gymnasium.Env[Any, np.int64]):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "ansi"], "render_fps": 4}  # pyright: ignore[reportIncompatibleVariableOverride] - never written to
 
     def __init__(self, game: PreferenceDuel, opponent: Any = "uniform", learner: Learner = "player_0") -> None:
-        if learner not in get_args(Learner):
-            raise ValueError(f"learner must be one of {get_args(Learner)}, got {learner!r}")
-        self.game, self.learner = game, learner
+        self.game, self.learner = game, require_seat(learner)
         self.render_mode = game.render_mode
         self.observation_space = game.observation_space(PLAYERS[0])
         self.action_space = game.action_space(PLAYERS[0])
@@ -73,12 +71,11 @@ class SoloDuel(gymnasium.Env[Any, np.int64]):
         super().reset(seed=None if seed is None else seed % 2**32)
         observations, infos = self.game.reset(seed=seed)
         duels = self.game.duels
-        name = duels.seeds.item(0), duels.episodes.item(0)
-        drawn = int(2 * episode_uniform(*name, Stream.SIDE))
+        drawn = int(2 * episode_uniform(duels.seeds.item(0), duels.episodes.item(0), Stream.SIDE))
         self._seat = drawn if self.learner == "random" else PLAYERS.index(self.learner)
         prompt = duels.task.prompts[duels.prompts.item(0)]
-        response = self._opponent.respond(prompt, Key(*name, Stream.OPPONENT))
-        self._response = checked(response, duels.task, duels.rules, "the opponent's response")
+        key = Rows(seeds=duels.seeds.copy(), episode=duels.episodes.copy(), stream=Stream.OPPONENT)
+        self._response = tuple(respond(self._opponent, [prompt], key, duels.task, duels.rules)[0].tolist())
         return self._mine(observations), {**self._mine(infos), "seat": self._seat}
 
     def step(self, action: np.int64 | int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -143,4 +140,4 @@ def solo_env(*, opponent: Any = "uniform", learner: Learner = "player_0", **opti
 
 
 if ID not in gymnasium.registry:
-    gymnasium.register(ID, entry_point=f"{__name__}:solo_env")
+    gymnasium.register(ID, entry_point=f"{__name__}:solo_env", vector_entry_point="envs.solo_vector:solo_vector")

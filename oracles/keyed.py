@@ -103,3 +103,25 @@ class Key:
     def uniform(self, k: ArrayLike = 0, l: ArrayLike = 0, vote: ArrayLike = 0) -> NDArray[np.float64]:
         """Returns this block's uniforms at the given positions; shapes broadcast."""
         return uniform(self.seed, int(self.stream), self.episode, k, l, vote)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows(Key):
+    """Names a block of random numbers for each of B rows, as if every row were alone in its batch.
+
+    Attributes:
+        seeds: [B] each row's seed; `seed` is not read.
+        episode: [B] each row's episode.
+    """
+
+    seed: int = 0
+    seeds: NDArray
+
+    def uniform(self, k: ArrayLike = 0, l: ArrayLike = 0, vote: ArrayLike = 0) -> NDArray[np.float64]:
+        """Returns `Key(seeds[l], episode[l], stream).uniform(k, 0, vote)`; shapes broadcast."""
+        row = np.asarray(l)
+        return uniform(self.seeds[row], int(self.stream), np.asarray(self.episode)[row], k, 0, vote)
+
+    def some(self, rows: NDArray[np.intp]) -> Rows:
+        """Returns the key of some of the rows."""
+        return replace(self, seeds=self.seeds[rows], episode=np.asarray(self.episode)[rows])

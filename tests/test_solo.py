@@ -16,11 +16,15 @@ import envs
 from agents.tabular import TabularPolicy
 from envs import make_task, preference_duel_v0
 from envs.core import PLAYERS
-from envs.keyed import Key
+from envs.keyed import Rows, Stream
 from envs.opponents import Drawing, Fixed, Pool, Uniform
 from envs.solo import SoloDuel, solo_env
 
 OPTIONS = {"task": "symbols", "oracle": "cyclic"}
+
+
+def rows(count):
+    return Rows(seeds=np.zeros(count, np.uint64), episode=np.arange(count), stream=Stream.OPPONENT)
 
 
 def play(env, rng, seed=None):
@@ -51,7 +55,7 @@ def test_prompt_and_verdict_are_those_of_the_game_of_two(words_env, words, oracl
     rng, seats = np.random.default_rng(0), set()
     for episode in range(60):
         mine, told, (observation, reward, info) = play(env, rng, seed=7 if episode == 0 else None)
-        seat, theirs = told["seat"], list(env._response)
+        seat, theirs = told["seat"], list(env.game.duels.completion(0, 1 - told["seat"]).tokens)
         seats.add(seat)
         observations, _ = pair.reset(seed=7 if episode == 0 else None)
         infos, rewards = {}, {}
@@ -90,7 +94,7 @@ def test_every_kind_of_opponent_plays(words_env, words):
 
 def test_uniform_opponents_play_every_legal_token_alike(words_env):
     rules = words_env().game.duels.rules
-    firsts = [Uniform(rules).respond("p", Key(0, episode))[0] for episode in range(4000)]
+    firsts = [tokens[0] for tokens in Uniform(rules).respond(["p"] * 4000, rows(4000))]
     counts = np.bincount(firsts, minlength=rules.vocab_size)
     legal = np.flatnonzero(rules.masks[rules.by_step[0]])
     assert counts[legal].sum() == 4000
@@ -102,7 +106,7 @@ def test_a_policy_plays_as_often_as_its_law_says(exact):
     task = make_task("symbols", alphabet=3, length=1, prompts=1)
     law = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
     drawing = Drawing(TabularPolicy(task, law, exact=exact))
-    tokens = [tuple(drawing.respond(task.prompts[0], Key(0, episode))) for episode in range(2000)]
+    tokens = [tuple(row) for row in drawing.respond(task.prompts * 2000, rows(2000))]
     shares = [sum(row == response.tokens for row in tokens) / 2000 for response in task.responses]
     assert shares == pytest.approx(law.tolist(), abs=0.04)
 
@@ -191,8 +195,8 @@ def test_what_is_no_opponent_or_seat_is_told(words_env, options, message):
 )
 def test_what_an_opponent_may_not_say_is_told(words_env, response, message):
     class Wrong:
-        def respond(self, prompt, key):
-            return response
+        def respond(self, prompts, key):
+            return [response]
 
     with pytest.raises((ValueError, TypeError), match=message):
         words_env(opponent=Wrong()).reset(seed=0)

@@ -1,0 +1,136 @@
+"""One learner in each of N duels: what the vector environments are thin over."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.core import PLAYERS, TokenDuels
+from envs.draws import episode_uniforms
+from envs.keyed import Rows, Stream
+from envs.opponents import opponent, respond
+
+Learner = Literal["player_0", "player_1", "random"]
+
+
+class SoloDuels:
+    """Duels of a learner with an opponent whose response is drawn when the duel begins, and played token by token.
+
+    Args:
+        duels: the rules, for N duels.
+        opponent: "uniform", a list of response texts, a policy with `draw`, or an `envs.opponents.Opponent`.
+        learner: the learner's seat: "player_0", "player_1", or "random", drawn for each episode.
+
+    Attributes:
+        duels: the duels of two.
+        seats: [N] the learner's seat, 0 or 1.
+        responses: [N, T] the opponent's tokens, EOS from the end of its response on.
+
+    Raises:
+        ValueError: if the opponent or the seat is unknown.
+    """
+
+    def __init__(self, duels: TokenDuels, opponent: Any = "uniform", learner: Learner = "player_0") -> None:
+        self.duels, self.learner = duels, require_seat(learner)
+        self.set_opponent(opponent)
+        self.seats = np.full(duels.size, PLAYERS.index(learner) if learner in PLAYERS else 0)
+        self.responses = np.full((duels.size, duels.limit), duels.rules.eos)
+        self._rows = np.arange(duels.size)
+
+    def set_opponent(self, of: Any) -> None:
+        """Lets somebody else play from each duel's next reset on.
+
+        Raises:
+            ValueError: if it is no opponent.
+        """
+        self.opponent = opponent(of, self.duels.task, self.duels.rules)
+
+    def reset(self, rows: NDArray[np.intp]) -> None:
+        """Starts the next episode of these duels.
+
+        Raises:
+            ValueError: if a response of the opponent is none that the rules allow.
+        """
+        if not rows.size:
+            return
+        duels = self.duels
+        duels.reset(rows)
+        seeds, episodes = duels.seeds[rows], duels.episodes[rows]
+        if self.learner == "random":
+            self.seats[rows] = 2 * episode_uniforms(seeds, episodes, Stream.SIDE)
+        prompts = [duels.task.prompts[i] for i in duels.prompts[rows].tolist()]
+        key = Rows(seeds=seeds, episode=episodes, stream=Stream.OPPONENT)
+        self.responses[rows] = respond(self.opponent, prompts, key, duels.task, duels.rules)
+
+    def step(self, tokens: NDArray[np.integer]) -> NDArray[np.intp]:
+        """Plays one token in every duel, beside the opponent's next one; a judged duel stays as it is.
+
+        Args:
+            tokens: [N] ids in [0, V).
+
+        Returns:
+            The rows that this step ended and judged.
+
+        Raises:
+            RuntimeError: if some duel was never reset.
+            ValueError: as `TokenDuels.step`.
+        """
+        duels, rows = self.duels, self._rows
+        both = np.empty((duels.size, 2), np.int64)
+        both[rows, self.seats] = tokens
+        both[rows, 1 - self.seats] = self.responses[rows, np.minimum(duels.steps, duels.limit - 1)]
+        return duels.step(both)
+
+    def boards(self) -> NDArray[np.int64]:
+        """Returns [N, P + T] prompt and response of each learner, as a copy."""
+        board = self.duels.board
+        if self.learner == "random":
+            return board[self._rows, self.seats, :-1]
+        return board[:, self.seats.item(0), :-1].copy()
+
+    def masks(self) -> NDArray[np.int8]:
+        """Returns [N, V], 1 where a token is legal for the learner."""
+        return self.duels.rules.masks[self.duels.phase[self._rows, self.seats]]
+
+    def rewards(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Returns the learner's rewards of judged duels."""
+        gain = 2 * self.duels.revealed[rows] - 1
+        return np.where(self.seats[rows] == 0, gain, -gain)
+
+    def get_state(self) -> dict[str, NDArray]:
+        """Returns copies of all that changes but the opponent, for `set_state`."""
+        return {**self.duels.get_state(), "seats": self.seats.copy(), "responses": self.responses.copy()}
+
+    def set_state(self, state: dict[str, NDArray]) -> None:
+        """Continues from `get_state()` of duels of the same task and size.
+
+        Raises:
+            ValueError: naming the array that does not fit.
+        """
+        for name in ("seats", "responses"):
+            shape = getattr(self, name).shape
+            if name not in state or state[name].shape != shape:
+                raise ValueError(f"state['{name}'] must be {shape}; was it another task or size?")
+        self.duels.set_state({name: value for name, value in state.items() if name not in ("seats", "responses")})
+        self.seats, self.responses = state["seats"].copy(), state["responses"].copy()
+
+    def clone(self) -> SoloDuels:
+        """Returns an independent copy that shares the task, the oracle and the opponent."""
+        twin = copy.copy(self)
+        twin.duels = self.duels.clone()
+        twin.seats, twin.responses = self.seats.copy(), self.responses.copy()
+        return twin
+
+
+def require_seat(learner: Learner) -> Learner:
+    """Returns a learner's seat unchanged.
+
+    Raises:
+        ValueError: if there is no such seat.
+    """
+    if learner not in get_args(Learner):
+        raise ValueError(f"learner must be one of {get_args(Learner)}, got {learner!r}")
+    return learner
