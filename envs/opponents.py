@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ _PICK = 2**31
 """The counter k by which a pool picks; responses are drawn by k = 0."""
 
 
+@runtime_checkable
 class Opponent(Protocol):
     """Answers prompts."""
 
@@ -136,24 +137,30 @@ def opponent(of: Any, task: Task, rules: Rules) -> Opponent:
     """Returns an opponent.
 
     Args:
-        of: "uniform"; a list of response texts; a policy, anything with `draw(prompts, n, key)`; or an `Opponent`.
+        of: "uniform"; a list of response texts; a policy, anything with `draw(prompts, n, key)`; a Stable-Baselines3
+            model of the same task; or an `Opponent`.
         task: of the duel.
         rules: its token rules.
 
     Raises:
-        ValueError: if it is none of these, or a response does not fit the task.
+        ValueError: if it is none of these, or a response or a model does not fit the task.
     """
     if isinstance(of, str) and of == "uniform":
         return Uniform(rules)
-    if not isinstance(of, str) and hasattr(of, "respond"):
+    if isinstance(of, Opponent):
         return of
     if hasattr(of, "draw"):
         return Drawing(of)
+    if hasattr(of, "policy_class") and hasattr(of, "observation_space"):
+        from envs.sb3 import ModelOpponent
+
+        model: Any = of
+        return ModelOpponent(model, task, rules)
     if isinstance(of, (list, tuple)) and of and all(isinstance(text, str) for text in of):
         return Fixed([_tokens(text, task, rules) for text in of])
     raise ValueError(
-        f"an opponent is 'uniform', a list of response texts, a policy with draw(), or an object with respond(), "
-        f"got {of!r}"
+        f"an opponent is 'uniform', a list of response texts, a policy with draw(), a Stable-Baselines3 model, or an "
+        f"object with respond(), got {of!r}"
     )
 
 

@@ -12,6 +12,7 @@ from envs.core import PLAYERS, TokenDuels
 from envs.draws import episode_uniforms
 from envs.keyed import Rows, Stream
 from envs.opponents import opponent, respond
+from envs.spaces import Mask, Obs
 
 Learner = Literal["player_0", "player_1", "random"]
 
@@ -83,6 +84,14 @@ class SoloDuels:
         both[rows, self.seats] = tokens
         both[rows, 1 - self.seats] = self.responses[rows, np.minimum(duels.steps, duels.limit - 1)]
         return duels.step(both)
+
+    def observations(self, obs: Obs, mask: Mask) -> Any:
+        """Returns copies of what each learner sees, as `envs.spaces.player_space` lays it out."""
+        if obs == "flat":
+            return self.boards()
+        if mask != "observation":
+            return {"observation": self.boards()}
+        return {"observation": self.boards(), "action_mask": self.masks()}
 
     def boards(self) -> NDArray[np.int64]:
         """Returns [N, P + T] prompt and response of each learner, as a copy."""

@@ -154,12 +154,7 @@ class SoloVector(VectorEnv[Any, NDArray, NDArray]):
             self.solo.duels.seed([one for _, one in named], np.array([row for row, _ in named]))
 
     def _observations(self) -> Any:
-        boards = self.solo.boards()
-        if self.obs == "flat":
-            return boards
-        if self.mask != "observation":
-            return {"observation": boards}
-        return {"observation": boards, "action_mask": self.solo.masks()}
+        return self.solo.observations(self.obs, self.mask)
 
     def _infos(self, there: NDArray[np.bool_], judged: NDArray[np.intp]) -> dict[str, Any]:
         """Returns infos as Gymnasium's vectors write them: each key beside `_key`, the duels that it speaks of."""

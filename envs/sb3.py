@@ -1,0 +1,283 @@
+"""The one-player duel for Stable-Baselines3: a native `VecEnv`, an extractor for tokens, models as opponents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Dict, Discrete, Space
+from numpy.typing import NDArray
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+
+from envs.keyed import Rows
+from envs.preference_duel_v0 import token_duels
+from envs.rules import ENDED, Rules
+from envs.solo_duels import Learner, SoloDuels
+from envs.spaces import Mask, Obs, mask_place, player_space
+from envs.tasks import Task
+from envs.transcript import transcript
+
+
+class SoloVecEnv(VecEnv):
+    """N times `envs.solo.SoloDuel` in arrays; a `DummyVecEnv` over that one gives the same at every step.
+
+    A duel that ended is reset within the step, its last observation is in `infos[i]["terminal_observation"]`.
+    Environment i has seed s + i.
+
+    Args:
+        duels: the duels of a learner.
+        seed: of the episodes before the first `seed(...)`.
+        obs: "dict" or "flat"; see `PreferenceDuel`.
+        mask: where the action mask is; see `PreferenceDuel`. `action_masks()` has it always.
+        render_mode: "ansi" or None.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        duels: SoloDuels,
+        seed: int = 0,
+        obs: Obs = "dict",
+        mask: Mask | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if render_mode not in (None, "ansi"):
+            raise ValueError(f"render_mode must be None or 'ansi', got {render_mode!r}")
+        game = duels.duels
+        self.solo, self.render_mode = duels, render_mode
+        self.obs: Obs = obs
+        self.mask: Mask = mask_place(obs, mask, game.rules.vocab_size)
+        super().__init__(game.size, player_space(game, obs, self.mask), Discrete(game.rules.vocab_size))
+        game.seed(seed + np.arange(game.size, dtype=object))
+        self._rewards, self._ended = np.zeros(game.size, np.float32), np.zeros(game.size, np.bool_)
+        self._infos: list[dict[str, Any]] = []
+
+    def set_opponent(self, opponent: Any) -> None:
+        """Lets somebody else play from each duel's next reset on.
+
+        Raises:
+            ValueError: if it is no opponent.
+        """
+        self.solo.set_opponent(opponent)
+
+    def reset(self) -> Any:
+        """Starts the next episode of each duel, or episode 0 where `seed(...)` was called."""
+        if any(seed is not None for seed in self._seeds):
+            self.solo.duels.seed([seed or 0 for seed in self._seeds])
+        if any(self._options):
+            raise ValueError(f"reset() knows no options, got {self._options}; use set_opponent() for another opponent")
+        self._reset_seeds()
+        self.solo.reset(np.arange(self.num_envs))
+        self.reset_infos = self._told()
+        return self._observations()
+
+    def step_async(self, actions: NDArray) -> None:
+        """Plays one token in every duel, and starts the next episode of those that ended.
+
+        Raises:
+            RuntimeError: if `reset()` was never called.
+            ValueError: if the actions have another shape, or one is outside the vocabulary.
+        """
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
+            raise ValueError(f"actions must be [{self.num_envs}] integers, got {actions.dtype} {actions.shape}")
+        solo = self.solo
+        judged = solo.step(actions)
+        self._rewards, self._ended = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, np.bool_)
+        self._infos = self._told()
+        if not judged.size:
+            return
+        self._rewards[judged], self._ended[judged] = solo.rewards(judged), True
+        last = self._observations()
+        for row in judged.tolist():
+            self._infos[row] |= solo.duels.verdict(row) | {"terminal_observation": _row(last, row)}
+        solo.reset(judged)
+        for row, told in zip(judged.tolist(), self._told(judged), strict=True):
+            self.reset_infos[row] = told
+
+    def step_wait(self) -> tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """Returns what `step_async` led to."""
+        for told in self._infos:
+            told["TimeLimit.truncated"] = False
+        return self._observations(), self._rewards, self._ended, self._infos
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Returns [N, V], True where a token is legal."""
+        return self.solo.masks().astype(bool)
+
+    def render(self, mode: str | None = None) -> tuple[str, ...] | None:  # pyright: ignore[reportIncompatibleMethodOverride] - of pictures, text
+        """Returns each duel in words, under render_mode "ansi"."""
+        del mode
+        if self.render_mode is None:
+            return None
+        return tuple(transcript(self.solo.duels, row) for row in range(self.num_envs))
+
+    def close(self) -> None:
+        """Does nothing: there is no window."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Returns an attribute, the same for each of these duels."""
+        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Raises AttributeError: the duels have no attributes of their own."""
+        del value, indices
+        raise AttributeError(f"can't set '{attr_name}' of single duels; set it where the environment is built")
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Calls a method once and returns each duel's share: `action_masks`, `render`, `set_opponent`.
+
+        Raises:
+            AttributeError: if there is no such method.
+        """
+        if method_name not in ("action_masks", "render", "set_opponent"):
+            raise AttributeError(f"single duels have action_masks, render and set_opponent, got '{method_name}'")
+        found = getattr(self, method_name)(*method_args, **method_kwargs)
+        return [None if found is None else found[row] for row in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """Returns False for each of these duels."""
+        del wrapper_class
+        return [False for _ in self._get_indices(indices)]
+
+    def _observations(self) -> Any:
+        return self.solo.observations(self.obs, self.mask)
+
+    def _told(self, rows: NDArray[np.intp] | slice = slice(None)) -> list[dict[str, Any]]:
+        told: list[dict[str, Any]] = [{"seat": seat} for seat in self.solo.seats[rows].tolist()]
+        if self.mask == "info":
+            for info, mask in zip(told, self.solo.masks()[rows], strict=True):
+                info["action_mask"] = mask
+        return told
+
+
+def sb3_env(
+    num_envs: int = 1, *, opponent: Any = "uniform", learner: Learner = "player_0", **options: Any
+) -> SoloVecEnv:
+    """Builds a native `VecEnv` of N one-player duels.
+
+    Args:
+        num_envs: N.
+        opponent: who plays the other seats; see `SoloDuels`.
+        learner: the learner's seat; see `SoloDuels`.
+        **options: those of `preference_duel_v0.parallel_env`.
+
+    Raises:
+        UnknownNameError: if the task's or the oracle's name is unknown.
+        ValueError: if an argument is out of its range.
+    """
+    shown = {name: options.pop(name) for name in ("seed", "obs", "mask", "render_mode") if name in options}
+    return SoloVecEnv(SoloDuels(token_duels(num_envs, **options), opponent, learner), **shown)
+
+
+class TokenExtractor(BaseFeaturesExtractor):
+    """Embeds each token of a board and lays the embeddings side by side: ids never reach a network as numbers.
+
+    For `policy_kwargs={"features_extractor_class": TokenExtractor}`; the action mask is not read.
+
+    Args:
+        observation_space: of the duel, "dict" or "flat".
+        width: of a token's embedding.
+    """
+
+    def __init__(self, observation_space: Space, width: int = 16) -> None:
+        board: Any = _board_space(observation_space)
+        super().__init__(observation_space, int(np.prod(board.shape)) * width)
+        self.embedding = nn.Embedding(int(board.high.max()) + 1, width)
+
+    def forward(self, observations: Any) -> Tensor:
+        """Returns [N, (P + T) * width]."""
+        board = observations["observation"] if isinstance(observations, dict) else observations
+        return self.embedding(board.long()).flatten(1)
+
+
+class ModelOpponent:
+    """Lets a Stable-Baselines3 model of the same duel play, drawing by keyed uniforms.
+
+    What a model without masks plays against the rules counts as in the duel: as EOS, or as the smallest legal token.
+
+    Args:
+        model: PPO, A2C, MaskablePPO (their law is drawn from) or DQN (its best token is played).
+        task: of the duel.
+        rules: its token rules.
+
+    Raises:
+        ValueError: if the model was made for other spaces, another vocabulary for one.
+    """
+
+    def __init__(self, model: BaseAlgorithm, task: Task, rules: Rules) -> None:
+        self.model, self.task, self.rules = model, task, rules
+        places = task.max_prompt_tokens + task.max_new_tokens
+        board: Any = _board_space(model.observation_space)
+        size = getattr(model.action_space, "n", None)
+        if size != rules.vocab_size or board.shape != (places,):
+            raise ValueError(
+                f"the opponent's model plays {size} tokens on boards {board.shape}, task '{task.name}' has "
+                f"{rules.vocab_size} on ({places},); train it on this task"
+            )
+
+    def respond(self, prompts: Sequence[str], key: Rows) -> list[list[int]]:
+        """Returns one response to each prompt."""
+        rules, width, rows = self.rules, self.task.max_prompt_tokens, np.arange(len(prompts))
+        boards = np.full((len(prompts), width + self.task.max_new_tokens), rules.fill)
+        for row, prompt in enumerate(prompts):
+            tokens = self.task.tokenizer.encode(prompt)
+            boards[row, width - len(tokens) : width] = tokens
+        phase = np.full(len(prompts), rules.by_step.item(0))
+        for step in range(self.task.max_new_tokens):
+            masks = rules.masks[phase]
+            law = step_law(self.model, boards, masks)
+            edges = law.cumsum(axis=1)
+            targets = key.uniform(l=rows, vote=step) * edges[:, -1]
+            played = (edges <= targets[:, None]).sum(axis=1)
+            boards[:, width + step] = rules.written[phase, played]
+            phase = np.maximum(rules.after[phase, played], rules.by_step[step + 1])
+            if (phase == ENDED).all():
+                break
+        return [[token for token in row if token != rules.fill] for row in boards[:, width:].tolist()]
+
+
+@torch.no_grad()
+def step_law(model: BaseAlgorithm, boards: NDArray[np.int64], masks: NDArray[np.int8]) -> NDArray[np.float64]:
+    """Returns [M, V] the chance of each next token under a model's policy.
+
+    Args:
+        model: PPO, A2C, MaskablePPO or DQN.
+        boards: [M, P + T] what the player sees.
+        masks: [M, V] 1 where a token is legal.
+
+    Raises:
+        TypeError: if the model is of another kind.
+    """
+    policy: Any = model.policy
+    seen: Any = boards
+    if isinstance(model.observation_space, Dict):
+        seen = {"observation": boards, "action_mask": masks}
+        seen = {name: seen[name] for name in model.observation_space.spaces}
+    observations = policy.obs_to_tensor(seen)[0]
+    if hasattr(policy, "q_net"):
+        best = policy.q_net(observations).argmax(dim=1)
+        return np.eye(masks.shape[1])[best.cpu().numpy()]
+    if not hasattr(policy, "get_distribution"):
+        raise TypeError(f"an opponent is a PPO, A2C, MaskablePPO or DQN model, got {type(model).__name__}")
+    asked: Any = (observations, masks) if isinstance(policy, MaskableActorCriticPolicy) else (observations,)
+    law: Any = policy.get_distribution(*asked)
+    return law.distribution.probs.double().cpu().numpy()
+
+
+def _board_space(space: Space) -> Space:
+    return space["observation"] if isinstance(space, Dict) else space
+
+
+def _row(observations: Any, row: int) -> Any:
+    if isinstance(observations, dict):
+        return {name: values[row] for name, values in observations.items()}
+    return observations[row]
