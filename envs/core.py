@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from envs.draws import ask, episode_uniform, episode_uniforms, prompt_index
+from envs.draws import Chances, ask, episode_uniform, prompt_index
 from envs.keyed import Stream
 from envs.rules import ENDED, Rules
 from envs.tasks import Task
@@ -79,6 +79,7 @@ class TokenDuels:
         self.outcome = np.full(size, -1, np.int8)
         self.revealed = np.full(size, np.nan)
         self._start = np.arange(2 * size).reshape(size, 2) * self.board.shape[2] + self.width
+        self._chances = Chances(size)
         self._encoded: dict[int, NDArray[np.int64]] = {}
 
     def seed(self, seeds: ArrayLike, rows: NDArray[np.intp] | slice = slice(None)) -> None:
@@ -99,9 +100,9 @@ class TokenDuels:
         Raises:
             ValueError: if a prompt has no token, or more than `task.max_prompt_tokens`.
         """
-        chosen = slice(None) if rows is None else rows
+        chosen = np.arange(self.size) if rows is None else rows
         self.episodes[chosen] += 1
-        chance = episode_uniforms(self.seeds[chosen], self.episodes[chosen], Stream.PROMPT)
+        chance = self._chances.of(Stream.PROMPT, chosen, self.seeds[chosen], self.episodes[chosen])
         index = prompt_index(chance, len(self.task.prompts))
         self._begin(chosen, index, np.stack([self._prompt_tokens(i) for i in index.tolist()])[:, None])
 
@@ -239,6 +240,7 @@ class TokenDuels:
         """Returns an independent copy that shares the task and the oracle, which never change."""
         twin = copy.copy(self)
         twin.set_state(self.get_state())
+        twin._chances = Chances(self.size)
         return twin
 
     def _begin(self, rows: Any, index: Any, tokens: NDArray[np.int64]) -> None:
@@ -254,9 +256,15 @@ class TokenDuels:
         """Asks the oracle about these duels and draws their verdicts: the one place for both."""
         prompts = [self.task.prompts[i] for i in self.prompts[rows].tolist()]
         prob = ask(self.oracle, prompts, self._texts(rows, 0), self._texts(rows, 1))
-        won = episode_uniforms(self.seeds[rows], self.episodes[rows], Stream.VERDICT) < prob
+        won = self._verdict_chance(rows) < prob
         self.outcome[rows] = won
         self.revealed[rows] = won if self.feedback == "outcome" else prob
+
+    def _verdict_chance(self, rows: NDArray[np.intp]) -> Any:
+        seeds, episodes = self.seeds[rows], self.episodes[rows]
+        if rows.size == 1:
+            return episode_uniform(seeds.item(), episodes.item(), Stream.VERDICT)
+        return self._chances.of(Stream.VERDICT, rows, seeds, episodes)
 
     def _texts(self, rows: NDArray[np.intp], seat: int) -> list[str]:
         decode, fill = self.task.tokenizer.decode, self.rules.fill

@@ -12,6 +12,8 @@ from oracles import Oracle
 from oracles.check import require_prob
 
 _BLOCK = 512
+_AHEAD = 16
+_STREAMS = np.array([Stream.PROMPT, Stream.VERDICT])
 
 
 def ask(oracle: Oracle, prompts: list[str], first: list[str], second: list[str]) -> NDArray[np.float64]:
@@ -31,6 +33,33 @@ def ask(oracle: Oracle, prompts: list[str], first: list[str], second: list[str])
 def prompt_index(uniforms: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """Returns the prompt that each uniform picks among `count`."""
     return np.floor(uniforms * count).astype(np.int64)
+
+
+class Chances:
+    """What chance brings to N duels, some episodes ahead: the uniforms of many episodes cost little more than one's.
+
+    A memory alone: what it returns is `Key(seed, episode, stream).uniform()` whatever was asked before.
+
+    Args:
+        size: N.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._seeds = np.zeros(size, np.uint64)
+        self._first = np.full(size, -_AHEAD)
+        self._values = np.empty((len(_STREAMS), size, _AHEAD))
+
+    def of(self, stream: Stream, rows: NDArray[np.intp], seeds: NDArray, episodes: NDArray) -> NDArray[np.float64]:
+        """Returns [M] the uniforms of PROMPT or VERDICT for some rows' seeds and episodes."""
+        place = episodes - self._first[rows]
+        stale = (place < 0) | (place >= _AHEAD) | (self._seeds[rows] != seeds)
+        if stale.any():
+            missing, first = rows[stale], episodes[stale]
+            self._seeds[missing], self._first[missing] = seeds[stale], first
+            ahead = first[:, None] + np.arange(_AHEAD)
+            self._values[:, missing] = uniform(seeds[stale][:, None], _STREAMS[:, None, None], ahead)
+            place[stale] = 0
+        return self._values[_STREAMS.tolist().index(stream), rows, place]
 
 
 def episode_uniforms(seeds: NDArray, episodes: NDArray, stream: Stream) -> NDArray[np.float64]:

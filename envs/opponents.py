@@ -18,16 +18,22 @@ _PICK = 2**31
 """The counter k by which a pool picks; responses are drawn by k = 0."""
 
 
+Responses = Sequence[Sequence[int]] | NDArray[np.int64]
+
+
 @runtime_checkable
 class Opponent(Protocol):
     """Answers prompts."""
 
-    def respond(self, prompts: Sequence[str], key: Rows) -> Sequence[Sequence[int]]:
+    def respond(self, prompts: Sequence[str], key: Rows) -> Responses:
         """Returns the tokens of one response to each prompt, its EOS included.
 
         Args:
             prompts: B prompts.
             key: names every random number; row b's are `key.uniform(k=..., l=b, vote=...)`, whatever B is.
+
+        Returns:
+            B lists of ids, or an array [B, T]; EOS may follow a response's end.
         """
         ...
 
@@ -38,17 +44,16 @@ class Uniform:
 
     rules: Rules
 
-    def respond(self, prompts: Sequence[str], key: Rows) -> list[list[int]]:
+    def respond(self, prompts: Sequence[str], key: Rows) -> NDArray[np.int64]:
         """Returns one response to each prompt."""
         rules, count, limit = self.rules, len(prompts), len(self.rules.by_step) - 1
         uniforms = key.uniform(l=np.arange(count)[:, None], vote=np.arange(limit))
         phase = np.full(count, rules.by_step.item(0))
-        tokens, lengths = np.empty((count, limit), np.int64), np.zeros(count, np.int64)
+        tokens = np.empty((count, limit), np.int64)
         for step in range(limit):
-            lengths += phase < ENDED
             tokens[:, step] = rules.legal[phase, (uniforms[:, step] * rules.legal_count[phase]).astype(np.int64)]
             phase = np.maximum(rules.after[phase, tokens[:, step]], rules.by_step[step + 1])
-        return [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+        return tokens
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ class Pool:
         edges = np.cumsum(self._chances())
         uniforms = key.uniform(k=_PICK, l=np.arange(len(prompts)))
         chosen = np.searchsorted(edges, uniforms * edges[-1], side="right")
-        responses: list[Sequence[int]] = [()] * len(prompts)
+        responses: list[Any] = [()] * len(prompts)
         for i in np.unique(chosen).tolist():
             rows = np.flatnonzero(chosen == i)
             said = self.opponents[i].respond([prompts[row] for row in rows.tolist()], key.some(rows))
@@ -187,10 +192,13 @@ def respond(by: Opponent, prompts: Sequence[str], key: Rows, task: Task, rules: 
             f"an opponent must return one response for each of {len(prompts)} prompts, got {len(responses)}"
         )
     limit = len(rules.by_step) - 1
-    board, lengths = np.full((len(prompts), limit), rules.eos), np.empty(len(prompts), np.int64)
-    for row, response in enumerate(responses):
-        lengths[row] = len(response)
-        board[row, : len(response)] = [operator.index(token) for token in response[:limit]]
+    if isinstance(responses, np.ndarray) and responses.shape == (len(prompts), limit):
+        board, lengths = responses.astype(np.int64, casting="safe"), np.full(len(prompts), limit)
+    else:
+        board, lengths = np.full((len(prompts), limit), rules.eos), np.empty(len(prompts), np.int64)
+        for row, response in enumerate(responses):
+            lengths[row] = len(response)
+            board[row, : len(response)] = [operator.index(token) for token in response[:limit]]
     if not _allowed(board, lengths, rules):
         for response in responses:
             _require_allowed(response, task, rules, "the opponent's response")
@@ -198,14 +206,14 @@ def respond(by: Opponent, prompts: Sequence[str], key: Rows, task: Task, rules: 
 
 
 def _allowed(board: NDArray[np.int64], lengths: NDArray[np.int64], rules: Rules) -> bool:
-    """Returns whether every row is a whole response; columns after its end are not looked at."""
+    """Returns whether every row is a whole response: it ended within its length, and nothing but EOS follows."""
     limit = board.shape[1]
-    if (lengths > limit).any() or board.min() < 0 or board.max() >= rules.vocab_size:
+    if lengths.max() > limit or board.min() < 0 or board.max() >= rules.vocab_size:
         return False
     phase = np.full(len(board), rules.by_step.item(0))
     for step in range(limit):
-        token, speaking = board[:, step], phase < ENDED
-        if (speaking != (step < lengths)).any() or (speaking & (rules.masks[phase, token] == 0)).any():
+        token = board[:, step]
+        if (rules.masks[phase, token] == 0).any() or ((phase < ENDED) & (step >= lengths)).any():
             return False
         phase = np.maximum(rules.after[phase, token], rules.by_step[step + 1])
     return True
@@ -213,9 +221,9 @@ def _allowed(board: NDArray[np.int64], lengths: NDArray[np.int64], rules: Rules)
 
 def _require_allowed(response: Sequence[int], task: Task, rules: Rules, who: str) -> None:
     """Raises ValueError, naming the first token that may not stand where it does, unless this is a whole response."""
-    phase = int(rules.by_step[0])
+    phase, limit = int(rules.by_step[0]), len(rules.by_step) - 1
     for step, token in enumerate(response, start=1):
-        if phase == ENDED:
+        if step > limit or (phase == ENDED and token != rules.eos):
             raise ValueError(f"{who} goes on after its end: token {step} of {len(response)}")
         if not (0 <= token < rules.vocab_size and rules.masks[phase, token]):
             text = f" ({task.tokenizer.decode([int(token)])!r})" if 0 <= token < rules.vocab_size else ""

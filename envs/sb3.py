@@ -97,8 +97,9 @@ class SoloVecEnv(VecEnv):
             return
         self._rewards[judged], self._ended[judged] = solo.rewards(judged), True
         last = self._observations()
-        for row in judged.tolist():
-            self._infos[row] |= solo.duels.verdict(row) | {"terminal_observation": _row(last, row)}
+        told = solo.verdicts(judged)
+        for row, *values in zip(judged.tolist(), *told.values(), strict=True):
+            self._infos[row].update(zip(told, values, strict=True), terminal_observation=_row(last, row))
         solo.reset(judged)
         for row, told in zip(judged.tolist(), self._told(judged), strict=True):
             self.reset_infos[row] = told

@@ -109,6 +109,19 @@ class SoloDuels:
         gain = 2 * self.duels.revealed[rows] - 1
         return np.where(self.seats[rows] == 0, gain, -gain)
 
+    def verdicts(self, rows: NDArray[np.intp]) -> dict[str, list[Any]]:
+        """Returns what `TokenDuels.verdict` tells of each of these rows, key by key."""
+        duels = self.duels
+        responses = duels.board[rows, :, duels.width : -1]
+        lengths = (responses != duels.rules.fill).sum(axis=2)
+        last = np.take_along_axis(responses, lengths[..., None] - 1, axis=2)[..., 0]
+        told: dict[str, list[Any]] = {
+            "outcome": duels.outcome[rows].tolist(),
+            "lengths": list(map(tuple, lengths.tolist())),
+            "hit_limit": list(map(tuple, (last != duels.rules.eos).tolist())),
+        }
+        return {**told, "preference": duels.revealed[rows].tolist()} if duels.feedback == "probability" else told
+
     def get_state(self) -> dict[str, NDArray]:
         """Returns copies of all that changes but the opponent, for `set_state`."""
         return {**self.duels.get_state(), "seats": self.seats.copy(), "responses": self.responses.copy()}

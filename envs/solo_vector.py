@@ -13,7 +13,6 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.core import TokenDuels
 from envs.preference_duel_v0 import token_duels
 from envs.solo_duels import Learner, SoloDuels
 from envs.spaces import Mask, Obs, mask_place, player_space
@@ -160,11 +159,11 @@ class SoloVector(VectorEnv[Any, NDArray, NDArray]):
         """Returns infos as Gymnasium's vectors write them: each key beside `_key`, the duels that it speaks of."""
         infos: dict[str, Any] = {}
         if judged.size:
-            for key, values in _verdicts(self.solo.duels, judged).items():
-                whole = (
-                    np.zeros(self.num_envs, values.dtype) if values.dtype != object else np.full(self.num_envs, None)
-                )
-                whole[judged] = values
+            for key, values in self.solo.verdicts(judged).items():
+                kind = type(values[0])
+                whole = np.full(self.num_envs, None) if kind is tuple else np.zeros(self.num_envs, kind)
+                for row, value in zip(judged.tolist(), values, strict=True):
+                    whole[row] = value
                 infos[key], infos[f"_{key}"] = whole, np.zeros(self.num_envs, np.bool_)
                 infos[f"_{key}"][judged] = True
         if self.mask == "info":
@@ -191,25 +190,6 @@ def solo_vector(
     """
     shown = {name: options.pop(name) for name in ("seed", "obs", "mask", "render_mode") if name in options}
     return SoloVector(SoloDuels(token_duels(num_envs, **options), opponent, learner), **shown)
-
-
-def _verdicts(duels: TokenDuels, rows: NDArray[np.intp]) -> dict[str, NDArray]:
-    """Returns what `TokenDuels.verdict` tells of each of these rows, pairs as objects."""
-    responses = duels.board[rows, :, duels.width : -1]
-    lengths = (responses != duels.rules.fill).sum(axis=2)
-    last = np.take_along_axis(responses, lengths[..., None] - 1, axis=2)[..., 0]
-    told = {
-        "outcome": duels.outcome[rows].astype(np.int64),
-        "lengths": _pairs(lengths),
-        "hit_limit": _pairs(last != duels.rules.eos),
-    }
-    return {**told, "preference": duels.revealed[rows]} if duels.feedback == "probability" else told
-
-
-def _pairs(values: NDArray) -> NDArray[np.object_]:
-    pairs = np.empty(len(values), object)
-    pairs[:] = list(map(tuple, values.tolist()))
-    return pairs
 
 
 def _reset_mask(options: dict[str, Any] | None, size: int) -> NDArray[np.bool_]:

@@ -75,7 +75,7 @@ class ListTokenizer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Returns the strings of the ids, joined; PAD and EOS give none."""
-        return "".join(self.strings[token] for token in tokens)
+        return "".join([self.strings[token] for token in tokens])
 
 
 class FileTokenizer:

@@ -16,6 +16,8 @@ from oracles.registry import nearest
 
 GAMES = "rps", "comal3", "cycle5", "clone_rps"
 """Small games by name, as tasks and as their oracles."""
+SMALL = 2**20
+"""Tables of so few entries are kept as one, which answers questions about many prompts at once."""
 TOLERANCE = 1e-6
 """How far P + P' may be from 1 in a file: the rounding of float32, which is then removed."""
 
@@ -128,6 +130,11 @@ class TableOracle:
         if len(set(asked)) == 1:
             return self._matrix(asked[0])[i, j]
         rows = torch.tensor(asked, dtype=torch.long)
+        if len(self._matrices) == len(self.prompts) and len(self.prompts) * len(self.responses) ** 2 <= SMALL:
+            self._source = torch.stack([self._matrix(row) for row in range(len(self.prompts))])
+            self._matrices = {}
+        if isinstance(self._source, Tensor):
+            return self._source[i, j] if self._source.ndim == 2 else self._source[rows, i, j]
         answers = torch.empty(len(rows), dtype=torch.float64)
         for row in rows.unique().tolist():
             here = rows == row
