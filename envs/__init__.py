@@ -3,7 +3,7 @@
 On import it is registered with PettingZoo and with Gymnasium.
 """
 
-from envs import preference_duel_v0, solo
+from envs import preference_duel_v0, response_duel, solo
 from envs.arena import DuelArena
 from envs.core import TokenDuels
 from envs.tasks import Task, make_task
@@ -20,5 +20,6 @@ __all__ = [
     "TokenDuels",
     "make_task",
     "preference_duel_v0",
+    "response_duel",
     "solo",
 ]

@@ -162,7 +162,7 @@ def opponent(of: Any, task: Task, rules: Rules) -> Opponent:
         model: Any = of
         return ModelOpponent(model, task, rules)
     if isinstance(of, (list, tuple)) and of and all(isinstance(text, str) for text in of):
-        return Fixed([_tokens(text, task, rules) for text in of])
+        return Fixed([tokens_of(text, task, rules) for text in of])
     raise ValueError(
         f"an opponent is 'uniform', a list of response texts, a policy with draw(), a Stable-Baselines3 model, or an "
         f"object with respond(), got {of!r}"
@@ -236,7 +236,12 @@ def _require_allowed(response: Sequence[int], task: Task, rules: Rules, who: str
         raise ValueError(f"{who} does not end: its {len(response)} tokens are neither the limit nor closed by EOS")
 
 
-def _tokens(text: str, task: Task, rules: Rules) -> tuple[int, ...]:
+def tokens_of(text: str, task: Task, rules: Rules) -> tuple[int, ...]:
+    """Returns the tokens of a response's text, EOS at the end where there is room.
+
+    Raises:
+        ValueError: if the rules do not allow it.
+    """
     tokens = task.tokenizer.encode(text)
     if len(tokens) > task.max_new_tokens:
         raise ValueError(f"the response {text!r} is longer than the limit of {task.max_new_tokens} tokens")
