@@ -104,7 +104,7 @@ class TokenDuels:
         self.episodes[chosen] += 1
         chance = self._chances.of(Stream.PROMPT, chosen, self.seeds[chosen], self.episodes[chosen])
         index = prompt_index(chance, len(self.task.prompts))
-        self._begin(chosen, index, np.stack([self._prompt_tokens(i) for i in index.tolist()])[:, None])
+        self._begin(chosen, index, np.stack([self.prompt_tokens(i) for i in index.tolist()])[:, None])
 
     def reset_row(self, row: int) -> None:
         """Starts the next episode of one duel: `reset` without the cost of small arrays.
@@ -115,7 +115,7 @@ class TokenDuels:
         self.episodes[row] += 1
         chance = episode_uniform(self.seeds.item(row), self.episodes.item(row), Stream.PROMPT)
         index = int(chance * len(self.task.prompts))
-        self._begin(row, index, self._prompt_tokens(index))
+        self._begin(row, index, self.prompt_tokens(index))
 
     def step(self, tokens: NDArray[np.integer]) -> NDArray[np.intp]:
         """Plays one token of each player in every duel; a judged duel stays as it is.
@@ -218,6 +218,22 @@ class TokenDuels:
         tokens = self._response(row, seat)
         return Completion(self.task.tokenizer.decode(tokens), tuple(tokens))
 
+    def prompt_tokens(self, index: int) -> NDArray[np.int64]:
+        """Returns [P] a prompt's tokens, left-padded.
+
+        Raises:
+            ValueError: if it has no token, or more than P.
+        """
+        if index not in self._encoded:
+            tokens = self.task.tokenizer.encode(self.task.prompts[index])
+            if not 0 < len(tokens) <= self.width:
+                raise ValueError(
+                    f"prompt {self.task.prompts[index]!r} has {len(tokens)} tokens, expected 1 to {self.width} "
+                    f"(the task's max_prompt_tokens)"
+                )
+            self._encoded[index] = np.array([self.rules.fill] * (self.width - len(tokens)) + tokens)
+        return self._encoded[index]
+
     def get_state(self) -> dict[str, NDArray]:
         """Returns copies of all that changes; task, oracle and settings are not part of it."""
         return {name: getattr(self, name).copy() for name in _STATE}
@@ -256,15 +272,9 @@ class TokenDuels:
         """Asks the oracle about these duels and draws their verdicts: the one place for both."""
         prompts = [self.task.prompts[i] for i in self.prompts[rows].tolist()]
         prob = ask(self.oracle, prompts, self._texts(rows, 0), self._texts(rows, 1))
-        won = self._verdict_chance(rows) < prob
+        won = self._chances.of(Stream.VERDICT, rows, self.seeds[rows], self.episodes[rows]) < prob
         self.outcome[rows] = won
         self.revealed[rows] = won if self.feedback == "outcome" else prob
-
-    def _verdict_chance(self, rows: NDArray[np.intp]) -> Any:
-        seeds, episodes = self.seeds[rows], self.episodes[rows]
-        if rows.size == 1:
-            return episode_uniform(seeds.item(), episodes.item(), Stream.VERDICT)
-        return self._chances.of(Stream.VERDICT, rows, seeds, episodes)
 
     def _texts(self, rows: NDArray[np.intp], seat: int) -> list[str]:
         decode, fill = self.task.tokenizer.decode, self.rules.fill
@@ -272,17 +282,6 @@ class TokenDuels:
 
     def _response(self, row: int, seat: int) -> list[int]:
         return _played(self.board[row, seat, self.width : -1].tolist(), self.rules.fill)
-
-    def _prompt_tokens(self, index: int) -> NDArray[np.int64]:
-        if index not in self._encoded:
-            tokens = self.task.tokenizer.encode(self.task.prompts[index])
-            if not 0 < len(tokens) <= self.width:
-                raise ValueError(
-                    f"prompt {self.task.prompts[index]!r} has {len(tokens)} tokens, expected 1 to {self.width} "
-                    f"(the task's max_prompt_tokens)"
-                )
-            self._encoded[index] = np.array([self.rules.fill] * (self.width - len(tokens)) + tokens)
-        return self._encoded[index]
 
     def _require_legal(self, tokens: NDArray, legal: NDArray) -> None:
         if legal.all():

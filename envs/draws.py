@@ -51,6 +51,8 @@ class Chances:
 
     def of(self, stream: Stream, rows: NDArray[np.intp], seeds: NDArray, episodes: NDArray) -> NDArray[np.float64]:
         """Returns [M] the uniforms of PROMPT or VERDICT for some rows' seeds and episodes."""
+        if len(rows) == 1:
+            return np.array([episode_uniform(seeds.item(), episodes.item(), stream)])
         place = episodes - self._first[rows]
         stale = (place < 0) | (place >= _AHEAD) | (self._seeds[rows] != seeds)
         if stale.any():
