@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -11,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.keyed import Rows
-from envs.rules import ENDED, Rules
+from envs.responses import Responses, response_board, tokens_of
+from envs.rules import Rules
 from envs.tasks import Task
 
 _PICK = 2**31
 """The counter k by which a pool picks; responses are drawn by k = 0."""
-
-
-Responses = Sequence[Sequence[int]] | NDArray[np.int64]
 
 
 @runtime_checkable
@@ -157,7 +154,7 @@ def opponent(of: Any, task: Task, rules: Rules) -> Opponent:
     if hasattr(of, "draw"):
         return Drawing(of)
     if hasattr(of, "policy_class") and hasattr(of, "observation_space"):
-        from envs.sb3 import ModelOpponent
+        from envs.sb3_player import ModelOpponent
 
         model: Any = of
         return ModelOpponent(model, task, rules)
@@ -191,60 +188,4 @@ def respond(by: Opponent, prompts: Sequence[str], key: Rows, task: Task, rules: 
         raise ValueError(
             f"an opponent must return one response for each of {len(prompts)} prompts, got {len(responses)}"
         )
-    limit = len(rules.by_step) - 1
-    if isinstance(responses, np.ndarray) and responses.shape == (len(prompts), limit):
-        board, lengths = responses.astype(np.int64, casting="safe"), np.full(len(prompts), limit)
-    else:
-        board, lengths = np.full((len(prompts), limit), rules.eos), np.empty(len(prompts), np.int64)
-        for row, response in enumerate(responses):
-            lengths[row] = len(response)
-            board[row, : len(response)] = [operator.index(token) for token in response[:limit]]
-    if not _allowed(board, lengths, rules):
-        for response in responses:
-            _require_allowed(response, task, rules, "the opponent's response")
-    return board
-
-
-def _allowed(board: NDArray[np.int64], lengths: NDArray[np.int64], rules: Rules) -> bool:
-    """Returns whether every row is a whole response: it ended within its length, and nothing but EOS follows."""
-    limit = board.shape[1]
-    if lengths.max() > limit or board.min() < 0 or board.max() >= rules.vocab_size:
-        return False
-    phase = np.full(len(board), rules.by_step.item(0))
-    for step in range(limit):
-        token = board[:, step]
-        if (rules.masks[phase, token] == 0).any() or ((phase < ENDED) & (step >= lengths)).any():
-            return False
-        phase = np.maximum(rules.after[phase, token], rules.by_step[step + 1])
-    return True
-
-
-def _require_allowed(response: Sequence[int], task: Task, rules: Rules, who: str) -> None:
-    """Raises ValueError, naming the first token that may not stand where it does, unless this is a whole response."""
-    phase, limit = int(rules.by_step[0]), len(rules.by_step) - 1
-    for step, token in enumerate(response, start=1):
-        if step > limit or (phase == ENDED and token != rules.eos):
-            raise ValueError(f"{who} goes on after its end: token {step} of {len(response)}")
-        if not (0 <= token < rules.vocab_size and rules.masks[phase, token]):
-            text = f" ({task.tokenizer.decode([int(token)])!r})" if 0 <= token < rules.vocab_size else ""
-            raise ValueError(
-                f"{who} is none of task '{task.name}': token {token}{text} may not stand at place {step}; does it come "
-                f"from another vocabulary?"
-            )
-        phase = max(int(rules.after[phase, token]), int(rules.by_step[step]))
-    if phase != ENDED:
-        raise ValueError(f"{who} does not end: its {len(response)} tokens are neither the limit nor closed by EOS")
-
-
-def tokens_of(text: str, task: Task, rules: Rules) -> tuple[int, ...]:
-    """Returns the tokens of a response's text, EOS at the end where there is room.
-
-    Raises:
-        ValueError: if the rules do not allow it.
-    """
-    tokens = task.tokenizer.encode(text)
-    if len(tokens) > task.max_new_tokens:
-        raise ValueError(f"the response {text!r} is longer than the limit of {task.max_new_tokens} tokens")
-    whole = tuple([*tokens, rules.eos][: task.max_new_tokens])
-    _require_allowed(whole, task, rules, f"the response {text!r}")
-    return whole
+    return response_board(responses, task, rules, "the opponent's response")

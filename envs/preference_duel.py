@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
 
 from envs.core import PLAYERS, TokenDuels
-from envs.spaces import Mask, Obs, largest_token, mask_place, player_space
+from envs.spaces import Mask, Obs, mask_place, player_space
 from envs.transcript import transcript
 
 _FIRST, _SECOND = PLAYERS
@@ -171,10 +171,10 @@ class PreferenceDuel(ParallelEnv[str, Any, Any]):
         return twin
 
     def _make_spaces(self) -> None:
-        duels = self.duels
-        self.observation_spaces = {agent: player_space(duels, self.obs, self.mask) for agent in PLAYERS}
-        self.action_spaces = {agent: Discrete(duels.rules.vocab_size) for agent in PLAYERS}
-        self.state_space = Box(0, largest_token(duels), (duels.width + 2 * duels.limit,), np.int64)
+        rules, width, limit = self.duels.rules, self.duels.width, self.duels.limit
+        self.observation_spaces = {agent: player_space(rules, width + limit, self.obs, self.mask) for agent in PLAYERS}
+        self.action_spaces = {agent: Discrete(rules.vocab_size) for agent in PLAYERS}
+        self.state_space = Box(0, rules.largest_token, (width + 2 * limit,), np.int64)
 
     def _observations(self) -> dict[str, Any]:
         duels, board = self.duels, self.duels.board

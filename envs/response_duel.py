@@ -12,10 +12,9 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 from numpy.typing import ArrayLike, NDArray
 
-from envs.opponents import tokens_of
+from envs.responses import tokens_of
 from envs.solo import SoloDuel, solo_env
 from envs.solo_duels import Learner
-from envs.spaces import largest_token
 
 ID = "duel/ResponseDuel-v0"
 Actions = Literal["candidates", "tokens"]
@@ -48,7 +47,7 @@ class ResponseDuel(gymnasium.Env[NDArray[np.int64], Any]):
             raise ValueError("candidates need actions='candidates'; with actions='tokens' any response can be played")
         duels = solo.game.duels
         self.solo, self.actions, self.render_mode = solo, actions, solo.render_mode
-        self.observation_space = Box(0, largest_token(duels), (duels.width,), np.int64)
+        self.observation_space = Box(0, duels.rules.largest_token, (duels.width,), np.int64)
         self.action_space: Space
         if actions == "tokens":
             self.action_space = MultiDiscrete([duels.rules.vocab_size] * duels.limit)

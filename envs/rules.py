@@ -44,6 +44,11 @@ class Rules:
         """V."""
         return self.masks.shape[1]
 
+    @property
+    def largest_token(self) -> int:
+        """The largest id on a board: the vocabulary's last, or the filler beyond it."""
+        return max(self.fill, self.vocab_size - 1)
+
     @classmethod
     def of(cls, task: Task) -> Self:
         """Builds the tables.

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium.spaces import Dict, Discrete, Space
 from numpy.typing import NDArray
-from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from envs.keyed import Rows
 from envs.preference_duel_v0 import token_duels
-from envs.rules import ENDED, Rules
 from envs.solo_duels import Learner, SoloDuels
 from envs.spaces import Mask, Obs, mask_place, player_space
-from envs.tasks import Task
 from envs.transcript import transcript
 
 
@@ -55,7 +48,8 @@ class SoloVecEnv(VecEnv):
         self.solo, self.render_mode = duels, render_mode
         self.obs: Obs = obs
         self.mask: Mask = mask_place(obs, mask, game.rules.vocab_size)
-        super().__init__(game.size, player_space(game, obs, self.mask), Discrete(game.rules.vocab_size))
+        space = player_space(game.rules, game.width + game.limit, obs, self.mask)
+        super().__init__(game.size, space, Discrete(game.rules.vocab_size))
         game.seed(seed + np.arange(game.size, dtype=object))
         self._rewards, self._ended = np.zeros(game.size, np.float32), np.zeros(game.size, np.bool_)
         self._infos: list[dict[str, Any]] = []
@@ -190,7 +184,7 @@ class TokenExtractor(BaseFeaturesExtractor):
     """
 
     def __init__(self, observation_space: Space, width: int = 16) -> None:
-        board: Any = _board_space(observation_space)
+        board: Any = board_space(observation_space)
         super().__init__(observation_space, int(np.prod(board.shape)) * width)
         self.embedding = nn.Embedding(int(board.high.max()) + 1, width)
 
@@ -200,81 +194,8 @@ class TokenExtractor(BaseFeaturesExtractor):
         return self.embedding(board.long()).flatten(1)
 
 
-class ModelOpponent:
-    """Lets a Stable-Baselines3 model of the same duel play, drawing by keyed uniforms.
-
-    What a model without masks plays against the rules counts as in the duel: as EOS, or as the smallest legal token.
-
-    Args:
-        model: PPO, A2C, MaskablePPO (their law is drawn from) or DQN (its best token is played).
-        task: of the duel.
-        rules: its token rules.
-
-    Raises:
-        ValueError: if the model was made for other spaces, another vocabulary for one.
-    """
-
-    def __init__(self, model: BaseAlgorithm, task: Task, rules: Rules) -> None:
-        self.model, self.task, self.rules = model, task, rules
-        places = task.max_prompt_tokens + task.max_new_tokens
-        board: Any = _board_space(model.observation_space)
-        size = getattr(model.action_space, "n", None)
-        if size != rules.vocab_size or board.shape != (places,):
-            raise ValueError(
-                f"the opponent's model plays {size} tokens on boards {board.shape}, task '{task.name}' has "
-                f"{rules.vocab_size} on ({places},); train it on this task"
-            )
-
-    def respond(self, prompts: Sequence[str], key: Rows) -> list[list[int]]:
-        """Returns one response to each prompt."""
-        rules, width, rows = self.rules, self.task.max_prompt_tokens, np.arange(len(prompts))
-        boards = np.full((len(prompts), width + self.task.max_new_tokens), rules.fill)
-        for row, prompt in enumerate(prompts):
-            tokens = self.task.tokenizer.encode(prompt)
-            boards[row, width - len(tokens) : width] = tokens
-        phase = np.full(len(prompts), rules.by_step.item(0))
-        for step in range(self.task.max_new_tokens):
-            masks = rules.masks[phase]
-            law = step_law(self.model, boards, masks)
-            edges = law.cumsum(axis=1)
-            targets = key.uniform(l=rows, vote=step) * edges[:, -1]
-            played = (edges <= targets[:, None]).sum(axis=1)
-            boards[:, width + step] = rules.written[phase, played]
-            phase = np.maximum(rules.after[phase, played], rules.by_step[step + 1])
-            if (phase == ENDED).all():
-                break
-        return [[token for token in row if token != rules.fill] for row in boards[:, width:].tolist()]
-
-
-@torch.no_grad()
-def step_law(model: BaseAlgorithm, boards: NDArray[np.int64], masks: NDArray[np.int8]) -> NDArray[np.float64]:
-    """Returns [M, V] the chance of each next token under a model's policy.
-
-    Args:
-        model: PPO, A2C, MaskablePPO or DQN.
-        boards: [M, P + T] what the player sees.
-        masks: [M, V] 1 where a token is legal.
-
-    Raises:
-        TypeError: if the model is of another kind.
-    """
-    policy: Any = model.policy
-    seen: Any = boards
-    if isinstance(model.observation_space, Dict):
-        seen = {"observation": boards, "action_mask": masks}
-        seen = {name: seen[name] for name in model.observation_space.spaces}
-    observations = policy.obs_to_tensor(seen)[0]
-    if hasattr(policy, "q_net"):
-        best = policy.q_net(observations).argmax(dim=1)
-        return np.eye(masks.shape[1])[best.cpu().numpy()]
-    if not hasattr(policy, "get_distribution"):
-        raise TypeError(f"an opponent is a PPO, A2C, MaskablePPO or DQN model, got {type(model).__name__}")
-    asked: Any = (observations, masks) if isinstance(policy, MaskableActorCriticPolicy) else (observations,)
-    law: Any = policy.get_distribution(*asked)
-    return law.distribution.probs.double().cpu().numpy()
-
-
-def _board_space(space: Space) -> Space:
+def board_space(space: Space) -> Space:
+    """Returns the part of a player's observation space that is its board."""
     return space["observation"] if isinstance(space, Dict) else space
 
 

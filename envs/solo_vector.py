@@ -52,7 +52,7 @@ class SoloVector(VectorEnv[Any, NDArray, NDArray]):
         self.solo, self.num_envs, self.render_mode = duels, game.size, render_mode
         self.obs: Obs = obs
         self.mask: Mask = mask_place(obs, mask, game.rules.vocab_size)
-        self.single_observation_space = player_space(game, self.obs, self.mask)
+        self.single_observation_space = player_space(game.rules, game.width + game.limit, self.obs, self.mask)
         self.single_action_space = Discrete(game.rules.vocab_size)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 from gymnasium.spaces import Box, Dict, Space
 
-from envs.core import TokenDuels
+from envs.rules import Rules
 
 Obs = Literal["dict", "flat"]
 Mask = Literal["observation", "info", "none"]
@@ -34,16 +34,11 @@ def mask_place(obs: Obs, mask: Mask | None, vocab_size: int) -> Mask:
     return mask
 
 
-def player_space(duels: TokenDuels, obs: Obs, mask: Mask) -> Space:
-    """Returns a new space of one player's observations: its board, and the mask where that is part of them."""
-    tokens = Box(0, largest_token(duels), (duels.width + duels.limit,), np.int64)
+def player_space(rules: Rules, places: int, obs: Obs, mask: Mask) -> Space:
+    """Returns a new space of one player's observations: its board of P + T places, and perhaps the mask."""
+    tokens = Box(0, rules.largest_token, (places,), np.int64)
     if obs == "flat":
         return tokens
     if mask != "observation":
         return Dict({"observation": tokens})
-    return Dict({"observation": tokens, "action_mask": Box(0, 1, (duels.rules.vocab_size,), np.int8)})
-
-
-def largest_token(duels: TokenDuels) -> int:
-    """Returns the largest id on a board: the vocabulary's last, or the filler beyond it."""
-    return max(duels.rules.fill, duels.rules.vocab_size - 1)
+    return Dict({"observation": tokens, "action_mask": Box(0, 1, (rules.vocab_size,), np.int8)})

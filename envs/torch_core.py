@@ -59,7 +59,7 @@ class TorchDuels:
 
         self._masks, self._written, self._after = here(rules.masks), here(rules.written), here(rules.after)
         self._by_step, self._legal, self._legal_count = here(rules.by_step), here(rules.legal), here(rules.legal_count)
-        self._base = max(rules.fill, rules.vocab_size - 1) + 1
+        self._base = rules.largest_token + 1
         self._prompts = here(np.stack([twin.prompt_tokens(i) for i in range(len(task.prompts))]))
         self._table = self._payoff_table()
         for name, values in twin.get_state().items():
