@@ -29,12 +29,21 @@ AGENTS = {
     "spo": "agents.spo:SPOConfig",
     "rlhf": "agents.rlhf:RLHFConfig",
     "xpo": "agents.xpo:XPOConfig",
+    "ppo": "agents.sb3.on_policy:PPOConfig",
+    "maskable_ppo": "agents.sb3.on_policy:MaskablePPOConfig",
+    "a2c": "agents.sb3.on_policy:A2CConfig",
+    "dqn": "agents.sb3.dqn:DQNConfig",
 }
 POLICIES = {
     "tabular": "agents.tabular:TabularConfig",
     "tiny": "agents.hf:TinyConfig",
     "hf": "agents.hf:HFConfig",
+    "sb3": "agents.sb3.policy:SB3PolicyConfig",
 }
+
+
+OwnPolicy = tuple[str, Mapping[str, Any]]
+"""The policy that an agent can't do without, and fields of it: `own_policy` of its configuration is the default."""
 
 
 class Policy(nn.Module, ABC):

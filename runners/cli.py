@@ -92,7 +92,13 @@ def _names(chosen: Mapping[str, str]) -> dict[str, str]:
     else:
         judge = task if task in GAMES else "table" if _has_prob(task) else "cyclic"
         defaults = {"policy": "tabular", "oracle": judge}
+    defaults["policy"] = _own_policy(chosen.get("agent", "sppo"))[0] or defaults["policy"]
     return {"task": task, "agent": "sppo", **defaults, **chosen}
+
+
+def _own_policy(agent: str) -> tuple[str | None, Mapping[str, Any]]:
+    """Returns the policy that an agent brings, and fields of it; None where any will do."""
+    return getattr(config_class("agent", agent)[0], "own_policy", (None, {}))
 
 
 def _has_prob(task: str) -> bool:
@@ -108,6 +114,9 @@ def _presets(names: Mapping[str, str]) -> dict[str, Any]:
     presets = {}
     for part in PARTS:
         kind, fields = config_class(part, names[part])
+        own, its_fields = _own_policy(names["agent"])
+        if part == "policy" and names["policy"] == own:
+            fields = {**its_fields, **fields}
         if part == "oracle" and _from_hub(names["policy"]):
             fields = HUB_JUDGES.get(_unwrapped(names[part]), {}) | fields
         if part == "oracle" and _unwrapped(names[part]) == "table" and Path(names["task"]).suffix == ".json":

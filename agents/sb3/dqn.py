@@ -1,0 +1,158 @@
+"""DQN of Stable-Baselines3 in self-play: its update, on the verdicts of whole duels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from agents.base import OwnPolicy, Policy
+from agents.sb3.policy import SB3Policy
+from agents.sb3.pool import PoolConfig, SnapshotPool, seeded
+from agents.sb3.rollout import drawn_scalars, gains, logged, require_network, rollout
+from agents.sb3.state import load_optimiser, optimiser_state
+from agents.state import restore, tensors
+from envs.keyed import Key, Stream, hash_seed
+from envs.types import Duel, Proposal
+
+_KEPT = "observations", "next_observations", "actions", "rewards", "dones"
+
+
+@dataclass(frozen=True)
+class DQNConfig:
+    """Deep Q-learning (Mnih et al. 2015, doi:10.1038/nature14236), Stable-Baselines3's, without masks.
+
+    Its policy is one response and a few random tokens: in a game without a pure equilibrium it can't be one.
+    """
+
+    algorithm: ClassVar[str] = "dqn"
+    own_policy: ClassVar[OwnPolicy] = ("sb3", {"algorithm": "dqn"})
+
+    learning_rate: float = 1e-3
+    """Of Adam; Stable-Baselines3 takes 1e-4, for pictures."""
+
+    gradient_steps: int = 20
+    """Minibatches of an update, >= 1."""
+
+    batch_size: int = 64
+    """Tokens of a minibatch, >= 1."""
+
+    buffer_size: int = 20_000
+    """Tokens that are remembered, >= 1."""
+
+    target_every: int = 5
+    """Updates between copies of the network to its target, >= 1."""
+
+    exploration: float = 0.05
+    """The share of random tokens in the end, in (0, 1]; Stable-Baselines3's default."""
+
+    exploration_updates: int = 100
+    """Updates in which it falls there from 1, >= 1."""
+
+    gamma: float = 1.0
+    """Discount of a token, in (0, 1]; a verdict at the end is worth the same for long responses."""
+
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    """The opponents."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        for name in ("gradient_steps", "batch_size", "buffer_size", "target_every", "exploration_updates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 < self.gamma <= 1 or not 0 < self.exploration <= 1:
+            raise ValueError(f"gamma and exploration must lie in (0, 1], got {self.gamma} and {self.exploration}")
+
+    def build(self, *, policy: Policy, seed: int = 0) -> DuelDQN:
+        """Builds the agent around the network that it trains."""
+        return DuelDQN(self, require_network(policy, self.algorithm), seed)
+
+
+class DuelDQN:
+    """Plays one response for each prompt against an older self, and learns from all tokens that it remembers.
+
+    Attributes:
+        policy: what is trained: greedy, but for the share of random tokens.
+        average: the mean of the pool.
+    """
+
+    def __init__(self, config: DQNConfig, policy: SB3Policy, seed: int) -> None:
+        self.config, self.policy, self.seed, self.updates = config, policy, seed, 0
+        self._start = policy.frozen()
+        self._pool = SnapshotPool(config.pool, policy, seed)
+        self._model = policy.trainer(
+            learning_rate=config.learning_rate, gamma=config.gamma, buffer_size=config.buffer_size
+        )
+        self._drawn: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+
+    @property
+    def average(self) -> Policy:
+        """The mean of the pool: a sample of all snapshots so far."""
+        return self._pool.average
+
+    def propose(self, prompts: Sequence[str]) -> Proposal:
+        """Returns one draw of the policy and one of its opponent for each prompt."""
+        self._drawn = self.policy.roll(prompts, 1, Key(self.seed, self.updates, Stream.TOKEN))
+        left = [[response] for response in self.policy.game.completions(self._drawn[0])]
+        right, _ = self._pool.opponent.draw(prompts, 1, Key(self.seed, self.updates, Stream.OPPONENT))
+        return Proposal(left, right)
+
+    def update(self, duel: Duel) -> dict[str, float]:
+        """Remembers the tokens of the last proposal and trains on what is remembered.
+
+        Raises:
+            RuntimeError: if there was no proposal since the last update.
+        """
+        if self._drawn is None:
+            raise RuntimeError("update() needs the duel of a propose(): it learns from how its own draws came about")
+        config, memory = self.config, self._model.replay_buffer
+        scalars = drawn_scalars(self.policy, self._start, duel)
+        found = rollout(self.policy, *self._drawn)
+        reward = np.where(found.ends, gains(duel)[found.rows], 0.0)
+        steps = zip(found.boards, found.after, found.actions, reward, found.ends, strict=True)
+        for board, after, action, gain, end in steps:
+            memory.add(board[None], after[None], np.array([[action]]), np.array([gain]), np.array([end]), [{}])
+        with seeded(hash_seed(self.seed, "train", self.updates)):
+            self._model.train(config.gradient_steps, config.batch_size)
+        self.policy.net.set_training_mode(False)
+        self.updates, self._drawn = self.updates + 1, None
+        if self.updates % config.target_every == 0:
+            self._model.q_net_target.load_state_dict(self._model.q_net.state_dict())
+        done = min(1.0, self.updates / config.exploration_updates)
+        self.policy.exploration.fill_(1 + (config.exploration - 1) * done)
+        self._pool.renew(self.policy, self.updates)
+        return {**scalars, **logged(self._model), "policy/exploration": float(self.policy.exploration)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the policy and its older selves, what it remembers, the optimiser and the number of updates."""
+        memory: ReplayBuffer = self._model.replay_buffer
+        filled = memory.size()
+        kept = {name: torch.from_numpy(getattr(memory, name)[:filled].copy()) for name in _KEPT}
+        return {
+            "policy": tensors(self.policy),
+            "start": tensors(self._start),
+            "pool": self._pool.state_dict(),
+            "optimiser": optimiser_state(self.policy.net.optimizer),
+            "memory": {**kept, "next": memory.pos},
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        restore(self.policy, state["policy"])
+        restore(self._start, state["start"])
+        self._pool.load_state_dict(state["pool"])
+        load_optimiser(self.policy.net.optimizer, state["optimiser"])
+        memory: ReplayBuffer = self._model.replay_buffer
+        filled = len(state["memory"]["rewards"])
+        for name in _KEPT:
+            getattr(memory, name)[:filled] = state["memory"][name].numpy()
+        memory.pos, memory.full = int(state["memory"]["next"]), filled == memory.buffer_size
+        self.updates, self._drawn = int(state["updates"]), None

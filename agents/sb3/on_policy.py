@@ -1,0 +1,240 @@
+"""PPO, MaskablePPO and A2C of Stable-Baselines3 in self-play: their updates, on the verdicts of whole duels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
+from stable_baselines3.common.buffers import RolloutBuffer
+from torch import Tensor
+
+from agents.base import OwnPolicy, Policy
+from agents.sb3.policy import SB3Policy
+from agents.sb3.pool import PoolConfig, SnapshotPool, seeded
+from agents.sb3.rollout import Rollout, drawn_scalars, gains, logged, require_network, rollout
+from agents.sb3.state import load_optimiser, optimiser_state
+from agents.state import restore, tensors
+from envs.keyed import Key, Stream, hash_seed
+from envs.types import Duel, Proposal
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347), Stable-Baselines3's, without masks."""
+
+    algorithm: ClassVar[str] = "ppo"
+    own_policy: ClassVar[OwnPolicy] = ("sb3", {"algorithm": "ppo"})
+
+    tau: float = 0.0
+    """KL coefficient around the starting policy, >= 0: each token's reward loses tau log(pi / ref)."""
+
+    learning_rate: float = 3e-4
+    """Of Adam; Stable-Baselines3's default."""
+
+    epochs: int = 10
+    """Passes over the tokens of a step, >= 1; Stable-Baselines3's default."""
+
+    batch_size: int = 64
+    """Tokens of a minibatch, >= 2; Stable-Baselines3's default."""
+
+    gamma: float = 1.0
+    """Discount of a token, in (0, 1]; a verdict at the end is worth the same for long responses."""
+
+    gae_lambda: float = 0.95
+    """Of generalised advantages, in [0, 1]; Stable-Baselines3's default."""
+
+    clip: float = 0.2
+    """Range of the probability ratio, > 0; Stable-Baselines3's default."""
+
+    entropy: float = 0.0
+    """Coefficient of the entropy bonus, >= 0; Stable-Baselines3's default."""
+
+    value: float = 0.5
+    """Coefficient of the value loss, >= 0; Stable-Baselines3's default."""
+
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    """The opponents."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        _require_on_policy(self.tau, self.learning_rate, self.gamma, self.gae_lambda)
+        if self.epochs < 1 or self.batch_size < 2 or not self.clip > 0:
+            raise ValueError(
+                f"epochs must be at least 1, batch_size 2 and clip positive, got {self.epochs}, {self.batch_size} and "
+                f"{self.clip}"
+            )
+
+    def build(self, *, policy: Policy, seed: int = 0) -> OnPolicy:
+        """Builds the agent around the network that it trains."""
+        network = require_network(policy, self.algorithm)
+        settings = {"n_epochs": self.epochs, "batch_size": self.batch_size, "clip_range": self.clip}
+        settings |= {"n_steps": self.batch_size}  # of no buffer of ours; a multiple of the minibatch is not warned of
+        return OnPolicy(self, network, seed, settings)
+
+
+@dataclass(frozen=True)
+class MaskablePPOConfig(PPOConfig):
+    """PPO that draws legal tokens alone (Huang & Ontañón 2022, arXiv:2006.14171), sb3-contrib's."""
+
+    algorithm: ClassVar[str] = "maskable_ppo"
+    own_policy: ClassVar[OwnPolicy] = ("sb3", {"algorithm": "maskable_ppo"})
+
+
+@dataclass(frozen=True)
+class A2CConfig:
+    """Advantage actor-critic (Mnih et al. 2016, arXiv:1602.01783), Stable-Baselines3's, without masks."""
+
+    algorithm: ClassVar[str] = "a2c"
+    own_policy: ClassVar[OwnPolicy] = ("sb3", {"algorithm": "a2c"})
+
+    tau: float = 0.0
+    """KL coefficient around the starting policy, >= 0: each token's reward loses tau log(pi / ref)."""
+
+    learning_rate: float = 7e-4
+    """Of RMSprop; Stable-Baselines3's default."""
+
+    gamma: float = 1.0
+    """Discount of a token, in (0, 1]; a verdict at the end is worth the same for long responses."""
+
+    gae_lambda: float = 1.0
+    """Of generalised advantages, in [0, 1]; Stable-Baselines3's default."""
+
+    entropy: float = 0.0
+    """Coefficient of the entropy bonus, >= 0; Stable-Baselines3's default."""
+
+    value: float = 0.5
+    """Coefficient of the value loss, >= 0; Stable-Baselines3's default."""
+
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    """The opponents."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        _require_on_policy(self.tau, self.learning_rate, self.gamma, self.gae_lambda)
+
+    def build(self, *, policy: Policy, seed: int = 0) -> OnPolicy:
+        """Builds the agent around the network that it trains."""
+        return OnPolicy(self, require_network(policy, self.algorithm), seed, {})
+
+
+class OnPolicy:
+    """Plays one response for each prompt against an older self, and learns from its tokens and the verdict.
+
+    A verdict is the reward of a response's last token, as on the Gymnasium view of the duel.
+
+    Attributes:
+        policy: what is trained.
+        average: the mean of the pool.
+    """
+
+    def __init__(
+        self, config: PPOConfig | A2CConfig, policy: SB3Policy, seed: int, settings: Mapping[str, Any]
+    ) -> None:
+        self.config, self.policy, self.seed, self.updates = config, policy, seed, 0
+        self._start = policy.frozen()
+        self._pool = SnapshotPool(config.pool, policy, seed)
+        self._model = policy.trainer(
+            learning_rate=config.learning_rate,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+            ent_coef=config.entropy,
+            vf_coef=config.value,
+            **settings,
+        )
+        self._drawn: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+
+    @property
+    def average(self) -> Policy:
+        """The mean of the pool: a sample of all snapshots so far."""
+        return self._pool.average
+
+    def propose(self, prompts: Sequence[str]) -> Proposal:
+        """Returns one draw of the policy and one of its opponent for each prompt."""
+        self._drawn = self.policy.roll(prompts, 1, Key(self.seed, self.updates, Stream.TOKEN))
+        left = [[response] for response in self.policy.game.completions(self._drawn[0])]
+        right, _ = self._pool.opponent.draw(prompts, 1, Key(self.seed, self.updates, Stream.OPPONENT))
+        return Proposal(left, right)
+
+    def update(self, duel: Duel) -> dict[str, float]:
+        """Trains on the duel of the last proposal.
+
+        Raises:
+            RuntimeError: if there was no proposal since the last update.
+        """
+        if self._drawn is None:
+            raise RuntimeError("update() needs the duel of a propose(): it learns from how its own draws came about")
+        scalars = drawn_scalars(self.policy, self._start, duel)
+        found = rollout(self.policy, *self._drawn)
+        self._model.rollout_buffer = self._filled(found, gains(duel))
+        with seeded(hash_seed(self.seed, "train", self.updates)):
+            self._model.train()
+        self.policy.net.set_training_mode(False)
+        self.updates, self._drawn = self.updates + 1, None
+        self._pool.renew(self.policy, self.updates)
+        return {**scalars, **logged(self._model)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the policy and its older selves, the optimiser and the number of updates."""
+        return {
+            "policy": tensors(self.policy),
+            "start": tensors(self._start),
+            "pool": self._pool.state_dict(),
+            "optimiser": optimiser_state(self.policy.net.optimizer),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        restore(self.policy, state["policy"])
+        restore(self._start, state["start"])
+        self._pool.load_state_dict(state["pool"])
+        load_optimiser(self.policy.net.optimizer, state["optimiser"])
+        self.updates, self._drawn = int(state["updates"]), None
+
+    def _filled(self, found: Rollout, gain: NDArray[np.float64]) -> RolloutBuffer:
+        """Returns a buffer of one environment, in which one response follows the other."""
+        values, log_policy = self._read(self.policy, found)
+        reward = np.where(found.ends, gain[found.rows], 0.0)
+        if self.config.tau:
+            reward = reward - self.config.tau * (log_policy - self._read(self._start, found)[1]).double().cpu().numpy()
+        maskable = isinstance(self._model, MaskablePPO)
+        buffer = (MaskableRolloutBuffer if maskable else RolloutBuffer)(
+            len(found.rows),
+            self._model.observation_space,
+            self._model.action_space,
+            device=self._model.device,
+            gamma=self.config.gamma,
+            gae_lambda=self.config.gae_lambda,
+        )
+        buffer.observations[:, 0], buffer.actions[:, 0, 0] = found.boards, found.actions
+        buffer.rewards[:, 0], buffer.episode_starts[:, 0] = reward, found.starts
+        buffer.values[:, 0], buffer.log_probs[:, 0] = values.cpu().numpy(), log_policy.cpu().numpy()
+        if isinstance(buffer, MaskableRolloutBuffer):
+            buffer.action_masks[:, 0] = found.masks
+        buffer.pos, buffer.full = buffer.buffer_size, True
+        buffer.compute_returns_and_advantage(torch.zeros(1), np.ones(1))
+        return buffer
+
+    @torch.no_grad()
+    def _read(self, policy: SB3Policy, found: Rollout) -> tuple[Tensor, Tensor]:
+        """Returns [M] values and log-probabilities of the tokens as drawn."""
+        net: Any = policy.net
+        masks = {"action_masks": found.masks} if isinstance(self._model, MaskablePPO) else {}
+        actions = torch.from_numpy(found.actions).to(policy.device)
+        values, log_prob, _ = net.evaluate_actions(net.obs_to_tensor(found.boards)[0], actions, **masks)
+        return values[:, 0], log_prob
+
+
+def _require_on_policy(tau: float, learning_rate: float, gamma: float, gae_lambda: float) -> None:
+    if not tau >= 0:
+        raise ValueError(f"tau must be at least 0, got {tau}")
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+    if not 0 < gamma <= 1 or not 0 <= gae_lambda <= 1:
+        raise ValueError(f"gamma must lie in (0, 1] and gae_lambda in [0, 1], got {gamma} and {gae_lambda}")

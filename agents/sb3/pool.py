@@ -1,0 +1,114 @@
+"""Older selves of a policy: whom it plays against, and whose mean is the average of self-play."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from agents.base import Policy
+from agents.combine import Mixture
+from agents.state import restore, tensors
+from envs.keyed import Key, Stream
+
+Against = Literal["pool", "latest"]
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """How the opponents come about."""
+
+    against: Against = "pool"
+    """Who plays the other seat: "pool", one of all that are kept, drawn for each duel (fictitious self-play, Heinrich
+    et al. 2015), or "latest", the newest of them."""
+
+    renew_every: int = 5
+    """Updates between snapshots, >= 1."""
+
+    size: int = 20
+    """Snapshots that are kept, >= 1: a uniform sample of all that were taken, the start included."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        if self.against not in get_args(Against):
+            raise ValueError(f"against must be one of {get_args(Against)}, got {self.against!r}")
+        for name in ("renew_every", "size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"pool.{name} must be at least 1, got {getattr(self, name)}")
+
+
+class SnapshotPool:
+    """A reservoir of snapshots (Vitter 1985, algorithm R, by keyed uniforms).
+
+    Args:
+        config: how many, how often, and who plays.
+        policy: who they are snapshots of; the first one is taken now.
+        seed: names the draws of the reservoir.
+
+    Attributes:
+        members: what is kept.
+        latest: the newest snapshot.
+        average: the mean of the members, as a policy.
+    """
+
+    def __init__(self, config: PoolConfig, policy: Policy, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.latest = policy.frozen()
+        self.members = [self.latest]
+        self.average = Mixture(self.members)
+        self.taken = 1
+
+    @property
+    def opponent(self) -> Policy:
+        """Who plays the other seat."""
+        return self.average if self.config.against == "pool" else self.latest
+
+    def renew(self, policy: Policy, updates: int) -> None:
+        """Takes a snapshot where one is due after so many updates."""
+        if updates % self.config.renew_every:
+            return
+        self.latest = policy.frozen()
+        self.taken += 1
+        if len(self.members) < self.config.size:
+            self.members.append(self.latest)
+        else:
+            place = int(Key(self.seed, self.taken, Stream.SIDE).uniform() * self.taken)
+            if place < self.config.size:
+                self.members[place] = self.latest
+        self.average = Mixture(self.members)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the snapshots and their count."""
+        members = {str(i): tensors(member) for i, member in enumerate(self.members)}
+        return {"members": members, "latest": tensors(self.latest), "taken": self.taken}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        self.taken = int(state["taken"])
+        saved = [state["latest"], *(state["members"][str(i)] for i in range(len(state["members"])))]
+        self.latest, *self.members = [_restored(self.latest, one) for one in saved]
+        self.average = Mixture(self.members)
+
+
+def _restored(like: Policy, saved: Mapping[str, Any]) -> Policy:
+    policy = copy.deepcopy(like)
+    restore(policy, saved)
+    return policy
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds the global generators, from which Stable-Baselines3 draws its minibatches, and puts them back."""
+    before = np.random.get_state()  # noqa: NPY002 - the generator that is read
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
