@@ -94,7 +94,7 @@ def told(runs: Sequence[list[tuple[int, float]]]) -> str:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--agents", nargs="+", default=list(AGENTS))
+    parser.add_argument("--agents", nargs="+", default=[agent for agent in AGENTS if "sb3" not in AGENTS[agent]])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=2000, help="updates (default: 2000)")
     parser.add_argument("--processes", type=int, default=4)

@@ -51,7 +51,8 @@ PANELS = (
 )
 
 
-BESIDE = "loss/learning_rate", "loss/grad_norm", "loss/model", "loss/value"
+_BESIDE = "learning_rate", "grad_norm", "model", "value", "approx_kl", "clip_fraction", "explained_variance"
+BESIDE = {f"loss/{name}" for name in _BESIDE}
 """What stands beside an agent's loss."""
 GAPS = (
     Panel("Exploitability (last, dashed: average)", ("game/exploitability", "game/exploitability_average"), log=True),

@@ -71,6 +71,8 @@ def require_equal_runs(one, other):
         assert read_lines(one / file) == read_lines(other / file)
     last = steps(one)[-1]
     for file in ("state.safetensors", "state.json", "policy/probs.json"):
+        if file == "policy/probs.json" and (one / f"step-{last}" / "policy" / "model.zip").exists():
+            continue  # of another library, which writes the time of day into it
         assert (one / f"step-{last}" / file).read_bytes() == (other / f"step-{last}" / file).read_bytes()
 
 
@@ -219,7 +221,9 @@ def test_what_learns_from_a_file_goes_on_as_if_it_had_not_been_killed(lab):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("agent", [agent for agent in LEARNERS[:-1] if agent != "pelhf"])
+@pytest.mark.parametrize(
+    "agent", [agent for agent in LEARNERS[:-1] if agent != "pelhf" and "sb3" not in AGENTS.get(agent, "")]
+)
 def test_every_agent_of_a_language_model_goes_on_as_if_it_had_not_been_killed(lab, agent):
     one, other = resumed(f"--agent {agent} --run.batch_size 4 --run.eval_prompts 4")
     assert values(one) == values(other)

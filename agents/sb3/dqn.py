@@ -128,7 +128,11 @@ class DuelDQN:
         done = min(1.0, self.updates / config.exploration_updates)
         self.policy.exploration.fill_(1 + (config.exploration - 1) * done)
         self._pool.renew(self.policy, self.updates)
-        return {**scalars, **logged(self._model), "policy/exploration": float(self.policy.exploration)}
+        return {
+            **scalars,
+            **logged(self._model, config.algorithm),
+            "policy/exploration": float(self.policy.exploration),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the policy and its older selves, what it remembers, the optimiser and the number of updates."""

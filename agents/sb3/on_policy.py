@@ -177,7 +177,7 @@ class OnPolicy:
         self.policy.net.set_training_mode(False)
         self.updates, self._drawn = self.updates + 1, None
         self._pool.renew(self.policy, self.updates)
-        return {**scalars, **logged(self._model)}
+        return {**scalars, **logged(self._model, self.config.algorithm)}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the policy and its older selves, the optimiser and the number of updates."""

@@ -16,7 +16,14 @@ from envs.responses import phases, response_board
 from envs.rules import ENDED
 from envs.types import Duel
 
-_UNTOLD = "train/n_updates", "train/clip_range"
+_TAGS = {
+    "train/policy_gradient_loss": "loss/{}",
+    "train/policy_loss": "loss/{}",
+    "train/value_loss": "loss/value",
+    "train/approx_kl": "loss/approx_kl",
+    "train/clip_fraction": "loss/clip_fraction",
+    "train/explained_variance": "loss/explained_variance",
+}
 
 
 @dataclass(frozen=True)
@@ -88,8 +95,11 @@ def drawn_scalars(policy: SB3Policy, start: SB3Policy, duel: Duel) -> dict[str, 
     return policy_scalars(duel.left_weight, log_policy, log_start)
 
 
-def logged(model: Any) -> dict[str, float]:
-    """Returns the losses that an algorithm logged since the last call, by our tags."""
-    told = {tag: float(value) for tag, value in model.logger.name_to_value.items() if tag not in _UNTOLD}
+def logged(model: Any, algorithm: str) -> dict[str, float]:
+    """Returns what an algorithm logged since the last call, by our tags; its policy's loss is `loss/ALGORITHM`."""
+    tags = {**_TAGS, "train/loss": "loss/dqn"} if algorithm == "dqn" else _TAGS
+    told = {
+        tags[tag].format(algorithm): float(value) for tag, value in model.logger.name_to_value.items() if tag in tags
+    }
     model.logger.name_to_value.clear()
-    return {tag.replace("train/", "loss/"): value for tag, value in told.items() if math.isfinite(value)}
+    return {tag: value for tag, value in told.items() if math.isfinite(value)}
