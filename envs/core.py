@@ -277,8 +277,10 @@ class TokenDuels:
         self.revealed[rows] = won if self.feedback == "outcome" else prob
 
     def _texts(self, rows: NDArray[np.intp], seat: int) -> list[str]:
-        decode, fill = self.task.tokenizer.decode, self.rules.fill
-        return [decode(_played(tokens, fill)) for tokens in self.board[rows, seat, self.width : -1].tolist()]
+        tokenizer, said = self.task.tokenizer, self.board[rows, seat, self.width : -1]
+        if len(rows) > 1 and hasattr(tokenizer, "decode_rows"):
+            return tokenizer.decode_rows(said)  # pyright: ignore[reportAttributeAccessIssue] - optional
+        return [tokenizer.decode(_played(tokens, self.rules.fill)) for tokens in said.tolist()]
 
     def _response(self, row: int, seat: int) -> list[int]:
         return _played(self.board[row, seat, self.width : -1].tolist(), self.rules.fill)

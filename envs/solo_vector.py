@@ -162,8 +162,7 @@ class SoloVector(VectorEnv[Any, NDArray, NDArray]):
             for key, values in self.solo.verdicts(judged).items():
                 kind = type(values[0])
                 whole = np.full(self.num_envs, None) if kind is tuple else np.zeros(self.num_envs, kind)
-                for row, value in zip(judged.tolist(), values, strict=True):
-                    whole[row] = value
+                whole[judged] = np.fromiter(values, whole.dtype, len(values))
                 infos[key], infos[f"_{key}"] = whole, np.zeros(self.num_envs, np.bool_)
                 infos[f"_{key}"][judged] = True
         if self.mask == "info":

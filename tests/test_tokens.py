@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,3 +116,9 @@ def test_a_broken_file_is_named(tmp_path, path):
         FileTokenizer(tmp_path / "broken.json", "<eos>", None)
     with pytest.raises(ValueError, match="the tokenizer has no token '</s>'"):
         FileTokenizer(path, "</s>", None)
+
+
+def test_rows_decode_as_their_tokens_do():
+    tokenizer = ListTokenizer(["a", "bc", "d "])
+    rows = np.array([[2, 3, 1, 0], [4, 4, 2, 5], [1, 5, 5, 5]])
+    assert tokenizer.decode_rows(rows) == [tokenizer.decode([t for t in row if t < 5]) for row in rows.tolist()]
