@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from envs.draws import Chances, ask, episode_uniform, prompt_index
+from envs.draws import ask, episode_uniform, prompt_index, prompts_and_verdicts
 from envs.keyed import Stream
 from envs.rules import ENDED, Rules
 from envs.tasks import Task
@@ -18,7 +18,7 @@ from oracles import Oracle
 
 Illegal = Literal["replace", "raise"]
 PLAYERS = ("player_0", "player_1")
-_STATE = ("seeds", "episodes", "prompts", "board", "steps", "phase", "outcome", "revealed")
+_STATE = ("seeds", "episodes", "prompts", "chance", "board", "steps", "phase", "outcome", "revealed")
 
 
 class TokenDuels:
@@ -43,6 +43,7 @@ class TokenDuels:
         seeds: [N] uint64.
         episodes: [N] int64, -1 before the first reset.
         prompts: [N] int64, index into `task.prompts`.
+        chance: [N] float64, the uniform below P(player_0 beats player_1) if player_0 is to win.
         board: [N, 2, P + T + 1] int64, prompt and own response; the last column belongs to nobody.
         steps: [N] int64, tokens played.
         phase: [N, 2] int64, rows of `rules`.
@@ -63,10 +64,9 @@ class TokenDuels:
     ) -> None:
         if size < 1:
             raise ValueError(f"size must be at least 1 duel, got {size}")
-        if feedback not in get_args(Feedback):
-            raise ValueError(f"feedback must be one of {get_args(Feedback)}, got {feedback!r}")
-        if illegal not in get_args(Illegal):
-            raise ValueError(f"illegal must be one of {get_args(Illegal)}, got {illegal!r}")
+        for name, value, known in (("feedback", feedback, Feedback), ("illegal", illegal, Illegal)):
+            if value not in get_args(known):
+                raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}")
         self.task, self.oracle, self.feedback, self.illegal = task, oracle, feedback, illegal
         self.rules = Rules.of(task)
         self.width, self.limit, self.size = task.max_prompt_tokens, task.max_new_tokens, size
@@ -77,9 +77,9 @@ class TokenDuels:
         self.steps = np.zeros(size, np.int64)
         self.phase = np.full((size, 2), ENDED, np.int64)
         self.outcome = np.full(size, -1, np.int8)
-        self.revealed = np.full(size, np.nan)
+        self.chance, self.revealed = np.zeros(size), np.full(size, np.nan)
         self._start = np.arange(2 * size).reshape(size, 2) * self.board.shape[2] + self.width
-        self._chances = Chances(size)
+        self._chances = prompts_and_verdicts(size)
         self._encoded: dict[int, NDArray[np.int64]] = {}
 
     def seed(self, seeds: ArrayLike, rows: NDArray[np.intp] | slice = slice(None)) -> None:
@@ -102,9 +102,10 @@ class TokenDuels:
         """
         chosen = np.arange(self.size) if rows is None else rows
         self.episodes[chosen] += 1
-        chance = self._chances.of(Stream.PROMPT, chosen, self.seeds[chosen], self.episodes[chosen])
-        index = prompt_index(chance, len(self.task.prompts))
-        self._begin(chosen, index, np.stack([self.prompt_tokens(i) for i in index.tolist()])[:, None])
+        chance = self._chances.of(chosen, self.seeds[chosen], self.episodes[chosen])
+        index = prompt_index(chance[:, 0], len(self.task.prompts))
+        self.chance[chosen] = chance[:, 1]
+        self._begin(chosen, index, np.array([self.prompt_tokens(i) for i in index.tolist()])[:, None])
 
     def reset_row(self, row: int) -> None:
         """Starts the next episode of one duel: `reset` without the cost of small arrays.
@@ -113,8 +114,9 @@ class TokenDuels:
             ValueError: as `reset`.
         """
         self.episodes[row] += 1
-        chance = episode_uniform(self.seeds.item(row), self.episodes.item(row), Stream.PROMPT)
-        index = int(chance * len(self.task.prompts))
+        name = self.seeds.item(row), self.episodes.item(row)
+        self.chance[row] = episode_uniform(*name, Stream.VERDICT)
+        index = int(episode_uniform(*name, Stream.PROMPT) * len(self.task.prompts))
         self._begin(row, index, self.prompt_tokens(index))
 
     def step(self, tokens: NDArray[np.integer]) -> NDArray[np.intp]:
@@ -134,7 +136,7 @@ class TokenDuels:
         rules = self.rules
         if self.episodes.min() < 0:
             raise RuntimeError("step() needs a running duel; call reset() on every row first")
-        if tokens.shape != self.phase.shape or tokens.min() < 0 or tokens.max() >= rules.vocab_size:
+        if tokens.shape != self.phase.shape or not ((tokens >= 0) & (tokens < rules.vocab_size)).all():
             raise ValueError(
                 f"tokens must be [{self.size}, 2] ids in [0, {rules.vocab_size}), got {tokens.shape} "
                 f"from {tokens.min()} to {tokens.max()}"
@@ -194,8 +196,7 @@ class TokenDuels:
 
     def rewards(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Returns [M, 2] of judged duels: 2y - 1 or 2P - 1 for player_0, and its negative."""
-        gain = 2 * self.revealed[rows] - 1
-        return np.stack([gain, -gain], axis=1)
+        return np.multiply.outer(2 * self.revealed[rows] - 1, [1.0, -1.0])
 
     def verdict(self, row: int) -> dict[str, Any]:
         """Returns what both players are told when the duel is judged; nothing in it is shared.
@@ -209,9 +210,7 @@ class TokenDuels:
             "lengths": (len(tokens[0]), len(tokens[1])),
             "hit_limit": (tokens[0][-1] != self.rules.eos, tokens[1][-1] != self.rules.eos),
         }
-        if self.feedback == "probability":
-            told["preference"] = self.revealed.item(row)
-        return told
+        return {**told, "preference": self.revealed.item(row)} if self.feedback == "probability" else told
 
     def completion(self, row: int, seat: int) -> Completion:
         """Returns a player's response so far."""
@@ -256,7 +255,7 @@ class TokenDuels:
         """Returns an independent copy that shares the task and the oracle, which never change."""
         twin = copy.copy(self)
         twin.set_state(self.get_state())
-        twin._chances = Chances(self.size)
+        twin._chances = prompts_and_verdicts(self.size)
         return twin
 
     def _begin(self, rows: Any, index: Any, tokens: NDArray[np.int64]) -> None:
@@ -272,14 +271,14 @@ class TokenDuels:
         """Asks the oracle about these duels and draws their verdicts: the one place for both."""
         prompts = [self.task.prompts[i] for i in self.prompts[rows].tolist()]
         prob = ask(self.oracle, prompts, self._texts(rows, 0), self._texts(rows, 1))
-        won = self._chances.of(Stream.VERDICT, rows, self.seeds[rows], self.episodes[rows]) < prob
-        self.outcome[rows] = won
+        self.outcome[rows] = won = self.chance[rows] < prob
         self.revealed[rows] = won if self.feedback == "outcome" else prob
 
     def _texts(self, rows: NDArray[np.intp], seat: int) -> list[str]:
         tokenizer, said = self.task.tokenizer, self.board[rows, seat, self.width : -1]
-        if len(rows) > 1 and hasattr(tokenizer, "decode_rows"):
-            return tokenizer.decode_rows(said)  # pyright: ignore[reportAttributeAccessIssue] - optional
+        rowwise = getattr(tokenizer, "decode_rows", None)
+        if rowwise is not None and len(rows) > 1:
+            return rowwise(said)
         return [tokenizer.decode(_played(tokens, self.rules.fill)) for tokens in said.tolist()]
 
     def _response(self, row: int, seat: int) -> list[int]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from envs.keyed import Key, Stream, uniform
 from oracles import Oracle
@@ -22,12 +25,18 @@ def ask(oracle: Oracle, prompts: list[str], first: list[str], second: list[str])
     Raises:
         ValueError: if the oracle does not return N probabilities.
     """
-    prob = oracle.prob(prompts, first, second)
-    require_prob(prob, (len(prompts),), type(oracle).__name__)
-    if not oracle.antisymmetric:
-        prob = (prob + 1 - oracle.prob(prompts, second, first)) / 2
-        require_prob(prob, (len(prompts),), type(oracle).__name__)
-    return prob.double().numpy()
+    prob = _checked(oracle, prompts, first, second)
+    return prob if oracle.antisymmetric else (prob + 1 - _checked(oracle, prompts, second, first)) / 2
+
+
+def _checked(oracle: Oracle, prompts: list[str], first: list[str], second: list[str]) -> NDArray[np.float64]:
+    answers = oracle.prob(prompts, first, second)
+    if isinstance(answers, Tensor) and answers.dtype == torch.float64 and answers.device.type == "cpu":
+        prob = answers.numpy()  # whose reductions of few numbers cost half of torch's
+        if prob.shape == (len(prompts),) and prob.min() >= 0 and prob.max() <= 1:
+            return prob
+    require_prob(answers, (len(prompts),), type(oracle).__name__)
+    return answers.double().numpy()
 
 
 def prompt_index(uniforms: NDArray[np.float64], count: int) -> NDArray[np.int64]:
@@ -35,33 +44,53 @@ def prompt_index(uniforms: NDArray[np.float64], count: int) -> NDArray[np.int64]
     return np.floor(uniforms * count).astype(np.int64)
 
 
-class Chances:
-    """What chance brings to N duels, some episodes ahead: the uniforms of many episodes cost little more than one's.
+class Ahead:
+    """A memory of what the coming episodes of N duels bring, since many cost little more than one.
 
-    A memory alone: what it returns is `Key(seed, episode, stream).uniform()` whatever was asked before.
+    A memory alone: what it returns depends on seed and episode, never on what was asked before.
 
     Args:
         size: N.
+        ahead: episodes of a duel that are made at once.
+        made: from seeds [M, 1] and episodes [M, ahead] to what they bring, [M, ahead, ...].
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, ahead: int, made: Callable[[NDArray, NDArray], NDArray]) -> None:
+        self._made, self._ahead = made, ahead
         self._seeds = np.zeros(size, np.uint64)
-        self._first = np.full(size, -_AHEAD)
-        self._values = np.empty((len(_STREAMS), size, _AHEAD))
+        self._first, self._asked = np.full(size, -ahead), np.zeros(size, np.int64)
+        self._values: NDArray | None = None
 
-    def of(self, stream: Stream, rows: NDArray[np.intp], seeds: NDArray, episodes: NDArray) -> NDArray[np.float64]:
-        """Returns [M] the uniforms of PROMPT or VERDICT for some rows' seeds and episodes."""
-        if len(rows) == 1:
-            return np.array([episode_uniform(seeds.item(), episodes.item(), stream)])
+    def of(self, rows: NDArray[np.intp], seeds: NDArray, episodes: NDArray) -> NDArray:
+        """Returns [M, ...] what these episodes of some duels bring."""
         place = episodes - self._first[rows]
-        stale = (place < 0) | (place >= _AHEAD) | (self._seeds[rows] != seeds)
+        stale = (place < 0) | (place >= self._ahead) | (self._seeds[rows] != seeds)
+        self._seeds[rows], self._asked[rows] = seeds, episodes
         if stale.any():
-            missing, first = rows[stale], episodes[stale]
-            self._seeds[missing], self._first[missing] = seeds[stale], first
-            ahead = first[:, None] + np.arange(_AHEAD)
-            self._values[:, missing] = uniform(seeds[stale][:, None], _STREAMS[:, None, None], ahead)
-            place[stale] = 0
-        return self._values[_STREAMS.tolist().index(stream), rows, place]
+            self._renew(rows[stale])
+            place = episodes - self._first[rows]
+        assert self._values is not None
+        return self._values[rows, place]
+
+    def _renew(self, rows: NDArray[np.intp]) -> None:
+        """Makes the coming episodes of these duels, and of all that are half through theirs."""
+        due = (self._first >= 0) & (self._asked - self._first > self._ahead // 2)
+        due[rows] = True
+        chosen = np.flatnonzero(due)
+        first = self._first[chosen] = self._asked[chosen]
+        made = self._made(self._seeds[chosen, None], first[:, None] + np.arange(self._ahead))
+        if self._values is None:
+            self._values = np.zeros((len(due), *made.shape[1:]), made.dtype)
+        self._values[chosen] = made
+
+
+def prompts_and_verdicts(size: int) -> Ahead:
+    """Returns the uniforms that choose the prompts and the verdicts of N duels, [..., 2], some episodes ahead."""
+    return Ahead(size, _AHEAD, _prompts_and_verdicts)
+
+
+def _prompts_and_verdicts(seeds: NDArray, episodes: NDArray) -> NDArray[np.float64]:
+    return uniform(seeds[..., None], _STREAMS, episodes[..., None])
 
 
 def episode_uniforms(seeds: NDArray, episodes: NDArray, stream: Stream) -> NDArray[np.float64]:

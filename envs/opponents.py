@@ -9,11 +9,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.keyed import Rows
+from envs.core import TokenDuels
+from envs.draws import Ahead
+from envs.keyed import Rows, Stream
 from envs.responses import Responses, response_board, tokens_of
 from envs.rules import Rules
 from envs.tasks import Task
 
+_AHEAD = 16
 _PICK = 2**31
 """The counter k by which a pool picks; responses are drawn by k = 0."""
 
@@ -43,13 +46,12 @@ class Uniform:
 
     def respond(self, prompts: Sequence[str], key: Rows) -> NDArray[np.int64]:
         """Returns one response to each prompt."""
-        rules, count, limit = self.rules, len(prompts), len(self.rules.by_step) - 1
-        uniforms = key.uniform(l=np.arange(count)[:, None], vote=np.arange(limit))
-        phase = np.full(count, rules.by_step.item(0))
-        tokens = np.empty((count, limit), np.int64)
-        for step in range(limit):
-            tokens[:, step] = rules.legal[phase, (uniforms[:, step] * rules.legal_count[phase]).astype(np.int64)]
-            phase = np.maximum(rules.after[phase, tokens[:, step]], rules.by_step[step + 1])
+        rules, limit = self.rules, len(self.rules.by_step) - 1
+        phase = rules.by_step[:-1]  # of a response that goes on; EOS hides what is drawn after it
+        uniforms = key.uniform(l=np.arange(len(prompts))[:, None], vote=np.arange(limit))
+        tokens = rules.legal[phase, (uniforms * rules.legal_count[phase]).astype(np.int64)]
+        ended = np.logical_or.accumulate(tokens == rules.eos, axis=1)
+        tokens[ended] = rules.eos
         return tokens
 
 
@@ -166,26 +168,47 @@ def opponent(of: Any, task: Task, rules: Rules) -> Opponent:
     )
 
 
-def respond(by: Opponent, prompts: Sequence[str], key: Rows, task: Task, rules: Rules) -> NDArray[np.int64]:
-    """Returns an opponent's responses, made sure that the rules allow them.
+class OtherSeat:
+    """The seat of an opponent in N duels.
+
+    Uniform and fixed opponents never change: their coming responses are drawn some episodes ahead.
 
     Args:
-        by: the opponent.
-        prompts: B prompts.
-        key: names every random number, row by row.
-        task: of the duel.
-        rules: its token rules.
-
-    Returns:
-        [B, T] token ids, EOS from a response's end on.
+        of: as `opponent` takes it.
+        duels: the duels, whose task, rules and prompts count.
 
     Raises:
-        ValueError: if it is not one response for each prompt, or naming the first token that may not stand where it
-            does.
+        ValueError: as `opponent`.
     """
-    responses = by.respond(prompts, key)
-    if len(responses) != len(prompts):
-        raise ValueError(
-            f"an opponent must return one response for each of {len(prompts)} prompts, got {len(responses)}"
+
+    def __init__(self, of: Any, duels: TokenDuels) -> None:
+        self.opponent, self._duels = opponent(of, duels.task, duels.rules), duels
+        self._ahead = Ahead(duels.size, _AHEAD, self._said) if isinstance(self.opponent, Uniform | Fixed) else None
+
+    def responses(self, rows: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Returns [M, T] the tokens of the response in each of these duels' present episodes, EOS from its end on.
+
+        Raises:
+            ValueError: if the opponent does not return one response for each prompt, or naming the first token that
+                may not stand where it does.
+        """
+        seeds, episodes = self._duels.seeds[rows], self._duels.episodes[rows]
+        if self._ahead is not None:
+            return self._ahead.of(rows, seeds, episodes)
+        task = self._duels.task
+        prompts = [task.prompts[i] for i in self._duels.prompts[rows].tolist()]
+        responses = self.opponent.respond(prompts, Rows(seeds=seeds, episode=episodes, stream=Stream.OPPONENT))
+        if len(responses) != len(prompts):
+            raise ValueError(
+                f"an opponent must return one response for each of {len(prompts)} prompts, got {len(responses)}"
+            )
+        return response_board(responses, task, self._duels.rules, "the opponent's response")
+
+    def _said(self, seeds: NDArray, episodes: NDArray) -> NDArray[np.int64]:
+        """Returns [M, A, T] the responses of an opponent that does not look at prompts."""
+        key = Rows(
+            seeds=np.broadcast_to(seeds, episodes.shape).ravel(), episode=episodes.ravel(), stream=Stream.OPPONENT
         )
-    return response_board(responses, task, rules, "the opponent's response")
+        said = self.opponent.respond([""] * episodes.size, key)
+        board = response_board(said, self._duels.task, self._duels.rules, "the opponent's response")
+        return board.reshape(*episodes.shape, -1)

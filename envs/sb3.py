@@ -86,7 +86,9 @@ class SoloVecEnv(VecEnv):
         solo = self.solo
         judged = solo.step(actions)
         self._rewards, self._ended = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, np.bool_)
-        self._infos = self._told()
+        self._infos = [{"seat": seat, "TimeLimit.truncated": False} for seat in solo.seats.tolist()]
+        if self.mask == "info":
+            self._add_masks(self._infos, slice(None))
         if not judged.size:
             return
         self._rewards[judged], self._ended[judged] = solo.rewards(judged), True
@@ -100,8 +102,6 @@ class SoloVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Returns what `step_async` led to."""
-        for told in self._infos:
-            told["TimeLimit.truncated"] = False
         return self._observations(), self._rewards, self._ended, self._infos
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -147,11 +147,15 @@ class SoloVecEnv(VecEnv):
         return self.solo.observations(self.obs, self.mask)
 
     def _told(self, rows: NDArray[np.intp] | slice = slice(None)) -> list[dict[str, Any]]:
+        """Returns what `reset()` tells of these duels."""
         told: list[dict[str, Any]] = [{"seat": seat} for seat in self.solo.seats[rows].tolist()]
         if self.mask == "info":
-            for info, mask in zip(told, self.solo.masks()[rows], strict=True):
-                info["action_mask"] = mask
+            self._add_masks(told, rows)
         return told
+
+    def _add_masks(self, infos: list[dict[str, Any]], rows: NDArray[np.intp] | slice) -> None:
+        for info, mask in zip(infos, self.solo.masks()[rows], strict=True):
+            info["action_mask"] = mask
 
 
 def sb3_env(

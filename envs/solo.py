@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from envs.core import PLAYERS
 from envs.draws import episode_uniform
-from envs.keyed import Rows, Stream
-from envs.opponents import opponent, respond
+from envs.keyed import Stream
+from envs.opponents import OtherSeat
 from envs.preference_duel import PreferenceDuel
 from envs.preference_duel_v0 import parallel_env
 from envs.solo_duels import Learner, require_seat
 
 ID = "duel/PreferenceDuel-v0"
+_ROW = np.zeros(1, np.intp)
 
 
 class SoloDuel(gymnasium.Env[Any, np.int64]):
@@ -52,7 +53,7 @@ class SoloDuel(gymnasium.Env[Any, np.int64]):
         Raises:
             ValueError: if it is no opponent.
         """
-        self._opponent = opponent(of, self.game.duels.task, self.game.duels.rules)
+        self._other = OtherSeat(of, self.game.duels)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts the next episode, or episode 0 of a new seed.
@@ -73,9 +74,7 @@ class SoloDuel(gymnasium.Env[Any, np.int64]):
         duels = self.game.duels
         drawn = int(2 * episode_uniform(duels.seeds.item(0), duels.episodes.item(0), Stream.SIDE))
         self._seat = drawn if self.learner == "random" else PLAYERS.index(self.learner)
-        prompt = duels.task.prompts[duels.prompts.item(0)]
-        key = Rows(seeds=duels.seeds.copy(), episode=duels.episodes.copy(), stream=Stream.OPPONENT)
-        self._response = tuple(respond(self._opponent, [prompt], key, duels.task, duels.rules)[0].tolist())
+        self._response = tuple(self._other.responses(_ROW)[0].tolist())
         return self._mine(observations), {**self._mine(infos), "seat": self._seat}
 
     def step(self, action: np.int64 | int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -118,6 +117,7 @@ class SoloDuel(gymnasium.Env[Any, np.int64]):
         """Returns an independent copy in the middle of the same episode; task, oracle and opponent are shared."""
         twin = copy.copy(self)
         twin.game = self.game.clone()
+        twin.set_opponent(self._other.opponent)
         return twin
 
     def _mine(self, values: Any) -> Any:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from envs.core import PLAYERS, TokenDuels
 from envs.draws import episode_uniforms
-from envs.keyed import Rows, Stream
-from envs.opponents import opponent, respond
+from envs.keyed import Stream
+from envs.opponents import OtherSeat
 from envs.spaces import Mask, Obs
 
 Learner = Literal["player_0", "player_1", "random"]
@@ -47,7 +47,7 @@ class SoloDuels:
         Raises:
             ValueError: if it is no opponent.
         """
-        self.opponent = opponent(of, self.duels.task, self.duels.rules)
+        self._other = OtherSeat(of, self.duels)
 
     def reset(self, rows: NDArray[np.intp]) -> None:
         """Starts the next episode of these duels.
@@ -59,12 +59,9 @@ class SoloDuels:
             return
         duels = self.duels
         duels.reset(rows)
-        seeds, episodes = duels.seeds[rows], duels.episodes[rows]
         if self.learner == "random":
-            self.seats[rows] = 2 * episode_uniforms(seeds, episodes, Stream.SIDE)
-        prompts = [duels.task.prompts[i] for i in duels.prompts[rows].tolist()]
-        key = Rows(seeds=seeds, episode=episodes, stream=Stream.OPPONENT)
-        self.responses[rows] = respond(self.opponent, prompts, key, duels.task, duels.rules)
+            self.seats[rows] = 2 * episode_uniforms(duels.seeds[rows], duels.episodes[rows], Stream.SIDE)
+        self.responses[rows] = self._other.responses(rows)
 
     def step(self, tokens: NDArray[np.integer]) -> NDArray[np.intp]:
         """Plays one token in every duel, beside the opponent's next one; a judged duel stays as it is.
@@ -102,7 +99,9 @@ class SoloDuels:
 
     def masks(self) -> NDArray[np.int8]:
         """Returns [N, V], 1 where a token is legal for the learner."""
-        return self.duels.rules.masks[self.duels.phase[self._rows, self.seats]]
+        phase = self.duels.phase
+        mine = phase[self._rows, self.seats] if self.learner == "random" else phase[:, self.seats.item(0)]
+        return self.duels.rules.masks[mine]
 
     def rewards(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Returns the learner's rewards of judged duels."""
@@ -113,12 +112,12 @@ class SoloDuels:
         """Returns what `TokenDuels.verdict` tells of each of these rows, key by key."""
         duels = self.duels
         responses = duels.board[rows, :, duels.width : -1]
-        lengths = (responses != duels.rules.fill).sum(axis=2)
-        last = np.take_along_axis(responses, lengths[..., None] - 1, axis=2)[..., 0]
+        lengths, last = (responses != duels.rules.fill).sum(axis=2), responses[:, :, -1]
+        hit_limit = (last != duels.rules.fill) & (last != duels.rules.eos)
         told: dict[str, list[Any]] = {
             "outcome": duels.outcome[rows].tolist(),
             "lengths": list(map(tuple, lengths.tolist())),
-            "hit_limit": list(map(tuple, (last != duels.rules.eos).tolist())),
+            "hit_limit": list(map(tuple, hit_limit.tolist())),
         }
         return {**told, "preference": duels.revealed[rows].tolist()} if duels.feedback == "probability" else told
 
@@ -143,6 +142,7 @@ class SoloDuels:
         """Returns an independent copy that shares the task, the oracle and the opponent."""
         twin = copy.copy(self)
         twin.duels = self.duels.clone()
+        twin.set_opponent(self._other.opponent)
         twin.seats, twin.responses = self.seats.copy(), self.responses.copy()
         return twin
 

@@ -19,7 +19,7 @@ from envs.types import Feedback
 from oracles import Oracle, payoff
 
 _LARGEST_TABLE = 2**26
-_STATE = ("seeds", "episodes", "prompts", "board", "steps", "phase", "outcome", "revealed")
+_STATE = ("seeds", "episodes", "prompts", "chance", "board", "steps", "phase", "outcome", "revealed")
 
 
 class TorchDuels:
@@ -67,6 +67,7 @@ class TorchDuels:
         self.seeds: Tensor
         self.episodes: Tensor
         self.prompts: Tensor
+        self.chance: Tensor
         self.board: Tensor
         self.steps: Tensor
         self.phase: Tensor
@@ -88,8 +89,9 @@ class TorchDuels:
         """Starts the next episode of these duels (None: all)."""
         chosen = self._rows if rows is None else rows
         self.episodes[chosen] += 1
-        chance = uniform(self.seeds[chosen], Stream.PROMPT, self.episodes[chosen])
-        index = (chance * len(self._prompts)).floor().long()
+        name = self.seeds[chosen], self.episodes[chosen]
+        self.chance[chosen] = uniform(name[0], Stream.VERDICT, name[1])
+        index = (uniform(name[0], Stream.PROMPT, name[1]) * len(self._prompts)).floor().long()
         self.prompts[chosen] = index
         self.board[chosen] = self.fill
         self.board[chosen, :, : self.width] = self._prompts[index][:, None]
@@ -166,7 +168,7 @@ class TorchDuels:
         if (self.episodes[rows] < 0).any():
             raise RuntimeError("step() needs a running duel; call reset() on every row first")
         prob = self._look_up(rows) if self._table is not None else self._ask(rows)
-        won = uniform(self.seeds[rows], Stream.VERDICT, self.episodes[rows]) < prob
+        won = self.chance[rows] < prob
         self.outcome[rows] = won.to(self.outcome.dtype)
         self.revealed[rows] = won.double() if self.feedback == "outcome" else prob
 

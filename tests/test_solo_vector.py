@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import envs
+import envs.opponents
 from agents.tabular import TabularPolicy
 from envs import make_task
 from envs.opponents import Pool, Uniform
@@ -92,7 +93,7 @@ def test_some_duels_are_reset_as_gymnasiums_own_vector_does(vectors):
 def test_opponents_say_the_same_alone_and_in_a_batch(exact):
     task = make_task("symbols", alphabet=3, length=2, prompts=2)
     policy = TabularPolicy(task, torch.arange(1, 10, dtype=torch.float64) / 45, exact=exact)
-    pool = Pool([Uniform(Rules.of(task)), envs.solo.opponent(policy, task, Rules.of(task))], [1, 2])
+    pool = Pool([Uniform(Rules.of(task)), envs.opponents.opponent(policy, task, Rules.of(task))], [1, 2])
     options = {"task": task, "oracle": "cyclic", "opponent": pool, "learner": "random"}
     native = gymnasium.make_vec(envs.solo.ID, num_envs=9, **options)
     own = gymnasium.make_vec(envs.solo.ID, num_envs=9, vectorization_mode="sync", **options)
