@@ -77,9 +77,11 @@ class SoloDuels:
             ValueError: as `TokenDuels.step`.
         """
         duels, rows = self.duels, self._rows
-        both = np.empty((duels.size, 2), np.int64)
-        both[rows, self.seats] = tokens
-        both[rows, 1 - self.seats] = self.responses[rows, np.minimum(duels.steps, duels.limit - 1)]
+        both, theirs = (
+            np.empty((duels.size, 2), np.int64),
+            self.responses[rows, np.minimum(duels.steps, duels.limit - 1)],
+        )
+        both[self._places()], both[self._places(1)] = tokens, theirs
         return duels.step(both)
 
     def observations(self, obs: Obs, mask: Mask) -> Any:
@@ -92,16 +94,11 @@ class SoloDuels:
 
     def boards(self) -> NDArray[np.int64]:
         """Returns [N, P + T] prompt and response of each learner, as a copy."""
-        board = self.duels.board
-        if self.learner == "random":
-            return board[self._rows, self.seats, :-1]
-        return board[:, self.seats.item(0), :-1].copy()
+        return self.duels.board[*self._places(), :-1].copy()
 
     def masks(self) -> NDArray[np.int8]:
         """Returns [N, V], 1 where a token is legal for the learner."""
-        phase = self.duels.phase
-        mine = phase[self._rows, self.seats] if self.learner == "random" else phase[:, self.seats.item(0)]
-        return self.duels.rules.masks[mine]
+        return self.duels.rules.masks[self.duels.phase[self._places()]]
 
     def rewards(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Returns the learner's rewards of judged duels."""
@@ -120,6 +117,12 @@ class SoloDuels:
             "hit_limit": list(map(tuple, hit_limit.tolist())),
         }
         return {**told, "preference": duels.revealed[rows].tolist()} if duels.feedback == "probability" else told
+
+    def _places(self, other: int = 0) -> tuple[Any, Any]:
+        """Returns the index [N, 2] of the learners' seats, or of the others'; a fixed one is a slice, and quicker."""
+        if self.learner == "random":
+            return self._rows, self.seats ^ other
+        return slice(None), self.seats.item(0) ^ other
 
     def get_state(self) -> dict[str, NDArray]:
         """Returns copies of all that changes but the opponent, for `set_state`."""

@@ -278,4 +278,4 @@ def test_the_code_of_its_document_runs(capsys):
     assert lines[3].endswith("is preferred")
     assert len(set(lines[4:7])) == 1
     assert re.fullmatch(r"[01] [01] -?1\.0", lines[7])
-    assert lines[8:] == ["False"]
+    assert lines[8:] == ["True True", str((256, names["observations"]["observation"].shape[1])), "False"]
