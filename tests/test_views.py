@@ -1,7 +1,9 @@
 """One game, ten views: the same seed and tokens have the same prompt and verdict, and the promises hold in each."""
 
+import copy
 import itertools
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from envs import Completion, DuelArena, Proposal, TokenDuels, preference_duel_v0
 from envs.response_duel import response_env
 from envs.sb3 import sb3_env
 from envs.solo import solo_env
+from envs.solo_vector import solo_vector
 from envs.torch_core import TorchDuels
 
 EPISODES = 12
@@ -219,6 +222,7 @@ def test_another_process_has_the_same_verdicts():
 
 SCRIPT = """
 import json
+import pickle
 from envs import make_task
 from oracles import make
 from tests.test_views import VIEWS
@@ -227,3 +231,49 @@ oracle = make("cyclic", prompts=task.all_prompts, responses=task.response_texts)
 plan = [("abc", "bca"), ("aaa", "ccc"), ("cba", "cab"), ("bbb", "abb"), ("aca", "bcb"), ("cca", "aab")]
 print(json.dumps({name: [int(row[2]) for row in view(task, oracle, 11, plan)] for name, view in VIEWS.items()}))
 """
+
+
+def boards(observations):
+    return observations["observation"] if isinstance(observations, dict) else observations
+
+
+BATCHES = {"native vector": solo_vector, "SB3 VecEnv": sb3_env}
+
+
+@pytest.mark.parametrize("build", BATCHES.values(), ids=BATCHES)
+def test_an_opponents_tokens_are_never_seen_in_a_batch(words, oracle, build):
+    envs_ = [build(3, task=words(least=4), oracle=oracle, opponent=[text]) for text in ("aaaa", "cbac")]
+    starts = [env.reset() for env in envs_]
+    assert np.array_equal(*(boards(start[0] if isinstance(start, tuple) else start) for start in starts))
+    for token in (2, 3, 4):
+        steps = [env.step(np.full(3, token)) for env in envs_]
+        assert np.array_equal(*(boards(step[0]) for step in steps))
+        assert not steps[0][2].any()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_an_sb3_environment_is_copied_in_the_middle_of_its_episodes(words, oracle, copied):
+    env = sb3_env(4, task=words(), oracle=oracle, learner="random")
+    env.seed(1)
+    env.reset()
+    env.step(np.full(4, 2))
+    twin = copied(env)
+    plan = np.random.default_rng(0).integers(0, env.action_space.n, (30, 4))
+    ends = [[[part.tolist() for part in one.step(actions)[1:3]] for actions in plan] for one in (env, twin)]
+    assert ends[0] == ends[1]
+
+
+def test_nothing_that_an_sb3_environment_hands_out_is_shared(words, oracle):
+    env = sb3_env(2, task=words(), oracle=oracle)
+    seen = [env.reset(), *(env.step(np.full(2, 2)) for _ in range(9))]
+    arrays = [leaf for result in seen for leaf in leaves(result)]
+    for one, other in itertools.combinations(arrays, 2):
+        assert not np.shares_memory(one, other)
+
+
+def leaves(part):
+    if isinstance(part, dict):
+        return [leaf for value in part.values() for leaf in leaves(value)]
+    if isinstance(part, list | tuple):
+        return [leaf for value in part for leaf in leaves(value)]
+    return [part] if isinstance(part, np.ndarray) else []
