@@ -15,7 +15,7 @@ from oracles import Oracle
 from oracles.check import require_prob
 
 _BLOCK = 512
-_AHEAD = 16
+_AHEAD = 32
 _STREAMS = np.array([Stream.PROMPT, Stream.VERDICT])
 
 

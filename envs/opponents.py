@@ -16,7 +16,7 @@ from envs.responses import Responses, response_board, tokens_of
 from envs.rules import Rules
 from envs.tasks import Task
 
-_AHEAD = 16
+_AHEAD = 32
 _PICK = 2**31
 """The counter k by which a pool picks; responses are drawn by k = 0."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -92,10 +93,11 @@ class SoloVecEnv(VecEnv):
         if not judged.size:
             return
         self._rewards[judged], self._ended[judged] = solo.rewards(judged), True
-        last = self._observations()
-        told = solo.verdicts(judged)
-        for row, *values in zip(judged.tolist(), *told.values(), strict=True):
-            self._infos[row].update(zip(told, values, strict=True), terminal_observation=_row(last, row))
+        told, last = solo.verdicts(judged), _rows(self._observations(), judged)
+        for row, observation, *values in zip(judged.tolist(), last, *told.values(), strict=True):
+            info = self._infos[row]
+            info.update(zip(told, values, strict=True))
+            info["terminal_observation"] = observation
         solo.reset(judged)
         for row, told in zip(judged.tolist(), self._told(judged), strict=True):
             self.reset_infos[row] = told
@@ -203,7 +205,11 @@ def board_space(space: Space) -> Space:
     return space["observation"] if isinstance(space, Dict) else space
 
 
-def _row(observations: Any, row: int) -> Any:
+def _rows(observations: Any, rows: NDArray[np.intp]) -> Iterable[Any]:
+    """Returns the observation of each of these rows."""
     if isinstance(observations, dict):
-        return {name: values[row] for name, values in observations.items()}
-    return observations[row]
+        return [
+            dict(zip(observations, one, strict=True))
+            for one in zip(*(v[rows] for v in observations.values()), strict=True)
+        ]
+    return observations[rows]
