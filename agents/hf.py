@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from agents import sampling
+from agents import lora, sampling
 from agents.base import Policy
 from agents.cached_reader import CachedReader, logits_before
 from agents.constrained import ResponseTrie, encode_responses
+from agents.lora import LoRAConfig
 from agents.prefix_tree import listed_law
 from agents.pretrained import ModelTokenizer, context_length, load_model, load_tokenizer, quiet
 from agents.rules import TextRules, walk
@@ -47,12 +49,13 @@ class HFConfig:
     """Responses in one forward pass, >= 1; lower it where memory is short. It changes no draw."""
     trust_remote_code: bool = False
     """Run Python code that the checkpoint brings along."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Adapters that learn in place of the weights, which all copies of the policy then share."""
 
     def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> HFPolicy:
-        """Loads the policy."""
-        del seed  # all of it is in the checkpoint
-        fields = asdict(self)
-        return HFPolicy(fields.pop("path"), task, device, **fields)
+        """Loads the policy; the seed is that of adapters, the rest is in the checkpoint."""
+        named = {one.name: getattr(self, one.name) for one in fields(self)}
+        return HFPolicy(named.pop("path"), task, device, seed, **named)
 
     def load_tokenizer(self) -> ModelTokenizer:
         """Returns its vocabulary, for a task of free text to be built with."""
@@ -76,10 +79,13 @@ class TinyConfig:
     """On a finite task, list every response with its probability as weight, instead of samples."""
     micro_batch: int = 256
     """Responses in one forward pass, >= 1; lower it where memory is short. It changes no draw."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Adapters that learn in place of the weights, which all copies of the policy then share."""
 
     def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> HFPolicy:
-        """Loads the policy."""
-        return HFConfig(str(TINY), **asdict(self)).build(task=task, device=device, seed=seed)
+        """Loads the policy; the seed is that of adapters, the rest is in the checkpoint."""
+        named = {one.name: getattr(self, one.name) for one in fields(self)}
+        return HFConfig(str(TINY), **named).build(task=task, device=device, seed=seed)
 
     def load_tokenizer(self) -> ModelTokenizer:
         """Returns its vocabulary, for a task of free text to be built with."""
@@ -96,16 +102,19 @@ class HFPolicy(Policy):
         name_or_dir: a transformers directory or hub id.
         task: gives limits, legal tokens and, where it is finite, the responses.
         device: where it runs.
-        **fields: fields of `HFConfig`.
+        seed: of adapters.
+        **settings: fields of `HFConfig`.
 
     Raises:
         OSError: if the checkpoint cannot be found or fetched.
         ValueError: if it is no causal language model, is not whole, or does not fit the task.
     """
 
-    def __init__(self, name_or_dir: str | Path, task: Task, device: str = "cpu", **fields: Any) -> None:
+    def __init__(
+        self, name_or_dir: str | Path, task: Task, device: str = "cpu", seed: int = 0, **settings: Any
+    ) -> None:
         super().__init__()
-        config = HFConfig(str(name_or_dir), **fields)
+        config = HFConfig(str(name_or_dir), **settings)
         if config.micro_batch < 1:
             raise ValueError(f"micro_batch must be at least 1, got {config.micro_batch}")
         self.exact = config.exact
@@ -120,6 +129,20 @@ class HFPolicy(Policy):
                 f"are they of the same checkpoint?"
             )
         self.rules = _rules(task, self.tokenizer, width, config)
+        self.adapted = config.lora.rank > 0
+        if self.adapted:
+            lora.add_adapters(self.model, config.lora, seed)
+            self.register_state_dict_post_hook(lora.only_adapters)
+            self.register_load_state_dict_post_hook(lora.rest_is_there)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Returns a copy; where there are adapters, all that never learns is shared with it."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        if self.adapted:
+            memo.update({id(tensor): tensor for tensor in lora.shared(self.model)})
+        twin.__setstate__(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
         """Draws responses, or lists those of a finite task where exact."""
@@ -202,12 +225,13 @@ class HFPolicy(Policy):
             raise TypeError(f"a language model's parameters can be averaged with another's, got {type(other).__name__}")
         with torch.no_grad():
             for mine, theirs in zip(self.parameters(), other.parameters(), strict=True):
-                mine.lerp_(theirs.to(mine.device), weight)
+                if mine is not theirs:
+                    mine.lerp_(theirs.to(mine.device), weight)
 
     def save(self, directory: Path) -> None:
-        """Writes a transformers folder: config.json, model.safetensors and the tokenizer's files."""
+        """Writes a transformers folder: config.json, model.safetensors, adapters merged, and the tokenizer's files."""
         with quiet():
-            self.model.save_pretrained(directory)
+            self.model.save_pretrained(directory, state_dict=lora.merged(self.model) if self.adapted else None)
             self.tokenizer.backend.save_pretrained(directory)
 
     def train(self, mode: bool = True) -> Self:

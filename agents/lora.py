@@ -1,0 +1,98 @@
+"""Low-rank adapters: a large model learns by small matrices, and all its copies share the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_MARK = "lora_"
+"""In the name of every tensor of an adapter, by peft's convention."""
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685), by the peft library.
+
+    There is no dropout: draws and log-probabilities must be of one law.
+    """
+
+    rank: int = 0
+    """Rank of the adapters, >= 0; 0: none, and all weights learn. Published runs take 4 to 256."""
+
+    alpha: float = 16.0
+    """Their scale, > 0: an adapter's product is multiplied by alpha / rank."""
+
+    targets: str = "all-linear"
+    """Which layers have one: "all-linear" (all but the output layer), or the ends of their names, separated by commas:
+    q_proj,v_proj."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        if self.rank < 0 or not self.alpha > 0 or not self.targets:
+            raise ValueError(
+                f"lora.rank must be at least 0, alpha positive and targets not empty, got {self.rank}, {self.alpha} "
+                f"and {self.targets!r}"
+            )
+
+
+def add_adapters(model: nn.Module, config: LoRAConfig, seed: int) -> None:
+    """Puts adapters into a model, which changes nothing that it says; from then on they alone learn.
+
+    Args:
+        model: a transformers model.
+        config: which, of rank 1 at least.
+        seed: of their first halves; the second ones are 0.
+
+    Raises:
+        ValueError: if no layer has such a name.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    targets = config.targets if config.targets == "all-linear" else config.targets.split(",")
+    settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets, lora_dropout=0.0)  # pyright: ignore[reportArgumentType] - a scale may be any number
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            inject_adapter_in_model(settings, model)
+        except ValueError as error:
+            linear = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+            raise ValueError(
+                f"no layer is called {config.targets!r} (lora.targets); the linear layers are "
+                f"{', '.join(sorted(linear))}"
+            ) from error
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(_MARK in name)
+
+
+def shared(model: nn.Module) -> list[Tensor]:
+    """Returns the tensors of a model with adapters that never change."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return [tensor for name, tensor in named if _MARK not in name]
+
+
+def only_adapters(_: nn.Module, state: dict[str, Any], prefix: str, __: Mapping[str, Any]) -> None:
+    """Leaves nothing but adapters in the `state_dict()` of the module that it is hooked to."""
+    for name in [name for name in state if name.startswith(prefix) and _MARK not in name]:
+        del state[name]
+
+
+def rest_is_there(_: nn.Module, missing: Any) -> None:
+    """Lets `load_state_dict()` of the module that it is hooked to take what `only_adapters` left."""
+    missing.missing_keys[:] = [name for name in missing.missing_keys if _MARK in name]
+
+
+@torch.no_grad()
+def merged(model: nn.Module) -> dict[str, Tensor]:
+    """Returns a model's tensors by the names that they had without adapters, each adapter's product added."""
+    from peft.tuners.lora import LoraLayer
+
+    state = {name.replace(".base_layer", ""): t for name, t in model.state_dict().items() if _MARK not in name}
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer):
+            adapted: Any = layer  # its kind, of linear layers or embeddings, has the product
+            state[f"{name}.weight"] = state[f"{name}.weight"] + adapted.get_delta_weight("default")
+    return state
