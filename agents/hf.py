@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from envs.keyed import Key
 from envs.tasks import Task
 from envs.types import Completion
 
+Dtype = Literal["float32", "bfloat16"]
 TINY = Path(__file__).parent / "checkpoints" / "tiny"
 
 
@@ -51,6 +52,8 @@ class HFConfig:
     """Run Python code that the checkpoint brings along."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters that learn in place of the weights, which all copies of the policy then share."""
+    dtype: Dtype = "float32"
+    """Of weights that never learn, those beside adapters; bfloat16 takes half the memory. What learns is float32."""
 
     def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> HFPolicy:
         """Loads the policy; the seed is that of adapters, the rest is in the checkpoint."""
@@ -95,8 +98,9 @@ class TinyConfig:
 class HFPolicy(Policy):
     """Draws token by token from a language model; on a finite task the model is constrained to its responses.
 
-    Parameters are float32. On CUDA forward passes run under bfloat16 autocast, except where exact: the probabilities of
-    a whole law must sum to 1. Dropout is off throughout, so that ratios between equal policies are exactly 1.
+    Parameters are float32, but for those beside adapters where `dtype` says so. On CUDA forward passes run under
+    bfloat16 autocast, except where exact: the probabilities of a whole law must sum to 1. Dropout is off throughout, so
+    that ratios between equal policies are exactly 1.
 
     Args:
         name_or_dir: a transformers directory or hub id.
@@ -121,7 +125,12 @@ class HFPolicy(Policy):
         self.micro_batch = config.micro_batch
         self.sharpening = Sharpening(config.temperature, config.top_k, config.top_p)
         self.tokenizer = load_tokenizer(config.path, config.trust_remote_code)
-        self.model = load_model(config.path, device, config.trust_remote_code)
+        if config.dtype not in get_args(Dtype) or (config.dtype != "float32" and config.lora.rank == 0):
+            raise ValueError(
+                f"dtype is one of {get_args(Dtype)}, and float32 where all weights learn, since small steps vanish in "
+                f"bfloat16; got {config.dtype!r} with lora.rank {config.lora.rank}"
+            )
+        self.model = load_model(config.path, device, config.trust_remote_code, getattr(torch, config.dtype))
         width = self.model.get_output_embeddings().weight.shape[0]
         if self.tokenizer.vocab_size > width:
             raise ValueError(

@@ -40,7 +40,7 @@ class LoRAConfig:
 
 
 def add_adapters(model: nn.Module, config: LoRAConfig, seed: int) -> None:
-    """Puts adapters into a model, which changes nothing that it says; from then on they alone learn.
+    """Puts adapters into a model, which changes nothing that it says; from then on they alone learn, in float32.
 
     Args:
         model: a transformers model.
@@ -66,6 +66,8 @@ def add_adapters(model: nn.Module, config: LoRAConfig, seed: int) -> None:
             ) from error
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(_MARK in name)
+        if _MARK in name:
+            parameter.data = parameter.data.float()
 
 
 def shared(model: nn.Module) -> list[Tensor]:
@@ -94,5 +96,6 @@ def merged(model: nn.Module) -> dict[str, Tensor]:
     for name, layer in model.named_modules():
         if isinstance(layer, LoraLayer):
             adapted: Any = layer  # its kind, of linear layers or embeddings, has the product
-            state[f"{name}.weight"] = state[f"{name}.weight"] + adapted.get_delta_weight("default")
+            weight = state[f"{name}.weight"]
+            state[f"{name}.weight"] = (weight.float() + adapted.get_delta_weight("default")).to(weight.dtype)
     return state

@@ -116,8 +116,10 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> ModelTokenizer
         return ModelTokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code))
 
 
-def load_model(path: str, device: str = "cpu", trust_remote_code: bool = False) -> Any:
-    """Returns the causal language model of a directory or hub id: float32, dropout off.
+def load_model(
+    path: str, device: str = "cpu", trust_remote_code: bool = False, dtype: torch.dtype = torch.float32
+) -> Any:
+    """Returns the causal language model of a directory or hub id, dropout off.
 
     Raises:
         OSError: if it cannot be found or fetched.
@@ -133,7 +135,7 @@ def load_model(path: str, device: str = "cpu", trust_remote_code: bool = False) 
             source,
             config=config,
             trust_remote_code=trust_remote_code,
-            dtype=torch.float32,
+            dtype=dtype,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # so that they are reported by name below
             output_loading_info=True,

@@ -126,6 +126,23 @@ def first_halves(policy):
     return torch.cat([p.flatten() for name, p in policy.named_parameters() if "lora_A" in name])
 
 
+def test_what_never_learns_can_be_bfloat16(folder, tmp_path):
+    policy = shaken(policy_of(folder, lora=ADAPTERS, dtype="bfloat16"))
+    kinds = {name: parameter.dtype for name, parameter in policy.named_parameters()}
+    assert {kind for name, kind in kinds.items() if "lora_" in name} == {torch.float32}
+    assert {kind for name, kind in kinds.items() if "lora_" not in name} == {torch.bfloat16}
+    said, _ = policy.draw(PROMPTS, 2, Key(0))
+    found = policy.logprob(PROMPTS, said)
+    assert found.dtype == torch.float32
+    found.sum().backward()
+    whole = shaken(policy_of(folder, lora=ADAPTERS)).logprob(PROMPTS, said)
+    assert torch.allclose(found, whole, atol=0.3)
+    policy.save(tmp_path)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {torch.bfloat16}
+    with pytest.raises(ValueError, match=r"float32 where all weights learn.* with lora\.rank 0"):
+        policy_of(folder, dtype="bfloat16")
+
+
 def test_bad_input_is_named(folder):
     for fields in ({"rank": -1}, {"alpha": 0.0}, {"targets": ""}):
         with pytest.raises(ValueError, match=r"lora\.rank must be at least 0"):
