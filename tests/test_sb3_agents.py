@@ -13,7 +13,7 @@ import envs
 from agents.base import make, make_policy
 from agents.check import check_agent
 from agents.sb3.pool import PoolConfig, SnapshotPool
-from agents.sb3.rollout import gains, rollout
+from agents.sb3.rollout import gains
 from agents.tabular import TabularPolicy
 from envs import Completion, DuelArena, make_task
 from envs.finite_tasks import finite_task
@@ -107,10 +107,10 @@ def test_what_is_learned_from_is_what_the_gymnasium_view_shows(name, game):
         gymnasium.make(envs.solo.ID, task=task, oracle=judge, obs="flat", mask="info"),
     )
     for episode in range(20):
-        agent.updates = episode
+        agent._play.updates = episode
         proposal = agent.propose(arena.reset())
         duel = arena.play(proposal)
-        found = rollout(agent.policy, *agent._drawn)
+        found = agent._play.transitions()
         view.unwrapped.set_opponent([proposal.right[0][0].text])
         board, info = view.reset(seed=11 if episode == 0 else None)
         assert found.starts.tolist() == [True] + [False] * (len(found.rows) - 1)
@@ -133,10 +133,10 @@ def test_each_token_is_charged_its_divergence_from_the_start(name, game):
     for agent in (plain, charged):
         sharpened(agent.policy, seed=2)
     duel = arena.play(plain.propose(arena.reset()))
-    found, gain = rollout(plain.policy, *plain._drawn), gains(duel)
+    found, gain = plain._play.transitions(), gains(duel)
     buffers = [agent._filled(found, gain) for agent in (plain, charged)]
     assert buffers[0].rewards[:, 0].tolist() == np.where(found.ends, gain[found.rows], 0).astype(np.float32).tolist()
-    log_policy, log_start = (charged._read(policy, found)[1] for policy in (charged.policy, charged._start))
+    log_policy, log_start = (charged._read(policy, found)[1] for policy in (charged.policy, charged._play.start))
     expected = buffers[0].rewards[:, 0] - 0.5 * (log_policy - log_start).numpy()
     assert buffers[1].rewards[:, 0] == pytest.approx(expected, abs=1e-6)
     if name == "maskable_ppo":  # its tokens are its responses
@@ -150,7 +150,7 @@ def test_returns_of_a_buffer_end_with_their_response(game):
     agent = built("a2c", task)  # gae_lambda 1, gamma 1: the return of every token is its response's verdict
     arena = DuelArena(task, judge, 7)
     duel = arena.play(agent.propose(arena.reset()))
-    found, gain = rollout(agent.policy, *agent._drawn), gains(duel)
+    found, gain = agent._play.transitions(), gains(duel)
     assert agent._filled(found, gain).returns[:, 0] == pytest.approx(gain[found.rows], abs=1e-5)
 
 
@@ -195,7 +195,7 @@ def test_the_opponent_is_the_latest_or_the_pool():
     task = make_task("symbols", alphabet=2, length=1, prompts=1)
     for against in ("pool", "latest"):
         agent = built("ppo", task, pool=PoolConfig(against=against, renew_every=1))
-        assert agent._pool.opponent is (agent.average if against == "pool" else agent._pool.latest)
+        assert agent._play.pool.opponent is (agent.average if against == "pool" else agent._play.pool.latest)
 
 
 def test_agents_bring_their_own_policy():

@@ -8,16 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from agents.base import OwnPolicy, Policy
 from agents.sb3.policy import SB3Policy
-from agents.sb3.pool import PoolConfig, SnapshotPool, seeded
-from agents.sb3.rollout import drawn_scalars, gains, logged, require_network, rollout
-from agents.sb3.state import load_optimiser, optimiser_state
-from agents.state import restore, tensors
-from envs.keyed import Key, Stream, hash_seed
+from agents.sb3.pool import PoolConfig
+from agents.sb3.rollout import drawn_scalars, gains, logged, require_network
+from agents.sb3.self_play import SelfPlay
 from envs.types import Duel, Proposal
 
 _KEPT = "observations", "next_observations", "actions", "rewards", "dones"
@@ -84,25 +81,20 @@ class DuelDQN:
     """
 
     def __init__(self, config: DQNConfig, policy: SB3Policy, seed: int) -> None:
-        self.config, self.policy, self.seed, self.updates = config, policy, seed, 0
-        self._start = policy.frozen()
-        self._pool = SnapshotPool(config.pool, policy, seed)
+        self.config, self.policy = config, policy
+        self._play = SelfPlay(policy, config.pool, seed)
         self._model = policy.trainer(
             learning_rate=config.learning_rate, gamma=config.gamma, buffer_size=config.buffer_size
         )
-        self._drawn: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
 
     @property
     def average(self) -> Policy:
         """The mean of the pool: a sample of all snapshots so far."""
-        return self._pool.average
+        return self._play.pool.average
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns one draw of the policy and one of its opponent for each prompt."""
-        self._drawn = self.policy.roll(prompts, 1, Key(self.seed, self.updates, Stream.TOKEN))
-        left = [[response] for response in self.policy.game.completions(self._drawn[0])]
-        right, _ = self._pool.opponent.draw(prompts, 1, Key(self.seed, self.updates, Stream.OPPONENT))
-        return Proposal(left, right)
+        return self._play.propose(prompts)
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Remembers the tokens of the last proposal and trains on what is remembered.
@@ -110,24 +102,19 @@ class DuelDQN:
         Raises:
             RuntimeError: if there was no proposal since the last update.
         """
-        if self._drawn is None:
-            raise RuntimeError("update() needs the duel of a propose(): it learns from how its own draws came about")
-        config, memory = self.config, self._model.replay_buffer
-        scalars = drawn_scalars(self.policy, self._start, duel)
-        found = rollout(self.policy, *self._drawn)
+        config, play, memory = self.config, self._play, self._model.replay_buffer
+        found = play.transitions()
+        scalars = drawn_scalars(self.policy, play.start, duel)
         reward = np.where(found.ends, gains(duel)[found.rows], 0.0)
         steps = zip(found.boards, found.after, found.actions, reward, found.ends, strict=True)
         for board, after, action, gain, end in steps:
             memory.add(board[None], after[None], np.array([[action]]), np.array([gain]), np.array([end]), [{}])
-        with seeded(hash_seed(self.seed, "train", self.updates)):
-            self._model.train(config.gradient_steps, config.batch_size)
-        self.policy.net.set_training_mode(False)
-        self.updates, self._drawn = self.updates + 1, None
-        if self.updates % config.target_every == 0:
+        play.train(self._model, config.gradient_steps, config.batch_size)
+        if play.updates % config.target_every == 0:
             self._model.q_net_target.load_state_dict(self._model.q_net.state_dict())
-        done = min(1.0, self.updates / config.exploration_updates)
+        done = min(1.0, play.updates / config.exploration_updates)
         self.policy.exploration.fill_(1 + (config.exploration - 1) * done)
-        self._pool.renew(self.policy, self.updates)
+        play.pool.renew(self.policy, play.updates)
         return {
             **scalars,
             **logged(self._model, config.algorithm),
@@ -139,24 +126,13 @@ class DuelDQN:
         memory: ReplayBuffer = self._model.replay_buffer
         filled = memory.size()
         kept = {name: torch.from_numpy(getattr(memory, name)[:filled].copy()) for name in _KEPT}
-        return {
-            "policy": tensors(self.policy),
-            "start": tensors(self._start),
-            "pool": self._pool.state_dict(),
-            "optimiser": optimiser_state(self.policy.net.optimizer),
-            "memory": {**kept, "next": memory.pos},
-            "updates": self.updates,
-        }
+        return {**self._play.state_dict(), "memory": {**kept, "next": memory.pos}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from `state_dict()`."""
-        restore(self.policy, state["policy"])
-        restore(self._start, state["start"])
-        self._pool.load_state_dict(state["pool"])
-        load_optimiser(self.policy.net.optimizer, state["optimiser"])
+        self._play.load_state_dict(state)
         memory: ReplayBuffer = self._model.replay_buffer
         filled = len(state["memory"]["rewards"])
         for name in _KEPT:
             getattr(memory, name)[:filled] = state["memory"][name].numpy()
         memory.pos, memory.full = int(state["memory"]["next"]), filled == memory.buffer_size
-        self.updates, self._drawn = int(state["updates"]), None

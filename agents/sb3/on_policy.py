@@ -16,11 +16,9 @@ from torch import Tensor
 
 from agents.base import OwnPolicy, Policy
 from agents.sb3.policy import SB3Policy
-from agents.sb3.pool import PoolConfig, SnapshotPool, seeded
-from agents.sb3.rollout import Rollout, drawn_scalars, gains, logged, require_network, rollout
-from agents.sb3.state import load_optimiser, optimiser_state
-from agents.state import restore, tensors
-from envs.keyed import Key, Stream, hash_seed
+from agents.sb3.pool import PoolConfig
+from agents.sb3.rollout import Rollout, drawn_scalars, gains, logged, require_network
+from agents.sb3.self_play import SelfPlay
 from envs.types import Duel, Proposal
 
 
@@ -136,9 +134,8 @@ class OnPolicy:
     def __init__(
         self, config: PPOConfig | A2CConfig, policy: SB3Policy, seed: int, settings: Mapping[str, Any]
     ) -> None:
-        self.config, self.policy, self.seed, self.updates = config, policy, seed, 0
-        self._start = policy.frozen()
-        self._pool = SnapshotPool(config.pool, policy, seed)
+        self.config, self.policy = config, policy
+        self._play = SelfPlay(policy, config.pool, seed)
         self._model = policy.trainer(
             learning_rate=config.learning_rate,
             gamma=config.gamma,
@@ -147,19 +144,15 @@ class OnPolicy:
             vf_coef=config.value,
             **settings,
         )
-        self._drawn: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
 
     @property
     def average(self) -> Policy:
         """The mean of the pool: a sample of all snapshots so far."""
-        return self._pool.average
+        return self._play.pool.average
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns one draw of the policy and one of its opponent for each prompt."""
-        self._drawn = self.policy.roll(prompts, 1, Key(self.seed, self.updates, Stream.TOKEN))
-        left = [[response] for response in self.policy.game.completions(self._drawn[0])]
-        right, _ = self._pool.opponent.draw(prompts, 1, Key(self.seed, self.updates, Stream.OPPONENT))
-        return Proposal(left, right)
+        return self._play.propose(prompts)
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Trains on the duel of the last proposal.
@@ -167,42 +160,29 @@ class OnPolicy:
         Raises:
             RuntimeError: if there was no proposal since the last update.
         """
-        if self._drawn is None:
-            raise RuntimeError("update() needs the duel of a propose(): it learns from how its own draws came about")
-        scalars = drawn_scalars(self.policy, self._start, duel)
-        found = rollout(self.policy, *self._drawn)
+        play, found = self._play, self._play.transitions()
+        scalars = drawn_scalars(self.policy, play.start, duel)
         self._model.rollout_buffer = self._filled(found, gains(duel))
-        with seeded(hash_seed(self.seed, "train", self.updates)):
-            self._model.train()
-        self.policy.net.set_training_mode(False)
-        self.updates, self._drawn = self.updates + 1, None
-        self._pool.renew(self.policy, self.updates)
+        play.train(self._model)
+        play.pool.renew(self.policy, play.updates)
         return {**scalars, **logged(self._model, self.config.algorithm)}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the policy and its older selves, the optimiser and the number of updates."""
-        return {
-            "policy": tensors(self.policy),
-            "start": tensors(self._start),
-            "pool": self._pool.state_dict(),
-            "optimiser": optimiser_state(self.policy.net.optimizer),
-            "updates": self.updates,
-        }
+        return self._play.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from `state_dict()`."""
-        restore(self.policy, state["policy"])
-        restore(self._start, state["start"])
-        self._pool.load_state_dict(state["pool"])
-        load_optimiser(self.policy.net.optimizer, state["optimiser"])
-        self.updates, self._drawn = int(state["updates"]), None
+        self._play.load_state_dict(state)
 
     def _filled(self, found: Rollout, gain: NDArray[np.float64]) -> RolloutBuffer:
         """Returns a buffer of one environment, in which one response follows the other."""
         values, log_policy = self._read(self.policy, found)
         reward = np.where(found.ends, gain[found.rows], 0.0)
         if self.config.tau:
-            reward = reward - self.config.tau * (log_policy - self._read(self._start, found)[1]).double().cpu().numpy()
+            reward = (
+                reward - self.config.tau * (log_policy - self._read(self._play.start, found)[1]).double().cpu().numpy()
+            )
         maskable = isinstance(self._model, MaskablePPO)
         buffer = (MaskableRolloutBuffer if maskable else RolloutBuffer)(
             len(found.rows),
