@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from envs.draws import ask, episode_uniform, prompt_index, prompts_and_verdicts
 from envs.keyed import Stream
+from envs.responses import prompt_tokens
 from envs.rules import ENDED, Rules
 from envs.tasks import Task
 from envs.types import Completion, Feedback
@@ -224,13 +225,7 @@ class TokenDuels:
             ValueError: if it has no token, or more than P.
         """
         if index not in self._encoded:
-            tokens = self.task.tokenizer.encode(self.task.prompts[index])
-            if not 0 < len(tokens) <= self.width:
-                raise ValueError(
-                    f"prompt {self.task.prompts[index]!r} has {len(tokens)} tokens, expected 1 to {self.width} "
-                    f"(the task's max_prompt_tokens)"
-                )
-            self._encoded[index] = np.array([self.rules.fill] * (self.width - len(tokens)) + tokens)
+            self._encoded[index] = prompt_tokens(self.task.prompts[index], self.task, self.rules)
         return self._encoded[index]
 
     def get_state(self) -> dict[str, NDArray]:

@@ -15,7 +15,8 @@ from oracles import Oracle
 from oracles.check import require_prob
 
 _BLOCK = 512
-_AHEAD = 32
+AHEAD = 32
+"""Episodes of a duel whose chance is drawn at once."""
 _STREAMS = np.array([Stream.PROMPT, Stream.VERDICT])
 
 
@@ -51,20 +52,19 @@ class Ahead:
 
     Args:
         size: N.
-        ahead: episodes of a duel that are made at once.
-        made: from seeds [M, 1] and episodes [M, ahead] to what they bring, [M, ahead, ...].
+        made: from seeds [M, 1] and episodes [M, AHEAD] to what they bring, [M, AHEAD, ...].
     """
 
-    def __init__(self, size: int, ahead: int, made: Callable[[NDArray, NDArray], NDArray]) -> None:
-        self._made, self._ahead = made, ahead
+    def __init__(self, size: int, made: Callable[[NDArray, NDArray], NDArray]) -> None:
+        self._made = made
         self._seeds = np.zeros(size, np.uint64)
-        self._first, self._asked = np.full(size, -ahead), np.zeros(size, np.int64)
+        self._first, self._asked = np.full(size, -AHEAD), np.zeros(size, np.int64)
         self._values: NDArray | None = None
 
     def of(self, rows: NDArray[np.intp], seeds: NDArray, episodes: NDArray) -> NDArray:
         """Returns [M, ...] what these episodes of some duels bring."""
         place = episodes - self._first[rows]
-        stale = (place < 0) | (place >= self._ahead) | (self._seeds[rows] != seeds)
+        stale = (place < 0) | (place >= AHEAD) | (self._seeds[rows] != seeds)
         self._seeds[rows], self._asked[rows] = seeds, episodes
         if stale.any():
             self._renew(rows[stale])
@@ -74,11 +74,11 @@ class Ahead:
 
     def _renew(self, rows: NDArray[np.intp]) -> None:
         """Makes the coming episodes of these duels, and of all that are half through theirs."""
-        due = (self._first >= 0) & (self._asked - self._first > self._ahead // 2)
+        due = (self._first >= 0) & (self._asked - self._first > AHEAD // 2)
         due[rows] = True
         chosen = np.flatnonzero(due)
         first = self._first[chosen] = self._asked[chosen]
-        made = self._made(self._seeds[chosen, None], first[:, None] + np.arange(self._ahead))
+        made = self._made(self._seeds[chosen, None], first[:, None] + np.arange(AHEAD))
         if self._values is None:
             self._values = np.zeros((len(due), *made.shape[1:]), made.dtype)
         self._values[chosen] = made
@@ -86,7 +86,7 @@ class Ahead:
 
 def prompts_and_verdicts(size: int) -> Ahead:
     """Returns the uniforms that choose the prompts and the verdicts of N duels, [..., 2], some episodes ahead."""
-    return Ahead(size, _AHEAD, _prompts_and_verdicts)
+    return Ahead(size, _prompts_and_verdicts)
 
 
 def _prompts_and_verdicts(seeds: NDArray, episodes: NDArray) -> NDArray[np.float64]:

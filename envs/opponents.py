@@ -16,7 +16,6 @@ from envs.responses import Responses, response_board, tokens_of
 from envs.rules import Rules
 from envs.tasks import Task
 
-_AHEAD = 32
 _PICK = 2**31
 """The counter k by which a pool picks; responses are drawn by k = 0."""
 
@@ -183,7 +182,7 @@ class OtherSeat:
 
     def __init__(self, of: Any, duels: TokenDuels) -> None:
         self.opponent, self._duels = opponent(of, duels.task, duels.rules), duels
-        self._ahead = Ahead(duels.size, _AHEAD, self._said) if isinstance(self.opponent, Uniform | Fixed) else None
+        self._ahead = Ahead(duels.size, self._said) if isinstance(self.opponent, Uniform | Fixed) else None
 
     def responses(self, rows: NDArray[np.intp]) -> NDArray[np.int64]:
         """Returns [M, T] the tokens of the response in each of these duels' present episodes, EOS from its end on.

@@ -1,4 +1,4 @@
-"""Whole responses as tokens: whether the rules allow them, and the phases that they go through."""
+"""Prompts and whole responses as tokens: padding, whether the rules allow them, the phases that they go through."""
 
 from __future__ import annotations
 
@@ -50,6 +50,20 @@ def phases(board: NDArray[np.int64], rules: Rules) -> NDArray[np.int64]:
     for step in range(1, board.shape[1]):
         found[:, step] = np.maximum(rules.after[found[:, step - 1], board[:, step - 1]], rules.by_step[step])
     return found
+
+
+def prompt_tokens(prompt: str, task: Task, rules: Rules) -> NDArray[np.int64]:
+    """Returns [P] a prompt's tokens, left-padded.
+
+    Raises:
+        ValueError: if it has no token, or more than P.
+    """
+    tokens, width = task.tokenizer.encode(prompt), task.max_prompt_tokens
+    if not 0 < len(tokens) <= width:
+        raise ValueError(
+            f"prompt {prompt!r} has {len(tokens)} tokens, expected 1 to {width} (the task's max_prompt_tokens)"
+        )
+    return np.array([rules.fill] * (width - len(tokens)) + tokens)
 
 
 def tokens_of(text: str, task: Task, rules: Rules) -> tuple[int, ...]:

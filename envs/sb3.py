@@ -12,8 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from envs.preference_duel_v0 import token_duels
-from envs.solo_duels import Learner, SoloDuels
+from envs.solo_duels import Learner, SoloDuels, solo_duels
 from envs.spaces import Mask, Obs, mask_place, player_space
 from envs.transcript import transcript
 
@@ -175,8 +174,8 @@ def sb3_env(
         UnknownNameError: if the task's or the oracle's name is unknown.
         ValueError: if an argument is out of its range.
     """
-    shown = {name: options.pop(name) for name in ("seed", "obs", "mask", "render_mode") if name in options}
-    return SoloVecEnv(SoloDuels(token_duels(num_envs, **options), opponent, learner), **shown)
+    duels, shown = solo_duels(num_envs, opponent, learner, options)
+    return SoloVecEnv(duels, **shown)
 
 
 class TokenExtractor(BaseFeaturesExtractor):

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from envs.keyed import Rows
+from envs.responses import prompt_tokens
 from envs.rules import ENDED, Rules
 from envs.sb3 import board_space
 from envs.tasks import Task
@@ -51,40 +52,39 @@ class ModelOpponent:
         """Returns one response to each prompt."""
         rows, steps = np.arange(len(prompts))[:, None], np.arange(self.task.max_new_tokens)
         uniforms = key.uniform(l=rows, vote=steps)
-        boards, _ = write(lambda *seen: step_law(self.model.policy, *seen), prompts, self.task, self.rules, uniforms)
+        start = prompt_boards(prompts, self.task, self.rules)
+        boards, _ = write(lambda *seen: step_law(self.model.policy, *seen), start, self.rules, uniforms)
         said = boards[:, self.task.max_prompt_tokens :]
         return np.where(said == self.rules.fill, self.rules.eos, said)
 
 
 def write(
     law: Callable[[NDArray[np.int64], NDArray[np.int8]], Tensor],
-    prompts: Sequence[str],
-    task: Task,
+    start: NDArray[np.int64],
     rules: Rules,
     uniforms: NDArray[np.float64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draws one response to each prompt, token by token.
+    """Draws one response on each board, token by token.
 
     Args:
         law: from boards [M, P + T] and masks [M, V] to the chance of each next token [M, V].
-        prompts: B prompts.
-        task: of the duel.
-        rules: its token rules.
+        start: [B, P + T] the boards before the first token, see `prompt_boards`.
+        rules: the token rules.
         uniforms: [B, T], what decides each token.
 
     Returns:
         The boards at the end [B, P + T], and the tokens as they were drawn [B, T]: what was against the rules stands
         on the board as what it counts as.
     """
-    boards = prompt_boards(prompts, task, rules)
-    drawn = np.full((len(prompts), task.max_new_tokens), rules.eos)
-    phase, live = np.full(len(prompts), rules.by_step.item(0)), np.arange(len(prompts))
-    for step in range(task.max_new_tokens):
+    boards, drawn = start.copy(), np.full(uniforms.shape, rules.eos)
+    width = boards.shape[1] - uniforms.shape[1]
+    phase, live = np.full(len(boards), rules.by_step.item(0)), np.arange(len(boards))
+    for step in range(uniforms.shape[1]):
         with torch.no_grad():
             edges = law(boards[live], rules.masks[phase[live]]).double().cpu().numpy().cumsum(axis=1)
         targets = uniforms[live, step] * edges[:, -1]
         drawn[live, step] = token = (edges <= targets[:, None]).sum(axis=1)
-        boards[live, task.max_prompt_tokens + step] = rules.written[phase[live], token]
+        boards[live, width + step] = rules.written[phase[live], token]
         phase[live] = np.maximum(rules.after[phase[live], token], rules.by_step[step + 1])
         live = np.flatnonzero(phase < ENDED)
         if not live.size:
@@ -98,13 +98,8 @@ def prompt_boards(prompts: Sequence[str], task: Task, rules: Rules) -> NDArray[n
     Raises:
         ValueError: if a prompt has no token, or more than P.
     """
-    width = task.max_prompt_tokens
-    boards = np.full((len(prompts), width + task.max_new_tokens), rules.fill)
-    for row, prompt in enumerate(prompts):
-        tokens = task.tokenizer.encode(prompt)
-        if not 0 < len(tokens) <= width:
-            raise ValueError(f"prompt {prompt!r} has {len(tokens)} tokens, expected 1 to {width}")
-        boards[row, width - len(tokens) : width] = tokens
+    boards = np.full((len(prompts), task.max_prompt_tokens + task.max_new_tokens), rules.fill)
+    boards[:, : task.max_prompt_tokens] = [prompt_tokens(prompt, task, rules) for prompt in prompts]
     return boards
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -12,6 +13,7 @@ from envs.core import PLAYERS, TokenDuels
 from envs.draws import episode_uniforms
 from envs.keyed import Stream
 from envs.opponents import OtherSeat
+from envs.preference_duel_v0 import token_duels
 from envs.spaces import Mask, Obs
 
 Learner = Literal["player_0", "player_1", "random"]
@@ -76,12 +78,10 @@ class SoloDuels:
             RuntimeError: if some duel was never reset.
             ValueError: as `TokenDuels.step`.
         """
-        duels, rows = self.duels, self._rows
-        both, theirs = (
-            np.empty((duels.size, 2), np.int64),
-            self.responses[rows, np.minimum(duels.steps, duels.limit - 1)],
-        )
-        both[self._places()], both[self._places(1)] = tokens, theirs
+        duels = self.duels
+        both = np.empty((duels.size, 2), np.int64)
+        both[self._places()] = tokens
+        both[self._places(1)] = self.responses[self._rows, np.minimum(duels.steps, duels.limit - 1)]
         return duels.step(both)
 
     def observations(self, obs: Obs, mask: Mask) -> Any:
@@ -148,6 +148,29 @@ class SoloDuels:
         twin.set_opponent(self._other.opponent)
         twin.seats, twin.responses = self.seats.copy(), self.responses.copy()
         return twin
+
+
+def solo_duels(
+    num_envs: int, opponent: Any, learner: Learner, options: Mapping[str, Any]
+) -> tuple[SoloDuels, dict[str, Any]]:
+    """Builds what the vector environments are views of.
+
+    Args:
+        num_envs: N.
+        opponent: see `SoloDuels`.
+        learner: see `SoloDuels`.
+        options: those of `preference_duel_v0.parallel_env`.
+
+    Returns:
+        The duels, and those of the options that are the view's own.
+
+    Raises:
+        UnknownNameError: if the task's or the oracle's name is unknown.
+        ValueError: if an argument is out of its range.
+    """
+    shown = {name: value for name, value in options.items() if name in ("seed", "obs", "mask", "render_mode")}
+    rules = {name: value for name, value in options.items() if name not in shown}
+    return SoloDuels(token_duels(num_envs, **rules), opponent, learner), shown
 
 
 def require_seat(learner: Learner) -> Learner:

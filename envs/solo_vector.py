@@ -13,8 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.preference_duel_v0 import token_duels
-from envs.solo_duels import Learner, SoloDuels
+from envs.solo_duels import Learner, SoloDuels, solo_duels
 from envs.spaces import Mask, Obs, mask_place, player_space
 from envs.transcript import transcript
 
@@ -187,8 +186,8 @@ def solo_vector(
         UnknownNameError: if the task's or the oracle's name is unknown.
         ValueError: if an argument is out of its range.
     """
-    shown = {name: options.pop(name) for name in ("seed", "obs", "mask", "render_mode") if name in options}
-    return SoloVector(SoloDuels(token_duels(num_envs, **options), opponent, learner), **shown)
+    duels, shown = solo_duels(num_envs, opponent, learner, options)
+    return SoloVector(duels, **shown)
 
 
 def _reset_mask(options: dict[str, Any] | None, size: int) -> NDArray[np.bool_]:

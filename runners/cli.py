@@ -112,9 +112,9 @@ def _has_prob(task: str) -> bool:
 def _presets(names: Mapping[str, str]) -> dict[str, Any]:
     """Returns for each part its configuration before any field was typed; its class where a field is required."""
     presets = {}
+    own, its_fields = _own_policy(names["agent"])
     for part in PARTS:
         kind, fields = config_class(part, names[part])
-        own, its_fields = _own_policy(names["agent"])
         if part == "policy" and names["policy"] == own:
             fields = {**its_fields, **fields}
         if part == "oracle" and _from_hub(names["policy"]):

@@ -99,8 +99,8 @@ class SB3Policy(Policy):
         game = self.game
         rows, draws, steps = np.arange(len(prompts)), np.arange(n), np.arange(game.limit)
         uniforms = key.uniform(k=draws[:, None], l=rows[:, None, None], vote=steps).reshape(-1, game.limit)
-        repeated = [prompt for prompt in prompts for _ in range(n)]
-        return write(self._drawn_law, repeated, game.task, game.rules, uniforms)
+        start = prompt_boards(prompts, game.task, game.rules).repeat(n, axis=0)
+        return write(self._drawn_law, start, game.rules, uniforms)
 
     def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
         """Draws token by token, by inversion of the cumulative law."""
@@ -116,7 +116,7 @@ class SB3Policy(Policy):
         game, count = self.game, len(responses[0])
         said = game.tokens([response for row in responses for response in row])
         spoken = phases(said, game.rules)
-        start = prompt_boards([prompt for prompt in prompts for _ in range(count)], game.task, game.rules)
+        start = prompt_boards(prompts, game.task, game.rules).repeat(count, axis=0)
         boards = game.prefixes(start, said)
         live = spoken < ENDED
         seen, place = np.unique(boards[live], axis=0, return_inverse=True)
@@ -165,11 +165,9 @@ class SB3Policy(Policy):
     def _drawn_law(self, boards: NDArray[np.int64], masks: NDArray[np.int8]) -> Tensor:
         """Returns [M, V] the chance of each token to be drawn, before the rules replace illegal ones."""
         law = step_law(self.net, boards, masks)
-        return (
-            law
-            if self.config.algorithm != "dqn"
-            else torch.lerp(law, torch.ones_like(law) / law.shape[1], self.exploration)
-        )
+        if self.config.algorithm != "dqn":
+            return law
+        return torch.lerp(law, torch.full_like(law, 1 / law.shape[1]), self.exploration)
 
     def _written_law(self, boards: NDArray[np.int64], phase: NDArray[np.int64]) -> Tensor:
         """Returns [M, V] the chance of each token to stand on the board."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,7 +95,7 @@ class SnapshotPool:
 
 
 def _restored(like: Policy, saved: Mapping[str, Any]) -> Policy:
-    policy = copy.deepcopy(like)
+    policy = like.frozen()
     restore(policy, saved)
     return policy
 
