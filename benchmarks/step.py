@@ -1,0 +1,268 @@
+"""One step of self-play IPO, ours and TRL's OnlineDPO, in turns: `python -m benchmarks.step` (needs trl==1.16.0).
+
+Both sample two responses to every prompt from the same random Llama, score them by the same function of the text, and
+take one AdamW step on the same loss against the frozen start. Every response has the same number of tokens. Without
+trl installed, ours is measured alone. The floor is the model's multiplications over the rate of a large matrix product
+on this machine, with nothing lost in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from agents import make
+from agents.hf import HFConfig
+from agents.lora import LoRAConfig
+from agents.optimisers import OptimiserConfig
+from agents.pretrained import load_tokenizer
+from benchmarks.memory import Peak
+from benchmarks.models import SIZES, free_text, write_model
+from benchmarks.timing import machine
+from envs import DuelArena
+from envs.tasks import Task
+
+PHASES = "sample", "score", "learn"
+
+
+@dataclass(frozen=True)
+class Took:
+    """One step: seconds of each phase, and the peak of memory above what was held before, in bytes."""
+
+    sample: float
+    score: float
+    learn: float
+    memory: int
+
+    @property
+    def total(self) -> float:
+        """Seconds of the whole step."""
+        return self.sample + self.score + self.learn
+
+
+def quality(text: str) -> float:
+    """Returns the score of a response: how many different words it has."""
+    return len(set(text.split()))
+
+
+class Longer:
+    """Prefers the response of higher quality, as both libraries are told to."""
+
+    antisymmetric = True
+
+    def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        """Returns 1, 1/2 or 0 for each of N pairs."""
+        margins = [quality(a) - quality(b) for a, b in zip(first, second, strict=True)]
+        return (torch.tensor(margins, dtype=torch.float64).sign() + 1) / 2
+
+
+def ours(folder: Path, task: Task, options: argparse.Namespace) -> Iterator[Took]:
+    """Makes one step of ours each time it is asked."""
+    policy = HFConfig(
+        str(folder),
+        micro_batch=options.micro_batch,
+        lora=LoRAConfig(rank=options.lora),
+        dtype="bfloat16" if options.lora and options.device == "cuda" else "float32",
+    ).build(task=task, device=options.device)
+    optimiser = OptimiserConfig(method="adamw", learning_rate=1e-6, smoothing=0.999, warmup=0)
+    agent: Any = make("ipo", policy=policy, responses=2, average=False, optimiser=optimiser)
+    arena = DuelArena(task, Longer(), None)
+    while True:
+        with Peak(options.device) as peak:
+            marks = [clock(options.device)]
+            proposal = agent.propose(arena.reset())
+            marks.append(clock(options.device))
+            duel = arena.play(proposal)
+            marks.append(clock(options.device))
+            agent.update(duel)
+            marks.append(clock(options.device))
+        assert all(len(y.tokens or ()) == options.new_tokens for row in duel.left for y in row)
+        yield Took(*(b - a for a, b in zip(marks, marks[1:], strict=False)), peak.bytes)
+
+
+def trl(folder: Path, task: Task, options: argparse.Namespace, between: Callable[[], None]) -> list[Took]:
+    """Makes `options.steps` + 1 steps of TRL's OnlineDPO, and calls `between` after each."""
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer  # pyright: ignore[reportMissingImports] - optional
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    spent = dict.fromkeys(PHASES, 0.0)
+    found: list[Took] = []
+
+    class Clock(TrainerCallback):
+        """Times the steps."""
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            """Starts the clock."""
+            spent.update(dict.fromkeys(PHASES, 0.0))
+            self.peak = Peak(options.device).__enter__()
+            self.start = clock(options.device)
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            """Stops it."""
+            total = clock(options.device) - self.start
+            self.peak.__exit__(None, None, None)
+            learn = total - spent["sample"] - spent["score"]
+            found.append(Took(spent["sample"], spent["score"], learn, self.peak.bytes))
+            between()
+
+    def reward(completions: Sequence[str], **_: Any) -> list[float]:
+        return [quality(text) for text in completions]
+
+    lora = None
+    if options.lora:
+        from peft import LoraConfig
+
+        lora = LoraConfig(r=options.lora, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = OnlineDPOTrainer(
+        model=model,
+        reward_funcs=reward,
+        processing_class=AutoTokenizer.from_pretrained(folder),
+        train_dataset=Dataset.from_dict({"prompt": list(task.prompts)}),
+        peft_config=lora,
+        callbacks=[Clock()],
+        args=OnlineDPOConfig(
+            output_dir=str(folder / "trl"),
+            loss_type="ipo",
+            per_device_train_batch_size=len(task.prompts),
+            max_steps=options.steps + 1,
+            max_new_tokens=options.new_tokens,
+            max_length=options.prompt_tokens + options.new_tokens,
+            temperature=1.0,
+            generation_kwargs={"min_new_tokens": options.new_tokens},
+            learning_rate=1e-6,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            logging_strategy="no",
+            gradient_checkpointing=options.checkpointing,
+            bf16=options.device == "cuda",
+            use_cpu=options.device == "cpu",
+        ),
+    )
+    _time(trainer, "_generate", spent, "sample", options.device)
+    _time(trainer, "_calculate_rewards_from_functions", spent, "score", options.device)
+    trainer.train()
+    return found
+
+
+def _time(thing: Any, name: str, spent: dict[str, float], phase: str, device: str) -> None:
+    """Adds the seconds that a method takes to `spent[phase]`."""
+    method = getattr(thing, name)
+
+    def timed(*arguments: Any, **named: Any) -> Any:
+        start = clock(device)
+        result = method(*arguments, **named)
+        spent[phase] += clock(device) - start
+        return result
+
+    setattr(thing, name, timed)
+
+
+def clock(device: str) -> float:
+    """Returns the time in seconds, once the device has done what it was told."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def matrix_rate(device: str) -> float:
+    """Returns the multiplications and additions a second of a large matrix product, bfloat16 on CUDA."""
+    size, dtype = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    best = 0.0
+    for _ in range(5):
+        start = clock(device)
+        for _ in range(3):
+            a @ a
+        best = max(best, 3 * 2 * size**3 / (clock(device) - start))
+    return best
+
+
+def floor(options: argparse.Namespace, rate: float) -> dict[str, float]:
+    """Returns the least seconds of sampling and learning.
+
+    Two multiplications a weight and token forward, four backward (two where only adapters learn). Prompts are read once
+    for both responses while sampling; learning reads prompt and response, the start's log-probabilities included.
+    """
+    size = SIZES[options.size]
+    written = 2 * options.prompts * options.new_tokens
+    read = written + 2 * options.prompts * options.prompt_tokens
+    sampled = 2 * size.matrices * (written + options.prompts * options.prompt_tokens)
+    learned = 2 * size.matrices * read * (2 + (1 if options.lora else 2))
+    return {"sample": sampled / rate, "learn": learned / rate}
+
+
+def main() -> None:
+    """Measures, prints the table, and writes what was measured as JSON where `--json` says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="1m")
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--prompt-tokens", type=int, default=16)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=10, help="measured steps of each, after one to warm up")
+    parser.add_argument("--lora", type=int, default=0, help="rank of adapters; 0: all weights learn")
+    parser.add_argument("--micro-batch", type=int, default=256, help="our responses in one forward pass")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rate = matrix_rate(options.device)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_model(folder, SIZES[options.size], torch.float32, device=options.device)
+        task = free_text(load_tokenizer(str(folder)), options.prompts, options.prompt_tokens, options.new_tokens)
+        stepper, mine, theirs = ours(folder, task, options), [], []
+        if importlib.util.find_spec("trl") is None:
+            mine += [next(stepper) for _ in range(options.steps + 1)]
+        else:
+            theirs = trl(folder, task, options, lambda: mine.append(next(stepper)))
+    report(options, rate, {"ours": mine[1:], "TRL": theirs[1:]})
+
+
+def report(options: argparse.Namespace, rate: float, found: dict[str, list[Took]]) -> None:
+    """Prints and writes the medians."""
+    least = floor(options, rate)
+    table = Table(title=f"{options.size}: {options.prompts} prompts x 2 x {options.new_tokens} tokens")
+    for column in ("", "step, s", *(f"{phase}, s" for phase in PHASES), "tokens/s", "peak, MiB"):
+        table.add_column(column, justify="right" if column else "left")
+    tokens = 2 * options.prompts * options.new_tokens
+    for who, steps in found.items():
+        if steps:
+            step = median(one.total for one in steps)
+            phases = [f"{median(getattr(one, phase) for one in steps):.3f}" for phase in PHASES]
+            memory = max(one.memory for one in steps) / 2**20
+            table.add_row(who, f"{step:.3f}", *phases, f"{tokens / step:,.0f}", f"{memory:,.0f}")
+    total = sum(least.values())
+    table.add_row("floor", f"{total:.3f}", f"{least['sample']:.3f}", "", f"{least['learn']:.3f}", f"{tokens / total:,.0f}", "")
+    console = Console()
+    console.print(table)
+    console.print(f"{rate / 1e9:,.0f} GFLOP/s in large matrix products; {machine(options.device)}")
+    if found["TRL"]:
+        pairs = [a.total / b.total for a, b in zip(found["ours"], found["TRL"], strict=True)]
+        console.print(f"ours / TRL: {median(pairs):.2f}, from {min(pairs):.2f} to {max(pairs):.2f} over {len(pairs)} steps")
+    if options.json:
+        settings = {k: v for k, v in vars(options).items() if k != "json"}
+        content = {"machine": machine(options.device), "settings": settings, "flops": rate, "floor": least}
+        steps = {who: [asdict(one) for one in steps] for who, steps in found.items()}
+        options.json.write_text(json.dumps({**content, "steps": steps}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
