@@ -93,6 +93,11 @@ class Policy(nn.Module, ABC):
         """
         return self.logprob(prompts, [list(responses)] * len(prompts)).double().exp().cpu()
 
+    def parts(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> list[list[int]]:
+        """Returns the prompts [B] in groups that learn in one backward pass each, for the sake of memory."""
+        del responses
+        return [list(range(len(prompts)))]
+
     @abstractmethod
     def blend(self, other: Self, weight: float) -> None:
         """Moves this policy a `weight` of the way to another of its kind, in place.

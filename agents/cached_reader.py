@@ -17,6 +17,7 @@ class CachedReader:
         model: a causal language model.
         prompts: prompts in tokens; equal ones are read once.
         score: makes the next token's scores of its logits [R, V] and the states [R].
+        room: tokens of a response that are made room for.
         autocast: whether forward passes run under bfloat16 autocast.
     """
 
@@ -25,16 +26,17 @@ class CachedReader:
         model: Any,
         prompts: Sequence[tuple[int, ...]],
         score: Callable[[Tensor, Tensor], Tensor],
+        room: int,
         autocast: bool = False,
     ) -> None:
-        from transformers import DynamicCache
+        from agents.key_value_cache import roomy_cache
 
         self._model, self._score, self._autocast = model, score, autocast
-        self._cache = DynamicCache(config=model.config)
         takes = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in takes
         distinct = list(dict.fromkeys(prompts))
         width = max(map(len, distinct))
+        self._cache = roomy_cache(model, width + room)
         ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in distinct], device=model.device)
         lengths = torch.tensor([len(prompt) for prompt in distinct], device=model.device)
         self._mask = (torch.arange(width, device=model.device) >= width - lengths[:, None]).long()

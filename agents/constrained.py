@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from agents.rules import TextRules
 from envs.tasks import Task
 from envs.tokens import Tokenizer
 from envs.types import Completion
@@ -143,3 +144,47 @@ def encode_responses(task: Task, tokenizer: Tokenizer) -> list[tuple[str, list[i
         return whole
     spelled = [(r.text, [pieces[token][0] for token in r.tokens or ()]) for r in task.responses or ()]
     return spelled if all(tokenizer.decode(tokens) == text for text, tokens in spelled) else whole
+
+
+def rules_of(
+    task: Task, tokenizer: Tokenizer, width: int, name: str, max_new_tokens: int | None = None, exact: bool = False
+) -> ResponseTrie | TextRules:
+    """Returns what a language model may write in a task.
+
+    Args:
+        task: finite, or of free text in the model's own vocabulary.
+        tokenizer: the model's.
+        width: V, the width of its logits.
+        name: what messages call it.
+        max_new_tokens: a limit below the task's; None: the task's.
+        exact: whether the whole law will be listed.
+
+    Raises:
+        ValueError: if the task does not fit the model or the limit.
+    """
+    if task.responses is not None:
+        trie = ResponseTrie(encode_responses(task, tokenizer), tokenizer.eos_id, width)
+        if max_new_tokens is not None and max_new_tokens < trie.limit:
+            raise ValueError(
+                f"max_new_tokens={max_new_tokens}, and the longest response of task '{task.name}' has "
+                f"{trie.limit} tokens; leave max_new_tokens out"
+            )
+        return trie
+    if exact:
+        raise ValueError(f"exact needs a finite task, and '{task.name}' lists no responses; leave exact out")
+    if (len(task.response_tokens), task.tokenizer.eos_id) != (tokenizer.vocab_size, tokenizer.eos_id):
+        raise ValueError(
+            f"task '{task.name}' was built for a vocabulary of {len(task.response_tokens)} tokens with EOS "
+            f"{task.tokenizer.eos_id}, the policy '{name}' has {tokenizer.vocab_size} with EOS "
+            f"{tokenizer.eos_id}; build the task with tokenizer=config.load_tokenizer() of the policy's config"
+        )
+    limit = task.max_new_tokens if max_new_tokens is None else max_new_tokens
+    if not max(1, task.min_new_tokens) <= limit <= task.max_new_tokens:
+        raise ValueError(
+            f"max_new_tokens must lie between the task's min_new_tokens={task.min_new_tokens} and its "
+            f"max_new_tokens={task.max_new_tokens}, got {limit}"
+        )
+    words = torch.zeros(width, dtype=torch.bool)
+    words[: tokenizer.vocab_size] = torch.from_numpy(task.response_tokens)
+    words[[i for i in (tokenizer.eos_id, tokenizer.pad_id) if i is not None]] = False
+    return TextRules(words, tokenizer.eos_id, task.min_new_tokens, limit)

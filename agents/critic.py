@@ -50,7 +50,7 @@ class TokenCritic(Critic):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.tokenizer, self.tokens_of = policy.tokenizer, policy.tokens_of
-        self.micro_batch = policy.micro_batch
+        self.micro_tokens = policy.micro_tokens
         self.to(policy.device)
 
     def forward(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
@@ -61,7 +61,7 @@ class TokenCritic(Critic):
             for y in row
         ]
         places = [range(len(prompt) - 1, len(prompt) + len(written) - 1) for prompt, written in flat]
-        found = self.head(hidden_at(self.layers, [[*x, *y] for x, y in flat], places, self.micro_batch))[:, 0]
+        found = self.head(hidden_at(self.layers, [[*x, *y] for x, y in flat], places, self.micro_tokens))[:, 0]
         values = found.split([len(written) for _, written in flat])
         return pad_sequence(values, batch_first=True).unflatten(0, (len(prompts), -1))
 

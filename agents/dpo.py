@@ -125,15 +125,14 @@ class DPO:
         responses = responses_of(duel)
         with torch.no_grad():
             log_start = self._start.logprob(duel.prompts, responses)
-            log_policy = self.policy.logprob(duel.prompts, duel.left)
-        scalars = policy_scalars(duel.left_weight, log_policy, log_start[:, : len(duel.left[0])])
-        scalars["loss/learning_rate"] = training.learning_rate
+        rate, count = training.learning_rate, len(duel.left[0])
         learned = _best_against_worst(duel) if self.config.pairs == "best_worst" else duel
-        loss, grad_norm = pair_step(training, learned, log_start, self.config.margin_loss())
+        step = pair_step(training, learned, log_start, self.config.margin_loss())
         training.updates += 1
         if training.updates % self.config.refresh_every == 0:
             self.opponent.load_state_dict(self.policy.state_dict())
-        return {**scalars, "loss/dpo": loss, "loss/grad_norm": grad_norm}
+        scalars = policy_scalars(duel.left_weight, step.log_policy[:, :count], log_start[:, :count])
+        return {**scalars, "loss/learning_rate": rate, "loss/dpo": step.loss, "loss/grad_norm": step.grad_norm}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the policy and its frozen copies, the optimiser and the number of updates."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from agents.rules import Rules
-from agents.sampling import Autoregressive, Reader
+from agents.sampling import Autoregressive, Reader, chosen
 from agents.tabular import Cells
 from envs.types import Completion
 
@@ -66,9 +66,9 @@ class ByToken:
         return self.pi.rules
 
     @property
-    def micro_batch(self) -> int:
-        """Responses in one forward pass."""
-        return min(self.pi.micro_batch, self.ref.micro_batch)
+    def micro_tokens(self) -> int:
+        """Tokens in one pass that learns."""
+        return min(self.pi.micro_tokens, self.ref.micro_tokens)
 
     @property
     def device(self) -> torch.device:
@@ -87,6 +87,10 @@ class ByToken:
     def scores(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M, V] float32, differentiable."""
         return mix(self.pi.scores(prompts, tokens), self.ref.scores(prompts, tokens), self.b)
+
+    def written_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Returns [M] nats, differentiable."""
+        return chosen(self.scores(prompts, tokens), tokens)
 
     def prompt_length(self, prompt: str) -> int:
         """Returns how many tokens a prompt has."""

@@ -15,11 +15,12 @@ from torch.nn.utils.rnn import pad_sequence
 from agents import lora, sampling
 from agents.base import Policy
 from agents.cached_reader import CachedReader, logits_before
-from agents.constrained import ResponseTrie, encode_responses
+from agents.constrained import ResponseTrie, rules_of
+from agents.fused_head import fused, is_plain
 from agents.lora import LoRAConfig
 from agents.prefix_tree import listed_law
 from agents.pretrained import ModelTokenizer, context_length, load_model, load_tokenizer, quiet
-from agents.rules import TextRules, walk
+from agents.rules import walk
 from agents.sampling import Reader, Sharpening
 from envs.keyed import Key
 from envs.tasks import Task
@@ -46,8 +47,9 @@ class HFConfig:
     """The response's limit, in tokens, its EOS included; none: the task's, which it may not exceed."""
     exact: bool = False
     """On a finite task, list every response with its probability as weight, instead of samples."""
-    micro_batch: int = 256
-    """Responses in one forward pass, >= 1; lower it where memory is short. It changes no draw."""
+    micro_tokens: int = 8192
+    """Tokens in one pass that learns, prompts included, >= 1; others take four times as many. Memory grows with it, and
+    with nothing else; it changes no draw."""
     trust_remote_code: bool = False
     """Run Python code that the checkpoint brings along."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
@@ -80,8 +82,9 @@ class TinyConfig:
     """The response's limit, in tokens, its EOS included; none: the task's, which it may not exceed."""
     exact: bool = False
     """On a finite task, list every response with its probability as weight, instead of samples."""
-    micro_batch: int = 256
-    """Responses in one forward pass, >= 1; lower it where memory is short. It changes no draw."""
+    micro_tokens: int = 8192
+    """Tokens in one pass that learns, prompts included, >= 1; others take four times as many. Memory grows with it, and
+    with nothing else; it changes no draw."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters that learn in place of the weights, which all copies of the policy then share."""
 
@@ -119,10 +122,10 @@ class HFPolicy(Policy):
     ) -> None:
         super().__init__()
         config = HFConfig(str(name_or_dir), **settings)
-        if config.micro_batch < 1:
-            raise ValueError(f"micro_batch must be at least 1, got {config.micro_batch}")
+        if config.micro_tokens < 1:
+            raise ValueError(f"micro_tokens must be at least 1, got {config.micro_tokens}")
         self.exact = config.exact
-        self.micro_batch = config.micro_batch
+        self.micro_tokens = config.micro_tokens
         self.sharpening = Sharpening(config.temperature, config.top_k, config.top_p)
         self.tokenizer = load_tokenizer(config.path, config.trust_remote_code)
         if config.dtype not in get_args(Dtype) or (config.dtype != "float32" and config.lora.rank == 0):
@@ -137,7 +140,8 @@ class HFPolicy(Policy):
                 f"'{config.path}': the tokenizer has {self.tokenizer.vocab_size} tokens, the model {width}; "
                 f"are they of the same checkpoint?"
             )
-        self.rules = _rules(task, self.tokenizer, width, config)
+        self.rules = rules_of(task, self.tokenizer, width, config.path, config.max_new_tokens, config.exact)
+        self._plain = is_plain(self.model)
         self.adapted = config.lora.rank > 0
         if self.adapted:
             lora.add_adapters(self.model, config.lora, seed)
@@ -187,15 +191,34 @@ class HFPolicy(Policy):
 
     def reader(self, prompts: Sequence[str], rows: Sequence[int]) -> Reader:
         """Starts one response to `prompts[i]` for each i of `rows`."""
-        return CachedReader(self.model, self._encode([prompts[i] for i in rows]), self._score, self._autocast)
+        ids = self._encode([prompts[i] for i in rows])
+        return CachedReader(self.model, ids, self._score, self.rules.limit, self._autocast)
 
     def scores(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M, V] float32: the scores before each of the M tokens of R responses, differentiable."""
-        written = pad_sequence([torch.tensor(row, device=self.device) for row in tokens], batch_first=True)
-        counts = torch.tensor([len(row) for row in tokens], device=self.device)
-        mask = torch.arange(written.shape[1], device=self.device) < counts[:, None]
+        states, written = self._walked(tokens)
         logits = logits_before(self.model, self._encode(prompts), tokens, self._autocast)
-        return self._score(logits, walk(self.rules, written)[mask], written[mask])
+        return self._score(logits, states, written)
+
+    def written_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Returns [M] nats float32, of each of the M tokens of R responses, differentiable."""
+        if not self._plain:
+            return sampling.chosen(self.scores(prompts, tokens), tokens)
+        states, written = self._walked(tokens)
+
+        def score(logits: Tensor, rows: slice) -> Tensor:
+            return self._score(logits, states[rows], written[rows])
+
+        with fused(self.model.get_output_embeddings(), written, score, self.sharpening.temperature):
+            return logits_before(self.model, self._encode(prompts), tokens, self._autocast)[:, 0].float()
+
+    def parts(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> list[list[int]]:
+        """Returns the prompts whose responses learn in one backward pass: about `micro_tokens` at a time."""
+        tokens = [
+            sum(self.prompt_length(prompt) + len(self.tokens_of(y)) for y in row)
+            for prompt, row in zip(prompts, responses, strict=True)
+        ]
+        return sampling.packed(tokens, self.micro_tokens)
 
     def prompt_length(self, prompt: str) -> int:
         """Returns how many tokens a prompt has, those of the chat template included."""
@@ -253,6 +276,13 @@ class HFPolicy(Policy):
     def _autocast(self) -> bool:
         return self.device.type == "cuda" and not self.exact
 
+    def _walked(self, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Returns the state before each of M tokens, and the tokens themselves, [M] each."""
+        written = pad_sequence([torch.tensor(row, device=self.device) for row in tokens], batch_first=True)
+        counts = torch.tensor([len(row) for row in tokens], device=self.device)
+        mask = torch.arange(written.shape[1], device=self.device) < counts[:, None]
+        return walk(self.rules, written)[mask], written[mask]
+
     def _score(self, logits: Tensor, states: Tensor, written: Tensor | None = None) -> Tensor:
         return self.sharpening.scores(logits, self.rules.legal(states), written)
 
@@ -265,32 +295,3 @@ class HFPolicy(Policy):
                 f"longer; lower the task's max_new_tokens or max_prompt_tokens, or take a model with a longer context"
             )
         return ids
-
-
-def _rules(task: Task, tokenizer: ModelTokenizer, width: int, config: HFConfig) -> ResponseTrie | TextRules:
-    if task.responses is not None:
-        trie = ResponseTrie(encode_responses(task, tokenizer), tokenizer.eos_id, width)
-        if config.max_new_tokens is not None and config.max_new_tokens < trie.limit:
-            raise ValueError(
-                f"max_new_tokens={config.max_new_tokens}, and the longest response of task '{task.name}' has "
-                f"{trie.limit} tokens; leave max_new_tokens out"
-            )
-        return trie
-    if config.exact:
-        raise ValueError(f"exact needs a finite task, and '{task.name}' lists no responses; leave exact out")
-    if (len(task.response_tokens), task.tokenizer.eos_id) != (tokenizer.vocab_size, tokenizer.eos_id):
-        raise ValueError(
-            f"task '{task.name}' was built for a vocabulary of {len(task.response_tokens)} tokens with EOS "
-            f"{task.tokenizer.eos_id}, the policy '{config.path}' has {tokenizer.vocab_size} with EOS "
-            f"{tokenizer.eos_id}; build the task with tokenizer=config.load_tokenizer() of the policy's config"
-        )
-    limit = task.max_new_tokens if config.max_new_tokens is None else config.max_new_tokens
-    if not max(1, task.min_new_tokens) <= limit <= task.max_new_tokens:
-        raise ValueError(
-            f"max_new_tokens must lie between the task's min_new_tokens={task.min_new_tokens} and its "
-            f"max_new_tokens={task.max_new_tokens}, got {limit}"
-        )
-    words = torch.zeros(width, dtype=torch.bool)
-    words[: tokenizer.vocab_size] = torch.from_numpy(task.response_tokens)
-    words[[i for i in (tokenizer.eos_id, tokenizer.pad_id) if i is not None]] = False
-    return TextRules(words, tokenizer.eos_id, task.min_new_tokens, limit)

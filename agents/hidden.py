@@ -11,20 +11,20 @@ from torch import Tensor
 from agents.sampling import groups
 
 
-def hidden_at(layers: Any, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]], micro_batch: int) -> Tensor:
+def hidden_at(layers: Any, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]], micro_tokens: int) -> Tensor:
     """Returns the last hidden states at some tokens.
 
     Args:
         layers: a causal transformers model without its head.
         rows: R texts in tokens; those of like length are read together, padded on the right, where no token sees it.
         places: R lists of positions in them, M in all.
-        micro_batch: texts in one forward pass.
+        micro_tokens: tokens in one forward pass.
 
     Returns:
         [M, d] float32, row after row, differentiable, on the layers' device.
     """
     found: list[Tensor] = [torch.empty(0)] * len(rows)
-    for group in groups([len(row) for row in rows], micro_batch):
+    for group in groups([len(row) for row in rows], micro_tokens):
         width = max(len(rows[i]) for i in group)
         ids = torch.tensor([[*rows[i], *[0] * (width - len(rows[i]))] for i in group], device=layers.device)
         hidden = layers(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)

@@ -142,4 +142,5 @@ def mirror_step(
     if not duel.self_play:
         raise ValueError("a mirror step learns from pairs of one law's draws, and the seats hold different ones")
     anchor = (1 - eta * tau) * log_opponent + eta * tau * log_reference
-    return pair_step(training, duel, anchor, partial(losses.ipo, tau=1 / eta), squares=True)
+    step = pair_step(training, duel, anchor, partial(losses.ipo, tau=1 / eta), squares=True)
+    return step.loss, step.grad_norm

@@ -92,14 +92,13 @@ class IPO:
         training.include_in_average(self.policy, training.updates + 1)
         with torch.no_grad():
             log_start = self._start.logprob(duel.prompts, responses_of(duel))
-            log_policy = self.policy.logprob(duel.prompts, duel.left)
-        scalars = policy_scalars(duel.left_weight, log_policy, log_start[:, : len(duel.left[0])])
-        scalars["loss/learning_rate"] = training.learning_rate
+        rate, count = training.learning_rate, len(duel.left[0])
         squares = partial(losses.ipo, tau=self.config.tau)
         normalised = self.config.length_normalised
-        loss, grad_norm = pair_step(training, duel, log_start, squares, squares=True, length_normalised=normalised)
+        step = pair_step(training, duel, log_start, squares, squares=True, length_normalised=normalised)
         training.updates += 1
-        return {**scalars, "loss/ipo": loss, "loss/grad_norm": grad_norm}
+        scalars = policy_scalars(duel.left_weight, step.log_policy[:, :count], log_start[:, :count])
+        return {**scalars, "loss/learning_rate": rate, "loss/ipo": step.loss, "loss/grad_norm": step.grad_norm}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the policy and its frozen copies, the optimiser and the number of updates."""

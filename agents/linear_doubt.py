@@ -40,7 +40,7 @@ class LinearDoubt:
             for x, row in zip(prompts, responses, strict=True)
             for y in row
         ]
-        found = hidden_at(policy.model.base_model, rows, [[len(row) - 1] for row in rows], policy.micro_batch)
+        found = hidden_at(policy.model.base_model, rows, [[len(row) - 1] for row in rows], policy.micro_tokens)
         return found.double().cpu().unflatten(0, (len(prompts), -1))
 
     def add(self, duel: Duel) -> None:

@@ -52,9 +52,6 @@ class OptimiserConfig:
     max_grad_norm: float | None = 1.0
     """Gradients of a larger norm are scaled down to it, > 0; None: never."""
 
-    micro_batch: int | None = None
-    """Prompts per backward pass, >= 1, where a whole duel does not fit into memory; it changes no gradient."""
-
     def __post_init__(self) -> None:
         """Raises where a value is out of range or would be ignored."""
         if self.method not in get_args(Method):
@@ -66,7 +63,7 @@ class OptimiserConfig:
         for name in ("momentum", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        for name, least in {"weight_decay": 0, "warmup": 0, "micro_batch": 1}.items():
+        for name, least in {"weight_decay": 0, "warmup": 0}.items():
             if getattr(self, name) is not None and not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         for name in ("learning_rate", "decay", "max_grad_norm"):

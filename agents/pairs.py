@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,20 @@ from envs.types import Completion, Duel
 
 MarginLoss = Callable[[Tensor, Tensor], Tensor]
 """Returns a loss [b, K, L] of margins [b, K, L] and the chances [b, K, L] that the first response wins."""
+
+
+class PairStep(NamedTuple):
+    """What a step was.
+
+    Attributes:
+        loss: before the step.
+        grad_norm: see `Optimiser.step`.
+        log_policy: [B, K] (self-play) or [B, K + L] nats, before the step.
+    """
+
+    loss: float
+    grad_norm: float
+    log_policy: Tensor
 
 
 def responses_of(duel: Duel) -> list[list[Completion]]:
@@ -31,7 +46,7 @@ def pair_step(
     squares: bool = False,
     length_normalised: bool = False,
     extra: Callable[[Tensor, Tensor], Tensor] | None = None,
-) -> tuple[float, float]:
+) -> PairStep:
     """Takes one optimiser step on the mean loss over a duel's pairs.
 
     Args:
@@ -44,18 +59,19 @@ def pair_step(
         length_normalised: whether log-ratios are divided by the responses' tokens.
         extra: returns [b] what is added to each prompt's loss, of log-ratios [b, K (+ L)] and weights [b, K, L].
 
-    Returns:
-        The loss before the step, and its gradient's norm.
-
     Raises:
         ValueError: if the duel has no asked pair, or the policy could not have drawn a response.
     """
     responses, count = responses_of(duel), len(duel.left[0])
     weight = losses.pair_weight(duel.left_weight, duel.right_weight, duel.asked, duel.exact)
     values = {"anchor": anchor, "prob": duel.prob, "weight": weight, "length": _lengths(responses)}
+    before = torch.full_like(anchor, torch.nan)
 
     def ratio(part: Batch) -> Tensor:
-        found = require_finite(training.policy.logprob(part.prompts, part.responses) - part["anchor"])
+        log_policy = training.policy.logprob(part.prompts, part.responses)
+        rows = list(part.rows)
+        before[rows] = torch.where(before[rows].isnan(), log_policy.detach(), before[rows])
+        found = require_finite(log_policy - part["anchor"])
         return found / part["length"] if length_normalised else found
 
     def mean_loss(part: Batch) -> Tensor:
@@ -68,7 +84,7 @@ def pair_step(
         return losses.squared_terms(ratio(part), part["weight"])
 
     batch = Batch(duel.prompts, responses, {name: value.to(anchor) for name, value in values.items()})
-    return training.fit(batch, mean_loss, terms if squares and duel.self_play else None)
+    return PairStep(*training.fit(batch, mean_loss, terms if squares and duel.self_play else None), before)
 
 
 def _lengths(responses: Sequence[Sequence[Completion]]) -> Tensor:

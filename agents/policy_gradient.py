@@ -162,7 +162,7 @@ class PolicyGradient:
 
         def accumulate() -> Tensor:
             total = torch.zeros(())
-            for part in batch.split(optimiser.config.micro_batch):
+            for part in batch.split(self.training.policy.parts(batch.prompts, batch.responses)):
                 value = critic(part.prompts, part.responses)
                 target = part["returns"][:, :, : value.shape[2]].to(value)
                 loss = (value - target).square().sum() / count  # both are 0 after a response's end

@@ -69,13 +69,13 @@ class PreferenceNetwork(nn.Module):
             drawn = torch.randn(self.head.weight.shape, generator=generator) / math.sqrt(width)
             drawn[0] = 0  # before any duel nobody is preferred
             self.head.weight.copy_(drawn * 0.1)
-        self.planes, self.micro_batch = planes, policy.micro_batch
+        self.planes, self.micro_tokens = planes, policy.micro_tokens
         self.to(policy.device)
 
     def features(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> Tensor:
         """Returns [M, 1 + 2k] the reward and the embedding of M responses."""
         rows = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
-        return self.head(hidden_at(self.layers, rows, [[len(row) - 1] for row in rows], self.micro_batch))
+        return self.head(hidden_at(self.layers, rows, [[len(row) - 1] for row in rows], self.micro_tokens))
 
     def logits(self, first: Tensor, second: Tensor) -> Tensor:
         """Returns [..., K, L] logit P of features [..., K, F] and [..., L, F]."""

@@ -17,8 +17,8 @@ from agents.rules import Rules
 from agents.sampling import Autoregressive
 from envs.types import Completion
 
-_SHARE = 8
-"""Beginnings in one forward pass, in multiples of micro_batch: nothing is kept for a gradient here."""
+_SHARE = 4
+"""Tokens of `micro_tokens` for each beginning in one pass: it reads one token, with a cache of those before."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def log_law(policy: Autoregressive, trie: ResponseTrie, prompts: Sequence[str]) 
     found = torch.full((len(prompts), len(trie.responses)), -torch.inf, dtype=torch.float64, device=policy.device)
     rows = torch.arange(len(prompts), device=policy.device)
     start = _Frontier(rows, rows[:, None][:, :0], torch.full_like(rows, trie.first), torch.zeros_like(found[:, 0]))
-    most = _SHARE * policy.micro_batch
+    most = max(1, policy.micro_tokens // _SHARE)
     pending = [start[part] for part in rows.split(max(1, most // len(trie.responses)))]
     while pending:
         here = pending.pop()

@@ -9,11 +9,14 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from agents.rules import Rules
 from envs.keyed import Key
 from envs.types import Completion
 
+UNLEARNED = 4
+"""How many times as many tokens fit into a pass that keeps nothing for a gradient."""
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
 """How far, in nats, the same logit may lie apart between a cached and a whole forward pass."""
 
@@ -44,8 +47,8 @@ class Autoregressive(Protocol):
         ...
 
     @property
-    def micro_batch(self) -> int:
-        """Responses in one forward pass."""
+    def micro_tokens(self) -> int:
+        """Tokens in one pass that learns, >= 1."""
         ...
 
     @property
@@ -69,6 +72,10 @@ class Autoregressive(Protocol):
             prompts: R prompts.
             tokens: R responses, M tokens in all.
         """
+        ...
+
+    def written_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Returns [M] nats: the log-probability of each of the M tokens of R responses, differentiable."""
         ...
 
     def prompt_length(self, prompt: str) -> int:
@@ -199,7 +206,7 @@ def write(reader: Reader, rules: Rules, uniforms: Tensor) -> list[list[int]]:
 
 
 def draw(policy: Autoregressive, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
-    """Draws n responses for each prompt, `micro_batch` at a time.
+    """Draws n responses for each prompt, as many at a time as there is room for.
 
     Returns:
         Responses [B][n], and their weights 1/n: [B, n] on the CPU.
@@ -208,7 +215,9 @@ def draw(policy: Autoregressive, prompts: Sequence[str], n: int, key: Key) -> tu
     b, k, t = np.ogrid[: shape[0], : shape[1], : shape[2]]
     uniforms = torch.from_numpy(key.uniform(k=k, l=b, vote=t)).reshape(-1, shape[2])
     written = []
-    for rows in torch.arange(shape[0]).repeat_interleave(n).split(policy.micro_batch):
+    longest = max(policy.prompt_length(prompt) for prompt in prompts) + shape[2]
+    rows_at_once = max(1, UNLEARNED * policy.micro_tokens // longest)
+    for rows in torch.arange(shape[0]).repeat_interleave(n).split(rows_at_once):
         part = uniforms[len(written) : len(written) + len(rows)].to(policy.device)
         written += write(policy.reader(prompts, rows.tolist()), policy.rules, part)
     responses = policy.completions(written)
@@ -219,6 +228,9 @@ def token_logprob(
     policy: Autoregressive, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]
 ) -> tuple[Tensor, Tensor]:
     """Returns the log-probability of every token under the law that `draw` uses, differentiable.
+
+    Responses of like length are read together. Where they have more than `micro_tokens` together, one group at a time
+    holds what its gradient needs, and is read again for it.
 
     Args:
         policy: the policy.
@@ -232,12 +244,17 @@ def token_logprob(
     lengths = [len(tokens) for _, tokens in flat]
     width = max(lengths, default=0)
     values, places = [], []
-    for group in groups([policy.prompt_length(prompt) + len(tokens) for prompt, tokens in flat], policy.micro_batch):
-        tokens = [flat[i][1] for i in group]
-        written = torch.tensor([token for row in tokens for token in row], dtype=torch.long, device=policy.device)
-        if len(written):
-            scores = policy.scores([flat[i][0] for i in group], tokens)
-            values.append(scores.gather(1, written[:, None]).squeeze(1) - scores.logsumexp(-1))
+    read = [policy.prompt_length(prompt) + len(tokens) for prompt, tokens in flat]
+    learns, most = torch.is_grad_enabled(), policy.micro_tokens
+    again = learns and sum(read) > most
+    for group in groups(read, most if learns else UNLEARNED * most):
+        if any(lengths[i] for i in group):
+            one = [flat[i][0] for i in group], [flat[i][1] for i in group]
+            values.append(
+                checkpoint(policy.written_logprob, *one, use_reentrant=False, preserve_rng_state=False)
+                if again
+                else policy.written_logprob(*one)
+            )
             places += [i * width + t for i in group for t in range(lengths[i])]
     index = torch.tensor(places, dtype=torch.long, device=policy.device)
     result = torch.zeros(len(flat) * width, device=policy.device)
@@ -248,11 +265,34 @@ def token_logprob(
     return result.reshape(shape), mask.reshape(shape)
 
 
-def groups(lengths: Sequence[int], largest: int) -> list[list[int]]:
-    """Returns groups of at most `largest` indices whose lengths differ by a quarter at most: little is padded."""
+def chosen(scores: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
+    """Returns [M] nats of the M tokens of R responses whose scores [M, V] stood before them."""
+    written = torch.tensor([token for row in tokens for token in row], dtype=torch.long, device=scores.device)
+    return scores.gather(1, written[:, None]).squeeze(1) - scores.logsumexp(-1)
+
+
+def groups(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Returns groups of at most `most` tokens, padding included, and at least one text.
+
+    The lengths in a group differ by a quarter at most: little is padded.
+    """
     groups: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if not groups or len(groups[-1]) == largest or lengths[i] > 1.25 * lengths[groups[-1][0]]:
+        group = groups[-1] if groups else []
+        if not group or (len(group) + 1) * lengths[i] > most or lengths[i] > 1.25 * lengths[group[0]]:
             groups.append([])
         groups[-1].append(i)
     return groups
+
+
+def packed(weights: Sequence[int], most: int) -> list[list[int]]:
+    """Returns the indices of some weights, the lightest first, in parts of at most `most` and at least one."""
+    parts: list[list[int]] = []
+    total = 0
+    for i in sorted(range(len(weights)), key=weights.__getitem__):
+        total += weights[i]
+        if not parts or total > most:
+            parts.append([])
+            total = weights[i]
+        parts[-1].append(i)
+    return parts

@@ -23,22 +23,22 @@ class Batch:
         prompts: B prompts.
         responses: [B][K] responses.
         values: name -> [B, ...] what does not depend on the policy's parameters.
+        rows: of a part, where its prompts stand in the batch that was split.
     """
 
     prompts: Sequence[str]
     responses: Sequence[Sequence[Completion]]
     values: Mapping[str, Tensor]
+    rows: Sequence[int] = ()
 
     def __getitem__(self, name: str) -> Tensor:
         return self.values[name]
 
-    def split(self, size: int | None) -> Iterator[Batch]:
-        """Yields parts of `size` prompts; None: all at once."""
-        size = size or max(1, len(self.prompts))
-        for start in range(0, len(self.prompts), size):
-            rows = slice(start, start + size)
-            values = {name: value[rows] for name, value in self.values.items()}
-            yield Batch(self.prompts[rows], self.responses[rows], values)
+    def split(self, parts: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        """Yields a batch of each of some groups of prompts."""
+        for part in parts:
+            values = {name: value[list(part)] for name, value in self.values.items()}
+            yield Batch([self.prompts[b] for b in part], [self.responses[b] for b in part], values, part)
 
 
 class Training:
@@ -75,11 +75,11 @@ class Training:
         Returns:
             The loss before the step, and its gradient's norm (see `Optimiser.step`).
         """
-        size = self._optimiser.config.micro_batch
+        parts = self.policy.parts(batch.prompts, batch.responses)
 
         def accumulate() -> Tensor:
             total = torch.zeros(())
-            for part in batch.split(size):
+            for part in batch.split(parts):
                 mean = loss(part).sum() / len(batch.prompts)
                 mean.backward()
                 total = total + mean.detach().cpu()
@@ -87,7 +87,7 @@ class Training:
 
         def squared() -> Iterator[Tensor]:
             assert terms is not None
-            for part in batch.split(size):
+            for part in batch.split(parts):
                 yield terms(part) / len(batch.prompts) ** 0.5
 
         return self._optimiser.step(accumulate, None if terms is None else squared)

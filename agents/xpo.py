@@ -92,14 +92,13 @@ class XPO:
         training.include_in_average(self.policy, training.updates + 1)
         with torch.no_grad():
             log_reference = self.reference.logprob(duel.prompts, responses_of(duel))
-            log_policy = self.policy.logprob(duel.prompts, duel.left)
-        scalars = policy_scalars(duel.left_weight, log_policy, log_reference[:, :count])
-        scalars["loss/learning_rate"] = training.learning_rate
-        loss, grad_norm = pair_step(
+        rate = training.learning_rate
+        step = pair_step(
             training, duel, log_reference, partial(losses.dpo, beta=self.config.tau), extra=partial(self._bonus, count)
         )
         training.updates += 1
-        return {**scalars, "loss/xpo": loss, "loss/grad_norm": grad_norm}
+        scalars = policy_scalars(duel.left_weight, step.log_policy[:, :count], log_reference[:, :count])
+        return {**scalars, "loss/learning_rate": rate, "loss/xpo": step.loss, "loss/grad_norm": step.grad_norm}
 
     def _bonus(self, count: int, ratio: Tensor, weight: Tensor) -> Tensor:
         """Returns [b] alpha E[log pi/ref (y')] over the start's draws, which is to fall."""

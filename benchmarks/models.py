@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,8 @@ def write_model(folder: Path, size: Size, dtype: torch.dtype, context: int = 204
     )
     torch.manual_seed(0)
     with torch.device(device):
-        LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+        model: Any = LlamaForCausalLM(config)  # transformers' decorators hide what `to` takes
+    model.to(dtype).save_pretrained(folder)
 
 
 def free_text(tokenizer: ModelTokenizer, prompts: int, prompt_tokens: int, new_tokens: int) -> Task:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import tempfile
 import time
@@ -36,16 +37,19 @@ from envs import DuelArena
 from envs.tasks import Task
 
 PHASES = "sample", "score", "learn"
+WARM = 2
+"""Steps that are not timed: caches fill, optimisers make their state; in the last one memory is measured instead."""
+MEASURED = WARM - 1
 
 
 @dataclass(frozen=True)
 class Took:
-    """One step: seconds of each phase, and the peak of memory above what was held before, in bytes."""
+    """One step: seconds of each phase; or, of the one step before all others, the peak of memory in bytes."""
 
     sample: float
     score: float
     learn: float
-    memory: int
+    memory: int = 0
 
     @property
     def total(self) -> float:
@@ -73,15 +77,15 @@ def ours(folder: Path, task: Task, options: argparse.Namespace) -> Iterator[Took
     """Makes one step of ours each time it is asked."""
     policy = HFConfig(
         str(folder),
-        micro_batch=options.micro_batch,
+        micro_tokens=options.micro_tokens,
         lora=LoRAConfig(rank=options.lora),
         dtype="bfloat16" if options.lora and options.device == "cuda" else "float32",
     ).build(task=task, device=options.device)
     optimiser = OptimiserConfig(method="adamw", learning_rate=1e-6, smoothing=0.999, warmup=0)
     agent: Any = make("ipo", policy=policy, responses=2, average=False, optimiser=optimiser)
     arena = DuelArena(task, Longer(), None)
-    while True:
-        with Peak(options.device) as peak:
+    for step in itertools.count():
+        with Peak(options.device, step == MEASURED) as peak:
             marks = [clock(options.device)]
             proposal = agent.propose(arena.reset())
             marks.append(clock(options.device))
@@ -90,17 +94,19 @@ def ours(folder: Path, task: Task, options: argparse.Namespace) -> Iterator[Took
             agent.update(duel)
             marks.append(clock(options.device))
         assert all(len(y.tokens or ()) == options.new_tokens for row in duel.left for y in row)
-        yield Took(*(b - a for a, b in zip(marks, marks[1:], strict=False)), peak.bytes)
+        sample, score, learn = (b - a for a, b in itertools.pairwise(marks))
+        yield Took(sample, score, learn, peak.bytes)
 
 
 def trl(folder: Path, task: Task, options: argparse.Namespace, between: Callable[[], None]) -> list[Took]:
-    """Makes `options.steps` + 1 steps of TRL's OnlineDPO, and calls `between` after each."""
+    """Makes steps of TRL's OnlineDPO, and calls `between` after each."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer  # pyright: ignore[reportMissingImports] - optional
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    spent = dict.fromkeys(PHASES, 0.0)
+    dtype = torch.bfloat16 if options.lora and options.device == "cuda" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    spent: dict[str, float] = dict.fromkeys(PHASES, 0.0)
     found: list[Took] = []
 
     class Clock(TrainerCallback):
@@ -109,7 +115,7 @@ def trl(folder: Path, task: Task, options: argparse.Namespace, between: Callable
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             """Starts the clock."""
             spent.update(dict.fromkeys(PHASES, 0.0))
-            self.peak = Peak(options.device).__enter__()
+            self.peak = Peak(options.device, len(found) == MEASURED).__enter__()
             self.start = clock(options.device)
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -139,7 +145,7 @@ def trl(folder: Path, task: Task, options: argparse.Namespace, between: Callable
             output_dir=str(folder / "trl"),
             loss_type="ipo",
             per_device_train_batch_size=len(task.prompts),
-            max_steps=options.steps + 1,
+            max_steps=options.steps + WARM,
             max_new_tokens=options.new_tokens,
             max_length=options.prompt_tokens + options.new_tokens,
             temperature=1.0,
@@ -188,7 +194,7 @@ def matrix_rate(device: str) -> float:
     for _ in range(5):
         start = clock(device)
         for _ in range(3):
-            a @ a
+            torch.mm(a, a)
         best = max(best, 3 * 2 * size**3 / (clock(device) - start))
     return best
 
@@ -214,9 +220,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--prompt-tokens", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=10, help="measured steps of each, after one to warm up")
+    parser.add_argument("--steps", type=int, default=10, help="measured steps of each")
     parser.add_argument("--lora", type=int, default=0, help="rank of adapters; 0: all weights learn")
-    parser.add_argument("--micro-batch", type=int, default=256, help="our responses in one forward pass")
+    parser.add_argument("--micro-tokens", type=int, default=8192, help="our tokens in one pass that learns")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -226,14 +232,15 @@ def main() -> None:
     rate = matrix_rate(options.device)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_model(folder, SIZES[options.size], torch.float32, device=options.device)
+        dtype = torch.bfloat16 if options.size == "7b" else torch.float32
+        write_model(folder, SIZES[options.size], dtype, device=options.device)
         task = free_text(load_tokenizer(str(folder)), options.prompts, options.prompt_tokens, options.new_tokens)
         stepper, mine, theirs = ours(folder, task, options), [], []
         if importlib.util.find_spec("trl") is None:
-            mine += [next(stepper) for _ in range(options.steps + 1)]
+            mine += [next(stepper) for _ in range(options.steps + WARM)]
         else:
             theirs = trl(folder, task, options, lambda: mine.append(next(stepper)))
-    report(options, rate, {"ours": mine[1:], "TRL": theirs[1:]})
+    report(options, rate, {"ours": mine, "TRL": theirs})
 
 
 def report(options: argparse.Namespace, rate: float, found: dict[str, list[Took]]) -> None:
@@ -243,20 +250,25 @@ def report(options: argparse.Namespace, rate: float, found: dict[str, list[Took]
     for column in ("", "step, s", *(f"{phase}, s" for phase in PHASES), "tokens/s", "peak, MiB"):
         table.add_column(column, justify="right" if column else "left")
     tokens = 2 * options.prompts * options.new_tokens
-    for who, steps in found.items():
+    for who, all_steps in found.items():
+        steps = all_steps[WARM:]
         if steps:
             step = median(one.total for one in steps)
             phases = [f"{median(getattr(one, phase) for one in steps):.3f}" for phase in PHASES]
-            memory = max(one.memory for one in steps) / 2**20
+            memory = all_steps[MEASURED].memory / 2**20
             table.add_row(who, f"{step:.3f}", *phases, f"{tokens / step:,.0f}", f"{memory:,.0f}")
     total = sum(least.values())
-    table.add_row("floor", f"{total:.3f}", f"{least['sample']:.3f}", "", f"{least['learn']:.3f}", f"{tokens / total:,.0f}", "")
+    table.add_row(
+        "floor", f"{total:.3f}", f"{least['sample']:.3f}", "", f"{least['learn']:.3f}", f"{tokens / total:,.0f}", ""
+    )
     console = Console()
     console.print(table)
     console.print(f"{rate / 1e9:,.0f} GFLOP/s in large matrix products; {machine(options.device)}")
     if found["TRL"]:
-        pairs = [a.total / b.total for a, b in zip(found["ours"], found["TRL"], strict=True)]
-        console.print(f"ours / TRL: {median(pairs):.2f}, from {min(pairs):.2f} to {max(pairs):.2f} over {len(pairs)} steps")
+        pairs = [a.total / b.total for a, b in zip(found["ours"][WARM:], found["TRL"][WARM:], strict=True)]
+        console.print(
+            f"ours / TRL: {median(pairs):.2f}, from {min(pairs):.2f} to {max(pairs):.2f} over {len(pairs)} steps"
+        )
     if options.json:
         settings = {k: v for k, v in vars(options).items() if k != "json"}
         content = {"machine": machine(options.device), "settings": settings, "flops": rate, "floor": least}

@@ -202,7 +202,7 @@ def test_a_geometric_mixture_of_language_models_is_renormalised_for_each_token(f
 
 
 def test_draws_of_a_geometric_mixture_follow_its_probabilities(folders):
-    policy, responses = Geometric(*language_models(folders, micro_batch=5000), 0.5), every_response()
+    policy, responses = Geometric(*language_models(folders, micro_tokens=5000), 0.5), every_response()
     with torch.no_grad():
         law = policy.logprob(["b"], [responses])[0].double().exp().numpy()
     drawn, _ = policy.draw(["b"], DRAWS, Key(4))
@@ -216,7 +216,7 @@ def test_draws_of_a_geometric_mixture_follow_its_probabilities(folders):
 def test_the_internal_batch_changes_no_draw_of_a_geometric_mixture(folders):
     task = text_task(folders[0], limit=12)
     one, many = (
-        Geometric(*language_models(folders, task, micro_batch=size), 0.5).draw(["xa", "b"], 20, Key(2))[0]
+        Geometric(*language_models(folders, task, micro_tokens=size), 0.5).draw(["xa", "b"], 20, Key(2))[0]
         for size in (1, 1000)
     )
     assert one == many

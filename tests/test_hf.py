@@ -120,7 +120,7 @@ def test_the_probabilities_of_all_responses_sum_to_one(folder, fields, least):
 
 @pytest.mark.parametrize("fields", [{}, {"top_p": 0.8, "top_k": 6, "temperature": 1.3}], ids=str)
 def test_draws_follow_their_probabilities(folder, fields):
-    policy = policy_of(folder, text_task(folder, limit=2), micro_batch=5000, **fields)
+    policy = policy_of(folder, text_task(folder, limit=2), micro_tokens=5000, **fields)
     responses = every_response(policy)
     with torch.no_grad():
         law = policy.logprob(PROMPTS[:1], [responses])[0].double().exp().numpy()
@@ -137,7 +137,7 @@ def test_draws_follow_their_probabilities(folder, fields):
 
 def test_the_internal_batch_changes_no_draw(folder):
     task = text_task(folder, limit=8)
-    draws = [policy_of(folder, task, micro_batch=size).draw(PROMPTS, 6, Key(3, 5))[0] for size in (1, 3, 7, 1000)]
+    draws = [policy_of(folder, task, micro_tokens=size).draw(PROMPTS, 6, Key(3, 5))[0] for size in (1, 3, 7, 1000)]
     assert all(drawn == draws[0] for drawn in draws[1:])
     assert len({len(response.tokens) for row in draws[0] for response in row}) > 3
 
@@ -175,7 +175,7 @@ def test_drawing_and_logprob_use_one_law_for_every_kind_of_model(tmp_path, kind)
 
 @pytest.mark.parametrize("least", [0, 2])
 def test_logprob_and_its_gradient_are_those_of_the_plain_model(folder, least):
-    policy = policy_of(folder, text_task(folder, least=least), temperature=0.7, micro_batch=3)
+    policy = policy_of(folder, text_task(folder, least=least), temperature=0.7, micro_tokens=3)
     drawn, _ = policy.draw(PROMPTS[:3], 3, Key(1))
     weights = torch.linspace(-1, 1, 9).reshape(3, 3)
 
@@ -268,7 +268,7 @@ def test_a_finite_task_constrains_the_model_to_its_responses(folder, fields):
     assert torch.allclose(law, policy.logprob(task.prompts, [list(task.responses)] * 2).double().exp(), atol=1e-7)
     assert policy.rules.tokens_of("a") == (4, 1)
     assert policy.rules.tokens_of("abc") == (4, 5, 6)
-    sampler = policy_of(folder, task, micro_batch=10_000, **fields)
+    sampler = policy_of(folder, task, micro_tokens=10_000, **fields)
     drawn, _ = sampler.draw(task.prompts[:1], 10_000, Key(2))
     counts = [sum(y.text == word for y in drawn[0]) for word in words]
     assert stats.chisquare(counts, (law[0] / law[0].sum()).numpy() * 10_000).pvalue > 1e-3
@@ -411,7 +411,7 @@ def test_settings_out_of_range_are_refused(folder):
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"top_p": 0.0}, r"top_p must lie in \(0, 1\]"),
         ({"top_k": -1}, "top_k must be at least 0"),
-        ({"micro_batch": 0}, "micro_batch must be at least 1"),
+        ({"micro_tokens": 0}, "micro_tokens must be at least 1"),
         ({"max_new_tokens": 5}, "between the task's min_new_tokens=0 and its max_new_tokens=4, got 5"),
         ({"exact": True}, "exact needs a finite task"),
     ]:
@@ -469,7 +469,7 @@ def test_code_that_a_checkpoint_brings_along_is_not_run(folder, tmp_path):
 @pytest.mark.gpu
 def test_the_gpu_draws_from_the_same_law():
     task = make_task("chat")
-    cpu, gpu = (make_policy("tiny", task=task, device=device, micro_batch=64) for device in ("cpu", "cuda"))
+    cpu, gpu = (make_policy("tiny", task=task, device=device, micro_tokens=64) for device in ("cpu", "cuda"))
     assert gpu.device.type == "cuda"
     drawn, weights = gpu.draw(task.prompts[:32], 4, Key(0))
     assert weights.device.type == "cpu"

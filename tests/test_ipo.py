@@ -106,7 +106,7 @@ def test_outcomes_lead_where_probabilities_do():
         {"exact": False, "mixture": 0.125},
         {"exact": True, "mixture": 0.5},
         {"exact": False, "length_normalised": True, "average": False},
-        {"exact": False, "optimiser": {"method": "adamw", "momentum": 0.9, "decay": 5.0, "micro_batch": 1}},
+        {"exact": False, "optimiser": {"method": "adamw", "momentum": 0.9, "decay": 5.0}},
     ],
 )
 def test_ipo_keeps_the_contract_of_an_agent(fields):

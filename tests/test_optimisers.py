@@ -151,7 +151,6 @@ def test_a_restored_optimiser_goes_on_where_it_was(method):
         ({"method": "adam"}, "method must be one of"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"decay": 0.0}, "decay must be positive"),
-        ({"micro_batch": 0}, "micro_batch must be at least 1"),
         ({"warmup": -1}, "warmup must be at least 0"),
         ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be positive"),

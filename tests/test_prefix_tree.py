@@ -45,11 +45,11 @@ def test_each_beginning_is_read_once(symbols):
     assert read == [len(prompt), 4, 16, 64, 256, 1024]  # with the empty one 1365 beginnings
 
 
-@pytest.mark.parametrize("micro_batch", [1, 3, 256])
-def test_a_small_micro_batch_changes_nothing(micro_batch):
+@pytest.mark.parametrize("micro_tokens", [1, 3, 256])
+def test_a_small_micro_tokens_changes_nothing(micro_tokens):
     words = ["a", "ab", "abc", "b", "ca", "cb", "cab0", "c" * 9]
     task = finite_task("game", ("x", "hello there"), words, words)
-    policy = make_policy("tiny", task=task, micro_batch=micro_batch)
+    policy = make_policy("tiny", task=task, micro_tokens=micro_tokens)
     found = policy.law(task.prompts, task.responses)
     assert (found.sum(1) - 1).abs().max() < 1e-12
     assert torch.allclose(found, forced(policy, task.prompts, task.responses), rtol=1e-4)

@@ -1,0 +1,110 @@
+"""The log-probability of what was written, straight from hidden states: no [tokens, vocabulary] is ever held.
+
+The output layer is applied to a few rows at a time, whose scores stay in a processor's cache, and again in the backward
+pass: memory for a whole vocabulary is paid for those rows alone, at the price of one more product with the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Score = Callable[[Tensor, slice], Tensor]
+"""Returns the scores [m, V] float32 that some rows' logits [m, V] stand for: divided by the temperature, -inf where
+nothing can be drawn."""
+
+_CELLS = {"cpu": 2**20, "cuda": 2**26}
+"""Scores that are held at once."""
+
+
+@contextmanager
+def fused(head: nn.Linear, written: Tensor, score: Score, temperature: float) -> Iterator[None]:
+    """Makes an output layer return the log-probability [M, 1] of a token after each hidden state, inside the block.
+
+    Args:
+        head: the output layer, without a bias.
+        written: [M] the tokens.
+        score: what logits stand for.
+        temperature: by which `score` divides.
+    """
+
+    def forward(input: Tensor) -> Tensor:
+        weight = head.weight
+        if torch.is_autocast_enabled(input.device.type):
+            dtype = torch.get_autocast_dtype(input.device.type)
+            input, weight = input.to(dtype), weight.to(dtype)
+        found: Any = _WrittenLogprob.apply(input, weight, written, score, temperature)
+        return found[:, None]
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+@torch.no_grad()
+def is_plain(model: Any) -> bool:
+    """Returns whether a model's logits are one product of its last hidden states, and nothing is done to them after.
+
+    Some are capped or scaled (Gemma 2, Cohere, Granite), and an output layer may have a bias or an adapter.
+    """
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None:
+        return False
+    put = torch.linspace(-50, 50, len(head.weight), device=model.device, dtype=head.weight.dtype)[None, None]
+    handle = head.register_forward_hook(lambda *_: put)
+    try:
+        logits = model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False).logits
+    finally:
+        handle.remove()
+    return torch.equal(put.to(logits), logits)
+
+
+class _WrittenLogprob(torch.autograd.Function):
+    """log softmax(score(hidden weight^T))[written], [M]."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - torch declares *args
+        ctx: Any, hidden: Tensor, weight: Tensor, written: Tensor, score: Score, temperature: float
+    ) -> Tensor:
+        total = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        chosen = torch.empty_like(total)
+        for rows in _rows(hidden, weight):
+            scores = score(hidden[rows] @ weight.T, rows)
+            chosen[rows] = scores.gather(1, written[rows, None]).squeeze(1)
+            total[rows] = scores.logsumexp(-1)
+        ctx.save_for_backward(hidden, weight, written, total)
+        ctx.score, ctx.temperature = score, temperature
+        return chosen - total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        hidden, weight, written, total = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        for rows in _rows(hidden, weight):
+            scale = grad[rows, None] / ctx.temperature
+            slope = score_law(ctx.score(hidden[rows] @ weight.T, rows), total[rows]).mul_(-scale)
+            slope.scatter_add_(1, written[rows, None], scale)
+            slope = slope.to(hidden.dtype)
+            if grad_hidden is not None:
+                torch.mm(slope, weight, out=grad_hidden[rows])
+            if grad_weight is not None:
+                grad_weight += slope.T @ hidden[rows]
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
+
+
+def score_law(scores: Tensor, total: Tensor) -> Tensor:
+    """Returns [m, V] the probabilities that scores [m, V] stand for, whose logsumexp is `total` [m]; in place."""
+    return scores.sub_(total[:, None]).exp_()
+
+
+def _rows(hidden: Tensor, weight: Tensor) -> list[slice]:
+    """Returns the parts of M rows whose scores may be held at once."""
+    size = max(1, _CELLS.get(hidden.device.type, 2**26) // len(weight))
+    return [slice(start, start + size) for start in range(0, len(hidden), size)]

@@ -1,0 +1,66 @@
+"""A cache of keys and values with room for what will be written: nothing that is there is copied for a new token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer's keys and values [R, H, T, d], the first T places of a larger memory.
+
+    Args:
+        room: tokens that it holds without being moved.
+    """
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = room
+        self._memory: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Adds new tokens; returns all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        seen = self.get_seq_length()
+        total = seen + key_states.shape[-2]
+        if self._memory is None or total > self._memory[0].shape[-2]:
+            room = max(total, self._room)
+            self._memory = _moved(self.keys, key_states, seen, room), _moved(self.values, value_states, seen, room)
+        keys, values = self._memory
+        keys[:, :, seen:total] = key_states
+        values[:, :, seen:total] = value_states
+        self.keys, self.values = keys[:, :, :total], values[:, :, :total]
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keeps some rows, those that are named twice doubled."""
+        if self._memory is None:
+            return
+        seen = self.get_seq_length()
+        rows = beam_idx.to(self._memory[0].device)
+        moved = []
+        for memory in self._memory:
+            after = memory.new_empty(len(rows), *memory.shape[1:])
+            torch.index_select(memory[:, :, :seen], 0, rows, out=after[:, :, :seen])
+            moved.append(after)
+        self._memory = moved[0], moved[1]
+        self.keys, self.values = moved[0][:, :, :seen], moved[1][:, :, :seen]
+
+
+def _moved(seen: Tensor | None, like: Tensor, count: int, room: int) -> Tensor:
+    """Returns a memory for `room` tokens [R, H, room, d] that begins with the `count` seen ones."""
+    memory = like.new_empty(*like.shape[:2], room, like.shape[3])
+    if count and seen is not None:
+        memory[:, :, :count] = seen
+    return memory
+
+
+def roomy_cache(model: Any, room: int) -> DynamicCache:
+    """Returns an empty cache for a model; layers that see a window only keep their own way."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
