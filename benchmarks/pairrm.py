@@ -1,8 +1,8 @@
 """All pairs of K responses to every prompt, by our PairRM and by llm-blender's: `python -m benchmarks.pairrm`.
 
 The checkpoint has the sizes of a DeBERTa-v3 and random weights; texts have log-normal lengths. Both give M(a, b) of
-every ordered pair. llm-blender 0.0.2 runs in a process of its own, in turns with ours, where `--blender` names the Python of
-an environment in which it is installed (`pip install llm-blender==0.0.2 'transformers<4.50'`).
+every ordered pair. llm-blender 0.0.2 runs in a process of its own, in turns with ours, where `--blender` names the
+Python of an environment in which it is installed (`pip install llm-blender==0.0.2 'transformers<4.50'`).
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Blender:
     def __init__(self, python: str, *arguments: str) -> None:
         command = [python, str(Path(__file__).with_name("pairrm_blender.py")), *arguments]
         self._process = subprocess.Popen(
-            [python, str(script), *arguments],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
