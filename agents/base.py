@@ -36,8 +36,8 @@ AGENTS = {
 }
 POLICIES = {
     "tabular": "agents.tabular:TabularConfig",
-    "tiny": "agents.hf:TinyConfig",
-    "hf": "agents.hf:HFConfig",
+    "tiny": "agents.hf_config:TinyConfig",
+    "hf": "agents.hf_config:HFConfig",
     "sb3": "agents.sb3.policy:SB3PolicyConfig",
 }
 

@@ -15,12 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from agents import sampling
+from agents.autoregressive import Autoregressive
 from agents.base import Policy
 from agents.constrained import ResponseTrie
 from agents.geometric import ByResponse, ByToken, Table
 from agents.hf import HFPolicy
 from agents.prefix_tree import listed_law
-from agents.sampling import Autoregressive
 from envs.keyed import Key
 from envs.types import Completion
 

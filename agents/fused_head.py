@@ -38,7 +38,7 @@ def fused(head: nn.Linear, written: Tensor, score: Score, temperature: float) ->
             dtype = torch.get_autocast_dtype(input.device.type)
             input, weight = input.to(dtype), weight.to(dtype)
         found: Any = _WrittenLogprob.apply(input, weight, written, score, temperature)
-        return found[:, None]
+        return found
 
     head.forward = forward
     try:
@@ -66,7 +66,7 @@ def is_plain(model: Any) -> bool:
 
 
 class _WrittenLogprob(torch.autograd.Function):
-    """log softmax(score(hidden weight^T))[written], [M]."""
+    """log softmax(score(hidden weight^T))[written], [M, 1]."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - torch declares *args
@@ -80,7 +80,7 @@ class _WrittenLogprob(torch.autograd.Function):
             total[rows] = scores.logsumexp(-1)
         ctx.save_for_backward(hidden, weight, written, total)
         ctx.score, ctx.temperature = score, temperature
-        return chosen - total
+        return chosen[:, None] - total[:, None]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -88,7 +88,7 @@ class _WrittenLogprob(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for rows in _rows(hidden, weight):
-            scale = grad[rows, None] / ctx.temperature
+            scale = grad[rows] / ctx.temperature
             slope = score_law(ctx.score(hidden[rows] @ weight.T, rows), total[rows]).mul_(-scale)
             slope.scatter_add_(1, written[rows, None], scale)
             slope = slope.to(hidden.dtype)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from agents.autoregressive import Autoregressive, Reader
 from agents.rules import Rules
-from agents.sampling import Autoregressive, Reader, chosen
+from agents.sampling import chosen
 from agents.tabular import Cells
 from envs.types import Completion
 
@@ -74,6 +76,17 @@ class ByToken:
     def device(self) -> torch.device:
         """Where its tensors are."""
         return self.pi.device
+
+    @property
+    def sharded(self) -> bool:
+        """True where the parameters of either are spread over processes."""
+        return self.pi.sharded or self.ref.sharded
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Gathers the parameters of both inside the block."""
+        with self.pi.gathered(), self.ref.gathered():
+            yield
 
     @property
     def truncates(self) -> bool:

@@ -4,98 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from agents import lora, sampling
+from agents import lora, sampling, sharded
+from agents.autoregressive import Reader
 from agents.base import Policy
 from agents.cached_reader import CachedReader, logits_before
 from agents.constrained import ResponseTrie, rules_of
 from agents.fused_head import fused, is_plain
-from agents.lora import LoRAConfig
+from agents.hf_config import DTYPES, HFConfig
 from agents.prefix_tree import listed_law
-from agents.pretrained import ModelTokenizer, context_length, load_model, load_tokenizer, quiet
+from agents.pretrained import context_length, load_model, load_tokenizer, quiet
 from agents.rules import walk
-from agents.sampling import Reader, Sharpening
+from agents.sampling import Sharpening
+from agents.state import tensors
+from envs import processes
 from envs.keyed import Key
 from envs.tasks import Task
 from envs.types import Completion
-
-Dtype = Literal["float32", "bfloat16"]
-TINY = Path(__file__).parent / "checkpoints" / "tiny"
-
-
-@dataclass(frozen=True)
-class HFConfig:
-    """A causal language model: a transformers directory or hub id."""
-
-    path: str
-    """A directory with config.json, safetensors and tokenizer, or a hub id such as Qwen/Qwen3-0.6B."""
-    temperature: float = 1.0
-    """Divides the logits, > 0. It belongs to the law: log-probabilities follow it, as they follow top_k and top_p."""
-    top_p: float = 1.0
-    """Draw from the likeliest tokens that first reach this mass, in (0, 1]. Below 1, what another policy wrote can have
-    log-probability -inf: keep 1 for training, as the theory does."""
-    top_k: int = 0
-    """Draw from so many of the likeliest tokens, >= 0; 0: all. The same holds as for top_p."""
-    max_new_tokens: int | None = None
-    """The response's limit, in tokens, its EOS included; none: the task's, which it may not exceed."""
-    exact: bool = False
-    """On a finite task, list every response with its probability as weight, instead of samples."""
-    micro_tokens: int = 8192
-    """Tokens in one pass that learns, prompts included, >= 1; others take four times as many. Memory grows with it, and
-    with nothing else; it changes no draw."""
-    trust_remote_code: bool = False
-    """Run Python code that the checkpoint brings along."""
-    lora: LoRAConfig = field(default_factory=LoRAConfig)
-    """Adapters that learn in place of the weights, which all copies of the policy then share."""
-    dtype: Dtype = "float32"
-    """Of weights that never learn, those beside adapters; bfloat16 takes half the memory. What learns is float32."""
-
-    def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> HFPolicy:
-        """Loads the policy; the seed is that of adapters, the rest is in the checkpoint."""
-        named = {one.name: getattr(self, one.name) for one in fields(self)}
-        return HFPolicy(named.pop("path"), task, device, seed, **named)
-
-    def load_tokenizer(self) -> ModelTokenizer:
-        """Returns its vocabulary, for a task of free text to be built with."""
-        return load_tokenizer(self.path, self.trust_remote_code)
-
-
-@dataclass(frozen=True)
-class TinyConfig:
-    """The embedded language model of about a million parameters."""
-
-    temperature: float = 1.0
-    """Divides the logits, > 0. It belongs to the law: log-probabilities follow it, as they follow top_k and top_p."""
-    top_p: float = 1.0
-    """Draw from the likeliest tokens that first reach this mass, in (0, 1]. Below 1, what another policy wrote can have
-    log-probability -inf: keep 1 for training, as the theory does."""
-    top_k: int = 0
-    """Draw from so many of the likeliest tokens, >= 0; 0: all. The same holds as for top_p."""
-    max_new_tokens: int | None = None
-    """The response's limit, in tokens, its EOS included; none: the task's, which it may not exceed."""
-    exact: bool = False
-    """On a finite task, list every response with its probability as weight, instead of samples."""
-    micro_tokens: int = 8192
-    """Tokens in one pass that learns, prompts included, >= 1; others take four times as many. Memory grows with it, and
-    with nothing else; it changes no draw."""
-    lora: LoRAConfig = field(default_factory=LoRAConfig)
-    """Adapters that learn in place of the weights, which all copies of the policy then share."""
-
-    def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> HFPolicy:
-        """Loads the policy; the seed is that of adapters, the rest is in the checkpoint."""
-        named = {one.name: getattr(self, one.name) for one in fields(self)}
-        return HFConfig(str(TINY), **named).build(task=task, device=device, seed=seed)
-
-    def load_tokenizer(self) -> ModelTokenizer:
-        """Returns its vocabulary, for a task of free text to be built with."""
-        return HFConfig(str(TINY)).load_tokenizer()
 
 
 class HFPolicy(Policy):
@@ -128,9 +60,9 @@ class HFPolicy(Policy):
         self.micro_tokens = config.micro_tokens
         self.sharpening = Sharpening(config.temperature, config.top_k, config.top_p)
         self.tokenizer = load_tokenizer(config.path, config.trust_remote_code)
-        if config.dtype not in get_args(Dtype) or (config.dtype != "float32" and config.lora.rank == 0):
+        if config.dtype not in DTYPES or (config.dtype != "float32" and config.lora.rank == 0):
             raise ValueError(
-                f"dtype is one of {get_args(Dtype)}, and float32 where all weights learn, since small steps vanish in "
+                f"dtype is one of {DTYPES}, and float32 where all weights learn, since small steps vanish in "
                 f"bfloat16; got {config.dtype!r} with lora.rank {config.lora.rank}"
             )
         self.model = load_model(config.path, device, config.trust_remote_code, getattr(torch, config.dtype))
@@ -154,6 +86,8 @@ class HFPolicy(Policy):
         memo[id(self)] = twin
         if self.adapted:
             memo.update({id(tensor): tensor for tensor in lora.shared(self.model)})
+        if self.sharded:
+            memo[id(self.model)] = sharded.twin(self.model)
         twin.__setstate__(copy.deepcopy(self.__dict__, memo))
         return twin
 
@@ -162,6 +96,19 @@ class HFPolicy(Policy):
         if self.exact and isinstance(self.rules, ResponseTrie):
             return self.rules.law(prompts, self.logprob)
         return sampling.draw(self, prompts, n, key)
+
+    @property
+    def sharded(self) -> bool:
+        """True where the parameters are spread over processes."""
+        return sharded.is_sharded(self.model)
+
+    def shard(self) -> None:
+        """Spreads the parameters over processes (FSDP2); copies made from then on are spread too."""
+        sharded.shard(self.model)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Gathers the parameters inside the block, so that this process reads as often as it likes."""
+        return sharded.gathered(self.model) if self.sharded else nullcontext()
 
     @property
     def truncates(self) -> bool:
@@ -262,9 +209,13 @@ class HFPolicy(Policy):
 
     def save(self, directory: Path) -> None:
         """Writes a transformers folder: config.json, model.safetensors, adapters merged, and the tokenizer's files."""
-        with quiet():
-            self.model.save_pretrained(directory, state_dict=lora.merged(self.model) if self.adapted else None)
-            self.tokenizer.backend.save_pretrained(directory)
+        state = lora.merged(self.model) if self.adapted else None
+        if self.sharded:
+            state = tensors(self.model)
+        if processes.rank() == 0:
+            with quiet():
+                self.model.save_pretrained(directory, state_dict=state)
+                self.tokenizer.backend.save_pretrained(directory)
 
     def train(self, mode: bool = True) -> Self:
         """Keeps dropout off: what is drawn and what is learned from must be the same law."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.lbfgs import minimise, squares_curvature
+from agents.sharded import spread_like, whole
 
 Method = Literal["rmsprop", "adamw", "sgd", "lbfgs"]
 
@@ -124,7 +125,7 @@ class Optimiser:
             curvature = None if terms is None else squares_curvature(terms(), self._parameters)
             return minimise(evaluate, self._parameters, curvature)
         before, limit = evaluate(), self.config.max_grad_norm
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        norm = whole(torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None]))
         if limit is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, limit, norm)
         for group in self._method.param_groups:
@@ -137,7 +138,7 @@ class Optimiser:
         if self._method is None:
             return {"steps": self._steps}
         state = self._method.state_dict()["state"]
-        tensors = {str(i): {k: v for k, v in values.items() if v is not None} for i, values in state.items()}
+        tensors = {str(i): {k: whole(v) for k, v in values.items() if v is not None} for i, values in state.items()}
         return {"steps": self._steps, "tensors": {i: values for i, values in tensors.items() if values}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -145,7 +146,10 @@ class Optimiser:
         self._steps = int(state["steps"])
         if self._method is not None:
             tensors = state.get("tensors", {})
-            numbered = {int(i): {k: torch.clone(v) for k, v in values.items()} for i, values in tensors.items()}
+            numbered = {
+                int(i): {k: spread_like(torch.clone(v), self._parameters[int(i)]) for k, v in values.items()}
+                for i, values in tensors.items()
+            }
             self._method.load_state_dict({**self._method.state_dict(), "state": numbered})
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from agents import losses
 from agents.training import Batch, Training, require_finite
+from envs import processes
 from envs.types import Completion, Duel
 
 MarginLoss = Callable[[Tensor, Tensor], Tensor]
@@ -84,7 +85,8 @@ def pair_step(
         return losses.squared_terms(ratio(part), part["weight"])
 
     batch = Batch(duel.prompts, responses, {name: value.to(anchor) for name, value in values.items()})
-    return PairStep(*training.fit(batch, mean_loss, terms if squares and duel.self_play else None), before)
+    found = training.fit(batch, mean_loss, terms if squares and duel.self_play else None)
+    return PairStep(*found, processes.largest(before.nan_to_num(nan=-torch.inf)))
 
 
 def _lengths(responses: Sequence[Sequence[Completion]]) -> Tensor:

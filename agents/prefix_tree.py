@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agents.autoregressive import Autoregressive
 from agents.constrained import ResponseTrie
 from agents.rules import Rules
-from agents.sampling import Autoregressive
 from envs.types import Completion
 
 _SHARE = 4
@@ -66,12 +66,21 @@ def log_law(policy: Autoregressive, trie: ResponseTrie, prompts: Sequence[str]) 
         [B, N] float64 nats on the policy's device, in the order of `rules.responses`; each row sums to 1 but for
         float64's rounding, whatever the network's precision.
     """
-    leaves = trie.leaves(policy.device)
     found = torch.full((len(prompts), len(trie.responses)), -torch.inf, dtype=torch.float64, device=policy.device)
     rows = torch.arange(len(prompts), device=policy.device)
     start = _Frontier(rows, rows[:, None][:, :0], torch.full_like(rows, trie.first), torch.zeros_like(found[:, 0]))
     most = max(1, policy.micro_tokens // _SHARE)
     pending = [start[part] for part in rows.split(max(1, most // len(trie.responses)))]
+    with policy.gathered():
+        _descend(policy, trie, prompts, pending, found)
+    return found
+
+
+def _descend(
+    policy: Autoregressive, trie: ResponseTrie, prompts: Sequence[str], pending: list[_Frontier], found: Tensor
+) -> None:
+    """Reads what is pending to its end, and writes the log-probabilities [B, N] of all that end there."""
+    leaves, most = trie.leaves(policy.device), max(1, policy.micro_tokens // _SHARE)
     while pending:
         here = pending.pop()
         reader = policy.reader(prompts, here.rows.tolist())
@@ -88,7 +97,6 @@ def log_law(policy: Autoregressive, trie: ResponseTrie, prompts: Sequence[str]) 
             if len(here.rows):
                 reader.keep(parents)
                 reader.append(here.tokens[:, -1])
-    return found
 
 
 def _children(here: _Frontier, scores: Tensor, trie: ResponseTrie) -> tuple[Tensor, _Frontier]:

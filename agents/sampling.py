@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from agents.autoregressive import Autoregressive, Reader
 from agents.rules import Rules
+from envs import processes
 from envs.keyed import Key
 from envs.types import Completion
 
@@ -19,76 +21,6 @@ UNLEARNED = 4
 """How many times as many tokens fit into a pass that keeps nothing for a gradient."""
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
 """How far, in nats, the same logit may lie apart between a cached and a whole forward pass."""
-
-
-class Reader(Protocol):
-    """A batch of responses under way."""
-
-    def scores(self, states: Tensor) -> Tensor:
-        """Returns [R, V] float32: the next token's log-law up to a constant of each row, -inf where illegal."""
-        ...
-
-    def append(self, tokens: Tensor) -> None:
-        """Writes one more token [R] to every response."""
-        ...
-
-    def keep(self, rows: Tensor) -> None:
-        """Forgets all responses but these."""
-        ...
-
-
-@runtime_checkable
-class Autoregressive(Protocol):
-    """A policy that writes token by token; the functions of this module draw from it."""
-
-    @property
-    def rules(self) -> Rules:
-        """What may be written."""
-        ...
-
-    @property
-    def micro_tokens(self) -> int:
-        """Tokens in one pass that learns, >= 1."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where its tensors are."""
-        ...
-
-    @property
-    def truncates(self) -> bool:
-        """True where some legal tokens get probability 0."""
-        ...
-
-    def reader(self, prompts: Sequence[str], rows: Sequence[int]) -> Reader:
-        """Starts one response to `prompts[i]` for each i of `rows`."""
-        ...
-
-    def scores(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Returns [M, V] float32: the scores that a reader would give before each of the M tokens, differentiable.
-
-        Args:
-            prompts: R prompts.
-            tokens: R responses, M tokens in all.
-        """
-        ...
-
-    def written_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Returns [M] nats: the log-probability of each of the M tokens of R responses, differentiable."""
-        ...
-
-    def prompt_length(self, prompt: str) -> int:
-        """Returns how many tokens a prompt has."""
-        ...
-
-    def completions(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
-        """Returns the responses that these tokens are."""
-        ...
-
-    def tokens_of(self, response: Completion) -> tuple[int, ...]:
-        """Returns the tokens by which this policy writes a response."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -206,22 +138,24 @@ def write(reader: Reader, rules: Rules, uniforms: Tensor) -> list[list[int]]:
 
 
 def draw(policy: Autoregressive, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
-    """Draws n responses for each prompt, as many at a time as there is room for.
+    """Draws n responses for each prompt, as many at a time as there is room for; processes share the prompts.
 
     Returns:
         Responses [B][n], and their weights 1/n: [B, n] on the CPU.
     """
     shape = len(prompts), n, policy.rules.limit
-    b, k, t = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    own = processes.share(shape[0])
+    b, k, t = np.ogrid[own.start : own.stop : own.step, : shape[1], : shape[2]]
     uniforms = torch.from_numpy(key.uniform(k=k, l=b, vote=t)).reshape(-1, shape[2])
-    written = []
+    written: list[list[int]] = []
     longest = max(policy.prompt_length(prompt) for prompt in prompts) + shape[2]
     rows_at_once = max(1, UNLEARNED * policy.micro_tokens // longest)
-    for rows in torch.arange(shape[0]).repeat_interleave(n).split(rows_at_once):
-        part = uniforms[len(written) : len(written) + len(rows)].to(policy.device)
-        written += write(policy.reader(prompts, rows.tolist()), policy.rules, part)
-    responses = policy.completions(written)
-    return [responses[i : i + n] for i in range(0, len(responses), n)], torch.full(shape[:2], 1 / n)
+    with policy.gathered():
+        for rows in torch.tensor(own, dtype=torch.long).repeat_interleave(n).split(rows_at_once):
+            part = uniforms[len(written) : len(written) + len(rows)].to(policy.device)
+            written += write(policy.reader(prompts, rows.tolist()), policy.rules, part) if len(rows) else []
+    by_prompt = processes.exchange([written[i : i + n] for i in range(0, len(written), n)], shape[0])
+    return [policy.completions(rows) for rows in by_prompt], torch.full(shape[:2], 1 / n)
 
 
 def token_logprob(
@@ -230,7 +164,8 @@ def token_logprob(
     """Returns the log-probability of every token under the law that `draw` uses, differentiable.
 
     Responses of like length are read together. Where they have more than `micro_tokens` together, one group at a time
-    holds what its gradient needs, and is read again for it.
+    holds what its gradient needs, and is read again for it. Without gradients processes share the responses; with them
+    each reads what it was given, in one pass where the policy is sharded.
 
     Args:
         policy: the policy.
@@ -243,23 +178,29 @@ def token_logprob(
     flat = [(prompt, policy.tokens_of(y)) for prompt, row in zip(prompts, responses, strict=True) for y in row]
     lengths = [len(tokens) for _, tokens in flat]
     width = max(lengths, default=0)
-    values, places = [], []
     read = [policy.prompt_length(prompt) + len(tokens) for prompt, tokens in flat]
-    learns, most = torch.is_grad_enabled(), policy.micro_tokens
-    again = learns and sum(read) > most
-    for group in groups(read, most if learns else UNLEARNED * most):
-        if any(lengths[i] for i in group):
-            one = [flat[i][0] for i in group], [flat[i][1] for i in group]
+    learns = torch.is_grad_enabled()
+    most = policy.micro_tokens if learns else UNLEARNED * policy.micro_tokens
+    own = [i for i in (range(len(flat)) if learns else processes.share(len(flat))) if lengths[i]]
+    whole = learns and policy.sharded
+    passes = [own] if whole else [[own[i] for i in group] for group in groups([read[i] for i in own], most)]
+    again = learns and not whole and sum(read) > most
+    values, places = [], []
+    with nullcontext() if learns else policy.gathered():
+        for part in filter(None, passes):
+            texts = [flat[i][0] for i in part], [flat[i][1] for i in part]
             values.append(
-                checkpoint(policy.written_logprob, *one, use_reentrant=False, preserve_rng_state=False)
+                checkpoint(policy.written_logprob, *texts, use_reentrant=False, preserve_rng_state=False)
                 if again
-                else policy.written_logprob(*one)
+                else policy.written_logprob(*texts)
             )
-            places += [i * width + t for i in group for t in range(lengths[i])]
+            places += [i * width + t for i in part for t in range(lengths[i])]
     index = torch.tensor(places, dtype=torch.long, device=policy.device)
     result = torch.zeros(len(flat) * width, device=policy.device)
     if values:
         result = result.index_put((index,), torch.cat(values))
+    if not learns:
+        processes.add(result)
     mask = torch.arange(width, device=policy.device) < torch.tensor(lengths, device=policy.device)[:, None]
     shape = len(prompts), -1, width
     return result.reshape(shape), mask.reshape(shape)

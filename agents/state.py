@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from agents.sharded import spread_like, whole
+
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
     """Returns the module's saved tensors by name; tied ones stand under their first name only."""
     named = module.state_dict(keep_vars=True)
     first = {id(tensor): name for name, tensor in reversed(named.items())}
-    return {name: tensor.detach() for name, tensor in named.items() if first[id(tensor)] == name}
+    return {name: whole(tensor.detach()) for name, tensor in named.items() if first[id(tensor)] == name}
 
 
 def restore(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
@@ -27,4 +29,5 @@ def restore(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
             f"the saved state is of another policy: {len(wrong)} tensors are missing, unknown or of another shape "
             f"({', '.join(wrong[:3])}); build the same policy as the run that saved it"
         )
-    module.load_state_dict(saved, strict=False)
+    there = module.state_dict()
+    module.load_state_dict({name: spread_like(t, there[name]) for name, t in saved.items()}, strict=False)

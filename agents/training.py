@@ -12,6 +12,7 @@ from torch import Tensor
 from agents.base import Policy
 from agents.optimisers import Optimiser, OptimiserConfig
 from agents.state import restore, tensors
+from envs import processes
 from envs.types import Completion
 
 
@@ -75,22 +76,50 @@ class Training:
         Returns:
             The loss before the step, and its gradient's norm (see `Optimiser.step`).
         """
-        parts = self.policy.parts(batch.prompts, batch.responses)
+        alike = self._optimiser.config.method == "lbfgs"
+        parts = self._parts(batch, range(len(batch.prompts)) if alike else processes.share(len(batch.prompts)))
 
         def accumulate() -> Tensor:
             total = torch.zeros(())
-            for part in batch.split(parts):
-                mean = loss(part).sum() / len(batch.prompts)
-                mean.backward()
-                total = total + mean.detach().cpu()
-            return total
+            with processes.alone():
+                for part, counts in parts:
+                    mean = counts * loss(part).sum() / len(batch.prompts)
+                    mean.backward()
+                    total = total + mean.detach().cpu()
+            return total if alike else self._summed(total)
 
         def squared() -> Iterator[Tensor]:
             assert terms is not None
-            for part in batch.split(parts):
+            for part, _ in parts:
                 yield terms(part) / len(batch.prompts) ** 0.5
 
         return self._optimiser.step(accumulate, None if terms is None else squared)
+
+    def _parts(self, batch: Batch, own: Sequence[int]) -> list[tuple[Batch, int]]:
+        """Returns what this process learns from, and 1 for each.
+
+        Sharded parameters are gathered as often in every process: one that has fewer parts reads a prompt for nothing,
+        which counts 0.
+        """
+        mine = self.policy.parts([batch.prompts[b] for b in own], [batch.responses[b] for b in own]) if own else []
+        rows = [[own[b] for b in part] for part in mine]
+        parts = [(part, 1) for part in batch.split(rows)]
+        if getattr(self.policy, "sharded", False):
+            most = int(processes.largest(torch.tensor(len(parts))))
+            parts += [(next(batch.split([[0]])), 0)] * (most - len(parts))
+        return parts
+
+    def _summed(self, total: Tensor) -> Tensor:
+        """Returns the sum of a loss over processes, and sums the gradients, where that is not done already."""
+        if processes.count() > 1 and not getattr(self.policy, "sharded", False):
+            learning = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+            for parameter in learning:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            grads = [parameter.grad for parameter in learning if parameter.grad is not None]
+            flat = processes.add(torch.cat([grad.flatten() for grad in grads]))
+            for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+                grad.copy_(part.view_as(grad))
+        return processes.add(total)
 
     @property
     def learning_rate(self) -> float:

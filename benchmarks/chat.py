@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.base import AGENTS
-from agents.hf import HFConfig
+from agents.hf_config import HFConfig
 from benchmarks.timing import machine
 from envs.keyed import Key
 from envs.tasks import make_task

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents import make
-from agents.hf import HFConfig
+from agents.hf_config import HFConfig
 from agents.optimisers import OptimiserConfig
 from agents.pretrained import load_tokenizer
 from benchmarks.models import SIZES, free_text, write_model

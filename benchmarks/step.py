@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 from agents import make
-from agents.hf import HFConfig
+from agents.hf_config import HFConfig
 from agents.lora import LoRAConfig
 from agents.optimisers import OptimiserConfig
 from agents.pretrained import load_tokenizer

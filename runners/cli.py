@@ -22,6 +22,8 @@ from runners.record import read_settings
 from runners.settings import PARTS, RunConfig, Settings, config_class, is_finite
 
 PROGRAM = "python -m runners.duel"
+MAY_CHANGE = ("run", "steps"), ("run", "parallel")
+"""Fields of a run that another command line may set on --resume."""
 CHOICES = {
     "task": f"{', '.join([*TASKS, *GAMES])}, FILE.jsonl of prompts, FILE.json of a game, hf:DATASET, or module:Config",
     "policy": f"{', '.join(POLICIES)}, a transformers directory or hub id, or module:Config",
@@ -174,8 +176,8 @@ def _require_same(part: str, before: Any, after: Any) -> None:
     """Raises if a field was changed on the command line of a resumed run; only the run's length may."""
     for field in dataclasses.fields(before):
         old, new = getattr(before, field.name), getattr(after, field.name)
-        if new != old and (part, field.name) != ("run", "steps"):
+        if new != old and (part, field.name) not in MAY_CHANGE:
             raise ValueError(
                 f"--{part}.{field.name} {new} does not fit the run that is resumed, which has {old}; "
-                f"only --run.steps may change: leave the flag out, or start a new run"
+                f"only --run.steps and --run.parallel may change: leave the flag out, or start a new run"
             )

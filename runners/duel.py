@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
+from envs import processes
 from envs.keyed import hash_seed
 from envs.preference_files import FileArena
 from envs.registry import UnknownNameError
 from envs.tasks import Task
 from envs.types import Duel
 from oracles import Oracle
+from runners.bystander import Bystander
 from runners.checkpoint import Checkpoint, load, steps
 from runners.cli import PROGRAM, Command, parse
 from runners.interrupt import Interrupt
@@ -52,8 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(command: Command) -> int:
     """Builds the players and plays until the last step; returns the exit code of `main`."""
+    device = choose_device(command.settings.run.device)
+    with processes.together(device), _said_once():
+        return _run(command, device)
+
+
+def _run(command: Command, device: str) -> int:
     settings = command.settings
-    device = choose_device(settings.run.device)
     directory = command.resume or (Path(settings.run.dir) if settings.run.dir else default_directory(settings))
     if command.resume is None:
         require_new(directory)
@@ -62,10 +70,15 @@ def run(command: Command) -> int:
     threads = settings.run.threads if command.resume is None else int(read_config(directory)["threads"])
     if threads is not None:
         torch.set_num_threads(threads)
+    directory = Path(processes.agreed(str(directory)))
     settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, dir=str(directory)))
     players = gather(settings, device)
     print(f"judge: {judge(settings, players.oracle)}", flush=True)
-    record = Record(directory, settings, command.arguments, device, torch.get_num_threads())
+    record = None
+    if processes.rank() == 0:
+        record = Record(directory, settings, command.arguments, device, torch.get_num_threads())
+    processes.agreed(directory)  # which is made by now
+    record = record or Bystander(directory)
     print(f"run:   {directory}\n{_task_line(players.task)}", flush=True)
     try:
         with Interrupt() as interrupt:
@@ -73,17 +86,17 @@ def run(command: Command) -> int:
         if interrupt.signal is None or done == settings.run.steps:
             print(summary(players, record, settings.run), flush=True)
             return 0
-        print(f"stopped after step {done}; go on with: {PROGRAM} --resume {directory}", flush=True)
+        print(f"stopped after step {done}; go on with: {_program()} --resume {directory}", flush=True)
         return 128 + interrupt.signal
     except (KeyboardInterrupt, Exception) as error:
         after = "the start" if record.saved is None else f"step {record.saved}"
-        error.add_note(f"the run goes on after {after} with: {PROGRAM} --resume {directory}")
+        error.add_note(f"the run goes on after {after} with: {_program()} --resume {directory}")
         raise
     finally:
         record.close()
 
 
-def play(players: Players, run: RunConfig, record: Record, interrupt: Interrupt) -> int:
+def play(players: Players, run: RunConfig, record: Record | Bystander, interrupt: Interrupt) -> int:
     """Plays from the last checkpoint to the last step, or to the end of the step in which it was interrupted.
 
     Returns:
@@ -104,6 +117,7 @@ def play(players: Players, run: RunConfig, record: Record, interrupt: Interrupt)
                 progress.evaluated(done, _evaluate(players, record, done))
             if _due(done, run.save_every):
                 _save(players, record, done)
+            interrupt.agree()
         if record.saved is None or record.saved < done:
             _save(players, record, done)
     return done
@@ -167,7 +181,7 @@ def queries(players: Players) -> dict[str, float]:
     return {} if players.arena.queries is None else {"duel/queries": players.arena.queries}
 
 
-def _restore(players: Players, record: Record) -> int:
+def _restore(players: Players, record: Record | Bystander) -> int:
     """Loads the last checkpoint into the players; returns how many steps are done."""
     saved = load(record.directory)
     if saved is None:
@@ -177,12 +191,13 @@ def _restore(players: Players, record: Record) -> int:
     return saved.step
 
 
-def _save(players: Players, record: Record, step: int) -> None:
+def _save(players: Players, record: Record | Bystander, step: int) -> None:
     state = Checkpoint(step, players.agent.state_dict(), players.arena.state_dict())
     record.save(state, players.agent.policy)
+    processes.agreed(step)  # which is on the disk by now
 
 
-def _evaluate(players: Players, record: Record, step: int) -> dict[str, float]:
+def _evaluate(players: Players, record: Record | Bystander, step: int) -> dict[str, float]:
     forget(players.oracle)
     scalars = players.evaluation.scalars(players.agent.policy, players.agent.average)
     record.log(step, scalars)
@@ -197,6 +212,23 @@ def _task_line(task: Task) -> str:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
+
+
+def _program() -> str:
+    """Returns what a run of as many processes is started with."""
+    if processes.count() == 1:
+        return PROGRAM
+    return f"torchrun --nproc-per-node {processes.count()} {PROGRAM.removeprefix('python ')}"
+
+
+@contextlib.contextmanager
+def _said_once() -> Iterator[None]:
+    """Keeps all processes but the first from printing what goes well."""
+    with contextlib.ExitStack() as stack:
+        if processes.rank() > 0:
+            nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        yield
 
 
 def _tell(error: BaseException, message: str, code: int) -> int:

@@ -8,6 +8,10 @@ import threading
 from types import FrameType, TracebackType
 from typing import Self
 
+import torch
+
+from envs import processes
+
 SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
@@ -32,6 +36,11 @@ class Interrupt:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def agree(self) -> None:
+        """Lets every process of a run know of a signal that one of them got: all of them end with the same step."""
+        known = int(processes.largest(torch.tensor(self.signal or 0)))
+        self.signal = known or self.signal
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:

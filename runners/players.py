@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from agents.base import Agent, Policy
+from envs import processes
 from envs.arena import DuelArena
 from envs.keyed import hash_seed
 from envs.preference_files import FileArena, read_preferences
@@ -16,6 +17,7 @@ from envs.tasks import Task
 from oracles import Oracle
 from runners.evaluation import Evaluation
 from runners.settings import DEFAULT_TAU, Settings, changed, is_finite
+from runners.split_oracle import SplitOracle
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ def gather(settings: Settings, device: str) -> Players:
     texts = None if task.responses is None else task.response_texts
     oracle: Oracle = configs["oracle"].build(prompts=task.all_prompts, responses=texts, device=device)
     policy: Policy = configs["policy"].build(task=task, device=device, seed=seed("policy"))
+    if processes.count() > 1:
+        oracle = SplitOracle(oracle)
+        if run.parallel == "fsdp":
+            _shard(policy, settings.names["policy"])
     reference = policy.frozen()
     agent: Agent = configs["agent"].build(policy=policy, seed=seed("agent"))
     arena = DuelArena(task, oracle, run.batch_size, run.feedback, run.votes, seed("arena"))
@@ -79,6 +85,12 @@ def gather(settings: Settings, device: str) -> Players:
         task, oracle, reference, run.eval_prompts, run.eval_pairs, seed("evaluation"), tau_of(settings)
     )
     return Players(task, oracle, reference, agent, arena, evaluation)
+
+
+def _shard(policy: Policy, name: str) -> None:
+    if not hasattr(policy, "shard"):
+        raise ValueError(f"--run.parallel fsdp spreads language models over processes, and the policy is '{name}'")
+    policy.shard()  # pyright: ignore[reportCallIssue] - it was looked for
 
 
 def tau_of(settings: Settings) -> float:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.base import Policy
+from envs import processes
 from envs.types import Duel
 from runners import checkpoint
 from runners.checkpoint import Checkpoint
@@ -230,6 +231,7 @@ def _circumstances(arguments: Sequence[str], device: str, threads: int) -> dict[
         "command": ["python", "-m", "runners.duel", *arguments],
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": device,
+        "processes": processes.count(),
         "threads": threads,
         "git_commit": _git_commit(),
         "versions": versions,

@@ -31,7 +31,7 @@ class RunConfig:
     """How long the run is, what is measured, and where it is written."""
 
     steps: int = 100
-    """Updates of the agent in all; the only setting that may change on --resume."""
+    """Updates of the agent in all; with `parallel` the only setting that may change on --resume."""
     batch_size: int | None = 32
     """Prompts per step, drawn with replacement; None: every training prompt once."""
     feedback: Feedback = "outcome"
@@ -47,6 +47,9 @@ class RunConfig:
     """The run directory; None: runs/TASK-AGENT-ORACLE-seedN-TIME."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks run; auto: cuda where there is one."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What processes started by torchrun share: "ddp" the work, each with whole parameters; "fsdp" the parameters too
+    (FSDP2), where one GPU can't hold them. It may change on --resume, as their number may."""
     threads: int | None = None
     """CPU threads of torch; None: torch's own choice. A resumed run keeps the number it started with."""
     eval_every: int = 20

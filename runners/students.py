@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.hf import TINY
+from agents.hf_config import TINY
 from agents.pretrained import quiet
 from envs.keyed import Key, hash_seed
 from envs.preference_files import Preference

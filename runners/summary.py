@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from agents.base import Policy
+from runners.bystander import Bystander
 from runners.checkpoint import steps
 from runners.evaluation import Evaluation, law
 from runners.players import Players
@@ -18,7 +19,7 @@ from runners.settings import RunConfig
 EXAMPLES = 3
 
 
-def summary(players: Players, record: Record, run: RunConfig) -> str:
+def summary(players: Players, record: Record | Bystander, run: RunConfig) -> str:
     """Returns the summary for people, as lines of text."""
     evaluation, directory = players.evaluation, record.directory
     lines = [""]

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 
 from agents import HFPolicy, make_policy
-from agents.hf import HFConfig, TinyConfig
+from agents.hf_config import HFConfig, TinyConfig
 from agents.pretrained import load_tokenizer
 from agents.sampling import Sharpening, groups, invert
 from envs import Task, make_task

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from agents import make
 from agents.check import check_agent
-from agents.hf import HFPolicy, TinyConfig
+from agents.hf import HFPolicy
+from agents.hf_config import TinyConfig
 from agents.lora import LoRAConfig
 from agents.state import tensors
 from envs import DuelArena, make_task

@@ -12,7 +12,7 @@ from agents import make_policy
 from agents.check import check_agent
 from agents.duel_counts import DuelCounts
 from agents.foresight import foresight
-from agents.hf import TinyConfig
+from agents.hf_config import TinyConfig
 from agents.ipo import IPOConfig
 from agents.linear_doubt import LinearDoubt
 from agents.oelhf import OELHF, OELHFConfig

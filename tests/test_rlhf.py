@@ -9,7 +9,7 @@ import oracles
 from agents import make_policy
 from agents.check import check_agent
 from agents.duel_counts import DuelCounts
-from agents.hf import TinyConfig
+from agents.hf_config import TinyConfig
 from agents.optimisers import OptimiserConfig
 from agents.policy_gradient import GradientConfig
 from agents.preference_network import ModelConfig

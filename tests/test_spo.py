@@ -10,7 +10,7 @@ import oracles
 from agents import losses, make_policy
 from agents.check import check_agent
 from agents.critic import critic_of
-from agents.hf import TinyConfig
+from agents.hf_config import TinyConfig
 from agents.optimisers import OptimiserConfig
 from agents.policy_gradient import Draws, GradientConfig, PolicyGradient
 from agents.spo import SPOConfig

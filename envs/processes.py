@@ -1,0 +1,109 @@
+"""Several processes that run the same program: each does its share of the heavy work, and all know every result.
+
+All of them hold the same numbers at the same line, so that nothing but speed depends on how many there are. One that is
+started by itself is alone, and everything here costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Item = TypeVar("Item")
+
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+def count() -> int:
+    """Returns how many processes share the work."""
+    return 1 if _ALONE.get() or not (dist.is_available() and dist.is_initialized()) else dist.get_world_size()
+
+
+def rank() -> int:
+    """Returns which of them this is, from 0 on; the first one writes files."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Lets this process do everything that it is asked inside the block, as if there were no other."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
+def share(total: int) -> range:
+    """Returns which of `total` things this process does."""
+    return range(rank(), total, count()) if count() > 1 else range(total)
+
+
+def exchange(mine: Sequence[Item], total: int) -> list[Item]:
+    """Returns all of `total` things in order, of which this process has those of its `share`."""
+    if count() == 1:
+        return list(mine)
+    parts: list[Any] = [None] * count()
+    dist.all_gather_object(parts, list(mine))
+    result: list[Any] = [None] * total
+    for i, part in enumerate(parts):
+        result[i :: count()] = part
+    return result
+
+
+def add(tensor: Tensor) -> Tensor:
+    """Returns the sum over processes, in place."""
+    if count() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def largest(tensor: Tensor) -> Tensor:
+    """Returns the largest over processes, elementwise, in place."""
+    if count() > 1:
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return tensor
+
+
+def agreed(value: Item) -> Item:
+    """Returns what the first process has."""
+    if count() == 1:
+        return value
+    values: list[Any] = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+@contextmanager
+def together(device: str) -> Iterator[None]:
+    """Joins the processes that torchrun, or another launcher with its environment variables, started with this one.
+
+    Args:
+        device: "cpu" or "cuda"; each process takes the GPU of its local rank.
+
+    Raises:
+        ValueError: if there are fewer GPUs than processes of this machine.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        yield
+        return
+    if device == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise ValueError(
+                f"process {local} of this machine has no GPU, there are {torch.cuda.device_count()}; start fewer "
+                f"(torchrun --nproc-per-node), or take --run.device cpu"
+            )
+        torch.cuda.set_device(local)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
