@@ -74,6 +74,10 @@ class HFPolicy(Policy):
             )
         self.rules = rules_of(task, self.tokenizer, width, config.path, config.max_new_tokens, config.exact)
         self._plain = is_plain(self.model)
+        self.engine = None
+        if config.sampler == "vllm":
+            self.engine = config.vllm.build(config.path, self.rules, device, config.trust_remote_code)
+        self._name = object()
         self.adapted = config.lora.rank > 0
         if self.adapted:
             lora.add_adapters(self.model, config.lora, seed)
@@ -89,13 +93,18 @@ class HFPolicy(Policy):
         if self.sharded:
             memo[id(self.model)] = sharded.twin(self.model)
         twin.__setstate__(copy.deepcopy(self.__dict__, memo))
+        twin._name = object()
         return twin
 
     def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
         """Draws responses, or lists those of a finite task where exact."""
         if self.exact and isinstance(self.rules, ResponseTrie):
             return self.rules.law(prompts, self.logprob)
-        return sampling.draw(self, prompts, n, key)
+        if self.engine is None:
+            return sampling.draw(self, prompts, n, key)
+        ids = self._encode(prompts)
+        written = self.engine.draw(self, ids, n, key)
+        return [self.completions(rows) for rows in written], torch.full((len(prompts), n), 1 / n)
 
     @property
     def sharded(self) -> bool:
@@ -209,13 +218,30 @@ class HFPolicy(Policy):
 
     def save(self, directory: Path) -> None:
         """Writes a transformers folder: config.json, model.safetensors, adapters merged, and the tokenizer's files."""
-        state = lora.merged(self.model) if self.adapted else None
-        if self.sharded:
-            state = tensors(self.model)
+        state = lora.merged(self.model) if self.adapted else tensors(self.model)
         if processes.rank() == 0:
             with quiet():
                 self.model.save_pretrained(directory, state_dict=state)
                 self.tokenizer.backend.save_pretrained(directory)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Returns the tensors of the plain model by name, adapters merged, tied ones under each of their names."""
+        if self.adapted:
+            return lora.merged(self.model)
+        return {name: sharded.whole(tensor) for name, tensor in self.model.state_dict().items()}
+
+    @torch.no_grad()
+    def plain_logprob(self, prompt: Sequence[int], tokens: Sequence[int]) -> list[float]:
+        """Returns the nats of each token after a prompt in tokens, by the model alone: no rules, temperature 1."""
+        with self.gathered():
+            logits = logits_before(self.model, [tuple(prompt)], [tokens], self._autocast)
+        return sampling.chosen(logits.float(), [tokens]).tolist()
+
+    def stamp(self) -> object:
+        """Returns what is equal only where no parameter was changed in between."""
+        if self.sharded:
+            return object()  # the version of a spread tensor is not that of its part
+        return self._name, tuple(parameter._version for parameter in self.parameters())
 
     def train(self, mode: bool = True) -> Self:
         """Keeps dropout off: what is drawn and what is learned from must be the same law."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from agents.lora import LoRAConfig
 from agents.pretrained import ModelTokenizer, load_tokenizer
+from agents.vllm import VLLMConfig
 from envs.tasks import Task
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ class HFConfig:
     """Run Python code that the checkpoint brings along."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters that learn in place of the weights, which all copies of the policy then share."""
+    sampler: Literal["transformers", "vllm"] = "transformers"
+    """Who draws: the training model itself, with keyed random numbers for every token, or vLLM, whose law is the same
+    and whose numbers are its own. Log-probabilities are always the training model's."""
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
+    """How vLLM draws."""
     dtype: Dtype = "float32"
     """Of weights that never learn, those beside adapters; bfloat16 takes half the memory. What learns is float32."""
 
@@ -77,6 +83,11 @@ class TinyConfig:
     with nothing else; it changes no draw."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters that learn in place of the weights, which all copies of the policy then share."""
+    sampler: Literal["transformers", "vllm"] = "transformers"
+    """Who draws: the training model itself, with keyed random numbers for every token, or vLLM, whose law is the same
+    and whose numbers are its own. Log-probabilities are always the training model's."""
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
+    """How vLLM draws."""
 
     def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> HFPolicy:
         """Loads the policy; the seed is that of adapters, the rest is in the checkpoint."""

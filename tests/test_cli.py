@@ -229,7 +229,10 @@ def test_resumed_run_takes_its_settings_from_its_directory(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--run.seed", "1"], r"--run.seed 1 does not fit .* which has 0; only --run.steps may change"),
+        (
+            ["--run.seed", "1"],
+            r"--run.seed 1 does not fit .* which has 0; only --run.steps and --run.parallel may change",
+        ),
         (["--agent.eta", "1"], "--agent.eta 1.0 does not fit .* which has 3.0"),
         (["--oracle", "bt"], "--oracle bt: the run in .* has --oracle cyclic"),
         (["--run.dir", "elsewhere"], "--run.dir elsewhere does not fit"),
