@@ -169,7 +169,7 @@ class Engine:
             key: names the draws: the seed of prompt b is `key.uniform(l=b)`, of which vLLM makes one for each response.
 
         Raises:
-            RuntimeError: if vLLM does not have the model's law.
+            ValueError: if vLLM does not have the model's law.
         """
         if (stamp := model.stamp()) != self._holds:
             self._holds = None
@@ -194,7 +194,7 @@ class Engine:
         ours = model.plain_logprob(prompt, found.tokens)
         apart = sum(abs(a - b) for a, b in zip(ours, found.logprobs or (), strict=True)) / len(ours)
         if apart > _APART:
-            raise RuntimeError(
+            raise ValueError(
                 f"vLLM does not have the policy's weights: the log-probabilities of what it drew lie {apart:.2g} nats "
                 f"from the policy's, a token; take --policy.sampler transformers (a server on the CPU can't refresh a "
                 f"model whose embeddings are tied)"

@@ -12,6 +12,10 @@ from torch import Tensor
 from oracles.keyed import Key
 
 
+class Unanswered(OSError):
+    """An oracle could not be asked; nothing was made up in place of its answer."""
+
+
 @runtime_checkable
 class Oracle(Protocol):
     """Knows who wins: the chance that one response is preferred to another.

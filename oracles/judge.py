@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from oracles.base import Oracle
+from oracles.endpoint import EndpointConfig, EndpointJudge
 from oracles.keyed import Key, Stream
 from oracles.registry import find
 
@@ -71,24 +72,35 @@ class Judge:
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """A function or a pairwise judge of your own, such as `--oracle judge --oracle.of my_lab:shorter`."""
+    """A function or a pairwise judge of your own, or a language model behind an endpoint."""
 
     of: str
     """"module:name": a function of (prompt, first, second) that returns P(first is better), True or False; or an object
-    or class with TRL's `judge(prompts, completions, shuffle_order)`, whose scores are asked for where it has them."""
+    or class with TRL's `judge(prompts, completions, shuffle_order)`, whose scores are asked for where it has them. Or
+    the address of an OpenAI-compatible endpoint, such as a vLLM server's http://localhost:8000/v1."""
     orders: Literal["both", "one"] = "both"
-    """"both" asks for either order of a pair and averages; "one" saves half, for judges without a favourite seat."""
+    """"both" asks for either order of a pair and averages; "one" saves half, for judges without a favourite seat. An
+    endpoint is always asked for both."""
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    """How an endpoint is asked."""
 
     def build(
         self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
-    ) -> JudgeOracle:
+    ) -> JudgeOracle | EndpointJudge:
         """Returns the oracle.
 
         Raises:
             UnknownNameError: if there is no such function or judge.
-            ValueError: if it is neither, or `orders` is unknown.
+            ValueError: if it is neither, or a field is set that nothing reads.
+            OSError: if no endpoint answers.
         """
         del prompts, responses, device
+        if self.of.startswith(("http://", "https://")):
+            if self.orders != "both":
+                raise ValueError("an endpoint is asked for both orders; leave --oracle.orders out")
+            return EndpointJudge(self.of, self.endpoint)
+        if self.endpoint != EndpointConfig():
+            raise ValueError(f"--oracle.of {self.of} is no address, and nothing reads --oracle.endpoint")
         found = find("judge", self.of, {})
         return JudgeOracle(found() if isinstance(found, type) else found, self.orders)
 

@@ -20,6 +20,7 @@ BUILT_IN = {
     "borda_trap": "oracles.borda_trap:BordaTrapConfig",
     "table": "oracles.table:TableConfig",
     "judge": "oracles.judge:JudgeConfig",
+    "pair_lm": "oracles.pair_lm:PairLMConfig",
 }
 
 

@@ -20,6 +20,7 @@ from envs.registry import UnknownNameError
 from envs.tasks import Task
 from envs.types import Duel
 from oracles import Oracle
+from oracles.base import Unanswered
 from runners.bystander import Bystander
 from runners.checkpoint import Checkpoint, load, steps
 from runners.cli import PROGRAM, Command, parse
@@ -107,8 +108,15 @@ def play(players: Players, run: RunConfig, record: Record | Bystander, interrupt
         if record.saved is None and run.eval_every:
             progress.evaluated(0, _evaluate(players, record, 0))
         while done < run.steps and interrupt.signal is None:
+            arena = players.arena.state_dict()
+            try:
+                scalars, duel = one_step(players, hash_seed(run.seed, "step", done + 1))
+            except Unanswered:
+                players.arena.load_state_dict(arena)  # the agent has learned nothing of this step
+                if record.saved != done and processes.count() == 1:
+                    _save(players, record, done)
+                raise
             done += 1
-            scalars, duel = one_step(players, hash_seed(run.seed, "step", done))
             record.log(done, scalars)
             progress.stepped(done, scalars)
             if _due(done, run.duel_every):

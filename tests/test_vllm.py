@@ -71,7 +71,7 @@ def test_weights_are_loaded_when_they_are_others_and_then_alone():
 
 
 def test_weights_that_did_not_arrive_are_noticed():
-    with pytest.raises(RuntimeError, match=r"does not have the policy's weights: .* lie 1.9 nats from the policy's"):
+    with pytest.raises(ValueError, match=r"does not have the policy's weights: .* lie 1.9 nats from the policy's"):
         Engine(Fake(), RULES).draw(Weights(worth=-3.0), [[2]], 1, Key(0))
 
 

@@ -1,0 +1,174 @@
+"""A language model that names the better one of two responses by a letter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from oracles.batches import Budget, Memory
+from oracles.reward_model import load_tokenizer
+
+CONTEXT = (
+    "\n{% for message in messages %}{% if loop.index0 % 2 == 0 %}\n\n<turn> user\n {{ message['content'] }}"
+    "{% else %}\n\n<turn> assistant\n {{ message['content'] }}{% endif %}{% endfor %}\n\n\n"
+)
+"""How RLHFlow's models see a conversation, as a chat template."""
+QUESTION = "[CONTEXT] {context} [RESPONSE A] {first} [RESPONSE B] {second} \n"
+LABELS = "A", "B"
+Question = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class PairLMConfig:
+    """A pairwise language model in the format of RLHFlow (Dong et al. 2024, arXiv:2405.07863)."""
+
+    model: str
+    """Directory or hub id of a causal language model, such as RLHFlow/pair-preference-model-LLaMA3-8B."""
+    temperature: float = 1.0
+    """Divides the labels' logits, > 0; the released code takes 1."""
+    add_generation_prompt: bool = False
+    """Whether the chat template is asked to open the answer; the released code leaves it to the template."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with it may run; read it first."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Its precision; "auto": as it was saved on CUDA, float32 on the CPU."""
+    token_budget: int = 8192
+    """Most ids in one forward pass, padding included, >= 1."""
+    square_budget: int = 2**23
+    """Most ids times length in one forward pass, >= 1."""
+    cache_size: int = 2**18
+    """Most answers to remember, >= 0."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature:g}")
+
+    def build(
+        self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
+    ) -> PairLM:
+        """Returns the oracle; `prompts` and `responses` of a finite task are not needed.
+
+        Raises:
+            OSError: if the model cannot be found or fetched.
+            ValueError: if it is no causal language model, or has no chat template or labels.
+        """
+        del prompts, responses
+        from transformers import AutoModelForCausalLM
+
+        folder = Path(self.model).expanduser()
+        if not folder.is_dir() and not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", self.model):
+            raise FileNotFoundError(f"no directory '{self.model}', and it is no hub id (--oracle.model)")
+        source = str(folder) if folder.is_dir() else self.model
+        where: dict[str, Any] = {"revision": self.revision or "main", "trust_remote_code": self.trust_remote_code}
+        dtype = self.dtype if self.dtype != "auto" or torch.device(device).type == "cuda" else "float32"
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **where)
+        except (OSError, ValueError) as error:
+            kind = OSError if isinstance(error, OSError) else ValueError
+            raise kind(f"cannot load the pairwise model '{self.model}': {error}") from error
+        network, info = loaded
+        if info["missing_keys"]:
+            raise ValueError(f"'{self.model}' is no whole language model, it lacks {sorted(info['missing_keys'])[:3]}")
+        return PairLM(network.to(device), load_tokenizer(source, **where), self)
+
+
+class PairLM:
+    """Asks for the better response in both orders: P is the mean of the letters' softmax.
+
+    Args:
+        network: a causal language model.
+        tokenizer: its transformers tokenizer, with a chat template.
+        config: temperature and budgets.
+
+    Raises:
+        ValueError: if there is no chat template, or a label is not one token.
+    """
+
+    antisymmetric = True
+
+    def __init__(self, network: Any, tokenizer: Any, config: PairLMConfig) -> None:
+        self.network, self.tokenizer, self.config = network.eval().requires_grad_(False), tokenizer, config
+        if tokenizer.chat_template is None:
+            raise ValueError(f"the tokenizer of '{config.model}' has no chat template, in which it would be asked")
+        ids = [tokenizer.encode(label, add_special_tokens=False) for label in LABELS]
+        if any(len(one) != 1 for one in ids):
+            raise ValueError(f"the labels {LABELS} must be one token each, '{config.model}' writes them as {ids}")
+        self._labels = [one[0] for one in ids]
+        self._budget = Budget(config.token_budget, config.square_budget)
+        self._memory: Memory[Question, float] = Memory(config.cache_size)
+        self._limit = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+
+    def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        """Returns P(first beats second | prompt), [N] float32 on the CPU; equal texts are 1/2 without a pass.
+
+        Raises:
+            ValueError: if a question is longer than the model reads.
+        """
+        asked = list(zip(prompts, first, second, strict=True))
+        different = [i for i, (_, a, b) in enumerate(asked) if a != b]
+        straight = [asked[i] for i in different]
+        answers = self._memory.answers([*straight, *((x, b, a) for x, a, b in straight)], self._ask)
+        prob = torch.full((len(asked),), 0.5)
+        ours, theirs = answers[: len(straight)], answers[len(straight) :]
+        prob[different] = torch.tensor([(p + 1 - q) / 2 for p, q in zip(ours, theirs, strict=True)])
+        return prob
+
+    def forget(self) -> None:
+        """Drops the remembered answers; a runner does so at every step, so that a resumed run reads equal batches."""
+        self._memory.forget()
+
+    def encode(self, prompt: str, first: str, second: str) -> list[int]:
+        """Returns the ids of a question, by the released code's recipe."""
+        turns = list(getattr(prompt, "messages", None) or ({"role": "user", "content": str(prompt)},))
+        context = self.tokenizer.apply_chat_template(turns, chat_template=CONTEXT, tokenize=False)
+        question = QUESTION.format(context=context, first=first, second=second)
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}],
+            tokenize=False,
+            add_generation_prompt=self.config.add_generation_prompt,
+        )
+        return self.tokenizer.encode(text.replace(self.tokenizer.bos_token or "\0", ""), add_special_tokens=False)
+
+    def _ask(self, questions: Sequence[Question]) -> list[float]:
+        rows = [self.encode(*question) for question in questions]
+        longest = max(map(len, rows))
+        if self._limit is not None and longest > self._limit:
+            raise ValueError(
+                f"'{self.config.model}' reads {self._limit} ids and a question has {longest}; lower the task's "
+                f"max_prompt_tokens or max_new_tokens"
+            )
+        answers = [0.0] * len(rows)
+        for part in self._budget.batches([len(row) for row in rows]):
+            for i, chance in zip(part, self._read([rows[i] for i in part]), strict=True):
+                answers[i] = chance
+        return answers
+
+    @torch.inference_mode()
+    def _read(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """Returns the chance of the first label after each row; only the last states pass the output layer."""
+        width, device = max(map(len, rows)), self.network.device
+        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        mask = torch.arange(width, device=device) < lengths[:, None]
+
+        def last(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (inputs[0][torch.arange(len(rows), device=device), lengths - 1], *inputs[1:])
+
+        handle = self.network.get_output_embeddings().register_forward_pre_hook(last)
+        try:
+            logits = self.network(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits
+        finally:
+            handle.remove()
+        labels = logits[:, self._labels].float()
+        if not labels.isfinite().all():
+            raise ValueError(f"'{self.config.model}' gives {labels.tolist()} in {self.network.dtype}; try float32")
+        return (labels / self.config.temperature).softmax(-1)[:, 0].tolist()
