@@ -18,9 +18,10 @@ from agents.base import Policy
 from agents.cached_reader import CachedReader, logits_before
 from agents.constrained import ResponseTrie, rules_of
 from agents.fused_head import fused, is_plain
-from agents.hf_config import DTYPES, HFConfig
+from agents.hf_config import DTYPES, SAMPLERS, HFConfig
 from agents.prefix_tree import listed_law
 from agents.pretrained import context_length, load_model, load_tokenizer, quiet
+from agents.recompute import recompute_layers
 from agents.rules import walk
 from agents.sampling import Sharpening
 from agents.state import tensors
@@ -74,6 +75,10 @@ class HFPolicy(Policy):
             )
         self.rules = rules_of(task, self.tokenizer, width, config.path, config.max_new_tokens, config.exact)
         self._plain = is_plain(self.model)
+        if config.checkpointing:
+            recompute_layers(self.model)
+        if config.sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {SAMPLERS}, got {config.sampler!r}")
         self.engine = None
         if config.sampler == "vllm":
             self.engine = config.vllm.build(config.path, self.rules, device, config.trust_remote_code)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from agents.hf import HFPolicy
 
 Dtype = Literal["float32", "bfloat16"]
-DTYPES = get_args(Dtype)
+Sampler = Literal["transformers", "vllm"]
+DTYPES, SAMPLERS = get_args(Dtype), get_args(Sampler)
 TINY = Path(__file__).parent / "checkpoints" / "tiny"
 
 
@@ -39,11 +40,14 @@ class HFConfig:
     micro_tokens: int = 8192
     """Tokens in one pass that learns, prompts included, >= 1; others take four times as many. Memory grows with it, and
     with nothing else; it changes no draw."""
+    checkpointing: bool = False
+    """Keep each layer's input alone for the backward pass and compute the rest again: a third more work for a fraction
+    of the memory, so that `micro_tokens` may be larger."""
     trust_remote_code: bool = False
     """Run Python code that the checkpoint brings along."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters that learn in place of the weights, which all copies of the policy then share."""
-    sampler: Literal["transformers", "vllm"] = "transformers"
+    sampler: Sampler = "transformers"
     """Who draws: the training model itself, with keyed random numbers for every token, or vLLM, whose law is the same
     and whose numbers are its own. Log-probabilities are always the training model's."""
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
@@ -81,9 +85,12 @@ class TinyConfig:
     micro_tokens: int = 8192
     """Tokens in one pass that learns, prompts included, >= 1; others take four times as many. Memory grows with it, and
     with nothing else; it changes no draw."""
+    checkpointing: bool = False
+    """Keep each layer's input alone for the backward pass and compute the rest again: a third more work for a fraction
+    of the memory, so that `micro_tokens` may be larger."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters that learn in place of the weights, which all copies of the policy then share."""
-    sampler: Literal["transformers", "vllm"] = "transformers"
+    sampler: Sampler = "transformers"
     """Who draws: the training model itself, with keyed random numbers for every token, or vLLM, whose law is the same
     and whose numbers are its own. Log-probabilities are always the training model's."""
     vllm: VLLMConfig = field(default_factory=VLLMConfig)

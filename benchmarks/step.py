@@ -78,6 +78,7 @@ def ours(folder: Path, task: Task, options: argparse.Namespace) -> Iterator[Took
     policy = HFConfig(
         str(folder),
         micro_tokens=options.micro_tokens,
+        checkpointing=options.checkpointing,
         lora=LoRAConfig(rank=options.lora),
         dtype="bfloat16" if options.lora and options.device == "cuda" else "float32",
     ).build(task=task, device=options.device)

@@ -32,6 +32,12 @@ from runners.settings import RunConfig
 from runners.summary import summary
 
 TRACEBACK = "DUEL_TRACEBACK"
+MEMORY = (
+    "lower --policy.micro_tokens (tokens in one pass), or set --policy.checkpointing True; weights take less with "
+    "--policy.lora.rank 16 --policy.dtype bfloat16, without --agent.average, or spread over processes by torchrun and "
+    "--run.parallel fsdp; an oracle's network reads less at once with a lower token_budget"
+)
+"""What a run that did not fit can be told."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell(error, f"error: {error}", 2)
     except (ValueError, OSError) as error:
         return _tell(error, f"error: {error}", wrong)
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        return _tell(error, f"error: out of memory: {(str(error) or 'this machine').splitlines()[0]}\n{MEMORY}", 1)
 
 
 def run(command: Command) -> int:
@@ -220,6 +230,11 @@ def _task_line(task: Task) -> str:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Returns whether memory ran out; torch's processor allocator raises a plain RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def _program() -> str:

@@ -154,3 +154,33 @@ def test_log_gets_plain_lines_and_a_terminal_a_bar(capsys, monkeypatch):
         assert "step 10/20" in output
         assert "win rate 0.625" in output
         assert ("━" in output) == terminal
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail] can't allocate memory: 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_where_memory_runs_out_the_knobs_are_named(lab, monkeypatch, capsys, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("runners.duel.one_step", fail)
+    assert main(f"{OUTSIDE} --run.dir run".split()) == 1
+    said = capsys.readouterr().err
+    assert "error: out of memory" in said
+    for knob in ("--policy.micro_tokens", "--policy.checkpointing", "--policy.lora.rank", "--run.parallel fsdp"):
+        assert knob in said
+    assert "the run goes on after the start with" in said
+
+
+def test_other_errors_of_a_program_are_not_taken_for_memory(lab, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("runners.duel.one_step", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(f"{OUTSIDE} --run.dir run".split())

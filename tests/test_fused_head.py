@@ -92,3 +92,22 @@ def test_groups_hold_no_more_than_they_may_and_little_padding():
         assert len(group) == 1 or len(group) * longest <= 42
         assert longest <= 1.25 * min(lengths[i] for i in group)
     assert sampling.packed([3, 9, 4, 1], 8) == [[3, 0, 2], [1]]
+
+
+def test_computing_layers_again_changes_no_gradient(tmp_path):
+    write_tokenizer(tmp_path)
+    tiny_model().save_pretrained(tmp_path)
+    plain, again = (policy_of(tmp_path, text_task(tmp_path), checkpointing=value) for value in (False, True))
+    twin = again.frozen().requires_grad_(True)
+    said, _ = plain.draw(PROMPTS, 4, Key(0))
+    assert again.draw(PROMPTS, 4, Key(0))[0] == said
+    held = []
+    for policy in (plain, again, twin):
+        kept = set()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.add(t.data_ptr()) or t, lambda t: t):
+            policy.logprob(PROMPTS, said).sum().backward()
+        held.append(len(kept))
+    for wanted, *found in zip(plain.parameters(), again.parameters(), twin.parameters(), strict=True):
+        assert all(torch.allclose(wanted.grad, one.grad, atol=1e-6) for one in found)
+    assert held[1] < held[0] / 2
+    assert held[2] == held[1]
