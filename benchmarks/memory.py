@@ -32,11 +32,12 @@ from oracles import make as make_oracle
 
 NEW_TOKENS, PROMPT_TOKENS = 48, 16
 ROWS = (
-    *((prompts, 2, 8192) for prompts in (64, 256, 1024)),
-    *((64, responses, 8192) for responses in (8, 32)),
-    *((64, 8, tokens) for tokens in (1024, 2048, 4096, 8192, 16_384, 32_768)),
+    *((prompts, 2, 8192, 0) for prompts in (64, 256, 1024)),
+    *((64, responses, 8192, 0) for responses in (8, 32)),
+    *((64, 8, tokens, 0) for tokens in (1024, 2048, 4096, 8192, 16_384, 32_768)),
+    *((64, 8, tokens, 1) for tokens in (8192, 32_768)),
 )
-"""Prompts, responses to each, tokens of a pass that learns."""
+"""Prompts, responses to each, tokens of a pass that learns, whether layers are computed again."""
 
 
 class Peak:
@@ -81,10 +82,10 @@ def _status(name: str) -> int:
     return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
 
 
-def measure(folder: Path, prompts: int, responses: int, micro_tokens: int, device: str) -> int:
+def measure(folder: Path, prompts: int, responses: int, micro_tokens: int, again: bool, device: str) -> int:
     """Returns the bytes of one step."""
     task = free_text(load_tokenizer(str(folder)), prompts, PROMPT_TOKENS, NEW_TOKENS)
-    policy = HFConfig(str(folder), micro_tokens=micro_tokens).build(task=task, device=device)
+    policy = HFConfig(str(folder), micro_tokens=micro_tokens, checkpointing=again).build(task=task, device=device)
     optimiser = OptimiserConfig(method="adamw", learning_rate=1e-6)
     agent: Any = make("ipo", policy=policy, responses=responses, average=False, optimiser=optimiser)
     arena = DuelArena(task, make_oracle("bt"), None)
@@ -99,24 +100,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="1m")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS, metavar=("FOLDER", "PROMPTS", "RESPONSES", "TOKENS"))
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         folder, *numbers = options.one
-        prompts, responses, tokens = map(int, numbers)
-        print(measure(Path(folder), prompts, responses, tokens, options.device))
+        prompts, responses, tokens, again = map(int, numbers)
+        print(measure(Path(folder), prompts, responses, tokens, bool(again), options.device))
         return
     table = Table(title=f"{options.size}: peak of one step, MiB")
-    for column in ("prompts", "responses", "tokens in all", "tokens in a pass", "MiB"):
+    for column in ("prompts", "responses", "tokens in all", "tokens in a pass", "checkpointing", "MiB"):
         table.add_column(column, justify="right")
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder), SIZES[options.size], torch.float32, device=options.device)
-        for prompts, responses, tokens in ROWS:
+        for prompts, responses, tokens, again in ROWS:
             command = [sys.executable, "-m", "benchmarks.memory", "--device", options.device, "--one", folder]
-            numbers = [str(number) for number in (prompts, responses, tokens)]
+            numbers = [str(number) for number in (prompts, responses, tokens, again)]
             found = subprocess.run([*command, *numbers], check=True, capture_output=True, text=True).stdout
             total = prompts * responses * (PROMPT_TOKENS + NEW_TOKENS)
-            table.add_row(*numbers[:2], f"{total:,}", f"{tokens:,}", f"{int(found) / 2**20:,.0f}")
+            table.add_row(
+                *numbers[:2], f"{total:,}", f"{tokens:,}", "yes" if again else "", f"{int(found) / 2**20:,.0f}"
+            )
     Console().print(table)
     Console().print(machine(options.device))
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from envs import processes
 from oracles import make
+from runners.duel import main
 from runners.split_oracle import SplitOracle
 
 RUN = [
@@ -33,11 +34,14 @@ PLAIN = ["--agent.optimiser.method", "sgd", "--agent.optimiser.learning_rate", "
 
 
 def command(count, *arguments):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     return [sys.executable, *launcher, "-m", "runners.duel", *arguments]
 
 
 def run(count, directory, *arguments, code=0):
+    if count == 1:
+        assert main([*RUN, *arguments, "--run.dir", str(directory)]) == code
+        return None
     done = finished(command(count, *RUN, *arguments, "--run.dir", str(directory)))
     assert done.returncode == code, done.stdout + done.stderr
     return done
@@ -75,7 +79,7 @@ def test_two_processes_make_the_update_of_one(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("agent", ["sppo", "dpo", "nash_md", "inpo", "egpo", "xpo", "spo", "rlhf"])
+@pytest.mark.parametrize("agent", ["sppo", "nash_md", "egpo", "rlhf"])
 def test_any_agent_learns_in_two_processes(agent, tmp_path):
     arguments = "--agent", agent, "--run.steps", "2", *PLAIN
     for count, name in ((1, "one"), (2, "two")):
@@ -112,8 +116,7 @@ def test_a_killed_process_ends_the_run_which_goes_on_in_any_number(tmp_path):
     assert process.returncode != 0
     assert "rank      : 1" in said
     assert "SIGKILL" in said
-    done = finished(command(1, "--resume", str(tmp_path / "cut")))
-    assert done.returncode == 0, done.stderr
+    assert main(["--resume", str(tmp_path / "cut")]) == 0
     require_same(tmp_path / "whole", tmp_path / "cut", 6)
 
 

@@ -54,6 +54,15 @@ def test_every_run_in_the_readme_runs(command, elsewhere):
     assert json.loads((elsewhere / "run" / "metrics.jsonl").read_text().splitlines()[-1])
 
 
+@pytest.mark.slow
+def test_the_run_in_several_processes_runs(tmp_path):
+    (command,) = commands("torchrun")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", *shlex.split(command)[1:]]
+    subprocess.run([*launcher, *SHORT, "--run.dir", str(tmp_path / "run")], check=True, timeout=240, cwd=ROOT)
+    config = json.loads((tmp_path / "run/config.json").read_text(encoding="utf-8"))
+    assert (config["processes"], config["run"]["parallel"]) == (2, "fsdp")
+
+
 def test_the_runs_that_the_readme_judges_are_judged(elsewhere, capsys):
     for command in commands("python -m runners.duel"):
         if "--run.dir" in command:
