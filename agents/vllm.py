@@ -232,6 +232,7 @@ class Local:
             **(on_gpu if self._sleeps else on_cpu),
         )
         self._awake = True
+        processes.before_parting(self.llm.llm_engine.engine_core.shutdown)
 
     def load(self, model: Model) -> None:
         """Replaces the weights in place, without the disk."""

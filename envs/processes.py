@@ -7,7 +7,7 @@ started by itself is alone, and everything here costs nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from torch import Tensor
 
 Item = TypeVar("Item")
 
+_ENDINGS: list[Callable[[], None]] = []
 _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 
 
@@ -81,6 +82,11 @@ def agreed(value: Item) -> Item:
     return values[0]
 
 
+def before_parting(end: Callable[[], None]) -> None:
+    """Has something called before the processes part, of a library that talks to the others on its own."""
+    _ENDINGS.append(end)
+
+
 @contextmanager
 def together(device: str) -> Iterator[None]:
     """Joins the processes that torchrun, or another launcher with its environment variables, started with this one.
@@ -106,4 +112,7 @@ def together(device: str) -> Iterator[None]:
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        while _ENDINGS:
+            _ENDINGS.pop()()
+        if dist.is_initialized():
+            dist.destroy_process_group()

@@ -232,10 +232,15 @@ def test_it_draws_with_the_weights_of_whoever_draws(policy):
 
 
 @pytest.mark.vllm
-def test_a_run_draws_by_vllm(tmp_path):
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_run_draws_by_vllm(tmp_path, count):
     line = "--agent ipo --oracle bt --policy tiny --policy.sampler vllm --run.steps 2 --run.eval_every 2"
-    command = [sys.executable, "-m", "runners.duel", *line.split(), "--run.batch_size", "4", "--run.eval_prompts", "8"]
-    subprocess.run([*command, "--run.dir", str(tmp_path / "run")], check=True, capture_output=True, timeout=280)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if count == 2 else []
+    command = [sys.executable, *launcher, "-m", "runners.duel", *line.split(), "--run.batch_size", "4"]
+    more = "--run.eval_prompts", "8", "--run.dir", str(tmp_path / "run")
+    done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert lines[-1]["step"] == 2
     assert lines[0]["eval/win_rate_vs_ref"] == pytest.approx(0.5, abs=0.2)
