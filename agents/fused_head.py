@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 Score = Callable[[Tensor, slice], Tensor]
 """Returns the scores [m, V] float32 that some rows' logits [m, V] stand for: divided by the temperature, -inf where
-nothing can be drawn."""
+nothing can be drawn. The logits need not last."""
 
 _CELLS = {"cpu": 2**20, "cuda": 2**26}
 """Scores that are held at once."""
@@ -74,10 +74,11 @@ class _WrittenLogprob(torch.autograd.Function):
     ) -> Tensor:
         total = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         chosen = torch.empty_like(total)
-        for rows in _rows(hidden, weight):
-            scores = score(hidden[rows] @ weight.T, rows)
+        for rows, logits in _logits(hidden, weight):
+            scores = score(logits, rows)
             chosen[rows] = scores.gather(1, written[rows, None]).squeeze(1)
-            total[rows] = scores.logsumexp(-1)
+            largest = scores.amax(1)
+            total[rows] = score_law(scores, largest).sum(1).log_().add_(largest)
         ctx.save_for_backward(hidden, weight, written, total)
         ctx.score, ctx.temperature = score, temperature
         return chosen[:, None] - total[:, None]
@@ -87,11 +88,10 @@ class _WrittenLogprob(torch.autograd.Function):
         hidden, weight, written, total = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for rows in _rows(hidden, weight):
+        for rows, logits in _logits(hidden, weight):
             scale = grad[rows] / ctx.temperature
-            slope = score_law(ctx.score(hidden[rows] @ weight.T, rows), total[rows]).mul_(-scale)
-            slope.scatter_add_(1, written[rows, None], scale)
-            slope = slope.to(hidden.dtype)
+            slope = score_law(ctx.score(logits, rows), total[rows]).mul_(-scale)
+            slope = slope.scatter_add_(1, written[rows, None], scale).to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(slope, weight, out=grad_hidden[rows])
             if grad_weight is not None:
@@ -100,11 +100,14 @@ class _WrittenLogprob(torch.autograd.Function):
 
 
 def score_law(scores: Tensor, total: Tensor) -> Tensor:
-    """Returns [m, V] the probabilities that scores [m, V] stand for, whose logsumexp is `total` [m]; in place."""
+    """Returns exp(scores - total) of scores [m, V] and [m], in place."""
     return scores.sub_(total[:, None]).exp_()
 
 
-def _rows(hidden: Tensor, weight: Tensor) -> list[slice]:
-    """Returns the parts of M rows whose scores may be held at once."""
-    size = max(1, _CELLS.get(hidden.device.type, 2**26) // len(weight))
-    return [slice(start, start + size) for start in range(0, len(hidden), size)]
+def _logits(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yields parts of the M rows and their logits [m, V], always in the same memory: a new one would cost its pages."""
+    size = max(1, min(len(hidden), _CELLS.get(hidden.device.type, 2**26) // len(weight)))
+    memory = hidden.new_empty(size, len(weight))
+    for start in range(0, len(hidden), size):
+        part = hidden[start : start + size]
+        yield slice(start, start + size), torch.mm(part, weight.T, out=memory[: len(part)])

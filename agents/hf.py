@@ -168,7 +168,8 @@ class HFPolicy(Policy):
         states, written = self._walked(tokens)
 
         def score(logits: Tensor, rows: slice) -> Tensor:
-            return self._score(logits, states[rows], written[rows])
+            legal = self.rules.legal(states[rows])
+            return self.sharpening.scores(logits, legal, written[rows], in_place=True)
 
         with fused(self.model.get_output_embeddings(), written, score, self.sharpening.temperature):
             return logits_before(self.model, self._encode(prompts), tokens, self._autocast)[:, 0].float()

@@ -55,7 +55,7 @@ class Sharpening:
         """True where some legal tokens get probability 0."""
         return self.top_k > 0 or self.top_p < 1
 
-    def scores(self, logits: Tensor, legal: Tensor, written: Tensor | None = None) -> Tensor:
+    def scores(self, logits: Tensor, legal: Tensor, written: Tensor | None = None, *, in_place: bool = False) -> Tensor:
         """Returns the log-law up to a constant of each row.
 
         Args:
@@ -63,12 +63,13 @@ class Sharpening:
             legal: [R, V] or [1, V] bool.
             written: [R] the tokens that a drawn response has here. One that lies within rounding of the truncation's
                 edge counts as inside it: another way through the same network must not call a draw impossible.
+            in_place: whether the logits may be overwritten.
 
         Returns:
             [R, V] float32, -inf where a token cannot be drawn.
         """
         scores = logits.float() if self.temperature == 1 else logits.float() / self.temperature
-        scores = scores.masked_fill(~legal, -torch.inf)
+        scores = scores.masked_fill_(~legal, -torch.inf) if in_place else scores.masked_fill(~legal, -torch.inf)
         if not self.truncates:
             return scores
         with torch.no_grad():
