@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from envs import processes
 
 
 def shard(model: Any) -> None:
@@ -27,10 +30,11 @@ def shard(model: Any) -> None:
             f"with --policy.dtype bfloat16 take --run.parallel ddp"
         )
     blocks = set(model._no_split_modules or ())
+    mesh = init_device_mesh(model.device.type, (processes.count(),))
     for part in model.modules():
         if type(part).__name__ in blocks:
-            fully_shard(part)
-    fully_shard(model)
+            fully_shard(part, mesh=mesh)
+    fully_shard(model, mesh=mesh)
     assert isinstance(model, FSDPModule)
     for part in _parts(model):
         part.set_force_sum_reduction_for_comms(True)
@@ -75,8 +79,7 @@ def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
     """Returns a whole tensor, which all processes have, spread as another one is."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
-    placed = distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-    return placed
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def is_sharded(model: torch.nn.Module) -> bool:

@@ -18,9 +18,11 @@ from scipy import stats
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from agents import HFPolicy, vllm
+from agents.engine import Engine, Written
 from agents.rules import TextRules
 from agents.sampling import Sharpening
-from agents.vllm import Engine, VLLMConfig, Written
+from agents.vllm import VLLMConfig
+from agents.vllm_server import Server
 from envs import make_task
 from envs.keyed import Key
 from envs.types import Completion
@@ -146,14 +148,14 @@ def test_a_server_that_will_not_do_is_told(version, error, message, tmp_path):
     Thread(target=server.serve_forever, daemon=True).start()
     try:
         with pytest.raises(error, match=message):
-            vllm.Server(f"http://127.0.0.1:{server.server_port}", tmp_path)
+            Server(f"http://127.0.0.1:{server.server_port}", tmp_path)
     finally:
         server.shutdown()
 
 
 def test_a_server_that_is_not_there_is_told(tmp_path):
     with pytest.raises(OSError, match=r"does not answer /version .*VLLM_SERVER_DEV_MODE=1 vllm serve MODEL"):
-        vllm.Server("http://127.0.0.1:9", tmp_path)
+        Server("http://127.0.0.1:9", tmp_path)
 
 
 def write_model(path, tied):
