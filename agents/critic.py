@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from agents.base import Policy
 from agents.hf import HFPolicy
-from agents.hidden import hidden_at
+from agents.hidden import copied_layers, hidden_at
 from agents.tabular import Cells, TabularPolicy
 from envs.types import Completion
 
@@ -44,9 +42,8 @@ class TokenCritic(Critic):
 
     def __init__(self, policy: HFPolicy) -> None:
         super().__init__()
-        model: Any = policy.model
-        self.layers = copy.deepcopy(model.base_model).requires_grad_(True)
-        self.head = nn.Linear(model.config.get_text_config().hidden_size, 1)
+        self.layers = copied_layers(policy)
+        self.head = nn.Linear(self.layers.config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.tokenizer, self.tokens_of = policy.tokenizer, policy.tokens_of

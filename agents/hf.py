@@ -74,7 +74,6 @@ class HFPolicy(Policy):
                 f"are they of the same checkpoint?"
             )
         self.rules = rules_of(task, self.tokenizer, width, config.path, config.max_new_tokens, config.exact)
-        self._plain = is_plain(self.model)
         if config.checkpointing:
             recompute_layers(self.model)
         if config.sampler not in SAMPLERS:
@@ -82,12 +81,13 @@ class HFPolicy(Policy):
         self.engine = None
         if config.sampler == "vllm":
             self.engine = config.vllm.build(config.path, self.rules, device, config.trust_remote_code)
-        self._name = object()
+        self._identity = object()
         self.adapted = config.lora.rank > 0
         if self.adapted:
             lora.add_adapters(self.model, config.lora, seed)
             self.register_state_dict_post_hook(lora.only_adapters)
             self.register_load_state_dict_post_hook(lora.rest_is_there)
+        self._plain = is_plain(self.model)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Returns a copy; where there are adapters, all that never learns is shared with it."""
@@ -98,7 +98,7 @@ class HFPolicy(Policy):
         if self.sharded:
             memo[id(self.model)] = sharded.twin(self.model)
         twin.__setstate__(copy.deepcopy(self.__dict__, memo))
-        twin._name = object()
+        twin._identity = object()
         return twin
 
     def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
@@ -117,7 +117,13 @@ class HFPolicy(Policy):
         return sharded.is_sharded(self.model)
 
     def shard(self) -> None:
-        """Spreads the parameters over processes (FSDP2); copies made from then on are spread too."""
+        """Spreads the parameters over processes (FSDP2); copies made from then on are spread too.
+
+        Raises:
+            ValueError: if there are adapters, whose copies share the rest.
+        """
+        if self.adapted:
+            raise ValueError("adapters are small and their copies share the rest: take --run.parallel ddp")
         sharded.shard(self.model)
 
     def gathered(self) -> AbstractContextManager[None]:
@@ -247,7 +253,7 @@ class HFPolicy(Policy):
         """Returns what is equal only where no parameter was changed in between."""
         if self.sharded:
             return object()  # the version of a spread tensor is not that of its part
-        return self._name, tuple(parameter._version for parameter in self.parameters())
+        return self._identity, tuple(parameter._version for parameter in self.parameters())
 
     def train(self, mode: bool = True) -> Self:
         """Keeps dropout off: what is drawn and what is learned from must be the same law."""

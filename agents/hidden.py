@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from agents.sampling import groups
+
+if TYPE_CHECKING:
+    from agents.hf import HFPolicy
+
+
+def copied_layers(policy: HFPolicy) -> Any:
+    """Returns a copy of a language model without its head, all of which learns.
+
+    Raises:
+        ValueError: if its parameters are spread over processes.
+    """
+    if policy.sharded:
+        raise ValueError("this agent copies the policy's layers, which --run.parallel fsdp spreads; take ddp")
+    model: Any = policy.model
+    return copy.deepcopy(model.base_model).requires_grad_(True)
 
 
 def hidden_at(layers: Any, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]], micro_tokens: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from agents.foresight import foresight
 from agents.hf import HFPolicy
-from agents.hidden import hidden_at
+from agents.hidden import copied_layers, hidden_at
 from agents.optimisers import Optimiser, OptimiserConfig
 from agents.state import restore, tensors
 from envs.keyed import Key, Stream, hash_seed
@@ -59,9 +58,8 @@ class PreferenceNetwork(nn.Module):
 
     def __init__(self, policy: HFPolicy, planes: int) -> None:
         super().__init__()
-        model: Any = policy.model
-        self.layers = copy.deepcopy(model.base_model).requires_grad_(True)
-        self.head = nn.Linear(model.config.get_text_config().hidden_size, 1 + 2 * planes)
+        self.layers = copied_layers(policy)
+        self.head = nn.Linear(self.layers.config.get_text_config().hidden_size, 1 + 2 * planes)
         nn.init.zeros_(self.head.bias)
         generator = torch.Generator().manual_seed(0)
         width = self.head.weight.shape[1]

@@ -19,16 +19,7 @@ def shard(model: Any) -> None:
     """Spreads a transformers model over all processes, in place: each layer is gathered when it is needed.
 
     Gradients are summed over processes.
-
-    Raises:
-        ValueError: if its parameters are of several types.
     """
-    kinds = {parameter.dtype for parameter in model.parameters()}
-    if len(kinds) > 1:
-        raise ValueError(
-            f"--run.parallel fsdp spreads parameters of one type, and these are {', '.join(sorted(map(str, kinds)))}; "
-            f"with --policy.dtype bfloat16 take --run.parallel ddp"
-        )
     blocks = set(model._no_split_modules or ())
     mesh = init_device_mesh(model.device.type, (processes.count(),))
     for part in model.modules():

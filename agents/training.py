@@ -54,9 +54,14 @@ class Training:
         policy: what is trained.
         config: how.
         **copies: frozen policies by name; those that are None are not kept.
+
+    Raises:
+        ValueError: if the method does not go with a policy whose parameters are spread over processes.
     """
 
     def __init__(self, policy: Policy, config: OptimiserConfig, **copies: Policy | None) -> None:
+        if config.method == "lbfgs" and getattr(policy, "sharded", False):
+            raise ValueError("method='lbfgs' needs whole parameters; take another method, or --run.parallel ddp")
         self.policy = policy
         self.copies = {name: copy for name, copy in copies.items() if copy is not None}
         self.updates = 0

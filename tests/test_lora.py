@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agents import make
+from agents import make, sampling
 from agents.check import check_agent
 from agents.hf import HFPolicy
 from agents.hf_config import TinyConfig
@@ -154,3 +154,19 @@ def test_bad_input_is_named(folder):
         policy_of(folder, lora=LoRAConfig(rank=2, targets="qproj"))
     some = policy_of(folder, lora=LoRAConfig(rank=2, targets="q_proj,v_proj"))
     assert sum(parameter.requires_grad for parameter in some.parameters()) == 2 * 2 * 2
+
+
+def test_an_adapter_of_the_output_layer_counts(folder):
+    policy = shaken(policy_of(folder, lora=LoRAConfig(rank=2, targets="lm_head")))
+    said, _ = policy.draw(PROMPTS, 3, Key(0))
+    whole = [y.tokens for row in said for y in row]
+    prompts = [x for x, row in zip(PROMPTS, said, strict=True) for _ in row]
+    found, mask = policy.token_logprob(PROMPTS, said)
+    assert torch.allclose(found[mask], sampling.chosen(policy.scores(prompts, whole), whole), atol=1e-5)
+    found.sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in policy.parameters() if p.requires_grad)
+
+
+def test_adapters_are_not_spread(folder):
+    with pytest.raises(ValueError, match=r"their copies share the rest: take --run.parallel ddp"):
+        policy_of(folder, lora=ADAPTERS).shard()
