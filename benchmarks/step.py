@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 from agents import make
-from agents.hf_config import HFConfig
+from agents.hf_config import SAMPLERS, HFConfig
 from agents.lora import LoRAConfig
 from agents.optimisers import OptimiserConfig
 from agents.pretrained import load_tokenizer
@@ -79,6 +79,7 @@ def ours(folder: Path, task: Task, options: argparse.Namespace) -> Iterator[Took
         str(folder),
         micro_tokens=options.micro_tokens,
         checkpointing=options.checkpointing,
+        sampler=options.sampler,
         lora=LoRAConfig(rank=options.lora),
         dtype="bfloat16" if options.lora and options.device == "cuda" else "float32",
     ).build(task=task, device=options.device)
@@ -225,6 +226,7 @@ def main() -> None:
     parser.add_argument("--lora", type=int, default=0, help="rank of adapters; 0: all weights learn")
     parser.add_argument("--micro-tokens", type=int, default=8192, help="our tokens in one pass that learns")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
+    parser.add_argument("--sampler", choices=SAMPLERS, default="transformers", help="who draws for ours")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from oracles.features import Compare, FeatureOracle, FinishListed, FinishWords, ListedFeatures, WordFeatures
+from oracles.gpm_checkpoint import PublishedGPM, find_heads, published_logits
 from oracles.ranges import require_positive, require_share
 from oracles.reward_model import ReaderConfig, RewardModel, require_idle
 
@@ -36,8 +37,11 @@ class GPMConfig:
     seed: int = 0
     """Names rewards and embeddings."""
     model: str | None = None
-    """Directory or hub id of a sequence classifier with 1 + 2k labels, as `python -m runners.fit_oracle --kind gpm`
-    makes them; it reads none of the fields above. None: rewards and embeddings are drawn."""
+    """Directory or hub id of a published model, such as general-preference/GPM-Llama-3.1-8B-Instruct, or of a sequence
+    classifier with 1 + 2k labels, as `python -m runners.fit_oracle --kind gpm` makes them; it reads none of the fields
+    above. None: rewards and embeddings are drawn."""
+    tau: float = 0.1
+    """Of a published model: divides the logits, > 0; they were trained with 0.1."""
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     """With a model: how it reads."""
 
@@ -53,8 +57,13 @@ class GPMConfig:
         """
         del prompts  # drawn when asked about
         drawn = "lam", "planes", "scale", "seed"
-        require_idle("gpm", self, drawn if self.model is not None else ("reader",))
+        require_idle("gpm", self, drawn if self.model is not None else ("reader", "tau"))
         if self.model is not None:
+            require_positive(tau=self.tau)
+            if (heads := find_heads(self.model, self.reader.revision)) is not None:
+                published = PublishedGPM.load(self.model, heads, self.reader, device)
+                return FeatureOracle(published.rows, partial(_read_published, self.tau), published.forget)
+            require_idle("gpm", self, ("tau",))
             return gpm_oracle(RewardModel.load(self.model, self.reader, device, embeds=True))
         require_share(lam=self.lam)
         require_positive(scale=self.scale, planes=self.planes)
@@ -71,6 +80,10 @@ def _gpm(lam: float, scale: float, left: Tensor, right: Tensor) -> Tensor:
 def gpm_oracle(model: RewardModel) -> FeatureOracle:
     """Returns the oracle of a model that reads rewards and embeddings."""
     return FeatureOracle(model.rows, _read_gpm, model.forget)
+
+
+def _read_published(tau: float, left: Tensor, right: Tensor) -> Tensor:
+    return torch.sigmoid(published_logits(left.double(), right.double(), tau)).float()
 
 
 def _read_gpm(left: Tensor, right: Tensor) -> Tensor:
