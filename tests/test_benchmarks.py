@@ -1,5 +1,8 @@
 """The benchmarks run, on sizes that take no time; and the pages that print their figures."""
 
+import argparse
+import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -7,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import exact_law, queries, solvers
+from benchmarks import exact_law, memory, pairrm, queries, sampling, solvers, step
 from benchmarks.matched_kl import measure
+from benchmarks.models import SIZES, write_model
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -61,3 +65,51 @@ def test_the_example_of_the_games_page_prints_what_it_says(capsys):
     for number in ("0.0333", "4.0*, 3.0*, 4.0*", "0.2749, 0.2797, 0.4454", "0.9621"):
         assert re.search(number, printed)
     assert float(re.findall(r"tensor\(([\d.e-]+)", printed)[-1]) == pytest.approx(0, abs=1e-9)
+
+
+SMALL = ["--prompts", "3", "--prompt-tokens", "4", "--new-tokens", "5", "--threads", "1"]
+
+
+def hide(monkeypatch, package):
+    """Makes a package look as if it were not installed."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == package else found(name, *more)
+    )
+
+
+def test_a_step_is_measured_beside_its_floor(monkeypatch, capsys, tmp_path):
+    hide(monkeypatch, "trl")
+    monkeypatch.setattr("sys.argv", ["step", *SMALL, "--steps", "2", "--json", str(tmp_path / "out.json")])
+    step.main()
+    assert "floor" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert len(found["steps"]["ours"]) == 2 + step.WARM
+    assert all(one["sample"] > 0 and one["learn"] > 0 for one in found["steps"]["ours"])
+    options = argparse.Namespace(size="1m", prompts=64, prompt_tokens=16, new_tokens=64, lora=0)
+    weights = 4 * (4 * 128 * 128 + 3 * 128 * 384) + 128 * 2048
+    assert step.floor(options, 1.0)["learn"] == 2 * weights * 128 * 80 * 4
+    assert step.floor(options, 1.0)["sample"] == 2 * weights * (128 * 64 + 64 * 16)
+
+
+def test_samplers_are_measured(monkeypatch, capsys):
+    hide(monkeypatch, "vllm")
+    monkeypatch.setattr("sys.argv", ["sampling", *SMALL, "--repeats", "1"])
+    sampling.main()
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("ours", "transformers", "floor"))
+
+
+def test_memory_grows_with_the_tokens_of_a_pass(tmp_path):
+    write_model(tmp_path, SIZES["1m"], torch.float32)
+    few, many = (memory.measure(tmp_path, 32, 4, tokens, False, "cpu") for tokens in (512, 8192))
+    assert 0 < few < many / 3
+
+
+@pytest.mark.slow
+def test_pairs_are_scored_and_timed(monkeypatch, capsys, tmp_path):
+    arguments = ["--prompts", "1", "--responses", "2", "--json", str(tmp_path / "out.json")]
+    monkeypatch.setattr("sys.argv", ["pairrm", *arguments])
+    pairrm.main()
+    assert "2 ordered pairs" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["seconds"]["ours"]) == 1
