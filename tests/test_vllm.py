@@ -112,17 +112,20 @@ def test_a_finite_task_is_refused():
         HFPolicy("agents/checkpoints/tiny", make_task("symbols"), sampler="vllm")
 
 
+def absent(name):
+    raise vllm.metadata.PackageNotFoundError(name)
+
+
 def test_without_vllm_it_says_what_to_install(monkeypatch, tmp_path):
     write_tokenizer(tmp_path)
     tiny_model().save_pretrained(tmp_path)
-    monkeypatch.setattr(vllm.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(vllm.metadata, "version", absent)
     with pytest.raises(ValueError, match=r"needs vLLM: pip install 'preference-duel\[vllm\]'"):
         policy_of(tmp_path, sampler="vllm")
 
 
 def test_another_release_is_refused(monkeypatch):
-    monkeypatch.setattr(vllm.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.27.1")
+    monkeypatch.setattr(vllm.metadata, "version", lambda name: "0.27.1" if name == "vllm" else absent(name))
     with pytest.raises(ValueError, match=r"needs 0.32.x, found vllm 0.27.1"):
         vllm._require_vllm()
 
