@@ -149,7 +149,7 @@ def draw(policy: Autoregressive, prompts: Sequence[str], n: int, key: Key) -> tu
     b, k, t = np.ogrid[own.start : own.stop : own.step, : shape[1], : shape[2]]
     uniforms = torch.from_numpy(key.uniform(k=k, l=b, vote=t)).reshape(-1, shape[2])
     written: list[list[int]] = []
-    longest = max(policy.prompt_length(prompt) for prompt in prompts) + shape[2]
+    longest = max((policy.prompt_length(prompt) for prompt in prompts), default=0) + shape[2]
     rows_at_once = max(1, UNLEARNED * policy.micro_tokens // longest)
     with policy.gathered():
         for rows in torch.tensor(own, dtype=torch.long).repeat_interleave(n).split(rows_at_once):
