@@ -94,7 +94,7 @@ def _run(command: Command, device: str) -> int:
     try:
         with Interrupt() as interrupt:
             done = play(players, settings.run, record, interrupt)
-        if interrupt.signal is None or done == settings.run.steps:
+        if interrupt.signal is None or _over(done, settings.run, players):
             print(summary(players, record, settings.run), flush=True)
             return 0
         print(f"stopped after step {done}; go on with: {_program()} --resume {directory}", flush=True)
@@ -108,7 +108,7 @@ def _run(command: Command, device: str) -> int:
 
 
 def play(players: Players, run: RunConfig, record: Record | Bystander, interrupt: Interrupt) -> int:
-    """Plays from the last checkpoint to the last step, or to the end of the step in which it was interrupted.
+    """Plays from the last checkpoint to the last step or query, or to the end of the step in which it was interrupted.
 
     Returns:
         The last step; its checkpoint is written.
@@ -117,7 +117,7 @@ def play(players: Players, run: RunConfig, record: Record | Bystander, interrupt
     with Progress(done, run.steps) as progress:
         if record.saved is None and run.eval_every:
             progress.evaluated(0, _evaluate(players, record, 0))
-        while done < run.steps and interrupt.signal is None:
+        while not _over(done, run, players) and interrupt.signal is None:
             arena = players.arena.state_dict()
             try:
                 scalars, duel = one_step(players, hash_seed(run.seed, "step", done + 1))
@@ -131,7 +131,7 @@ def play(players: Players, run: RunConfig, record: Record | Bystander, interrupt
             progress.stepped(done, scalars)
             if _due(done, run.duel_every):
                 record.duels(done, duel, run.duel_prompts)
-            if _due(done, run.eval_every) or (run.eval_every and done == run.steps):
+            if _due(done, run.eval_every) or (run.eval_every and _over(done, run, players)):
                 progress.evaluated(done, _evaluate(players, record, done))
             if _due(done, run.save_every):
                 _save(players, record, done)
@@ -226,6 +226,11 @@ def _evaluate(players: Players, record: Record | Bystander, step: int) -> dict[s
 def _task_line(task: Task) -> str:
     cut = f", {task.cut} of them cut to {task.max_prompt_tokens} tokens" if task.cut else ""
     return f"task:  {task.name}, {len(task.prompts)} prompts to learn from, {len(task.held_out)} held out{cut}"
+
+
+def _over(done: int, run: RunConfig, players: Players) -> bool:
+    """Returns whether all steps are made, or all queries spent."""
+    return done >= run.steps or (run.queries is not None and (players.arena.queries or 0) >= run.queries)
 
 
 def _due(step: int, every: int) -> bool:

@@ -32,6 +32,8 @@ class RunConfig:
 
     steps: int = 100
     """Updates of the agent in all; with `parallel` the only setting that may change on --resume."""
+    queries: int | None = None
+    """Oracle queries after which the run ends, though it has steps left, >= 1; None: the steps alone count."""
     batch_size: int | None = 32
     """Prompts per step, drawn with replacement; None: every training prompt once."""
     feedback: Feedback = "outcome"
@@ -71,7 +73,16 @@ class RunConfig:
     """Prompts of such an entry."""
 
     def __post_init__(self) -> None:
-        least = {"steps": 0, "batch_size": 1, "votes": 1, "seed": 0, "threads": 1, "eval_every": 0, "eval_prompts": 1}
+        least = {
+            "steps": 0,
+            "queries": 1,
+            "batch_size": 1,
+            "votes": 1,
+            "seed": 0,
+            "threads": 1,
+            "eval_every": 0,
+            "eval_prompts": 1,
+        }
         least |= {"eval_pairs": 1, "save_every": 0, "keep": 1, "duel_every": 0, "duel_prompts": 1}
         for name, bound in least.items():
             value = getattr(self, name)

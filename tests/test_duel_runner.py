@@ -184,3 +184,13 @@ def test_other_errors_of_a_program_are_not_taken_for_memory(lab, monkeypatch):
     monkeypatch.setattr("runners.duel.one_step", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         main(f"{OUTSIDE} --run.dir run".split())
+
+
+def test_a_run_ends_when_its_queries_are_spent(lab):
+    arguments = f"{OUTSIDE} --run.steps 50 --run.queries 200 --run.eval_every 30 --run.dir run"
+    assert main(arguments.split()) == 0
+    lines = read_lines(lab / "run" / "metrics.jsonl")
+    spent = [line["duel/queries"] for line in lines if "duel/queries" in line]
+    assert spent[-2] < 200 <= spent[-1]
+    assert lines[-1]["step"] == len(spent)
+    assert "eval/win_rate_vs_ref" in lines[-1]

@@ -36,16 +36,14 @@ class Handler(BaseHTTPRequestHandler):
             served.questions.append((content, {name.lower(): value for name, value in self.headers.items()}))
             served.under_way += 1
             served.most = max(served.most, served.under_way)
-        try:
-            if misdeed == "slow":
-                time.sleep(0.8)
-            if misdeed in (None, "slow"):
-                self.judge(content)
-            else:
-                self.misbehave(misdeed)
-        finally:
-            with served.lock:
-                served.under_way -= 1
+        if misdeed == "slow":
+            time.sleep(0.8)
+        with served.lock:
+            served.under_way -= 1  # before the answer: the next question may follow it at once
+        if misdeed in (None, "slow"):
+            self.judge(content)
+        else:
+            self.misbehave(misdeed)
 
     def misbehave(self, misdeed):
         if misdeed == "garbage":
