@@ -90,6 +90,20 @@ def test_an_evaluation_knows_the_queries_before_it(tmp_path):
     assert curve(tmp_path) == [{"queries": 0.0, "game/x": 1.0}, {"queries": 6.0, "game/x": 0.5}]
 
 
+@pytest.mark.slow
+def test_a_reward_is_led_around_where_there_are_cycles_alone(tmp_path):
+    arguments = ["--suite", "quick", "--agent", "ipo", "rlhf", "--dir", str(tmp_path), "--processes", "2"]
+    assert main(arguments) == 0
+    left = {}
+    for cell in json.loads((tmp_path / "results.json").read_text())["cells"]:
+        gap = remaining(cell, "game/regularised_exploitability")
+        left.setdefault((cell["agent"], cell["game"]), []).append(gap)
+    assert max(left["rlhf", "cyclic lam=0"]) < 0.5
+    assert min(left["rlhf", "cyclic lam=1"]) > 10
+    assert max(left["ipo", "cyclic lam=0"]) < 0.05
+    assert max(left["ipo", "cyclic lam=1"]) < 1.5
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
