@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from envs.registry import UnknownNameError
 from runners.record import read_lines, write_whole
-from runners.statistics import bootstrap
+from runners.statistics import bootstrap, improvement
 from runners.suites import BUILT_IN, Cell, Suite, find_suite
 
 FORMAT = 1
@@ -140,7 +141,11 @@ def remaining(cell: Mapping[str, Any], gap: str) -> float:
 
 
 def show(suite: Suite, results: Mapping[str, Any], console: Console) -> None:
-    """Prints what each agent left of the gap in each game: interquartile means with 95 % intervals."""
+    """Prints what each agent left of the gap in each game, and who improves on whom.
+
+    Interquartile means with 95 % intervals; the chance that a seed of the row leaves less than one of the column in the
+    same game, over all games that both have finished.
+    """
     games = list(dict.fromkeys(cell.game for cell in suite.cells))
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for cell in results["cells"]:
@@ -153,6 +158,18 @@ def show(suite: Suite, results: Mapping[str, Any], console: Console) -> None:
         whole = [found[game] for game in games] if len({len(found[game]) for game in games}) == 1 else []
         table.add_row(agent, *(_told(one) for one in [*columns, whole]))
     console.print(table)
+    seeds = {len(found[game]) for found in scores.values() for game in games}
+    if len(scores) > 1 and len(seeds) == 1 and seeds != {0}:
+        closed = {agent: -np.array([found[game] for game in games]).T for agent, found in scores.items()}
+        table = Table("agent", *closed, title="probability of improvement, row over column, 95 % intervals")
+        for row, ours in closed.items():
+            table.add_row(row, *("" if one == row else _chance(ours, theirs) for one, theirs in closed.items()))
+        console.print(table)
+
+
+def _chance(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> str:
+    found = improvement(ours, theirs)
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def _told(rows: Iterable[list[float]]) -> str:

@@ -34,6 +34,7 @@ def test_what_is_finished_is_not_played_again_and_the_tables_are_the_same(suite,
     assert len(first["cells"]) == 8
     assert "ipo" in table
     assert "cyclic lam=1" in table
+    assert "probability of improvement, row over column" in table
     assert all(cell["curve"][0]["queries"] == 0 for cell in first["cells"])
     assert all(60 <= cell["curve"][-1]["queries"] < 70 for cell in first["cells"])
     cells = sorted((folder / "cells").iterdir())
