@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 _LABELS = "A", "B"
 _TRIED = 20
 """Pairs after which a judge that answers less than half of them is no judge."""
+_GARBAGE = KeyError, TypeError, IndexError, AttributeError, JSONDecodeError, UnicodeDecodeError
+"""What reading an answer raises that is none."""
 Question = tuple[str, str, str]
 
 TEMPLATE = """Two assistants answered the same request. Which answer is better?
@@ -171,7 +173,7 @@ class EndpointJudge:
         """Returns the chance of A in an answer.
 
         Raises:
-            KeyError, TypeError, IndexError: if it is none.
+            KeyError, TypeError, IndexError, AttributeError: if it is none.
             ValueError: if there are no log-probabilities, which were asked for.
         """
         choice = answer["choices"][0]
@@ -209,7 +211,7 @@ class EndpointJudge:
                     wait = min(30.0, max(wait, float(response.headers["retry-after"])))
             except httpx.HTTPError as error:
                 failure = f"{type(error).__name__}: {error}"
-            except (KeyError, TypeError, IndexError, JSONDecodeError) as error:
+            except _GARBAGE as error:
                 failure = f"no answer in the expected form ({type(error).__name__}: {error})"
         raise Unanswered(f"{self.address}{path} failed {self.config.retries + 1} times, the last time with {failure}")
 

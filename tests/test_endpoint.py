@@ -48,6 +48,10 @@ class Handler(BaseHTTPRequestHandler):
     def misbehave(self, misdeed):
         if misdeed == "garbage":
             self.write(200, b"<html>busy</html>")
+        elif misdeed == "binary":
+            self.write(200, bytes(range(256)))
+        elif misdeed == "list":
+            self.answer(200, {"choices": ["B"]})
         elif misdeed == "empty":
             self.answer(200, {"choices": []})
         elif misdeed == "half":
@@ -133,7 +137,7 @@ def test_both_orders_take_out_a_liking_for_the_first_seat(served):
     assert content["top_logprobs"] == 20
 
 
-@pytest.mark.parametrize("misdeed", ["slow", "garbage", "empty", "half", 500, 502, 429, 408])
+@pytest.mark.parametrize("misdeed", ["slow", "garbage", "binary", "list", "empty", "half", 500, 502, 429, 408])
 def test_what_fails_now_and_then_is_asked_again(served, misdeed):
     expected = judge(served).prob(*PAIRS)
     served.misdeeds = {served.asked + i: misdeed for i in (1, 7, 20, 33)}

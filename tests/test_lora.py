@@ -156,6 +156,7 @@ def test_bad_input_is_named(folder):
     assert sum(parameter.requires_grad for parameter in some.parameters()) == 2 * 2 * 2
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 def test_an_adapter_of_the_output_layer_counts(folder):
     policy = shaken(policy_of(folder, lora=LoRAConfig(rank=2, targets="lm_head")))
     said, _ = policy.draw(PROMPTS, 3, Key(0))
