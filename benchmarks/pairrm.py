@@ -23,8 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.step import clock, matrix_rate
-from benchmarks.timing import machine
+from benchmarks.timing import clock, machine, matrix_rate
 from oracles.pairrm import PairRMConfig, PairRMOracle
 
 GOLDEN = Path(__file__).parents[1] / "tests/golden/pairrm"

@@ -23,8 +23,7 @@ from rich.table import Table
 from agents.hf_config import HFConfig, Sampler
 from agents.pretrained import load_tokenizer
 from benchmarks.models import SIZES, free_text, write_model
-from benchmarks.step import clock, matrix_rate
-from benchmarks.timing import machine
+from benchmarks.timing import clock, machine, matrix_rate
 from envs.keyed import Key
 
 

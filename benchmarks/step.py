@@ -13,7 +13,6 @@ import importlib.util
 import itertools
 import json
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from agents.optimisers import OptimiserConfig
 from agents.pretrained import load_tokenizer
 from benchmarks.memory import Peak
 from benchmarks.models import SIZES, free_text, write_model
-from benchmarks.timing import machine
+from benchmarks.timing import clock, machine, matrix_rate
 from envs import DuelArena
 from envs.tasks import Task
 
@@ -179,26 +178,6 @@ def _time(thing: Any, name: str, spent: dict[str, float], phase: str, device: st
         return result
 
     setattr(thing, name, timed)
-
-
-def clock(device: str) -> float:
-    """Returns the time in seconds, once the device has done what it was told."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def matrix_rate(device: str) -> float:
-    """Returns the multiplications and additions a second of a large matrix product, bfloat16 on CUDA."""
-    size, dtype = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
-    a = torch.randn(size, size, device=device, dtype=dtype)
-    best = 0.0
-    for _ in range(5):
-        start = clock(device)
-        for _ in range(3):
-            torch.mm(a, a)
-        best = max(best, 3 * 2 * size**3 / (clock(device) - start))
-    return best
 
 
 def floor(options: argparse.Namespace, rate: float) -> dict[str, float]:

@@ -31,6 +31,26 @@ def _once(work: Callable[[], Result]) -> tuple[Result, float]:
     return result, time.perf_counter() - start
 
 
+def clock(device: str) -> float:
+    """Returns the time in seconds, once the device has done what it was told."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def matrix_rate(device: str) -> float:
+    """Returns the multiplications and additions a second of a large matrix product, bfloat16 on CUDA."""
+    size, dtype = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    best = 0.0
+    for _ in range(5):
+        start = clock(device)
+        for _ in range(3):
+            torch.mm(a, a)
+        best = max(best, 3 * 2 * size**3 / (clock(device) - start))
+    return best
+
+
 def machine(device: str = "cpu") -> str:
     """Returns processor or GPU, threads, torch's version and the date."""
     where = torch.cuda.get_device_name() if device == "cuda" else f"{_processor()}, {torch.get_num_threads()} threads"
