@@ -116,6 +116,11 @@ class Policy(nn.Module, ABC):
         return twin.eval()
 
     @property
+    def sharded(self) -> bool:
+        """True where parameters are spread over processes, which then must learn in equally many passes."""
+        return False
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device

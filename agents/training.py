@@ -60,7 +60,7 @@ class Training:
     """
 
     def __init__(self, policy: Policy, config: OptimiserConfig, **copies: Policy | None) -> None:
-        if config.method == "lbfgs" and getattr(policy, "sharded", False):
+        if config.method == "lbfgs" and policy.sharded:
             raise ValueError("method='lbfgs' needs whole parameters; take another method, or --run.parallel ddp")
         self.policy = policy
         self.copies = {name: copy for name, copy in copies.items() if copy is not None}
@@ -109,14 +109,14 @@ class Training:
         mine = self.policy.parts([batch.prompts[b] for b in own], [batch.responses[b] for b in own]) if own else []
         rows = [[own[b] for b in part] for part in mine]
         parts = [(part, 1) for part in batch.split(rows)]
-        if getattr(self.policy, "sharded", False):
+        if self.policy.sharded:
             most = int(processes.largest(torch.tensor(len(parts))))
             parts += [(next(batch.split([[0]])), 0)] * (most - len(parts))
         return parts
 
     def _summed(self, total: Tensor) -> Tensor:
         """Returns the sum of a loss over processes, and sums the gradients, where that is not done already."""
-        if processes.count() > 1 and not getattr(self.policy, "sharded", False):
+        if processes.count() > 1 and not self.policy.sharded:
             learning = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
             for parameter in learning:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.timing import clock, machine, matrix_rate
+from benchmarks.timing import clock, machine, matrix_rate, write_measurement
 from oracles.pairrm import PairRMConfig, PairRMOracle
 
 GOLDEN = Path(__file__).parents[1] / "tests/golden/pairrm"
@@ -205,10 +205,7 @@ def report(
     Console().print(table)
     Console().print(f"standard deviation of the logits: {logits['ours'].std().item():.2g}")
     Console().print(f"{rate / 1e9:,.0f} GFLOP/s in large matrix products; {machine(options.device)}")
-    if options.json:
-        settings = {k: str(v) for k, v in vars(options).items()}
-        content = {"machine": machine(options.device), "settings": settings, "flops": rate, "floor": least}
-        options.json.write_text(json.dumps({**content, "seconds": times}, indent=1) + "\n", encoding="utf-8")
+    write_measurement(options, rate, least, seconds=times)
 
 
 if __name__ == "__main__":

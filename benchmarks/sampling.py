@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from rich.table import Table
 from agents.hf_config import HFConfig, Sampler
 from agents.pretrained import load_tokenizer
 from benchmarks.models import SIZES, free_text, write_model
-from benchmarks.timing import clock, machine, matrix_rate
+from benchmarks.timing import clock, machine, matrix_rate, write_measurement
 from envs.keyed import Key
 
 
@@ -64,10 +63,7 @@ def main() -> None:
     table.add_row("floor", f"{tokens / least:,.0f}", f"{least:.3f}", "", "")
     Console().print(table)
     Console().print(f"{rate / 1e9:,.0f} GFLOP/s in large matrix products; {machine(options.device)}")
-    if options.json:
-        settings = {k: str(v) for k, v in vars(options).items()}
-        content = {"machine": machine(options.device), "settings": settings, "flops": rate, "floor": least}
-        options.json.write_text(json.dumps({**content, "seconds": times}, indent=1) + "\n", encoding="utf-8")
+    write_measurement(options, rate, least, seconds=times)
 
 
 def prepare(name: str, options: argparse.Namespace) -> tuple[dict[str, Callable[[int], object]], dict[str, float]]:

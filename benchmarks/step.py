@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +30,7 @@ from agents.optimisers import OptimiserConfig
 from agents.pretrained import load_tokenizer
 from benchmarks.memory import Peak
 from benchmarks.models import SIZES, free_text, write_model
-from benchmarks.timing import clock, machine, matrix_rate
+from benchmarks.timing import clock, machine, matrix_rate, write_measurement
 from envs import DuelArena
 from envs.tasks import Task
 
@@ -251,11 +250,8 @@ def report(options: argparse.Namespace, rate: float, found: dict[str, list[Took]
         console.print(
             f"ours / TRL: {median(pairs):.2f}, from {min(pairs):.2f} to {max(pairs):.2f} over {len(pairs)} steps"
         )
-    if options.json:
-        settings = {k: v for k, v in vars(options).items() if k != "json"}
-        content = {"machine": machine(options.device), "settings": settings, "flops": rate, "floor": least}
-        steps = {who: [asdict(one) for one in steps] for who, steps in found.items()}
-        options.json.write_text(json.dumps({**content, "steps": steps}, indent=1) + "\n", encoding="utf-8")
+    every = {who: [asdict(one) for one in steps] for who, steps in found.items()}
+    write_measurement(options, rate, least, steps=every)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -49,6 +51,22 @@ def matrix_rate(device: str) -> float:
             torch.mm(a, a)
         best = max(best, 3 * 2 * size**3 / (clock(device) - start))
     return best
+
+
+def write_measurement(options: Namespace, rate: float, floor: Any, **found: Any) -> None:
+    """Writes what was measured as JSON where `options.json` says, with the machine and what it was asked.
+
+    Args:
+        options: a benchmark's command line.
+        rate: of `matrix_rate`.
+        floor: the least seconds.
+        **found: what else there is.
+    """
+    if options.json is None:
+        return
+    settings = {name: value for name, value in vars(options).items() if name != "json"}
+    content = {"machine": machine(options.device), "settings": settings, "flops": rate, "floor": floor, **found}
+    options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def machine(device: str = "cpu") -> str:
