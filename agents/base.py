@@ -55,6 +55,9 @@ class Policy(nn.Module, ABC):
 
     exact: bool = False
 
+    worlds: int = 1
+    """Independent worlds whose prompts follow one another in its task: each learns as if it were alone."""
+
     learning_rate: float = 2e-4
     """Where an agent's settings name none: for rmsprop and adamw, on small networks; large ones want less."""
 

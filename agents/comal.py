@@ -40,6 +40,8 @@ class COMAL:
         inner: the regularised agent.
     """
 
+    learns_worlds = True
+
     def __init__(self, config: COMALConfig, policy: Policy, seed: int) -> None:
         self.config, self.policy = config, policy
         self.inner = INPO(config.inner, policy, seed)

@@ -98,6 +98,7 @@ class DPO:
     """
 
     learns_from_files = True
+    learns_worlds = True
 
     def __init__(self, config: DPOConfig, policy: Policy, seed: int) -> None:
         self.config, self.policy, self.seed = config, policy, seed

@@ -59,6 +59,8 @@ class EGPO:
         average: the mean of pi_1..pi_T, start included, where kept.
     """
 
+    learns_worlds = True
+
     def __init__(self, config: EGPOConfig, policy: Policy, seed: int) -> None:
         self.config, self.policy, self.seed = config, policy, seed
         self.half, self.reference = policy.frozen(), policy.frozen()

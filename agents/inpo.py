@@ -70,6 +70,8 @@ class INPO:
         average: the mean of pi_1..pi_T, start included, where kept.
     """
 
+    learns_worlds = True
+
     def __init__(self, config: INPOConfig, policy: Policy, seed: int) -> None:
         self.config, self.policy, self.seed = config, policy, seed
         self.opponent, self.reference = policy.frozen(), policy.frozen()

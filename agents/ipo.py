@@ -67,6 +67,7 @@ class IPO:
     """
 
     learns_from_files = True
+    learns_worlds = True
 
     def __init__(self, config: IPOConfig, policy: Policy, seed: int) -> None:
         self.config, self.policy, self.seed = config, policy, seed

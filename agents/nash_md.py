@@ -78,6 +78,8 @@ class NashMD:
         average: the mean of pi_1..pi_T, start included, where kept.
     """
 
+    learns_worlds = True
+
     def __init__(self, config: NashMDConfig, policy: Policy, seed: int) -> None:
         self.config, self.policy, self.seed = config, policy, seed
         self.reference = policy.frozen()

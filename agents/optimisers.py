@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -19,6 +20,10 @@ _UNUSED: dict[str, tuple[str, ...]] = {
     "sgd": ("smoothing",),
     "lbfgs": ("learning_rate", "momentum", "smoothing", "weight_decay", "warmup", "decay", "max_grad_norm"),
 }
+
+
+class TogetherError(ValueError):
+    """Several worlds can't be learned in one batch with these settings; one at a time they can."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +84,22 @@ class Optimiser:
         parameters: what is moved; those that require no gradient are left out.
         config: which method, and its settings.
         learning_rate: where the settings name none.
+        worlds: whose rows follow one another in every parameter; the gradient of each is clipped by itself.
 
     Raises:
         ValueError: if nothing is left to move.
+        TogetherError: if the method can't step for several worlds at once.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], config: OptimiserConfig, learning_rate: float) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], config: OptimiserConfig, learning_rate: float, worlds: int = 1
+    ) -> None:
         self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         if not self._parameters:
             raise ValueError("the policy has no parameter that requires a gradient; was a frozen copy passed?")
-        self.config = config
+        if worlds > 1 and config.method == "lbfgs":
+            raise TogetherError("method='lbfgs' searches one step for all worlds")
+        self.config, self._worlds = config, worlds
         self._peak = learning_rate if config.learning_rate is None else config.learning_rate
         self._method = _method(self._parameters, config, self._peak)
         self._steps = 0
@@ -125,13 +136,25 @@ class Optimiser:
             curvature = None if terms is None else squares_curvature(terms(), self._parameters)
             return minimise(evaluate, self._parameters, curvature)
         before, limit = evaluate(), self.config.max_grad_norm
-        norm = whole(torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None]))
-        if limit is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._parameters, limit, norm)
+        if self._worlds > 1:
+            norm = self._clip_worlds(math.inf if limit is None else limit)
+        else:
+            norm = whole(torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None]))
+            if limit is not None:
+                torch.nn.utils.clip_grads_with_norm_(self._parameters, limit, norm)
         for group in self._method.param_groups:
             group["lr"] = self.learning_rate
         self._method.step()
         return before.item(), norm.item()
+
+    def _clip_worlds(self, limit: float) -> Tensor:
+        """Scales each world's gradient down to a norm of `limit`; returns the largest norm there was."""
+        parts = [p.grad.view(self._worlds, -1) for p in self._parameters if p.grad is not None]
+        norms = torch.stack([part.norm(dim=1) for part in parts]).norm(dim=0)
+        scale = (limit / (norms + 1e-6)).clamp_max(1)[:, None]  # 1e-6 as torch's own clipping
+        for part in parts:
+            part.mul_(scale)
+        return norms.amax()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the step count and the method's tensors by parameter number."""

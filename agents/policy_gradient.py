@@ -12,7 +12,7 @@ from torch import Tensor
 from agents import losses
 from agents.base import Policy
 from agents.critic import critic_of
-from agents.optimisers import Optimiser, OptimiserConfig
+from agents.optimisers import Optimiser, OptimiserConfig, TogetherError
 from agents.state import restore, tensors
 from agents.training import Batch, Training, policy_scalars, require_finite, token_logprob
 from envs.types import Completion
@@ -94,6 +94,8 @@ class PolicyGradient:
         self.training, self.start, self.tau, self.config = training, start, tau, config
         self.critic, self._optimiser = None, None
         if config.baseline == "value":
+            if training.policy.worlds > 1:
+                raise TogetherError("baseline='value' learns one value function from all worlds")
             if training.policy.exact:
                 raise ValueError("a whole law needs no value function: build the policy without exact")
             self.critic = critic_of(training.policy)

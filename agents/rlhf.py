@@ -71,6 +71,8 @@ class RLHF:
         model: the reward.
     """
 
+    learns_worlds = True
+
     def __init__(self, config: RLHFConfig, policy: Policy, seed: int) -> None:
         self.config, self.policy, self.seed = config, policy, seed
         self.average = policy.frozen() if config.average else None

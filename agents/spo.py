@@ -59,6 +59,8 @@ class SPO:
         average: the mean of pi_1..pi_T, start included, where kept.
     """
 
+    learns_worlds = True
+
     def __init__(self, config: SPOConfig, policy: Policy, seed: int) -> None:
         self.config, self.policy, self.seed = config, policy, seed
         self.average = policy.frozen() if config.average else None

@@ -93,6 +93,8 @@ class SPPO:
         average: the mean of pi_1..pi_T, start included, where kept.
     """
 
+    learns_worlds = True
+
     def __init__(self, config: SPPOConfig, policy: Policy, seed: int) -> None:
         self.config, self.policy, self.seed = config, policy, seed
         self.opponent = policy.frozen()

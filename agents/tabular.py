@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from agents.base import Policy
 from agents.sampling import invert
-from envs.keyed import Key
+from envs.keyed import Key, Stream, hash_seed
 from envs.tasks import Task
 from envs.types import Completion
 
@@ -26,10 +27,29 @@ class TabularConfig:
     exact: bool = False
     """Draw every response with its probability as weight, instead of samples."""
 
+    spread: float = 0.0
+    """Standard deviation of the logits that it starts with, normal and drawn by `start`, nats, >= 0; 0: uniform, where
+    doing nothing is the equilibrium of a symmetric cycle."""
+
+    start: int = 0
+    """Names those logits."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range or would be ignored."""
+        if not 0 <= self.spread < math.inf:
+            raise ValueError(f"spread must be at least 0, got {self.spread}")
+        if self.start and not self.spread:
+            raise ValueError(f"start names the logits of spread > 0, and spread is 0; got start={self.start}")
+
     def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> TabularPolicy:
-        """Builds the policy, uniform at the start."""
-        del device, seed  # a table is small and starts where it is told
-        return TabularPolicy(task, exact=self.exact)
+        """Builds the policy."""
+        del device, seed  # a table is small, and starts where it is told whatever the run's seed
+        if not self.spread:
+            return TabularPolicy(task, exact=self.exact)
+        rows, columns = np.arange(len(task.all_prompts)), np.arange(len(task.response_texts))
+        uniforms = Key(hash_seed("start", self.start), 0, Stream.INIT).uniform(k=columns, l=rows[:, None])
+        logits = self.spread * torch.special.ndtri(torch.from_numpy(uniforms))
+        return TabularPolicy(task, logits.softmax(-1), self.exact)
 
 
 class TabularPolicy(Policy):
@@ -39,6 +59,7 @@ class TabularPolicy(Policy):
         task: a finite task.
         probs: [N] or [X, N] where it starts, all positive; None: uniform. X counts `task.all_prompts`.
         exact: whether `draw` lists the whole law.
+        worlds: see `Policy.worlds`.
 
     Raises:
         ValueError: if the task is not finite or `probs` does not fit it.
@@ -46,8 +67,9 @@ class TabularPolicy(Policy):
 
     learning_rate = 0.03
 
-    def __init__(self, task: Task, probs: Tensor | None = None, exact: bool = False) -> None:
+    def __init__(self, task: Task, probs: Tensor | None = None, exact: bool = False, worlds: int = 1) -> None:
         super().__init__()
+        self.worlds = worlds
         self.cells = Cells(task)
         shape = (len(self.cells.rows), len(self.cells.columns))
         start = torch.full(shape, 1 / shape[1], dtype=torch.float64) if probs is None else _start(probs, shape)

@@ -65,12 +65,12 @@ class Training:
         self.policy = policy
         self.copies = {name: copy for name, copy in copies.items() if copy is not None}
         self.updates = 0
-        self._optimiser = Optimiser(policy.parameters(), config, policy.learning_rate)
+        self._optimiser = Optimiser(policy.parameters(), config, policy.learning_rate, policy.worlds)
 
     def fit(
         self, batch: Batch, loss: Callable[[Batch], Tensor], terms: Callable[[Batch], Tensor] | None = None
     ) -> tuple[float, float]:
-        """Takes one optimiser step on the mean loss over prompts.
+        """Takes one optimiser step on the mean loss over prompts (of each world, where there are several).
 
         Args:
             batch: what to learn from.
@@ -82,13 +82,14 @@ class Training:
             The loss before the step, and its gradient's norm (see `Optimiser.step`).
         """
         alike = self._optimiser.config.method == "lbfgs"
+        size = len(batch.prompts) / self.policy.worlds
         parts = self._parts(batch, range(len(batch.prompts)) if alike else processes.share(len(batch.prompts)))
 
         def accumulate() -> Tensor:
             total = torch.zeros(())
             with processes.alone():
                 for part, counts in parts:
-                    mean = counts * loss(part).sum() / len(batch.prompts)
+                    mean = counts * loss(part).sum() / size
                     mean.backward()
                     total = total + mean.detach().cpu()
             return total if alike else self._summed(total)
@@ -96,7 +97,7 @@ class Training:
         def squared() -> Iterator[Tensor]:
             assert terms is not None
             for part, _ in parts:
-                yield terms(part) / len(batch.prompts) ** 0.5
+                yield terms(part) / size**0.5
 
         return self._optimiser.step(accumulate, None if terms is None else squared)
 

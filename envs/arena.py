@@ -7,9 +7,11 @@ from typing import get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.draws import prompt_index
+from envs.keyed import Worlds
 from envs.tasks import Task
 from envs.types import Completion, Duel, Feedback, Proposal
 from oracles import Key, Oracle, Stream, payoff
@@ -34,7 +36,8 @@ class DuelArena:
         batch_size: prompts per reset, drawn with replacement; None: every training prompt once, in order.
         feedback: "outcome" reveals Bernoulli outcomes, "probability" P itself.
         votes: outcomes per asked pair (outcome feedback only).
-        seed: names every prompt and verdict.
+        seed: names every prompt and verdict; several worlds of `batch_size` rows each, whose prompts follow one another
+            in the task, play as if each were alone.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class DuelArena:
         batch_size: int | None,
         feedback: Feedback = "outcome",
         votes: int = 1,
-        seed: int = 0,
+        seed: int | Worlds = 0,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 or None (every prompt once), got {batch_size}")
@@ -55,7 +58,10 @@ class DuelArena:
         self.task, self.oracle = task, oracle
         self.batch_size, self.votes, self.seed = batch_size, votes, seed
         self.feedback: Feedback = feedback
-        self._rows = len(task.prompts) if batch_size is None else batch_size
+        worlds = len(seed.seeds) if isinstance(seed, Worlds) else 1
+        self._choices = len(task.prompts) // worlds
+        self._size = self._choices if batch_size is None else batch_size
+        self._rows = worlds * self._size
         self._episode = 0
         self._queries = 0
         self._exact = False
@@ -69,14 +75,16 @@ class DuelArena:
 
     def reset(self) -> list[str]:
         """Returns the next B prompts."""
-        episodes = self._episode + np.arange(self._rows)
+        world, row = np.divmod(np.arange(self._rows), self._size)
+        episodes = self._episode + row
         if self.batch_size is None:
             index = np.arange(self._rows)
         else:
-            index = draw_prompts(Key(self.seed, episodes, Stream.PROMPT), len(self.task.prompts))
+            key = Key(self._seeds(slice(None)), episodes, Stream.PROMPT)
+            index = world * self._choices + draw_prompts(key, self._choices)
         self._prompts = [self.task.prompts[i] for i in index]
         self._episodes = episodes
-        self._episode += self._rows
+        self._episode += self._size
         return list(self._prompts)
 
     def play(self, proposal: Proposal) -> Duel:
@@ -114,10 +122,15 @@ class DuelArena:
             self.votes, exact,
         )  # fmt: skip
 
+    def _seeds(self, rows: NDArray | slice) -> int | NDArray:
+        """Returns the seed of each of some rows, or the one of all."""
+        return self.seed.each()[rows] if isinstance(self.seed, Worlds) else self.seed
+
     def _vote(self, prob: Tensor, asked: Tensor, self_play: bool) -> Tensor:
         """Replaces P by the mean of `votes` outcomes, keyed by (episode, k, l, vote)."""
         rows, ks, ls = (asked.triu(1) if self_play else asked).nonzero(as_tuple=True)
-        key = Key(self.seed, self._episodes[rows.numpy()][:, None], Stream.VERDICT)
+        places = rows.numpy()[:, None]
+        key = Key(self._seeds(places), self._episodes[places], Stream.VERDICT)
         chance = prob[rows, ks, ls][:, None].expand(-1, self.votes)
         won = draw(chance, key, ks.numpy()[:, None], ls.numpy()[:, None], np.arange(self.votes))
         mean = won.to(prob.dtype).mean(dim=1)

@@ -143,6 +143,11 @@ class TableOracle:
 
     def payoff(self, prompts: Sequence[str], left: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> Tensor:
         """Returns [B, K, L] float64, equal to `prob` on every pair; lists of all N responses cost next to nothing."""
+        if isinstance(self._source, Tensor) and self._source.ndim == 3 and len(left[0]) < len(self.responses):
+            rows = torch.tensor(self.rows(prompts))[:, None, None]
+            i = torch.stack([self.columns(row) for row in left])
+            j = i if right is left else torch.stack([self.columns(row) for row in right])
+            return self._source[rows, i[:, :, None], j[:, None, :]]
         return torch.stack(
             [
                 self._gather(self._matrix(row), self.columns(ours), self.columns(theirs))

@@ -132,28 +132,34 @@ class Evaluation:
 
     def scalars(self, policy: Policy, average: Policy | None = None) -> dict[str, float]:
         """Returns win rates and, on finite tasks, how far the policy and the average one are from equilibrium."""
+        if self.finite:
+            found = self.by_prompt(policy, average)
+            won = over_prompts(found.pop("eval/win_rate_vs_ref"))
+            return won.scalars() | {tag: values.mean().item() for tag, values in found.items()}
         scalars = self._beats(policy).scalars()
         if average is not None:
             scalars["eval/win_rate_average"] = self._beats(average).mean
-        if not self.finite:
-            return scalars
-        probs = law(policy, self.task, self.prompts)
-        scalars["game/exploitability"] = _mean(exploitability(self.matrices, probs))
-        if average is not None:
-            mean = law(average, self.task, self.prompts)
-            scalars["game/exploitability_average"] = _mean(exploitability(self.matrices, mean))
-        if self.nash is not None:
-            gap = regularised_exploitability(self.matrices, probs, self.reference_law, self.tau)
-            scalars["game/regularised_exploitability"] = _mean(gap)
-            scalars["game/nash_kl"] = _mean(kl_divergence(probs, self.nash))
         return scalars
 
+    def by_prompt(self, policy: Policy, average: Policy | None = None) -> dict[str, Tensor]:
+        """Returns what `scalars` averages on a finite task, [B] by tag."""
+        found = {}
+        for end, one in {"": policy, "_average": average}.items():
+            if one is None:
+                continue
+            probs = law(one, self.task, self.prompts)
+            won = torch.einsum("bn,bnm,bm->b", probs, self.matrices, self.reference_law)
+            found["eval/win_rate" + (end or "_vs_ref")] = won
+            found["game/exploitability" + end] = exploitability(self.matrices, probs)
+            if self.nash is not None:
+                gap = regularised_exploitability(self.matrices, probs, self.reference_law, self.tau)
+                found["game/regularised_exploitability" + end] = gap
+                found["game/nash_kl" + end] = kl_divergence(probs, self.nash)
+        return found
+
     def _beats(self, policy: Policy) -> WinRate:
-        """Returns a policy's win rate against the reference."""
-        if not self.finite:
-            return win_rate(self.oracle, self.prompts, self.draw(policy), self._references)
-        probs = law(policy, self.task, self.prompts)
-        return over_prompts(torch.einsum("bn,bnm,bm->b", probs, self.matrices, self.reference_law))
+        """Returns a policy's win rate against the reference, by draws."""
+        return win_rate(self.oracle, self.prompts, self.draw(policy), self._references)
 
     def laws(self, policy: Policy, average: Policy | None = None) -> list[dict[str, Any]]:
         """Returns prompt, law and average law of every prompt of a small finite task, as JSON values."""
@@ -192,7 +198,3 @@ class Evaluation:
         texts = self.task.response_texts
         require_affordable(self.prompts, texts, "--run.eval_prompts", " or --run.eval_every 0")
         return payoff_matrix(self.oracle, self.prompts, texts)
-
-
-def _mean(values: Tensor) -> float:
-    return values.mean().item()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from envs.preference_files import FileArena, read_preferences
 from envs.tasks import Task
 from oracles import Oracle
 from runners.evaluation import Evaluation
-from runners.settings import DEFAULT_TAU, Settings, changed, is_finite
+from runners.settings import DEFAULT_TAU, RunConfig, Settings, changed, is_finite
 from runners.split_oracle import SplitOracle
 
 
@@ -50,9 +51,7 @@ def gather(settings: Settings, device: str) -> Players:
     """
     run, configs = settings.run, settings.configs
 
-    def seed(purpose: str) -> int:
-        return hash_seed(run.seed, purpose)
-
+    seed = partial(seed_of, run)
     torch.manual_seed(seed("torch"))  # for policies of other people, whose layers may draw from it
     free_text = not is_finite(settings.names["task"])
     load_tokenizer = getattr(configs["policy"], "load_tokenizer", None)
@@ -85,6 +84,11 @@ def gather(settings: Settings, device: str) -> Players:
         task, oracle, reference, run.eval_prompts, run.eval_pairs, seed("evaluation"), tau_of(settings)
     )
     return Players(task, oracle, reference, agent, arena, evaluation)
+
+
+def seed_of(run: RunConfig, purpose: str) -> int:
+    """Returns the seed of one of a run's players."""
+    return hash_seed(run.seed, purpose)
 
 
 def _shard(policy: Policy, name: str) -> None:

@@ -1,0 +1,65 @@
+"""What learning many seeds in one batch is worth: `python -m benchmarks.stack`.
+
+A game of 64 responses to one prompt (`cyclic`, lam 1/2), single outcomes, 2,000 updates of tables by an agent with its
+default settings: all seeds in one batch, and one after another. Both are the bare loop of `runners.duel`, without
+logging, in one thread. Printed: seconds, the ratio, and the largest relative difference of any final measure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+
+from benchmarks.timing import machine
+from runners.cli import parse
+from runners.players import Players, gather
+from runners.settings import Settings
+from runners.stack import stack
+
+GAME = "--task symbols --task.length 3 --task.prompts 1 --oracle cyclic --policy tabular --policy.spread 1"
+
+
+def settings(agent: str, seed: int) -> Settings:
+    """Returns what a seed is, alone or in company."""
+    more = ["--run.batch_size", "None", "--run.eval_tau", "0.1", "--run.seed", str(seed)]
+    return parse(["--agent", agent, *GAME.split(), *more]).settings
+
+
+def play(players: Players, steps: int) -> tuple[float, dict[str, torch.Tensor]]:
+    """Returns the seconds of so many updates, and the measures after them, by prompt."""
+    agent, arena = players.agent, players.arena
+    start = time.perf_counter()
+    for _ in range(steps):
+        agent.update(arena.play(agent.propose(arena.reset())))  # pyright: ignore[reportCallIssue] - no file's arena
+    return time.perf_counter() - start, players.evaluation.by_prompt(agent.policy, agent.average)
+
+
+def main() -> None:
+    """Prints the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agent", default="sppo")
+    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=2000)
+    found = parser.parse_args()
+    torch.set_num_threads(1)
+    worlds = [settings(found.agent, seed) for seed in range(found.seeds)]
+    begun = time.perf_counter()
+    together = stack(worlds)
+    building = time.perf_counter() - begun
+    seconds, ours = play(together, found.steps)
+    print(f"one batch of {found.seeds} seeds: {seconds:.1f} s, and {building:.1f} s to build it", flush=True)
+    alone, worst = 0.0, 0.0
+    for seed, one in enumerate(worlds):
+        took, theirs = play(gather(one, "cpu"), found.steps)
+        alone += took
+        worst = max(worst, *(float((ours[tag][seed] / theirs[tag][0] - 1).abs()) for tag in theirs))
+        if (seed + 1) % 10 == 0:
+            print(f"{seed + 1} seeds one after another: {alone:.1f} s", flush=True)
+    ratio = alone / (seconds + building)
+    print(f"{found.agent}: {ratio:.1f} times as fast, largest relative difference {worst:.1e}; {machine()}")
+
+
+if __name__ == "__main__":
+    main()
