@@ -3,55 +3,36 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import os
-import shutil
 import sys
 import time
-import traceback
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from envs.registry import UnknownNameError
-from runners.record import read_lines, write_whole
-from runners.statistics import bootstrap, improvement
+from envs.registry import UnknownNameError, nearest
+from runners.engines import ENGINES, Engine, batches, local, played, ray
+from runners.results import beside, circumstances, gather, keep, require_format, shipped, write_results
+from runners.scores import show
 from runners.suites import BUILT_IN, Cell, Suite, find_suite
+from runners.tuning import TRIALS, settings_of, tune
 
-FORMAT = 1
-"""Of a benchmark's folder."""
+BATCH = 30
+"""Cells that learn as one at most: more save little, and lose more where one is killed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line; returns 0, 1 after an error or a failed cell, 2 after a wrong name."""
-    parser = argparse.ArgumentParser(prog="python -m runners.bench", description=__doc__)
-    parser.add_argument("--suite", default="quick", help=f"{', '.join(BUILT_IN)}, or a FILE.py (default: quick)")
-    parser.add_argument("--agent", nargs="+", help="who plays a built-in suite, instead of its own agents")
-    parser.add_argument("--dir", type=Path, help="where it is written, and goes on (default: bench/SUITE)")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="cells at once")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        suite = find_suite(options.suite, options.agent)
-        folder = options.dir or Path("bench") / suite.name
-        failed = play(suite, folder, options.processes)
-        results = gather(suite, folder)
-        write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
-        show(suite, results, Console(width=150))
-        print(f"Results: {folder / 'results.json'}")
-        for name in failed:
-            print(f"failed:  {name}, see {folder / 'cells' / name / 'log.txt'}", file=sys.stderr)
-        return 1 if failed else 0
+        with _engine(options) as engine:
+            if options.tune:
+                print(tune(options.agent, options.dir or Path("bench/tuned"), engine, options.trials))
+                return 0
+            return _bench(options, engine)
     except UnknownNameError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -60,137 +41,70 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def play(suite: Suite, folder: Path, processes: int) -> list[str]:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m runners.bench", description=(__doc__ or "").split(": ", 1)[1])
+    parser.add_argument("--suite", default="quick", help=f"{', '.join(BUILT_IN)}, or a FILE.py (default: quick)")
+    parser.add_argument("--agent", nargs="+", help="who plays a built-in suite, beside the published results")
+    parser.add_argument("--dir", type=Path, help="where it is written, and goes on (default: bench/SUITE)")
+    parser.add_argument("--engine", choices=tuple(ENGINES), default="local", help="processes here, or a Ray cluster")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="of --engine local")
+    parser.add_argument("--ray.address", dest="address", help="of the cluster, or auto (default: one of its own)")
+    parser.add_argument("--cells", nargs="+", metavar="NAME", help="play these alone")
+    parser.add_argument("--tune", action="store_true", help="choose agents' settings on held-out games, then stop")
+    parser.add_argument("--trials", type=int, default=TRIALS, help=f"settings tried for each (default: {TRIALS})")
+    parser.add_argument("--tuned", type=Path, help="file of --tune (default: the published one)")
+    return parser
+
+
+def _engine(options: argparse.Namespace) -> Any:
+    return ray(options.address) if options.engine == "ray" else local(options.processes)
+
+
+def _bench(options: argparse.Namespace, engine: Engine) -> int:
+    suite = find_suite(options.suite, lambda agents: settings_of(agents, options.tuned), options.agent)
+    folder = options.dir or Path("bench") / suite.name
+    require_format(folder)
+    failed = play(suite.cells if options.cells is None else _named(suite, options.cells), folder, engine, suite.name)
+    results = gather(suite, folder)
+    if options.agent is not None:
+        results = beside(results, shipped(suite.name))
+    write_results(folder / "results.json", results)
+    show(results, Console(width=None if sys.stdout.isatty() else 160))
+    print(f"Results: {folder / 'results.json'}\nReport:  python -m runners.report {folder}")
+    for name in failed:
+        print(f"failed:  {name}, see {folder / 'cells' / name / 'log.txt'}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def play(cells: Sequence[Cell], folder: Path, engine: Engine, title: str) -> list[str]:
     """Plays the cells that are not finished yet; returns the names of those that failed.
 
     Raises:
-        ValueError: if the folder is of another format, or there is no process.
-        OSError: if it can't be written.
+        OSError: if a process died, or a result can't be written; what is finished is kept.
     """
-    if processes < 1:
-        raise ValueError(f"--processes must be at least 1, got {processes}")
-    _require_format(folder)
-    waiting = [cell for cell in suite.cells if not (folder / "cells" / cell.name / "done.json").exists()]
-    failed = []
+    waiting = [cell for cell in cells if not (folder / "cells" / cell.name / "done.json").exists()]
+    failed, done, start, made = [], 0, time.monotonic(), circumstances()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task(suite.name, total=len(suite.cells), completed=len(suite.cells) - len(waiting))
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            under_way = {pool.submit(play_cell, cell, folder / "cells" / cell.name): cell for cell in waiting}
-            for future in as_completed(under_way):
-                try:
-                    well = future.result()
-                except BrokenProcessPool as error:
-                    raise OSError(f"a process died (killed, or out of memory); call again to go on: {error}") from error
-                if not well:
-                    failed.append(under_way[future].name)
-                bar.advance(task)
+        task = bar.add_task(title, total=len(cells), completed=len(cells) - len(waiting))
+        for found in played(engine, batches(waiting, BATCH)):
+            for one in found:
+                keep(one, folder, made)
+                failed += [one.cell.name] if one.content is None else []
+            done += len(found)
+            bar.advance(task, len(found))
+            if not sys.stdout.isatty():
+                left = (time.monotonic() - start) * (len(waiting) - done) / done
+                print(f"{len(cells) - len(waiting) + done}/{len(cells)} cells, about {left:.0f} s left", flush=True)
     return sorted(failed)
 
 
-def play_cell(cell: Cell, folder: Path) -> bool:
-    """Plays one cell from its start; what it prints is in log.txt. Returns whether it ended well."""
-    from runners.duel import main as duel
-
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    start = time.perf_counter()
-    with (
-        (folder / "log.txt").open("w", encoding="utf-8") as log,
-        contextlib.redirect_stdout(log),
-        contextlib.redirect_stderr(log),
-    ):
-        try:
-            well = duel(cell.arguments(folder / "run")) == 0
-        except BaseException:  # whatever a cell does, the others are to be played
-            traceback.print_exc(file=log)
-            well = False
-    if well:
-        content = {"agent": cell.agent, "game": cell.game, "seed": cell.seed, "options": list(cell.options)}
-        content |= {"seconds": time.perf_counter() - start, "curve": curve(folder / "run")}
-        write_whole(folder / "done.json", json.dumps(content) + "\n")
-    return well
-
-
-def curve(run: Path) -> list[dict[str, float]]:
-    """Returns a run's evaluations, each with the queries that were spent until then."""
-    spent, found = 0.0, []
-    for line in read_lines(run / "metrics.jsonl"):
-        spent = line.get("duel/queries", spent)
-        measured = {tag: value for tag, value in line.items() if tag.startswith(("game/", "eval/"))}
-        if measured:
-            found.append({"queries": spent, **measured})
-    return found
-
-
-def gather(suite: Suite, folder: Path) -> dict[str, Any]:
-    """Returns what the finished cells of a suite say, as JSON values."""
-    cells = []
-    for cell in suite.cells:
-        path = folder / "cells" / cell.name / "done.json"
-        if path.exists():
-            cells.append(json.loads(path.read_text(encoding="utf-8")))
-    return {"format": FORMAT, "suite": suite.name, "about": suite.about, "gap": suite.gap, "cells": cells}
-
-
-def remaining(cell: Mapping[str, Any], gap: str) -> float:
-    """Returns what a cell's budget left of the gap that it began with."""
-    points = [point[gap] for point in cell["curve"] if gap in point]
-    return points[-1] / points[0]
-
-
-def show(suite: Suite, results: Mapping[str, Any], console: Console) -> None:
-    """Prints what each agent left of the gap in each game, and who improves on whom.
-
-    Interquartile means with 95 % intervals; the chance that a seed of the row leaves less than one of the column in the
-    same game, over all games that both have finished.
-    """
-    games = list(dict.fromkeys(cell.game for cell in suite.cells))
-    scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for cell in results["cells"]:
-        scores[cell["agent"]][cell["game"]].append(remaining(cell, suite.gap))
-    table = Table(title=f"{suite.name}: share of the first {suite.gap} that is left, {suite.about}")
-    for column in ("agent", *games, "all"):
-        table.add_column(column, justify="left" if column == "agent" else "right")
-    for agent, found in scores.items():
-        columns = [[found[game]] if game in found else [] for game in games]
-        whole = [found[game] for game in games] if len({len(found[game]) for game in games}) == 1 else []
-        table.add_row(agent, *(_told(one) for one in [*columns, whole]))
-    console.print(table)
-    seeds = {len(found[game]) for found in scores.values() for game in games}
-    if len(scores) > 1 and len(seeds) == 1 and seeds != {0}:
-        closed = {agent: -np.array([found[game] for game in games]).T for agent, found in scores.items()}
-        table = Table("agent", *closed, title="probability of improvement, row over column, 95 % intervals")
-        for row, ours in closed.items():
-            table.add_row(row, *("" if one == row else _chance(ours, theirs) for one, theirs in closed.items()))
-        console.print(table)
-
-
-def _chance(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> str:
-    found = improvement(ours, theirs)
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
-
-
-def _told(rows: Iterable[list[float]]) -> str:
-    rows = list(rows)
-    if not rows:
-        return ""
-    found = bootstrap(np.array(rows).T)
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-
-def _require_format(folder: Path) -> None:
-    mark = folder / "bench.json"
-    if not folder.exists():
-        folder.mkdir(parents=True)
-    if not mark.exists():
-        if any(folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and no benchmark's folder; choose another --dir")
-        write_whole(mark, json.dumps({"format": FORMAT}) + "\n")
-    found = json.loads(mark.read_text(encoding="utf-8")).get("format")
-    if found != FORMAT:
-        raise ValueError(f"{folder} was written in format {found}, this is {FORMAT}; choose another --dir")
+def _named(suite: Suite, names: Sequence[str]) -> list[Cell]:
+    known = {cell.name: cell for cell in suite.cells}
+    for name in names:
+        if name not in known:
+            raise UnknownNameError(f"unknown cell '{name}'{nearest(name, known) or ''} of suite '{suite.name}'")
+    return [known[name] for name in names]
 
 
 if __name__ == "__main__":

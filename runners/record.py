@@ -221,25 +221,30 @@ def _asked_pairs(step: int, duel: Duel, prompts: int) -> Iterable[dict[str, Any]
 
 def _circumstances(arguments: Sequence[str], device: str, threads: int) -> dict[str, Any]:
     """Returns what else a run's numbers may depend on."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
     return {
         "command": ["python", "-m", "runners.duel", *arguments],
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": device,
         "processes": processes.count(),
         "threads": threads,
-        "git_commit": _git_commit(),
-        "versions": versions,
+        "git_commit": git_commit(),
+        "versions": versions(),
         "platform": platform.platform(),
     }
 
 
-def _git_commit() -> str | None:
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def git_commit() -> str | None:
     """Returns the commit of the checkout that these modules come from, "+" behind it where it was changed."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():

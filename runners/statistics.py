@@ -25,8 +25,8 @@ class Interval(NamedTuple):
     high: float
 
 
-def interquartile_mean(scores: Scores) -> float:
-    """Returns the mean of the middle half of all scores, a quarter of them left out at either end.
+def interquartile_mean(scores: Scores) -> Scores:
+    """Returns [...] the mean of the middle half of all scores [..., R, T], a quarter of them left out at either end.
 
     A quarter that is no whole number counts its last score in part, so that one more seed never makes the estimate
     jump; scipy's `trim_mean` rounds it down.
@@ -34,15 +34,16 @@ def interquartile_mean(scores: Scores) -> float:
     Raises:
         ValueError: if there is no score.
     """
-    ordered = np.sort(_checked(scores), axis=None)
-    edges = np.arange(len(ordered) + 1) / len(ordered)
+    scores = _checked(scores)
+    ordered = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
+    edges = np.arange(ordered.shape[-1] + 1) / ordered.shape[-1]
     weight = np.diff(np.clip(edges, 0.25, 0.75))
-    return float(ordered @ weight / weight.sum())
+    return ordered @ weight / weight.sum()
 
 
 def bootstrap(
     scores: Scores,
-    statistic: Callable[[Scores], float] = interquartile_mean,
+    statistic: Callable[[Scores], Scores] = interquartile_mean,
     level: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -51,7 +52,7 @@ def bootstrap(
 
     Args:
         scores: [R, T].
-        statistic: of scores [R, T].
+        statistic: of scores [..., R, T], returns [...].
         level: share of the resamples that the interval holds, in (0, 1).
         resamples: how many.
         seed: names them.
@@ -60,11 +61,8 @@ def bootstrap(
         ValueError: if there is no score, or `level` is out of range.
     """
     scores = _checked(scores)
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level:g}")
-    drawn = [statistic(one) for one in _resampled(scores, resamples, np.random.default_rng(seed))]
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(statistic(scores), float(low), float(high))
+    drawn = statistic(_resampled(scores, resamples, np.random.default_rng(seed)))
+    return Interval(float(statistic(scores)), *_ends(drawn, level))
 
 
 def probability_of_improvement(first: Scores, second: Scores) -> float:
@@ -77,11 +75,7 @@ def probability_of_improvement(first: Scores, second: Scores) -> float:
     Raises:
         ValueError: if they are of other games.
     """
-    first, second = _checked(first), _checked(second)
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(f"the two must have the same games, got {first.shape[1]} and {second.shape[1]}")
-    ahead = np.sign(first[:, None] - second[None])  # [R, S, T]
-    return float((ahead.mean() + 1) / 2)
+    return float(_ahead(first, second).mean())
 
 
 def improvement(
@@ -92,13 +86,12 @@ def improvement(
     Raises:
         ValueError: if they are of other games, or `level` is out of range.
     """
-    value = probability_of_improvement(first, second)
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level:g}")
+    ahead = _ahead(first, second)
     rng = np.random.default_rng(seed)
-    pairs = zip(_resampled(_checked(first), resamples, rng), _resampled(_checked(second), resamples, rng), strict=True)
-    low, high = np.quantile([probability_of_improvement(*pair) for pair in pairs], [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high))
+    seeds, others, games = ahead.shape
+    ours, theirs = (_weights(count, games, resamples, rng) for count in (seeds, others))
+    drawn = np.einsum("ert,rst,est->e", ours, ahead, theirs, optimize=True) / games
+    return Interval(float(ahead.mean()), *_ends(drawn, level))
 
 
 def performance_profile(scores: Scores, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -106,14 +99,35 @@ def performance_profile(scores: Scores, thresholds: NDArray[np.float64]) -> NDAr
     return (_checked(scores)[..., None] > thresholds).mean((0, 1))
 
 
-def _resampled(scores: Scores, resamples: int, rng: np.random.Generator) -> list[Scores]:
-    """Returns [R, T] scores, drawn with replacement in each game by itself."""
+def _ahead(first: Scores, second: Scores) -> Scores:
+    """Returns [R, S, T] 1 where the first is ahead, 1/2 where they are level."""
+    first, second = _checked(first), _checked(second)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(f"the two must have the same games, got {first.shape[1]} and {second.shape[1]}")
+    return (np.sign(first[:, None] - second[None]) + 1) / 2
+
+
+def _resampled(scores: Scores, resamples: int, rng: np.random.Generator) -> Scores:
+    """Returns [E, R, T] scores, drawn with replacement in each game by itself."""
     seeds, games = scores.shape
-    return [scores[rng.integers(0, seeds, (seeds, games)), np.arange(games)] for _ in range(resamples)]
+    return scores[rng.integers(0, seeds, (resamples, seeds, games)), np.arange(games)]
+
+
+def _weights(seeds: int, games: int, resamples: int, rng: np.random.Generator) -> Scores:
+    """Returns [E, R, T] how often each seed is drawn, as a share; E resamples."""
+    return rng.multinomial(seeds, np.full(seeds, 1 / seeds), (resamples, games)).transpose(0, 2, 1) / seeds
+
+
+def _ends(drawn: Scores, level: float) -> tuple[float, float]:
+    """Returns the ends of the interval that holds a share of what was drawn."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), got {level:g}")
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def _checked(scores: Scores) -> Scores:
     scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim != 2 or scores.size == 0 or not np.isfinite(scores).all():
+    if scores.ndim < 2 or scores.size == 0 or not np.isfinite(scores).all():
         raise ValueError(f"scores must be finite numbers [seeds, games], at least one, got shape {scores.shape}")
     return scores

@@ -1,4 +1,4 @@
-"""What a benchmark plays: cells of an agent, an oracle and a seed, each a run of `runners.duel`."""
+"""What a benchmark plays: every entrant in every game, so many times, with the same budget of oracle queries."""
 
 from __future__ import annotations
 
@@ -8,38 +8,100 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from envs.registry import UnknownNameError, nearest
+from envs.types import Feedback
+
+SEED = "{seed}"
+"""Stands for a cell's seed in the options of a suite or a game."""
+WIN_RATE = "eval/win_rate_vs_ref"
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """Who learns.
+
+    Attributes:
+        label: what tables and pictures call it.
+        agent: a name, or "module:Config".
+        options: its settings, of `runners.duel`'s command line.
+    """
+
+    label: str
+    agent: str
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Game:
+    """Who judges, and what a verdict reveals.
+
+    Attributes:
+        oracle: a name, or "module:Config".
+        lam: how intransitive it is, where it has such a dial.
+        noise: share of the verdicts that are coin flips, in [0, 1).
+        feedback: "outcome" or "probability".
+        options: more of the command line for this game.
+        gap: what is to fall: a tag of metrics.jsonl; of `eval/win_rate_vs_ref` the distance from 1.
+    """
+
+    oracle: str
+    lam: float | None = None
+    noise: float = 0.0
+    feedback: Feedback = "outcome"
+    options: tuple[str, ...] = ()
+    gap: str = "game/exploitability"
+
+    @property
+    def label(self) -> str:
+        """What tables and pictures call it."""
+        words = [self.oracle]
+        words += [] if self.lam is None else [f"lam={self.lam:g}"]
+        words += [f"noise={self.noise:g}"] if self.noise else []
+        words += [self.feedback] if self.feedback != "outcome" else []
+        return " ".join(words)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Its part of the command line."""
+        words = ["--oracle", self.oracle + ("+noise" if self.noise else "")]
+        words += [] if self.lam is None else ["--oracle.lam", f"{self.lam:g}"]
+        words += ["--oracle.noise.eps", f"{self.noise:g}"] if self.noise else []
+        return (*words, "--run.feedback", self.feedback, *self.options)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a benchmark.
+    """One run of a benchmark, the same as `runners.duel` makes it.
 
     Attributes:
-        agent: who learns: a name, or "module:Config".
-        game: what the cell is counted under: cells of one game differ in agent and seed alone.
-        seed: of the run.
-        options: everything else of `runners.duel`'s command line, --agent and --run.seed left out.
+        entrant: who learns.
+        game: who judges.
+        seed: of the run, and of whatever the options name by {seed}.
+        options: what all cells of the suite share.
     """
 
-    agent: str
-    game: str
+    entrant: Entrant
+    game: Game
     seed: int
     options: tuple[str, ...]
 
     @property
+    def arguments(self) -> list[str]:
+        """The command line of `runners.duel`."""
+        words = ["--agent", self.entrant.agent, *self.entrant.options, *self.game.arguments, *self.options]
+        return [*(word.replace(SEED, str(self.seed)) for word in words), "--run.seed", str(self.seed)]
+
+    @cached_property
     def name(self) -> str:
         """What its folder is called: readable, and another where anything of the cell is another."""
-        words = "-".join(re.sub(r"\W+", "_", word) for word in (self.agent, self.game))
-        digest = hashlib.sha256(json.dumps([self.agent, self.game, self.options]).encode()).hexdigest()[:8]
+        words = "-".join(re.sub(r"\W+", "_", word) for word in (self.entrant.label, self.game.label))
+        digest = hashlib.sha256(json.dumps(self.arguments).encode()).hexdigest()[:8]
         return f"{words}-seed{self.seed}-{digest}"
-
-    def arguments(self, directory: Path) -> list[str]:
-        """Returns the command line of `runners.duel`."""
-        return ["--agent", self.agent, *self.options, "--run.seed", str(self.seed), "--run.dir", str(directory)]
 
 
 @dataclass(frozen=True)
@@ -48,52 +110,112 @@ class Suite:
 
     Attributes:
         name: of it.
-        cells: what is played.
-        gap: the metric that is to fall, a tag of metrics.jsonl.
         about: one line for people.
+        entrants: who learns.
+        games: who judges; of each as many draws as there are seeds, where the options name the oracle's seed.
+        seeds: runs of every entrant in every game.
+        options: what all cells share: the task, the policy, the budget.
+        first_seed: of them.
     """
 
     name: str
-    cells: tuple[Cell, ...]
-    gap: str
     about: str
+    entrants: tuple[Entrant, ...]
+    games: tuple[Game, ...]
+    seeds: int
+    options: tuple[str, ...]
+    first_seed: int = 0
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Returns every cell, those of one entrant together."""
+        seeds = range(self.first_seed, self.first_seed + self.seeds)
+        return [Cell(*one, self.options) for one in itertools.product(self.entrants, self.games, seeds)]
+
+    def conditions(self) -> dict[str, Any]:
+        """Returns everything but the entrants as JSON values: results are comparable where these are the same."""
+        content = asdict(self) | {"games": [{"label": game.label, **asdict(game)} for game in self.games]}
+        kept = {name: value for name, value in content.items() if name not in ("entrants", "about")}
+        return json.loads(json.dumps(kept))
 
 
-def dialled(
-    agents: Sequence[str], lams: Sequence[float], seeds: int, queries: int, options: Sequence[str]
-) -> tuple[Cell, ...]:
-    """Returns the cells of agents on `cyclic` games whose share of cycles is dialled, with the same budget for all.
+TABULAR = "dpo", "rlhf", "xpo", "sppo", "spo", "ipo", "inpo", "nash_md", "egpo", "comal", "oelhf"
+"""Agents that learn tables: those that fit a Bradley-Terry reward first, then those that learn from the game itself."""
+
+
+def tabular(queries: int, length: int, evaluations: int, spread: float = 1.0) -> tuple[str, ...]:
+    """Returns the options of games of 4 ** `length` responses to one prompt, another game for every seed.
 
     Args:
-        agents: who.
-        lams: shares of cycles, in [0, 1].
-        seeds: runs of each.
         queries: the budget.
-        options: more of the command line, for all.
+        length: of responses, in letters.
+        evaluations: about how many, of an agent that asks 6 queries in a step.
+        spread: of the start's logits.
     """
-    shared = ("--task", "symbols", "--policy", "tabular", "--oracle", "cyclic", "--run.queries", str(queries), *options)
-    return tuple(
-        Cell(agent, f"cyclic lam={lam:g}", seed, (*shared, "--oracle.lam", f"{lam:g}"))
-        for agent, lam, seed in itertools.product(agents, lams, range(seeds))
-    )
+    options = f"--task symbols --task.length {length} --task.prompts 1 --run.batch_size None --run.steps 1000000"
+    options += f" --policy tabular --policy.spread {spread:g} --policy.start {SEED} --oracle.seed {SEED}"
+    options += f" --run.queries {queries} --run.eval_every {queries // (6 * evaluations)} --run.eval_tau 0.1"
+    return (*options.split(), "--run.threads", "1")
 
 
-def quick(agents: Sequence[str] = ("dpo", "rlhf", "sppo", "ipo", "inpo", "nash_md")) -> Suite:
-    """Returns the suite that ends within minutes: one game of 16 responses at three shares of cycles."""
-    options = "--task.length 2 --task.prompts 1 --run.batch_size None --run.steps 100000 --run.eval_every 60"
-    options += " --run.eval_tau 0.1 --run.save_every 0 --run.duel_every 0 --run.threads 1"
-    cells = dialled(agents, (0.0, 0.5, 1.0), 5, 6000, options.split())
-    return Suite("quick", cells, "game/regularised_exploitability", "16 responses, 6,000 outcomes, five seeds")
+def quick(entrants: Sequence[Entrant]) -> Suite:
+    """Returns the suite that ends within minutes: 16 responses, three shares of cycles."""
+    games = tuple(Game("cyclic", lam) for lam in (0.0, 0.5, 1.0))
+    about = "16 responses, 6,000 outcomes, 10 games each"
+    return Suite("quick", about, tuple(entrants), games, 10, tabular(6000, 2, 10))
 
 
-BUILT_IN: dict[str, Callable[..., Suite]] = {"quick": quick}
+def standard(entrants: Sequence[Entrant]) -> Suite:
+    """Returns the suite to publish from: 64 responses, every oracle family, noise, and probabilities for outcomes."""
+    lams = 0.0, 0.25, 0.5, 0.75, 1.0
+    dialled = [Game(oracle, lam) for oracle in ("cyclic", "gpm", "annotators") for lam in lams]
+    others = [Game("length_bias", 0.5), Game("borda_trap"), Game("cyclic", 0.5, noise=0.3)]
+    games = (*dialled, *others, Game("cyclic", 0.5, feedback="probability"))
+    about = "64 responses, 30,000 queries, 10 games each"
+    return Suite("standard", about, tuple(entrants), games, 10, tabular(30000, 3, 12))
 
 
-def find_suite(name: str, agents: Sequence[str] | None = None) -> Suite:
+def exploration(entrants: Sequence[Entrant]) -> Suite:
+    """Returns the suite of starts that hardly ever say what wins, with every enhancer of `oelhf`."""
+    games = tuple(Game("cyclic", lam) for lam in (0.3, 1.0))
+    about = "64 responses, a start of spread 4, 12,000 outcomes, 10 games each"
+    variants = [
+        Entrant(f"{one.label} {name}", one.agent, (*one.options, "--agent.enhancer", name))
+        for one in entrants
+        for name in ("tournament", "none", "uniform")
+        if one.agent == "oelhf"
+    ]
+    return Suite("exploration", about, (*entrants, *variants), games, 10, tabular(12000, 3, 10, spread=4))
+
+
+def lm(entrants: Sequence[Entrant]) -> Suite:
+    """Returns the suite of the small language model: exact games of 64 strings, and free text."""
+    strings = ("--task", "symbols", "--run.steps", "150")
+    text = ("--task", "chat", "--run.steps", "60")
+    games = [Game("cyclic", lam, options=(*strings, "--oracle.seed", SEED)) for lam in (0.0, 1.0)]
+    games += [Game("pairrm", options=text, gap=WIN_RATE), Game("annotators", 1.0, options=text, gap=WIN_RATE)]
+    options = "--policy", "tiny", "--run.eval_every", "30", "--run.eval_tau", "0.1", "--run.threads", "1"
+    about = "the shipped language model of a million parameters, 3 runs each"
+    return Suite("lm", about, tuple(entrants), tuple(games), 3, options)
+
+
+BUILT_IN: dict[str, tuple[Callable[[Sequence[Entrant]], Suite], tuple[str, ...]]] = {
+    "quick": (quick, TABULAR),
+    "standard": (standard, TABULAR),
+    "exploration": (exploration, TABULAR),
+    "lm": (lm, ("dpo", "rlhf", "sppo", "ipo", "inpo", "nash_md")),
+}
+"""Name -> what it is, and who plays where nobody is named."""
+
+
+def find_suite(
+    name: str, entrants: Callable[[Sequence[str]], Sequence[Entrant]], agents: Sequence[str] | None = None
+) -> Suite:
     """Returns a built-in suite, or the one that a Python file calls SUITE.
 
     Args:
         name: of a built-in, or FILE.py.
+        entrants: gives each agent its settings.
         agents: instead of a built-in's own; None: those.
 
     Raises:
@@ -102,7 +224,8 @@ def find_suite(name: str, agents: Sequence[str] | None = None) -> Suite:
         OSError: if there is no such file.
     """
     if name in BUILT_IN:
-        return BUILT_IN[name]() if agents is None else BUILT_IN[name](agents)
+        made, own = BUILT_IN[name]
+        return made(entrants(own if agents is None else agents))
     path = Path(name)
     if path.suffix != ".py":
         known = ", ".join(sorted(BUILT_IN))

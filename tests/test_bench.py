@@ -2,24 +2,32 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from runners.bench import curve, main, remaining
-from runners.suites import BUILT_IN, Cell, Suite, dialled, find_suite
+from envs.games import von_neumann_regret
+from runners.bench import main
+from runners.cells import REGRET, play_cells
+from runners.cli import parse
+from runners.duel import main as duel
+from runners.players import gather
+from runners.record import read_lines, write_whole
+from runners.results import read_results, write_results
+from runners.scores import gaps, left, table, to_tenth
+from runners.suites import BUILT_IN, Cell, Entrant, Game, Suite, find_suite, tabular
+from runners.tuning import settings_of, trials
 
-OPTIONS = "--task.length 1 --task.prompts 1 --run.batch_size None --run.eval_every 5 --run.eval_tau 0.1 --run.threads 1"
 FILE = """
-from runners.suites import Cell, Suite, dialled
-OPTIONS = {options!r}.split()
-CELLS = dialled({agents}, (0.0, 1.0), 2, 60, OPTIONS)
-SUITE = Suite("small", CELLS, "game/regularised_exploitability", "a test")
+from runners.suites import Entrant, Game, Suite, tabular
+GAMES = tuple(Game("cyclic", lam) for lam in (0.0, 1.0))
+SUITE = Suite("small", "a test", tuple(Entrant(one, one) for one in {agents}), GAMES, 2, tabular(60, 1, 2))
 """
 
 
 @pytest.fixture
 def suite(tmp_path):
     path = tmp_path / "small.py"
-    path.write_text(FILE.format(options=OPTIONS, agents=["ipo", "dpo"]), encoding="utf-8")
+    path.write_text(FILE.format(agents=["ipo", "dpo"]), encoding="utf-8")
     return path
 
 
@@ -34,9 +42,9 @@ def test_what_is_finished_is_not_played_again_and_the_tables_are_the_same(suite,
     assert len(first["cells"]) == 8
     assert "ipo" in table
     assert "cyclic lam=1" in table
-    assert "probability of improvement, row over column" in table
-    assert all(cell["curve"][0]["queries"] == 0 for cell in first["cells"])
-    assert all(60 <= cell["curve"][-1]["queries"] < 70 for cell in first["cells"])
+    assert "improvement, row over" in " ".join(table.split())
+    assert all(cell["curve"]["queries"][0] == 0 for cell in first["cells"])
+    assert all(60 <= cell["curve"]["queries"][-1] < 70 for cell in first["cells"])
     cells = sorted((folder / "cells").iterdir())
     made = {cell.name: (cell / "done.json").stat().st_mtime_ns for cell in cells}
     (cells[2] / "done.json").unlink()  # as if it had been killed in the middle
@@ -50,59 +58,86 @@ def test_what_is_finished_is_not_played_again_and_the_tables_are_the_same(suite,
 
 def test_a_cell_that_fails_does_not_stop_the_others(tmp_path, capsys):
     path = tmp_path / "small.py"
-    path.write_text(FILE.format(options=OPTIONS, agents=["ipo", "nosuch"]), encoding="utf-8")
+    path.write_text(FILE.format(agents=["ipo", "nosuch"]), encoding="utf-8")
     assert bench(path, tmp_path / "out") == 1
     said = capsys.readouterr().err
     assert said.count("failed:") == 4
     assert "nosuch-cyclic_lam_1-seed1" in said
     results = json.loads((tmp_path / "out/results.json").read_text())
-    assert [cell["agent"] for cell in results["cells"]] == ["ipo"] * 4
+    assert [cell["entrant"] for cell in results["cells"]] == ["ipo"] * 4
     (log,) = (tmp_path / "out/cells").glob("nosuch-cyclic_lam_0-seed0-*/log.txt")
     assert "unknown agent 'nosuch'" in log.read_text()
 
 
 def test_cells_have_names_of_their_own_that_say_what_they_are():
-    cells = [cell for name in BUILT_IN for cell in find_suite(name).cells]
+    cells = [cell for name in BUILT_IN for cell in find_suite(name, settings_of).cells]
     assert len({cell.name for cell in cells}) == len(cells)
-    one = Cell("my_lab:Config", "cyclic lam=0.5", 3, ("--x", "1"))
-    assert one.name.startswith("my_lab_Config-cyclic_lam_0_5-seed3-")
-    assert one.name != Cell("my_lab:Config", "cyclic lam=0.5", 3, ("--x", "2")).name
+    one = Cell(Entrant("mine", "my_lab:Config"), Game("cyclic", 0.5, noise=0.25), 3, ("--policy.start", "{seed}"))
+    assert one.name.startswith("mine-cyclic_lam_0_5_noise_0_25-seed3-")
+    assert one.name != Cell(one.entrant, one.game, 3, ()).name
+    line = "--agent my_lab:Config --oracle cyclic+noise --oracle.lam 0.5 --oracle.noise.eps 0.25"
+    assert " ".join(one.arguments) == f"{line} --run.feedback outcome --policy.start 3 --run.seed 3"
 
 
-def test_every_agent_has_the_same_budget():
-    cells = dialled(["ipo", "dpo"], [0.0], 1, 100, ["--run.steps", "9"])
-    assert {cell.options for cell in cells} == {cells[0].options}
-    assert "--run.queries" in cells[0].options
+def test_a_cell_is_the_run_of_its_command_line_alone_or_in_company(tmp_path):
+    cells = [Cell(Entrant("sppo", "sppo"), Game("cyclic", lam), 4, tabular(120, 2, 2)) for lam in (0.0, 1.0)]
+    together, alone = play_cells(cells), play_cells(cells[1:])
+    assert duel([*cells[1].arguments, "--run.dir", str(tmp_path / "run")]) == 0
+    run = read_lines(tmp_path / "run/metrics.jsonl")
+    for played in (together[1], alone[0]):
+        for tag in ("game/exploitability", "game/regularised_exploitability_average", "eval/win_rate_vs_ref"):
+            assert played.content["curve"][tag] == pytest.approx([line[tag] for line in run if tag in line], rel=1e-5)
+    assert together[1].content["laws"] == alone[0].content["laws"]
+
+
+def test_the_regret_is_that_of_the_duels_that_were_played():
+    (played,) = play_cells([Cell(Entrant("ipo", "ipo"), Game("cyclic", 0.5), 0, tabular(60, 1, 1))])
+    settings = parse(played.cell.arguments).settings
+    players = gather(settings, "cpu")
+    column = {y.text: i for i, y in enumerate(players.task.responses)}
+    first, second = [], []
+    for _ in range(10):
+        duel = players.arena.play(players.agent.propose(players.arena.reset()))
+        players.agent.update(duel)
+        for b, k, l in duel.comparisons.nonzero().tolist():
+            first.append(column[duel.left[b][k].text])
+            second.append(column[duel.right[b][l].text])
+    regret = von_neumann_regret(players.evaluation.matrices[0], first, second)
+    assert played.content["curve"][REGRET] == pytest.approx([regret[-1].item() / 60], rel=1e-5)
 
 
 def test_an_agent_of_ones_own_plays_a_built_in_suite():
-    suite = find_suite("quick", ["my_lab:Config"])
-    assert {cell.agent for cell in suite.cells} == {"my_lab:Config"}
+    (entrant,) = find_suite("quick", settings_of, ["tests.my_agent:Config"]).entrants
+    assert entrant == Entrant("tests.my_agent:Config", "tests.my_agent:Config")
 
 
 def test_what_is_left_is_the_last_gap_over_the_first():
-    cell = {"curve": [{"queries": 0, "gap": 0.4}, {"queries": 5, "eval": 1.0}, {"queries": 9, "gap": 0.1}]}
-    assert remaining(cell, "gap") == 0.25
+    curve = {"queries": [0, 5, 9], "game/x": [0.4, 0.04, 0.1], "game/x_average": [0.4, 0.3, 0.2]}
+    cell = {"curve": curve | {"eval/win_rate_vs_ref": [0.5, 0.6, 0.9]}}
+    assert left(cell, "game/x") == 0.25
+    assert left(cell, "game/x", "average") == 0.5
+    assert to_tenth(cell, "game/x") == 5
+    assert gaps(cell, "eval/win_rate_vs_ref") == pytest.approx([0.5, 0.4, 0.1])
 
 
-def test_an_evaluation_knows_the_queries_before_it(tmp_path):
-    lines = [{"step": 0, "game/x": 1.0}, {"step": 1, "duel/queries": 6.0}, {"step": 1, "game/x": 0.5}]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert curve(tmp_path) == [{"queries": 0.0, "game/x": 1.0}, {"queries": 6.0, "game/x": 0.5}]
+def test_trials_are_as_many_for_every_agent_and_the_first_is_its_defaults():
+    drawn = {agent: trials(agent, 16) for agent in ("dpo", "comal", "oelhf")}
+    for agent, found in drawn.items():
+        assert (len(found), found[0]) == (16, ())
+        assert found[:5] == trials(agent, 5)
+        for options in found:
+            parse(["--agent", agent, *options])
+    assert len(set(drawn["comal"])) == 16
 
 
 @pytest.mark.slow
 def test_a_reward_is_led_around_where_there_are_cycles_alone(tmp_path):
     arguments = ["--suite", "quick", "--agent", "ipo", "rlhf", "--dir", str(tmp_path), "--processes", "2"]
     assert main(arguments) == 0
-    left = {}
-    for cell in json.loads((tmp_path / "results.json").read_text())["cells"]:
-        gap = remaining(cell, "game/regularised_exploitability")
-        left.setdefault((cell["agent"], cell["game"]), []).append(gap)
-    assert max(left["rlhf", "cyclic lam=0"]) < 0.5
-    assert min(left["rlhf", "cyclic lam=1"]) > 10
-    assert max(left["ipo", "cyclic lam=0"]) < 0.05
-    assert max(left["ipo", "cyclic lam=1"]) < 1.5
+    found = table(read_results(tmp_path / "results.json"))
+    assert np.median(found["rlhf"]["cyclic lam=0"]) < 0.1
+    assert np.median(found["rlhf"]["cyclic lam=1"]) > 1.5
+    assert np.median(found["ipo"]["cyclic lam=1"]) < 1
 
 
 @pytest.mark.parametrize(
@@ -116,12 +151,18 @@ def test_a_reward_is_led_around_where_there_are_cycles_alone(tmp_path):
         (["--dir", "full"], 1, "full is not empty and no benchmark's folder"),
         (["--dir", "old"], 1, "old was written in format 0, this is 1"),
         (["--processes", "0"], 1, "--processes must be at least 1, got 0"),
+        (["--suite", "small.py", "--cells", "ipo-x"], 2, "unknown cell 'ipo-x'"),
+        (["--agent", "ipoo"], 2, "unknown agent 'ipoo'"),
+        (["--agent", "ipo", "--tuned", "empty.py"], 1, "empty.py is no file of --tune"),
+        (["--tune", "--trials", "0"], 1, "--trials must be at least 1, got 0"),
+        (["--tune", "--agent", "pelhf"], 1, "agent 'pelhf' does not say what may be tuned"),
     ],
 )
 def test_wrong_input_is_told(arguments, code, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "raises.py").write_text("1 / 0")
     (tmp_path / "empty.py").write_text("")
+    (tmp_path / "small.py").write_text(FILE.format(agents=["ipo"]))
     for name, content in (("full", "x"), ("old", '{"format": 0}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / ("bench.json" if name == "old" else "x")).write_text(content)
@@ -130,6 +171,31 @@ def test_wrong_input_is_told(arguments, code, message, tmp_path, monkeypatch, ca
 
 
 def test_a_suite_is_what_its_file_says(suite):
-    found = find_suite(str(suite))
+    found = find_suite(str(suite), settings_of)
     assert isinstance(found, Suite)
     assert len(found.cells) == 8
+    assert {cell.options for cell in found.cells} == {found.options}
+    assert found.conditions()["games"][1]["label"] == "cyclic lam=1"
+
+
+def test_a_full_disk_is_told_and_keeps_what_is_finished(suite, tmp_path, monkeypatch, capsys):
+    written = []
+
+    def write(path, text):
+        if len(written) == 5:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        write_whole(path, text)
+
+    monkeypatch.setattr("runners.results.write_whole", write)
+    assert bench(suite, tmp_path / "out") == 1
+    assert "No space left on device; finished cells are kept, call again to go on" in capsys.readouterr().err
+    assert len(list((tmp_path / "out/cells").glob("*/done.json"))) == 2
+    monkeypatch.undo()
+    assert bench(suite, tmp_path / "out") == 0
+
+
+def test_results_of_another_version_are_told(tmp_path):
+    write_results(tmp_path / "results.json", {"format": 99, "cells": []})
+    with pytest.raises(ValueError, match="was written in format 99, this is 1"):
+        read_results(tmp_path / "results.json")

@@ -1,0 +1,158 @@
+"""Plays cells of a benchmark: one alone, or many as the worlds of one batch, with the same numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.optimisers import TogetherError
+from envs.keyed import hash_seed
+from envs.types import Duel
+from runners.cli import parse
+from runners.duel import forget, one_step
+from runners.evaluation import law
+from runners.players import Players, gather
+from runners.settings import RunConfig
+from runners.stack import stack
+from runners.suites import Cell
+
+DIGITS = 6
+"""Of what is kept: significant ones of measures, decimals of laws."""
+REGRET = "regret/von_neumann"
+"""Against the best fixed response to each prompt in hindsight, per query: `envs.games.von_neumann_regret`."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """What became of a cell.
+
+    Attributes:
+        cell: which.
+        content: what it measured, as JSON values; None where it failed.
+        log: what it printed.
+        apart: whether it failed in company, and is to be played alone.
+    """
+
+    cell: Cell
+    content: dict[str, Any] | None
+    log: str
+    apart: bool = False
+
+
+def play_cells(cells: Sequence[Cell]) -> list[Played]:
+    """Plays cells that differ in oracle and seed alone; whatever happens is in what is returned."""
+    log = io.StringIO()
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        try:
+            settings = [parse(cell.arguments).settings for cell in cells]
+            torch.set_num_threads(settings[0].run.threads or torch.get_num_threads())
+            players = gather(settings[0], "cpu") if len(cells) == 1 else stack(settings)
+            meter = Meter(players, len(cells))
+            play(players, settings[0].run, meter)
+            found = meter.contents()
+        except (Exception, SystemExit) as error:  # whatever a cell does, the others are to be played
+            company = "" if len(cells) == 1 or isinstance(error, TogetherError) else "in company:\n"
+            traceback.print_exc(file=log)
+            return [Played(cell, None, company + log.getvalue(), len(cells) > 1) for cell in cells]
+    seconds = round((time.perf_counter() - start) / len(cells), 3)
+    rows = zip(cells, found, strict=True)
+    return [Played(cell, {**described(cell), "seconds": seconds, **one}, log.getvalue()) for cell, one in rows]
+
+
+def described(cell: Cell) -> dict[str, Any]:
+    """Returns what a cell is, as JSON values."""
+    entrant, game = cell.entrant, cell.game
+    return {"entrant": entrant.label, "game": game.label, "seed": cell.seed, "command": cell.arguments}
+
+
+def play(players: Players, run: RunConfig, meter: Meter) -> None:
+    """Makes the steps of `runners.duel`, and measures when it would.
+
+    Raises:
+        ValueError: if the run has no evaluation, which leaves a benchmark nothing to compare.
+    """
+    if not run.eval_every:
+        raise ValueError("a cell of a benchmark must be measured: give --run.eval_every")
+    meter.measure(0)
+    done, over = 0, run.steps == 0
+    while not over:
+        _, duel = one_step(players, hash_seed(run.seed, "step", done + 1))
+        meter.saw(duel)
+        done += 1
+        over = done >= run.steps or (run.queries is not None and meter.queries() >= run.queries)
+        if over or done % run.eval_every == 0:
+            meter.measure(done)
+
+
+class Meter:
+    """Measures the worlds of a batch as they learn.
+
+    Args:
+        players: of W worlds.
+        worlds: W.
+    """
+
+    def __init__(self, players: Players, worlds: int) -> None:
+        self.players, self.worlds = players, worlds
+        self._columns = {y.text: i for i, y in enumerate(players.task.responses or ())}
+        self._rows = {prompt: i for i, prompt in enumerate(players.evaluation.prompts)}
+        self._played = torch.zeros(len(self._rows), len(self._columns), dtype=torch.float64)
+        self._curves: list[dict[str, list[float]]] = [{} for _ in range(worlds)]
+
+    def queries(self) -> int:
+        """Returns what each world has asked."""
+        return (self.players.arena.queries or 0) // self.worlds
+
+    def saw(self, duel: Duel) -> None:
+        """Counts what was played, for the regret."""
+        if not self._columns or duel.exact or not self._rows.keys() >= set(duel.prompts):
+            return
+        rows = torch.tensor([self._rows[prompt] for prompt in duel.prompts])[:, None]
+        for seat, asked in ((duel.left, duel.comparisons.sum(2)), (duel.right, duel.comparisons.sum(1))):
+            columns = torch.tensor([[self._columns[y.text] for y in row] for row in seat])
+            self._played.index_put_((rows, columns), asked.double(), accumulate=True)
+
+    def measure(self, step: int) -> None:
+        """Adds a point to the curve of every world."""
+        players = self.players
+        forget(players.oracle)
+        policy, average = players.agent.policy, players.agent.average
+        if self._columns:
+            found = players.evaluation.by_prompt(policy, average)
+            if self._played.any():
+                gains = torch.einsum("bnm,bm->bn", players.evaluation.matrices - 0.5, self._played) / 2
+                found[REGRET] = gains.amax(1) * 2 * len(self._rows) / self._played.sum()
+            points = {tag: values.view(self.worlds, -1).mean(1).tolist() for tag, values in found.items()}
+        else:
+            points = {tag: [value] for tag, value in players.evaluation.scalars(policy, average).items()}
+        shared = {"step": float(step), "queries": float(self.queries())}
+        for w, curve in enumerate(self._curves):
+            for tag, value in (shared | {tag: values[w] for tag, values in points.items()}).items():
+                curve.setdefault(tag, []).append(value)
+
+    def contents(self) -> list[dict[str, Any]]:
+        """Returns each world's curve, and on finite tasks the laws that it ended with, [X][N]."""
+        agent, evaluation = self.players.agent, self.players.evaluation
+        listed = {"last": agent.policy} | ({} if agent.average is None else {"average": agent.average})
+        laws: dict[str, Tensor] = {}
+        if self._columns:
+            laws = {name: law(one, evaluation.task, evaluation.prompts) for name, one in listed.items()}
+        found = []
+        for w, curve in enumerate(self._curves):
+            own = {name: one.view(self.worlds, -1, one.shape[-1])[w] for name, one in laws.items()}
+            found.append(
+                {
+                    "curve": {tag: [float(f"{value:.{DIGITS}g}") for value in values] for tag, values in curve.items()},
+                    "laws": {name: one.round(decimals=DIGITS).tolist() for name, one in own.items()},
+                }
+            )
+        return found

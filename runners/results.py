@@ -1,0 +1,137 @@
+"""A benchmark's folder and its results.json, and the results that were published with the product."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from runners.cells import Played
+from runners.record import git_commit, versions, write_whole
+from runners.suites import Entrant, Suite
+
+FORMAT = 1
+"""Of a benchmark's folder, and of results.json."""
+PUBLISHED = files("runners") / "results"
+
+
+def circumstances() -> dict[str, Any]:
+    """Returns what numbers may depend on beside their cell."""
+    day = datetime.now().astimezone().date().isoformat()
+    return {"commit": git_commit(), "date": day, "machine": platform.platform(), "versions": versions()}
+
+
+def require_format(folder: Path) -> None:
+    """Makes a benchmark's folder, or sees that it is one.
+
+    Raises:
+        ValueError: if it is something else, or of another version.
+    """
+    mark = folder / "bench.json"
+    if not folder.exists():
+        folder.mkdir(parents=True)
+    if not mark.exists():
+        if any(folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and no benchmark's folder; choose another --dir")
+        write_whole(mark, json.dumps({"format": FORMAT}) + "\n")
+    found = json.loads(mark.read_text(encoding="utf-8")).get("format")
+    if found != FORMAT:
+        raise ValueError(f"{folder} was written in format {found}, this is {FORMAT}; choose another --dir")
+
+
+def keep(played: Played, folder: Path, made: Mapping[str, Any]) -> None:
+    """Writes what became of a cell: log.txt, and done.json where it ended well.
+
+    Args:
+        played: the cell.
+        folder: of the benchmark.
+        made: the circumstances.
+
+    Raises:
+        OSError: that says what is kept.
+    """
+    own = folder / "cells" / played.cell.name
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        write_whole(own / "log.txt", played.log)
+        if played.content is not None:
+            write_whole(own / "done.json", json.dumps({**played.content, "made": made}) + "\n")
+    except OSError as error:
+        raise OSError(f"can't write {own}: {error}; finished cells are kept, call again to go on") from error
+
+
+def gather(suite: Suite, folder: Path) -> dict[str, Any]:
+    """Returns what the finished cells of a suite say, and how they were made, as JSON values."""
+    cells = []
+    made: dict[str, dict[str, Any]] = defaultdict(dict)
+    for cell in suite.cells:
+        path = folder / "cells" / cell.name / "done.json"
+        if path.exists():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            circumstances = content.pop("made")
+            made[cell.entrant.label][json.dumps(circumstances)] = circumstances
+            cells.append(content)
+    return {
+        "format": FORMAT,
+        "suite": suite.name,
+        "about": suite.about,
+        "conditions": suite.conditions(),
+        "entrants": {one.label: _entrant(one, [*made[one.label].values()]) for one in suite.entrants},
+        "cells": cells,
+    }
+
+
+def _entrant(entrant: Entrant, made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"agent": entrant.agent, "options": list(entrant.options), "made": made}
+
+
+def beside(results: dict[str, Any], published: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns results with those published entrants that did not play, where the conditions are the same.
+
+    Raises:
+        ValueError: if they were published under other conditions.
+    """
+    if published is None:
+        return results
+    if published["conditions"] != results["conditions"]:
+        raise ValueError(
+            f"the published results of '{results['suite']}' were made under other conditions: leave --agent out"
+        )
+    others = {label: one for label, one in published["entrants"].items() if label not in results["entrants"]}
+    cells = [cell for cell in published["cells"] if cell["entrant"] in others]
+    return {**results, "entrants": {**others, **results["entrants"]}, "cells": [*cells, *results["cells"]]}
+
+
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """Writes results.json, a line for each cell."""
+    head = json.dumps({name: value for name, value in results.items() if name != "cells"}, indent=1)
+    cells = ",\n".join(json.dumps(cell, separators=(",", ":")) for cell in results["cells"])
+    write_whole(path, f'{head[:-2]},\n "cells": [\n{cells}\n]}}\n')
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Returns what a results.json holds.
+
+    Raises:
+        ValueError: if it is none, or of another version.
+        OSError: if it can't be read.
+    """
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no results.json: {error}") from error
+    if not isinstance(results, dict) or results.get("format") != FORMAT:
+        found = results.get("format") if isinstance(results, dict) else type(results).__name__
+        raise ValueError(f"{path} was written in format {found}, this is {FORMAT}")
+    return results
+
+
+def shipped(suite: str) -> dict[str, Any] | None:
+    """Returns the published results of a built-in suite; None where there are none."""
+    path = Path(str(PUBLISHED / f"{suite}.json"))
+    return read_results(path) if path.exists() else None

@@ -1,0 +1,115 @@
+"""What the cells of a benchmark say of its entrants: scores, their tables, who improves on whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from envs.games import queries_to
+from runners.statistics import Interval, bootstrap, improvement
+from runners.suites import WIN_RATE
+
+Cell = Mapping[str, Any]
+Results = Mapping[str, Any]
+
+
+def entrants(results: Results) -> list[str]:
+    """Returns the labels of those who finished a cell, in their order."""
+    played = {cell["entrant"] for cell in results["cells"]}
+    return [label for label in results["entrants"] if label in played]
+
+
+def games(results: Results) -> list[str]:
+    """Returns the labels of the games of which a cell is finished, in their order."""
+    return list(dict.fromkeys(cell["game"] for cell in results["cells"]))
+
+
+def gap_tags(results: Results) -> dict[str, str]:
+    """Returns each game's label -> the tag that is to fall."""
+    return {game["label"]: game["gap"] for game in results["conditions"]["games"]}
+
+
+def gaps(cell: Cell, tag: str, which: str = "last") -> list[float]:
+    """Returns the curve of a gap: of the "last" iterate, or of the "average" where there is one."""
+    if tag == WIN_RATE:
+        curve = cell["curve"].get("eval/win_rate_average" if which == "average" else tag, cell["curve"][tag])
+        return [1 - value for value in curve]
+    return cell["curve"].get(f"{tag}_{which}" if which == "average" else tag, cell["curve"][tag])
+
+
+def left(cell: Cell, tag: str, which: str = "last") -> float:
+    """Returns what a cell's budget left of the gap that it began with."""
+    curve = gaps(cell, tag, which)
+    return curve[-1] / curve[0]
+
+
+def to_tenth(cell: Cell, tag: str) -> float:
+    """Returns the queries until a tenth of the first gap was left; infinite where it never was."""
+    found = queries_to(cell["curve"]["queries"], gaps(cell, tag))
+    return np.inf if found is None else found
+
+
+def table(results: Results, which: str = "last") -> dict[str, dict[str, list[float]]]:
+    """Returns entrant -> game -> what each seed left of the first gap."""
+    tags = gap_tags(results)
+    found: dict[str, dict[str, list[float]]] = {label: {} for label in entrants(results)}
+    for cell in results["cells"]:
+        found[cell["entrant"]].setdefault(cell["game"], []).append(left(cell, tags[cell["game"]], which))
+    return found
+
+
+def scores(found: Mapping[str, Sequence[float]], names: Sequence[str]) -> NDArray[np.float64] | None:
+    """Returns [R, T] the scores of R seeds in T games; None where some are missing."""
+    counts = {len(found.get(name, ())) for name in names}
+    return np.array([found[name] for name in names]).T if len(counts) == 1 and counts != {0} else None
+
+
+def show(results: Results, console: Console) -> None:
+    """Prints what each entrant left of the gap in each game, and who improves on whom.
+
+    Interquartile means with 95 % intervals; the chance that a seed of the row leaves less than one of the column in the
+    same game, over all games.
+    """
+    names, found = games(results), table(results)
+    title = f"{results['suite']}: share of the first gap that the budget left, {results['about']}"
+    if len(names) <= 6:
+        shown = Table(title=title)
+        for column in ("agent", *names, "all"):
+            shown.add_column(column, justify="left" if column == "agent" else "right")
+        for label, rows in found.items():
+            shown.add_row(label, *(told(scores(rows, [name])) for name in names), told(scores(rows, names)))
+    else:
+        shown = Table("game", *found, title=title)
+        for name in names:
+            shown.add_row(name, *(_short(scores(rows, [name])) for rows in found.values()))
+        shown.add_row("all", *(_short(scores(rows, names)) for rows in found.values()))
+    console.print(shown)
+    whole = {label: array for label, rows in found.items() if (array := scores(rows, names)) is not None}
+    if len(whole) > 1:
+        shown = Table("agent", *whole, title="probability of improvement, row over column")
+        for row, ours in whole.items():
+            chances = ("" if one == row else _chance(improvement(-ours, -theirs)) for one, theirs in whole.items())
+            shown.add_row(row, *chances)
+        console.print(shown)
+
+
+def told(array: NDArray[np.float64] | None) -> str:
+    """Returns an interquartile mean with its interval."""
+    if array is None:
+        return ""
+    found = bootstrap(array)
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _short(array: NDArray[np.float64] | None) -> str:
+    return "" if array is None else f"{bootstrap(array, resamples=1).value:.3f}"
+
+
+def _chance(found: Interval) -> str:
+    """Returns a probability, with a mark where its interval leaves out 1/2."""
+    return f"{found.value:.2f}" + ("" if found.low <= 0.5 <= found.high else "*")

@@ -1,0 +1,163 @@
+"""Agents' settings for a benchmark: as many trials for each, on games that no suite plays.
+
+A trial is a setting drawn from the agent's list of values, the first one its defaults. It plays games of the families
+and sizes that the suites play, under seeds of their own; its score is what it left of the gap.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from envs.keyed import Key, Stream, hash_seed
+from runners.engines import Engine, batches, played
+from runners.record import write_whole
+from runners.results import circumstances
+from runners.scores import left
+from runners.settings import config_class
+from runners.statistics import interquartile_mean
+from runners.suites import Entrant, Game, Suite, tabular
+
+TRIALS = 16
+PUBLISHED = Path(str(files("runners") / "results" / "tuned.json"))
+FIRST_SEED = 1000
+"""Of the held-out games; those of the suites begin at 0."""
+
+RATES = "0.003", "0.01", "0.03", "0.1", "0.3"
+DECAYS = "None", "2000", "500", "100"
+TAUS = "0.2", "0.1", "0.05", "0.02", "0.01"
+ETAS = "0.5", "1", "2", "5"
+_OPTIMISER = {"optimiser.learning_rate": RATES, "optimiser.decay": DECAYS}
+_INNER = {"inner.tau": TAUS, "inner.eta": ETAS, **{f"inner.{name}": values for name, values in _OPTIMISER.items()}}
+SEARCH: dict[str, dict[str, tuple[str, ...]]] = {
+    "dpo": {"tau": TAUS, **_OPTIMISER},
+    "rlhf": {"tau": TAUS, "inner_steps": ("1", "4"), **_OPTIMISER},
+    "xpo": {"tau": TAUS, **_OPTIMISER},
+    "sppo": {"eta": ("1", "5", "20", "100"), **_OPTIMISER},
+    "spo": {"tau": ("0", *TAUS), **_OPTIMISER},
+    "ipo": {"tau": TAUS, **_OPTIMISER},
+    "inpo": {"tau": TAUS, "eta": ETAS, **_OPTIMISER},
+    "nash_md": {"tau": TAUS, "mixture": ("0.03", "0.125", "0.3"), **_OPTIMISER},
+    "egpo": {"tau": TAUS, "eta": ETAS, **_OPTIMISER},
+    "comal": {"renew_every": ("12", "50", "200", "1000"), **_INNER},
+    "oelhf": {"responses": ("16", "32"), "ipo.tau": TAUS},
+}
+"""Agent -> field -> values; a configuration of your own says `search: ClassVar[dict[str, tuple]]`."""
+
+
+def games(entrants: Sequence[Entrant]) -> Suite:
+    """Returns the held-out games: 16 and more responses, all shares of cycles, two families."""
+    held_out = [Game(oracle, lam) for oracle in ("cyclic", "annotators") for lam in (0.0, 0.5, 1.0)]
+    about = "64 responses, 30,000 outcomes, held out"
+    return Suite("tuning", about, tuple(entrants), tuple(held_out), 2, tabular(30000, 3, 1), FIRST_SEED)
+
+
+def search_space(agent: str) -> Mapping[str, Sequence[str]]:
+    """Returns field -> values of an agent.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    kind, _ = config_class("agent", agent)
+    space = SEARCH.get(agent) or getattr(kind, "search", None)
+    if not space:
+        raise ValueError(
+            f"agent '{agent}' does not say what may be tuned: give its configuration "
+            f'`search: ClassVar[dict[str, tuple]] = {{"learning_rate": (0.01, 0.1)}}`, or the like'
+        )
+    return {name: [str(value) for value in values] for name, values in space.items()}
+
+
+def trials(agent: str, count: int) -> list[tuple[str, ...]]:
+    """Returns the options of an agent's trials, its defaults first; those of a smaller count are the first of a larger.
+
+    Raises:
+        ValueError: if the agent does not say what may be tuned.
+    """
+    space = search_space(agent)
+    found: list[tuple[str, ...]] = [()]
+    for number in range(1, count):
+        key = Key(hash_seed("tune", agent), number, Stream.INIT)
+        chosen = zip(space.items(), key.uniform(k=np.arange(len(space))), strict=True)
+        words = [(f"--agent.{name}", values[int(u * len(values))]) for (name, values), u in chosen]
+        found.append(tuple(word for pair in words for word in pair))
+    return found
+
+
+def tune(
+    agents: Sequence[str] | None, folder: Path, engine: Engine, count: int, suite: Callable[..., Suite] = games
+) -> str:
+    """Tries settings, writes tuned.json; returns what was chosen, for people.
+
+    Raises:
+        ValueError: if an agent does not say what may be tuned, there is no trial, or none ended well.
+        OSError: if the file can't be written.
+    """
+    if count < 1:
+        raise ValueError(f"--trials must be at least 1, got {count}")
+    agents = list(SEARCH) if agents is None else agents
+    drawn = {f"{agent} {i}": (agent, one) for agent in agents for i, one in enumerate(trials(agent, count))}
+    plan = suite([Entrant(label, agent, options) for label, (agent, options) in drawn.items()])
+    found: dict[str, list[float]] = {label: [] for label in drawn}
+    failed: dict[str, str] = {}
+    done = 0
+    for results in played(engine, batches(plan.cells, len(plan.cells))):
+        for one in results:
+            if one.content is None:
+                failed[one.cell.entrant.label] = one.log.strip().splitlines()[-1]
+            else:
+                found[one.cell.entrant.label].append(left(one.content, one.cell.game.gap))
+        done += len(results)
+        print(f"{done}/{len(plan.cells)} held-out cells", flush=True)
+    chosen = {agent: _best(agent, drawn, found, failed) for agent in agents}
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"conditions": plan.conditions(), "made": circumstances(), "trials": count, "agents": chosen}
+    write_whole(folder / "tuned.json", json.dumps(content, indent=1) + "\n")
+    lines = [f"{agent:>8}  left {one['left']:.3f}  {' '.join(one['options'])}" for agent, one in chosen.items()]
+    return "\n".join([*lines, f"Settings: {folder / 'tuned.json'}"])
+
+
+def _best(
+    agent: str,
+    drawn: Mapping[str, tuple[str, tuple[str, ...]]],
+    found: Mapping[str, list[float]],
+    failed: Mapping[str, str],
+) -> dict[str, Any]:
+    """Returns the trial that left least of the gap, and all of them beside it."""
+    rows = []
+    for label, (who, options) in drawn.items():
+        if who == agent:
+            score = None if label in failed else interquartile_mean(np.array([found[label]]))
+            rows.append({"options": list(options), "left": score, "failed": failed.get(label)})
+    well = [row for row in rows if row["left"] is not None]
+    if not well:
+        raise ValueError(f"no trial of '{agent}' ended well: {rows[0]['failed']}")
+    return {**min(well, key=lambda row: row["left"]), "trials": rows}
+
+
+def settings_of(agents: Sequence[str], path: Path | None = None) -> list[Entrant]:
+    """Returns agents with the settings that were chosen for them, those that nobody tuned with their defaults.
+
+    Args:
+        agents: names, or "module:Config".
+        path: a file of `tune`; None: the published one.
+
+    Raises:
+        UnknownNameError: if there is no such agent.
+        ValueError: if the file is none.
+        OSError: if it can't be read.
+    """
+    for agent in agents:
+        config_class("agent", agent)
+    chosen = {}
+    if path is not None or PUBLISHED.exists():
+        try:
+            chosen = json.loads((path or PUBLISHED).read_text(encoding="utf-8"))["agents"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path or PUBLISHED} is no file of --tune: {error}") from error
+    return [Entrant(agent, agent, tuple(chosen.get(agent, {}).get("options", ()))) for agent in agents]
