@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from envs.games import queries_to
-from runners.statistics import Interval, bootstrap, improvement
+from runners.statistics import Interval, Scores, bootstrap, improvement
 from runners.suites import WIN_RATE
 
 Cell = Mapping[str, Any]
@@ -63,7 +62,7 @@ def table(results: Results, which: str = "last") -> dict[str, dict[str, list[flo
     return found
 
 
-def scores(found: Mapping[str, Sequence[float]], names: Sequence[str]) -> NDArray[np.float64] | None:
+def scores(found: Mapping[str, Sequence[float]], names: Sequence[str]) -> Scores | None:
     """Returns [R, T] the scores of R seeds in T games; None where some are missing."""
     counts = {len(found.get(name, ())) for name in names}
     return np.array([found[name] for name in names]).T if len(counts) == 1 and counts != {0} else None
@@ -98,7 +97,7 @@ def show(results: Results, console: Console) -> None:
         console.print(shown)
 
 
-def told(array: NDArray[np.float64] | None) -> str:
+def told(array: Scores | None) -> str:
     """Returns an interquartile mean with its interval."""
     if array is None:
         return ""
@@ -106,7 +105,7 @@ def told(array: NDArray[np.float64] | None) -> str:
     return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
-def _short(array: NDArray[np.float64] | None) -> str:
+def _short(array: Scores | None) -> str:
     return "" if array is None else f"{bootstrap(array, resamples=1).value:.3f}"
 
 
