@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from envs.registry import UnknownNameError, nearest
 from runners.engines import ENGINES, Engine, batches, local, played, ray
+from runners.report import write as report
 from runners.results import beside, circumstances, gather, keep, require_format, shipped, write_results
 from runners.scores import show
 from runners.suites import BUILT_IN, Cell, Suite, find_suite
@@ -70,7 +71,9 @@ def _bench(options: argparse.Namespace, engine: Engine) -> int:
         results = beside(results, shipped(suite.name))
     write_results(folder / "results.json", results)
     show(results, Console(width=None if sys.stdout.isatty() else 160))
-    print(f"Results: {folder / 'results.json'}\nReport:  python -m runners.report {folder}")
+    print(f"Results: {folder / 'results.json'}")
+    if results["cells"]:
+        print(f"Report:  {report(results, folder / 'report')}")
     for name in failed:
         print(f"failed:  {name}, see {folder / 'cells' / name / 'log.txt'}", file=sys.stderr)
     return 1 if failed else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from runners.standings import START, Field, Standing, dialled
 from runners.statistics import bootstrap, interquartile_mean, performance_profile
 
 MARKERS = "osD^v<>PX*ph"
+MEASURES = {EXPLOITABILITY: "exploitability", WIN_RATE: "win rate against the start"}
 DASHES = {"Bradley-Terry": ":", "regularised Nash": "-", "unregularised": "--", "other": "-."}
 """Of lines by family: with the markers they tell lines apart without colour."""
 
@@ -65,8 +67,9 @@ def curves(results: Mapping[str, Any]) -> Picture:
             left = np.array([np.array(gaps(cell, tags[game])) / gaps(cell, tags[game])[0] for cell in cells])
             means = [bootstrap(column[:, None]) for column in left.T]
             queries = cells[0]["curve"]["queries"]
-            axes.plot(queries, [max(one.value, 1e-4) for one in means], markersize=3.5, linewidth=1.1, **look)
-            rows += [[game, label, q, *(f"{x:.6g}" for x in one)] for q, one in zip(queries, means, strict=True)]
+            values, every = [max(one.value, 1e-4) for one in means], max(1, len(means) // 10)
+            axes.plot(queries, values, markersize=3.5, markevery=every, linewidth=1.1, **look)
+            rows += [[game, label, q, *one] for q, one in zip(queries, means, strict=True)]
         axes.set_title(game, fontsize=9)
         _logarithmic(axes)
         axes.axhline(1, color="0.5", linewidth=0.8)
@@ -82,40 +85,29 @@ def against_lam(results: Mapping[str, Any]) -> Picture:
     oracles, looks = dialled(results), styles(results)
     figure, grid = _figure(list(oracles) * 2, 3.9, 3.0, columns=max(2, len(oracles)))
     rows = []
-    for column, (oracle, by_lam) in enumerate(oracles.items()):
-        for row, (tag, name) in enumerate(
-            ((EXPLOITABILITY, "exploitability"), (WIN_RATE, "win rate against the start"))
-        ):
-            axes = grid[row * len(oracles) + column]
-            lams = sorted(by_lam)
-            for i, (label, look) in enumerate(looks.items()):
-                if any(final(results, by_lam[lam], [label], tag).size == 0 for lam in lams):
-                    continue
-                means = [bootstrap(final(results, by_lam[lam], [label], tag)) for lam in lams]
-                shift = 0.004 * (i - len(looks) / 2)
-                ends = [[one.value - one.low for one in means], [one.high - one.value for one in means]]
-                x = [lam + shift for lam in lams]
-                axes.errorbar(
-                    x,
-                    [m.value for m in means],
-                    np.maximum(ends, 0),
-                    markersize=4,
-                    linewidth=1.1,
-                    elinewidth=0.6,
-                    **look,
-                )
-                rows += [
-                    [oracle, lam, name, label, *(f"{v:.6g}" for v in m)] for lam, m in zip(lams, means, strict=True)
-                ]
-            if row == 0:
-                starts = [_start_gap(results, by_lam[lam]) for lam in lams]
-                axes.plot(lams, starts, color="0.6", linewidth=3, zorder=0, label=START)
-            axes.set_title(oracle, fontsize=10)
-            _plain(axes, "lam, share of cycles", name)
+    for number, (oracle, tag) in enumerate(itertools.product(oracles, MEASURES)):
+        by_lam, place = oracles[oracle], divmod(number, len(MEASURES))
+        axes = grid[place[1] * len(oracles) + place[0]]
+        lams = sorted(by_lam)
+        for i, (label, look) in enumerate(looks.items()):
+            ends = [final(results, by_lam[lam], [label], tag) for lam in lams]
+            if not all(one.size for one in ends):
+                continue
+            means = [bootstrap(one) for one in ends]
+            spread = np.maximum([[one.value - one.low, one.high - one.value] for one in means], 0).T
+            x = [lam + 0.004 * (i - len(looks) / 2) for lam in lams]  # so that bars stand beside each other
+            values = [one.value for one in means]
+            axes.errorbar(x, values, spread, markersize=4, linewidth=1.1, elinewidth=0.6, **look)
+            rows += [[oracle, lam, MEASURES[tag], label, *one] for lam, one in zip(lams, means, strict=True)]
+        if tag == EXPLOITABILITY:
+            starts = [_start_gap(results, by_lam[lam]) for lam in lams]
+            axes.plot(lams, starts, color="0.6", linewidth=3, zorder=0, label=START)
+        axes.set_title(oracle, fontsize=10)
+        _plain(axes, "lam, share of cycles", MEASURES[tag])
     _legend(figure, grid[0])
     about = (
-        "Last iterates after the whole budget, interquartile means with 95 % intervals over games; the grey line is the "
-        "start's. Above: who breaks where intransitivity starts. Below: how little of it a win rate shows."
+        "Last iterates after the whole budget, interquartile means with 95 % intervals over games; the grey line is "
+        "the start's. Exploitability shows who breaks where intransitivity starts, win rate how little of it it sees."
     )
     header = "oracle", "lam", "measure", "entrant", "value", "low", "high"
     return Picture("gap_against_lam", "Exploitability against intransitivity", about, _png(figure), header, rows)
@@ -135,10 +127,9 @@ def profile(results: Mapping[str, Any]) -> Picture:
     for label, look in looks.items():
         scores = -np.concatenate([np.array(values) for values in found[label].values()])[:, None]
         share = 1 - performance_profile(-scores, thresholds)
-        axes.plot(
-            thresholds, share, markevery=(len(rows) // len(thresholds) % 6, 6), markersize=4, linewidth=1.2, **look
-        )
-        rows += [[label, f"{t:.4g}", f"{s:.4g}"] for t, s in zip(thresholds, share, strict=True)]
+        every = len(rows) // len(thresholds) % 6, 6
+        axes.plot(thresholds, share, markevery=every, markersize=4, linewidth=1.2, **look)
+        rows += [[label, *one] for one in zip(thresholds.tolist(), share.tolist(), strict=True)]
     axes.set_xscale("log")
     _plain(axes, "share of the first gap", "runs that left no more")
     _legend(figure, axes)
@@ -162,14 +153,14 @@ def transfer(results: Mapping[str, Any], field: Field) -> list[Picture]:
                 for j, judged in enumerate(lams):
                     found = bootstrap(np.array([field.transfer(by_lam[learned], by_lam[judged], label)]).T)
                     worth[i, j] = found.value
-                    rows.append([oracle, label, learned, judged, *(f"{x:.6g}" for x in found)])
+                    rows.append([oracle, label, learned, judged, *found])
             _heat(axes, worth, [f"{lam:g}" for lam in lams], [f"{lam:g}" for lam in lams], (0, 2), "{:.2f}")
             axes.set_title(label, fontsize=9)
             axes.set_xlabel("judged at lam", fontsize=8)
             axes.set_ylabel("learned at lam", fontsize=8)
         about = (
-            "Exploitability of last policies under the same game at another share of cycles, as a share of the start's: "
-            "above 1 what was learned is worse than nothing."
+            "Exploitability of last policies under the same game at another share of cycles, as a share of the "
+            "start's: above 1 what was learned is worse than nothing."
         )
         header = "oracle", "entrant", "learned at lam", "judged at lam", "share", "low", "high"
         pictures.append(Picture(f"transfer_{oracle}", f"Transfer, {oracle}", about, _png(figure), header, rows))
@@ -181,7 +172,7 @@ def meetings(found: Standing, name: str, title: str) -> Picture:
     figure, (axes,) = _figure(["all"], 6.6, 5.8)
     _heat(axes, found.table.numpy(), found.names, found.names, (0.3, 0.7), "{:.3f}")
     axes.set_title("chance that the row beats the column", fontsize=10)
-    rows = [[a, b, f"{found.table[i, j]:.6f}"] for i, a in enumerate(found.names) for j, b in enumerate(found.names)]
+    rows = [[a, b, float(found.table[i, j])] for i, a in enumerate(found.names) for j, b in enumerate(found.names)]
     about = "Exact, from the whole laws of the last policies, averaged over prompts, games and seeds."
     return Picture(name, title, about, _png(figure), ("entrant", "opponent", "chance"), rows)
 

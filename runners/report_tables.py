@@ -59,12 +59,13 @@ def summary(results: Mapping[str, Any]) -> Table:
                 f"{np.isfinite(needed).mean():.0%}",
                 f"{median:,.0f}" if np.isfinite(median) else "more than the budget",
                 _mean(np.array(regret)[:, None]) if regret else None,
-                sum(cell["seconds"] for cell in cells),
+                f"{sum(cell['seconds'] for cell in cells):.0f}",
             ]
         )
     about = (
-        "Over all games. A tenth: the share of runs whose gap fell to a tenth of the first, and the median of the queries "
-        "that took. Regret: hindsight von Neumann regret per query, what the best fixed response would have won more."
+        "Over all games. A tenth: the share of runs whose gap fell to a tenth of the first, and the median of the "
+        "queries that took. Regret: hindsight von Neumann regret per query, what the best fixed response would have "
+        "won more."
     )
     header = "entrant", "last iterate", "average iterate", "reached a tenth", "queries to it", "regret", "seconds"
     return Table("summary", "Each entrant over all games", about, header, rows)
@@ -86,9 +87,9 @@ def standings(found: Standing, name: str, title: str) -> Table:
     """Returns how entrants stand among each other."""
     rows = [[who, *(values[i] for values in found.ranks.values())] for i, who in enumerate(found.names)]
     about = (
-        "From exact cross-play, with stratified bootstrap 95 % intervals over seeds. Nash average: mass in the equilibrium "
-        "of most entropy of the game among entrants; against Nash: the win rate against it, at most 1/2. These ask who "
-        "beats whom here; exploitability asks who could be beaten by anybody."
+        "From exact cross-play, with stratified bootstrap 95 % intervals over seeds. Nash average: mass in the "
+        "equilibrium of most entropy of the game among entrants; against Nash: the win rate against it, at most 1/2. "
+        "These ask who beats whom here; exploitability asks who could be beaten by anybody."
     )
     return Table(name, title, about, ("entrant", *found.ranks), rows)
 
@@ -102,8 +103,8 @@ def clone_table(found: Clones, names: Sequence[str], copies: int) -> Table:
     ]
     header = ["entrant", *(word for one in shown for word in (one, f"{one} with copies"))]
     about = (
-        f"The same field with {copies} more copies of {found.name}: Elo of the others moves though nobody plays otherwise; "
-        f"Nash masses (that of {found.name} is shared by its copies) stay."
+        f"The same field with {copies} more copies of {found.name}: Elo of the others moves though nobody plays "
+        f"otherwise; Nash masses (that of {found.name} is shared by its copies) stay."
     )
     return Table("clones", "Why Elo stands only beside", about, header, rows)
 

@@ -89,7 +89,7 @@ class Field:
         return torch.stack([torch.stack(row) for row in rows]).transpose(0, 1)
 
     def transfer(self, learned: str, judged: str, entrant: str) -> list[float]:
-        """Returns what policies of one game are exploitable by under another judge, as shares of the start's, by seed."""
+        """Returns the exploitability of a game's policies under another judge, as shares of the start's, by seed."""
         found = []
         for seed in self.seeds(learned):
             if (judged, seed) in self._boards:
