@@ -117,7 +117,8 @@ def ray(address: str | None) -> Iterator[Engine]:
     try:
         package.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise OSError(f"no Ray cluster at {address!r}: {error}") from error
+        told = "; where the cluster has a token, set RAY_AUTH_MODE=token"
+        raise OSError(f"no Ray cluster at {address!r}: {error}{told}") from error
     try:
         yield Ray(package)
     finally:
