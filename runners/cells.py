@@ -11,23 +11,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from agents.optimisers import TogetherError
 from envs.keyed import hash_seed
 from envs.types import Duel
 from runners.cli import parse
-from runners.duel import forget, one_step
+from runners.duel import evaluation_due, forget, one_step, over
 from runners.evaluation import law
 from runners.players import Players, gather
 from runners.settings import RunConfig
 from runners.stack import stack
 from runners.suites import Cell
 
-DIGITS = 6
-"""Of what is kept: significant ones of measures, decimals of laws."""
 REGRET = "regret/von_neumann"
 """Against the best fixed response to each prompt in hindsight, per query: `envs.games.von_neumann_regret`."""
+_GAPS = "game/exploitability", "game/regularised_exploitability"
+KEPT = {"eval/win_rate_vs_ref", "eval/win_rate_average", REGRET, *_GAPS, *(f"{gap}_average" for gap in _GAPS)}
+"""Measures of a finite task that are kept."""
+DIGITS = 6
+"""Of what is kept: significant ones of measures, decimals of laws."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +82,16 @@ def play(players: Players, run: RunConfig, meter: Meter) -> None:
     Raises:
         ValueError: if the run has no evaluation, which leaves a benchmark nothing to compare.
     """
-    if not run.eval_every:
-        raise ValueError("a cell of a benchmark must be measured: give --run.eval_every")
+    if not (run.eval_every or run.eval_queries):
+        raise ValueError("a cell of a benchmark must be measured: give --run.eval_every or --run.eval_queries")
     meter.measure(0)
-    done, over = 0, run.steps == 0
-    while not over:
+    done = 0
+    while not over(run, done, meter.queries()):
+        asked = meter.queries()
         _, duel = one_step(players, hash_seed(run.seed, "step", done + 1))
         meter.saw(duel)
         done += 1
-        over = done >= run.steps or (run.queries is not None and meter.queries() >= run.queries)
-        if over or done % run.eval_every == 0:
+        if evaluation_due(run, done, asked, meter.queries()):
             meter.measure(done)
 
 
@@ -131,7 +133,9 @@ class Meter:
             if self._played.any():
                 gains = torch.einsum("bnm,bm->bn", players.evaluation.matrices - 0.5, self._played) / 2
                 found[REGRET] = gains.amax(1) * 2 * len(self._rows) / self._played.sum()
-            points = {tag: values.view(self.worlds, -1).mean(1).tolist() for tag, values in found.items()}
+            points = {
+                tag: values.view(self.worlds, -1).mean(1).tolist() for tag, values in found.items() if tag in KEPT
+            }
         else:
             points = {tag: [value] for tag, value in players.evaluation.scalars(policy, average).items()}
         shared = {"step": float(step), "queries": float(self.queries())}
@@ -140,19 +144,13 @@ class Meter:
                 curve.setdefault(tag, []).append(value)
 
     def contents(self) -> list[dict[str, Any]]:
-        """Returns each world's curve, and on finite tasks the laws that it ended with, [X][N]."""
+        """Returns each world's curve, and on finite tasks the law that it ended with, [X][N]."""
         agent, evaluation = self.players.agent, self.players.evaluation
-        listed = {"last": agent.policy} | ({} if agent.average is None else {"average": agent.average})
-        laws: dict[str, Tensor] = {}
+        laws = None
         if self._columns:
-            laws = {name: law(one, evaluation.task, evaluation.prompts) for name, one in listed.items()}
+            laws = law(agent.policy, evaluation.task, evaluation.prompts).view(self.worlds, -1, len(self._columns))
         found = []
         for w, curve in enumerate(self._curves):
-            own = {name: one.view(self.worlds, -1, one.shape[-1])[w] for name, one in laws.items()}
-            found.append(
-                {
-                    "curve": {tag: [float(f"{value:.{DIGITS}g}") for value in values] for tag, values in curve.items()},
-                    "laws": {name: one.round(decimals=DIGITS).tolist() for name, one in own.items()},
-                }
-            )
+            kept = {tag: [float(f"{value:.{DIGITS}g}") for value in values] for tag, values in curve.items()}
+            found.append({"curve": kept, "law": None if laws is None else laws[w].round(decimals=DIGITS).tolist()})
         return found

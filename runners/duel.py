@@ -94,7 +94,7 @@ def _run(command: Command, device: str) -> int:
     try:
         with Interrupt() as interrupt:
             done = play(players, settings.run, record, interrupt)
-        if interrupt.signal is None or _over(done, settings.run, players):
+        if interrupt.signal is None or over(settings.run, done, players.arena.queries or 0):
             print(summary(players, record, settings.run), flush=True)
             return 0
         print(f"stopped after step {done}; go on with: {_program()} --resume {directory}", flush=True)
@@ -115,10 +115,10 @@ def play(players: Players, run: RunConfig, record: Record | Bystander, interrupt
     """
     done = _restore(players, record)
     with Progress(done, run.steps) as progress:
-        if record.saved is None and run.eval_every:
+        if record.saved is None and (run.eval_every or run.eval_queries):
             progress.evaluated(0, _evaluate(players, record, 0))
-        while not _over(done, run, players) and interrupt.signal is None:
-            arena = players.arena.state_dict()
+        while not over(run, done, players.arena.queries or 0) and interrupt.signal is None:
+            arena, asked = players.arena.state_dict(), players.arena.queries or 0
             try:
                 scalars, duel = one_step(players, hash_seed(run.seed, "step", done + 1))
             except Unanswered:
@@ -131,7 +131,7 @@ def play(players: Players, run: RunConfig, record: Record | Bystander, interrupt
             progress.stepped(done, scalars)
             if _due(done, run.duel_every):
                 record.duels(done, duel, run.duel_prompts)
-            if _due(done, run.eval_every) or (run.eval_every and _over(done, run, players)):
+            if evaluation_due(run, done, asked, players.arena.queries or 0):
                 progress.evaluated(done, _evaluate(players, record, done))
             if _due(done, run.save_every):
                 _save(players, record, done)
@@ -228,9 +228,16 @@ def _task_line(task: Task) -> str:
     return f"task:  {task.name}, {len(task.prompts)} prompts to learn from, {len(task.held_out)} held out{cut}"
 
 
-def _over(done: int, run: RunConfig, players: Players) -> bool:
-    """Returns whether all steps are made, or all queries spent."""
-    return done >= run.steps or (run.queries is not None and (players.arena.queries or 0) >= run.queries)
+def over(run: RunConfig, done: int, queries: int) -> bool:
+    """Returns whether a run has made all steps, or asked all queries."""
+    return done >= run.steps or (run.queries is not None and queries >= run.queries)
+
+
+def evaluation_due(run: RunConfig, done: int, before: int, queries: int) -> bool:
+    """Returns whether a run is measured after a step, before which it had asked so many queries."""
+    if run.eval_queries:
+        return over(run, done, queries) or queries // run.eval_queries > before // run.eval_queries
+    return _due(done, run.eval_every) or (run.eval_every > 0 and over(run, done, queries))
 
 
 def _due(step: int, every: int) -> bool:

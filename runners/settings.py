@@ -56,6 +56,9 @@ class RunConfig:
     """CPU threads of torch; None: torch's own choice. A resumed run keeps the number it started with."""
     eval_every: int = 20
     """Steps between evaluations on held-out prompts (also before the first step and after the last); 0: never."""
+    eval_queries: int | None = None
+    """Oracle queries between evaluations, >= 1, instead of `eval_every` steps: at the end of the first step that has
+    asked so many more; None: steps count."""
     eval_prompts: int = 128
     """Held-out prompts of an evaluation at most; the same in every run."""
     eval_pairs: int = 4
@@ -81,6 +84,7 @@ class RunConfig:
             "seed": 0,
             "threads": 1,
             "eval_every": 0,
+            "eval_queries": 1,
             "eval_prompts": 1,
         }
         least |= {"eval_pairs": 1, "save_every": 0, "keep": 1, "duel_every": 0, "duel_prompts": 1}

@@ -42,7 +42,7 @@ class Field:
         """(game, seed) -> entrant -> cell, where all entrants finished and every response is listed."""
         found: dict[tuple[str, int], dict[str, Mapping[str, Any]]] = {}
         for cell in self.results["cells"]:
-            if cell["laws"]:
+            if cell["law"] is not None:
                 found.setdefault((cell["game"], cell["seed"]), {})[cell["entrant"]] = cell
         return {place: cells for place, cells in found.items() if len(cells) == len(self.names) - 1}
 
@@ -66,7 +66,7 @@ class Field:
     def _law(self, place: tuple[str, int], entrant: str) -> Tensor:
         if entrant == START:
             return self._boards[place][1]
-        law = torch.tensor(self._cells[place][entrant]["laws"]["last"], dtype=torch.float64)
+        law = torch.tensor(self._cells[place][entrant]["law"], dtype=torch.float64)
         return law / law.sum(-1, keepdim=True)  # it was rounded
 
     @cached_property

@@ -149,12 +149,12 @@ def tabular(queries: int, length: int, evaluations: int, spread: float = 1.0) ->
     Args:
         queries: the budget.
         length: of responses, in letters.
-        evaluations: about how many, of an agent that asks 6 queries in a step.
+        evaluations: how many.
         spread: of the start's logits.
     """
     options = f"--task symbols --task.length {length} --task.prompts 1 --run.batch_size None --run.steps 1000000"
     options += f" --policy tabular --policy.spread {spread:g} --policy.start {SEED} --oracle.seed {SEED}"
-    options += f" --run.queries {queries} --run.eval_every {queries // (6 * evaluations)} --run.eval_tau 0.1"
+    options += f" --run.queries {queries} --run.eval_queries {queries // evaluations} --run.eval_tau 0.1"
     return (*options.split(), "--run.threads", "1")
 
 

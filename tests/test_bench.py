@@ -1,6 +1,8 @@
 """The benchmark plays what is missing and nothing twice, tells what failed, and keeps what is finished."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from runners.record import read_lines, write_whole
 from runners.results import read_results, write_results
 from runners.scores import gaps, left, table, to_tenth
 from runners.suites import BUILT_IN, Cell, Entrant, Game, Suite, find_suite, tabular
-from runners.tuning import settings_of, trials
+from runners.tuning import games, settings_of, trials, tune
 
 FILE = """
 from runners.suites import Entrant, Game, Suite, tabular
@@ -87,7 +89,7 @@ def test_a_cell_is_the_run_of_its_command_line_alone_or_in_company(tmp_path):
     for played in (together[1], alone[0]):
         for tag in ("game/exploitability", "game/regularised_exploitability_average", "eval/win_rate_vs_ref"):
             assert played.content["curve"][tag] == pytest.approx([line[tag] for line in run if tag in line], rel=1e-5)
-    assert together[1].content["laws"] == alone[0].content["laws"]
+    assert together[1].content["law"] == alone[0].content["law"]
 
 
 def test_the_regret_is_that_of_the_duels_that_were_played():
@@ -199,3 +201,45 @@ def test_results_of_another_version_are_told(tmp_path):
     write_results(tmp_path / "results.json", {"format": 99, "cells": []})
     with pytest.raises(ValueError, match="was written in format 99, this is 1"):
         read_results(tmp_path / "results.json")
+
+
+def test_an_agent_of_ones_own_stands_beside_the_published_results(tmp_path, monkeypatch, capsys):
+    def small(entrants):
+        return Suite("quick", "a test", tuple(entrants), (Game("cyclic", 0.5),), 2, tabular(60, 1, 2))
+
+    monkeypatch.setitem(BUILT_IN, "quick", (small, ("ipo", "dpo")))
+    monkeypatch.setattr("runners.results.PUBLISHED", tmp_path)
+    arguments = ["--processes", "1", "--dir"]
+    assert main([*arguments, str(tmp_path / "all")]) == 0
+    (tmp_path / "all/results.json").rename(tmp_path / "quick.json")
+    capsys.readouterr()
+    assert main([*arguments, str(tmp_path / "mine"), "--agent", "tests.my_agent:Config"]) == 0
+    assert "tests.my_agent:Config" in "".join(capsys.readouterr().out.split())
+    results, before = (read_results(tmp_path / path) for path in ("mine/results.json", "quick.json"))
+    assert list(results["entrants"]) == ["ipo", "dpo", "tests.my_agent:Config"]
+    assert results["cells"][:4] == before["cells"]
+    assert {left(cell, "game/exploitability") for cell in results["cells"][4:]} == {1.0}
+    assert len(list((tmp_path / "mine/cells").iterdir())) == 2
+    monkeypatch.setitem(BUILT_IN, "quick", (lambda entrants: replace(small(entrants), seeds=3), ("ipo", "dpo")))
+    assert main([*arguments, str(tmp_path / "other"), "--agent", "ipo"]) == 1
+    assert "'quick' were made under other conditions: leave --agent out" in capsys.readouterr().err
+
+
+def test_settings_are_tuned_on_held_out_games_and_played(tmp_path, monkeypatch, capsys):
+    def held_out(entrants):
+        return Suite("tuning", "a test", tuple(entrants), (Game("cyclic", 0.5),), 2, tabular(120, 1, 1), 1000)
+
+    monkeypatch.setattr("runners.bench.tune", partial(tune, suite=held_out))
+    arguments = ["--tune", "--agent", "ipo", "--trials", "3", "--processes", "1", "--dir", str(tmp_path)]
+    assert main(arguments) == 0
+    assert f"Settings: {tmp_path / 'tuned.json'}" in capsys.readouterr().out
+    content = json.loads((tmp_path / "tuned.json").read_text())
+    found = content["agents"]["ipo"]
+    assert content["conditions"]["first_seed"] == 1000
+    assert [trial["options"] for trial in found["trials"]] == [list(one) for one in trials("ipo", 3)]
+    assert found["left"] == min(trial["left"] for trial in found["trials"])
+    (entrant,) = settings_of(["ipo"], tmp_path / "tuned.json")
+    assert list(entrant.options) == found["options"]
+    assert settings_of(["sppo"], tmp_path / "tuned.json") == [Entrant("sppo", "sppo")]
+    tested = {seed for name in BUILT_IN for seed in range(find_suite(name, settings_of).seeds)}
+    assert max(tested) < games([]).first_seed

@@ -194,3 +194,15 @@ def test_a_run_ends_when_its_queries_are_spent(lab):
     assert spent[-2] < 200 <= spent[-1]
     assert lines[-1]["step"] == len(spent)
     assert "eval/win_rate_vs_ref" in lines[-1]
+
+
+def test_a_run_is_measured_when_so_many_queries_are_asked(lab):
+    arguments = f"{OUTSIDE} --run.steps 9 --run.eval_queries 200 --run.eval_every 1 --run.dir run"
+    assert main(arguments.split()) == 0
+    lines = read_lines(lab / "run" / "metrics.jsonl")
+    spent = {line["step"]: line["duel/queries"] for line in lines if "duel/queries" in line} | {0: 0}
+    measured = [line["step"] for line in lines if "eval/win_rate_vs_ref" in line]
+    due = [step for step in range(1, 10) if spent[step] // 200 > spent[step - 1] // 200]
+    assert measured == [0, *due, 9][: len(measured)]
+    assert measured[-1] == 9
+    assert 1 < len(measured) < 9

@@ -94,7 +94,7 @@ def test_the_field_meets_exactly_under_the_judge_of_each_game(folder):
     own = field.transfer("cyclic lam=0", "cyclic lam=0", "dpo")
     assert own[0] == pytest.approx(cell["curve"][EXPLOITABILITY][-1] / cell["curve"][EXPLOITABILITY][0], abs=1e-4)
     payoff, start = field._boards["cyclic lam=1", 0]
-    law = torch.tensor(cell["laws"]["last"], dtype=torch.float64)
+    law = torch.tensor(cell["law"], dtype=torch.float64)
     there = exploitability(payoff, law / law.sum(-1, keepdim=True)) / exploitability(payoff, start)
     assert field.transfer("cyclic lam=0", "cyclic lam=1", "dpo")[0] == pytest.approx(there.item())
 
