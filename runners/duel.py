@@ -151,7 +151,7 @@ def one_step(players: Players, seed: int) -> tuple[dict[str, float], Duel]:
     Returns:
         The step's scalars by tag, and the duel.
     """
-    torch.manual_seed(seed)
+    _reseed(seed)
     forget(players.oracle)
     agent, arena = players.agent, players.arena
     prompts = arena.reset()
@@ -167,6 +167,13 @@ def one_step(players: Players, seed: int) -> tuple[dict[str, float], Duel]:
     updated = time.perf_counter()
     times = {"time/sample_s": sampled - start, "time/oracle_s": asked - sampled, "time/update_s": updated - asked}
     return {**scalars, **describe(duel), **queries(players), **times}, duel
+
+
+def _reseed(seed: int) -> None:
+    """Does what torch.manual_seed does, which formats three stacks for devices that are not there."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 def forget(oracle: Oracle) -> None:
