@@ -72,8 +72,7 @@ def play_cells(cells: Sequence[Cell]) -> list[Played]:
 
 def described(cell: Cell) -> dict[str, Any]:
     """Returns what a cell is, as JSON values."""
-    entrant, game = cell.entrant, cell.game
-    return {"entrant": entrant.label, "game": game.label, "seed": cell.seed, "command": cell.arguments}
+    return {"entrant": cell.entrant.label, "game": cell.game.label, "seed": cell.seed}
 
 
 def play(players: Players, run: RunConfig, meter: Meter) -> None:

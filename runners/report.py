@@ -23,7 +23,7 @@ from runners.findings import sentences
 from runners.record import write_whole
 from runners.report_pictures import Picture
 from runners.report_tables import Table
-from runners.results import read_results, shipped
+from runners.results import cell_of, read_results, shipped
 from runners.standings import CLONES, Field, clones, dialled, standing
 from runners.statistics import Interval
 from runners.suites import BUILT_IN
@@ -87,7 +87,7 @@ def write(results: Mapping[str, Any], folder: Path) -> Path:
         count=len(results["cells"]),
         sentences=sentences(results),
         parts=parts,
-        example=shlex.join(results["cells"][-1]["command"]),
+        example=shlex.join(cell_of(results, results["cells"][-1]).arguments),
     )
     write_whole(folder / "index.html", text)
     return folder / "index.html"

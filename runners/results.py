@@ -13,7 +13,7 @@ from typing import Any
 
 from runners.cells import Played
 from runners.record import git_commit, versions, write_whole
-from runners.suites import Entrant, Suite
+from runners.suites import Cell, Entrant, Game, Suite
 
 FORMAT = 1
 """Of a benchmark's folder, and of results.json."""
@@ -105,6 +105,16 @@ def beside(results: dict[str, Any], published: Mapping[str, Any] | None) -> dict
     others = {label: one for label, one in published["entrants"].items() if label not in results["entrants"]}
     cells = [cell for cell in published["cells"] if cell["entrant"] in others]
     return {**results, "entrants": {**others, **results["entrants"]}, "cells": [*cells, *results["cells"]]}
+
+
+def cell_of(results: Mapping[str, Any], found: Mapping[str, Any]) -> Cell:
+    """Returns what was played where a cell of some results was found."""
+    entrant, conditions = results["entrants"][found["entrant"]], results["conditions"]
+    fields = next(dict(game) for game in conditions["games"] if game["label"] == found["game"])
+    del fields["label"]
+    game = Game(**{**fields, "options": tuple(fields["options"])})
+    who = Entrant(found["entrant"], entrant["agent"], tuple(entrant["options"]))
+    return Cell(who, game, found["seed"], tuple(conditions["options"]))
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from envs.games import alpha_rank, cross_play, elo, exploitability, nash_average
 from runners.cli import parse
 from runners.players import gather
+from runners.results import cell_of
 from runners.scores import entrants, gap_tags
 from runners.statistics import Interval
 
@@ -48,10 +49,11 @@ class Field:
 
     @cached_property
     def _boards(self) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
-        """(game, seed) -> payoffs [X, N, N] and the start's law [X, N], built from a cell's command."""
+        """(game, seed) -> payoffs [X, N, N] and the start's law [X, N], built as a cell's command says."""
         found = {}
         for place, cells in self._cells.items():
-            evaluation = gather(parse(next(iter(cells.values()))["command"]).settings, "cpu").evaluation
+            cell = cell_of(self.results, next(iter(cells.values())))
+            evaluation = gather(parse(cell.arguments).settings, "cpu").evaluation
             found[place] = evaluation.matrices, evaluation.reference_law
         return found
 

@@ -172,7 +172,7 @@ def standard(entrants: Sequence[Entrant]) -> Suite:
     others = [Game("length_bias", 0.5), Game("borda_trap"), Game("cyclic", 0.5, noise=0.3)]
     games = (*dialled, *others, Game("cyclic", 0.5, feedback="probability"))
     about = "64 responses, 30,000 queries, 10 games each"
-    return Suite("standard", about, tuple(entrants), games, 10, tabular(30000, 3, 12))
+    return Suite("standard", about, tuple(entrants), games, 10, tabular(30000, 3, 15))
 
 
 def exploration(entrants: Sequence[Entrant]) -> Suite:
