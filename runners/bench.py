@@ -18,8 +18,8 @@ from runners.engines import ENGINES, Engine, batches, local, played, ray
 from runners.report import write as report
 from runners.results import beside, circumstances, gather, keep, require_format, shipped, write_results
 from runners.scores import show
-from runners.suites import BUILT_IN, Cell, Suite, find_suite
-from runners.tuning import TRIALS, settings_of, tune
+from runners.suites import BUILT_IN, Cell, Entrant, Suite, find_suite
+from runners.tuning import TRIALS, published, settings_of, tune
 
 BATCH = 30
 """Cells that learn as one at most: more save little, and lose more where one is killed."""
@@ -30,10 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         with _engine(options) as engine:
-            if options.tune:
-                print(tune(options.agent, options.dir or Path("bench/tuned"), engine, options.trials))
-                return 0
-            return _bench(options, engine)
+            return _tune(options, engine) if options.tune else _bench(options, engine)
     except UnknownNameError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -51,9 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="of --engine local")
     parser.add_argument("--ray.address", dest="address", help="of the cluster, or auto (default: one of its own)")
     parser.add_argument("--cells", nargs="+", metavar="NAME", help="play these alone")
-    parser.add_argument("--tune", action="store_true", help="choose agents' settings on held-out games, then stop")
+    parser.add_argument("--tune", action="store_true", help="choose agents' settings on held-out games of the suite")
     parser.add_argument("--trials", type=int, default=TRIALS, help=f"settings tried for each (default: {TRIALS})")
-    parser.add_argument("--tuned", type=Path, help="file of --tune (default: the published one)")
+    parser.add_argument("--tuned", type=Path, help="file of --tune (default: the published one of the suite)")
     return parser
 
 
@@ -61,8 +58,18 @@ def _engine(options: argparse.Namespace) -> Any:
     return ray(options.address) if options.engine == "ray" else local(options.processes)
 
 
+def _tune(options: argparse.Namespace, engine: Engine) -> int:
+    suite = find_suite(options.suite, lambda agents: [Entrant(agent, agent) for agent in agents])
+    folder = options.dir or Path("bench") / f"{suite.name}-tuned"
+    print(tune(suite, options.agent, folder, engine, options.trials))
+    return 0
+
+
 def _bench(options: argparse.Namespace, engine: Engine) -> int:
-    suite = find_suite(options.suite, lambda agents: settings_of(agents, options.tuned), options.agent)
+    if options.tuned is not None and not options.tuned.is_file():
+        raise FileNotFoundError(f"the file of settings {options.tuned} does not exist")
+    tuned = options.tuned or published(options.suite)
+    suite = find_suite(options.suite, lambda agents: settings_of(agents, tuned), options.agent)
     folder = options.dir or Path("bench") / suite.name
     require_format(folder)
     failed = play(suite.cells if options.cells is None else _named(suite, options.cells), folder, engine, suite.name)

@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from envs.types import Feedback
 
 SEED = "{seed}"
 """Stands for a cell's seed in the options of a suite or a game."""
+HELD_OUT, FIRST_HELD_OUT = 12, 1000
+"""Runs of a trial, and the first of their seeds."""
 WIN_RATE = "eval/win_rate_vs_ref"
 
 
@@ -116,6 +118,7 @@ class Suite:
         seeds: runs of every entrant in every game.
         options: what all cells share: the task, the policy, the budget.
         first_seed: of them.
+        tuned_on: games whose other draws the settings for this suite are chosen on.
     """
 
     name: str
@@ -125,6 +128,7 @@ class Suite:
     seeds: int
     options: tuple[str, ...]
     first_seed: int = 0
+    tuned_on: tuple[Game, ...] = ()
 
     @property
     def cells(self) -> list[Cell]:
@@ -135,8 +139,19 @@ class Suite:
     def conditions(self) -> dict[str, Any]:
         """Returns everything but the entrants as JSON values: results are comparable where these are the same."""
         content = asdict(self) | {"games": [{"label": game.label, **asdict(game)} for game in self.games]}
-        kept = {name: value for name, value in content.items() if name not in ("entrants", "about")}
+        kept = {name: value for name, value in content.items() if name not in ("entrants", "about", "tuned_on")}
         return json.loads(json.dumps(kept))
+
+    def held_out(self, entrants: Sequence[Entrant]) -> Suite:
+        """Returns the suite that settings are chosen on: games under seeds that this one does not play.
+
+        Raises:
+            ValueError: if the suite names none.
+        """
+        if not self.tuned_on:
+            raise ValueError(f"suite '{self.name}' names no games to tune on (tuned_on); its agents play as they are")
+        seeds = HELD_OUT // len(self.tuned_on)
+        return replace(self, entrants=tuple(entrants), games=self.tuned_on, seeds=seeds, first_seed=FIRST_HELD_OUT)
 
 
 TABULAR = "dpo", "rlhf", "xpo", "sppo", "spo", "ipo", "inpo", "nash_md", "egpo", "comal", "oelhf"
@@ -162,7 +177,7 @@ def quick(entrants: Sequence[Entrant]) -> Suite:
     """Returns the suite that ends within minutes: 16 responses, three shares of cycles."""
     games = tuple(Game("cyclic", lam) for lam in (0.0, 0.5, 1.0))
     about = "16 responses, 6,000 outcomes, 10 games each"
-    return Suite("quick", about, tuple(entrants), games, 10, tabular(6000, 2, 10))
+    return Suite("quick", about, tuple(entrants), games, 10, tabular(6000, 2, 10), tuned_on=games)
 
 
 def standard(entrants: Sequence[Entrant]) -> Suite:
@@ -172,7 +187,8 @@ def standard(entrants: Sequence[Entrant]) -> Suite:
     others = [Game("length_bias", 0.5), Game("borda_trap"), Game("cyclic", 0.5, noise=0.3)]
     games = (*dialled, *others, Game("cyclic", 0.5, feedback="probability"))
     about = "64 responses, 30,000 queries, 10 games each"
-    return Suite("standard", about, tuple(entrants), games, 10, tabular(30000, 3, 15))
+    tuned_on = tuple(game for game in dialled if game.oracle != "gpm" and game.lam in (0.0, 0.5, 1.0))
+    return Suite("standard", about, tuple(entrants), games, 10, tabular(30000, 3, 15), tuned_on=tuned_on)
 
 
 def exploration(entrants: Sequence[Entrant]) -> Suite:
@@ -185,7 +201,8 @@ def exploration(entrants: Sequence[Entrant]) -> Suite:
         for name in ("tournament", "none", "uniform")
         if one.agent == "oelhf"
     ]
-    return Suite("exploration", about, (*entrants, *variants), games, 10, tabular(12000, 3, 10, spread=4))
+    options = tabular(12000, 3, 10, spread=4)
+    return Suite("exploration", about, (*entrants, *variants), games, 10, options, tuned_on=games)
 
 
 def lm(entrants: Sequence[Entrant]) -> Suite:
@@ -215,7 +232,7 @@ def find_suite(
 
     Args:
         name: of a built-in, or FILE.py.
-        entrants: gives each agent its settings.
+        entrants: gives each agent of a built-in its settings.
         agents: instead of a built-in's own; None: those.
 
     Raises:

@@ -1,14 +1,13 @@
 """Agents' settings for a benchmark: as many trials for each, on games that no suite plays.
 
-A trial is a setting drawn from the agent's list of values, the first one its defaults. It plays games of the families
-and sizes that the suites play, under seeds of their own; its score is what it left of the gap.
+A trial is a setting drawn from the agent's list of values, the first one its defaults. It plays the games that a suite
+names for it, under seeds that the suite does not play; its score is what it left of the gap.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,13 @@ import numpy as np
 from envs.keyed import Key, Stream, hash_seed
 from runners.engines import Engine, batches, played
 from runners.record import write_whole
-from runners.results import circumstances
+from runners.results import PUBLISHED, circumstances
 from runners.scores import left
 from runners.settings import config_class
 from runners.statistics import interquartile_mean
-from runners.suites import Entrant, Game, Suite, tabular
+from runners.suites import Entrant, Suite
 
 TRIALS = 16
-PUBLISHED = Path(str(files("runners") / "results" / "tuned.json"))
-FIRST_SEED = 1000
-"""Of the held-out games; those of the suites begin at 0."""
-
 RATES = "0.003", "0.01", "0.03", "0.1", "0.3"
 DECAYS = "None", "2000", "500", "100"
 TAUS = "0.2", "0.1", "0.05", "0.02", "0.01"
@@ -48,13 +43,6 @@ SEARCH: dict[str, dict[str, tuple[str, ...]]] = {
     "oelhf": {"responses": ("16", "32"), "ipo.tau": TAUS},
 }
 """Agent -> field -> values; a configuration of your own says `search: ClassVar[dict[str, tuple]]`."""
-
-
-def games(entrants: Sequence[Entrant]) -> Suite:
-    """Returns the held-out games: 16 and more responses, all shares of cycles, two families."""
-    held_out = [Game(oracle, lam) for oracle in ("cyclic", "annotators") for lam in (0.0, 0.5, 1.0)]
-    about = "64 responses, 30,000 outcomes, held out"
-    return Suite("tuning", about, tuple(entrants), tuple(held_out), 2, tabular(30000, 3, 1), FIRST_SEED)
 
 
 def search_space(agent: str) -> Mapping[str, Sequence[str]]:
@@ -89,20 +77,25 @@ def trials(agent: str, count: int) -> list[tuple[str, ...]]:
     return found
 
 
-def tune(
-    agents: Sequence[str] | None, folder: Path, engine: Engine, count: int, suite: Callable[..., Suite] = games
-) -> str:
+def tune(suite: Suite, agents: Sequence[str] | None, folder: Path, engine: Engine, count: int) -> str:
     """Tries settings, writes tuned.json; returns what was chosen, for people.
 
+    Args:
+        suite: whose held-out games are played.
+        agents: whose settings are tried; None: all that say what may be.
+        folder: of the file.
+        engine: that plays.
+        count: trials of each.
+
     Raises:
-        ValueError: if an agent does not say what may be tuned, there is no trial, or none ended well.
+        ValueError: if an agent does not say what may be tuned, the suite not on what, or no trial ended well.
         OSError: if the file can't be written.
     """
     if count < 1:
         raise ValueError(f"--trials must be at least 1, got {count}")
     agents = list(SEARCH) if agents is None else agents
     drawn = {f"{agent} {i}": (agent, one) for agent in agents for i, one in enumerate(trials(agent, count))}
-    plan = suite([Entrant(label, agent, options) for label, (agent, options) in drawn.items()])
+    plan = suite.held_out([Entrant(label, agent, options) for label, (agent, options) in drawn.items()])
     found: dict[str, list[float]] = {label: [] for label in drawn}
     failed: dict[str, str] = {}
     done = 0
@@ -140,12 +133,12 @@ def _best(
     return {**min(well, key=lambda row: row["left"]), "trials": rows}
 
 
-def settings_of(agents: Sequence[str], path: Path | None = None) -> list[Entrant]:
+def settings_of(agents: Sequence[str], path: Path) -> list[Entrant]:
     """Returns agents with the settings that were chosen for them, those that nobody tuned with their defaults.
 
     Args:
         agents: names, or "module:Config".
-        path: a file of `tune`; None: the published one.
+        path: a file of `tune`, which need not be there.
 
     Raises:
         UnknownNameError: if there is no such agent.
@@ -154,10 +147,15 @@ def settings_of(agents: Sequence[str], path: Path | None = None) -> list[Entrant
     """
     for agent in agents:
         config_class("agent", agent)
-    chosen = {}
-    if path is not None or PUBLISHED.exists():
+    chosen: Mapping[str, Any] = {}
+    if path.exists():
         try:
-            chosen = json.loads((path or PUBLISHED).read_text(encoding="utf-8"))["agents"]
+            chosen = json.loads(path.read_text(encoding="utf-8"))["agents"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path or PUBLISHED} is no file of --tune: {error}") from error
+            raise ValueError(f"{path} is no file of --tune: {error}") from error
     return [Entrant(agent, agent, tuple(chosen.get(agent, {}).get("options", ()))) for agent in agents]
+
+
+def published(suite: str) -> Path:
+    """Returns where the settings for a suite are, if they were published."""
+    return Path(str(PUBLISHED / f"{suite}-tuned.json"))

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -17,13 +16,17 @@ from runners.record import read_lines, write_whole
 from runners.results import read_results, write_results
 from runners.scores import gaps, left, table, to_tenth
 from runners.suites import BUILT_IN, Cell, Entrant, Game, Suite, find_suite, tabular
-from runners.tuning import games, settings_of, trials, tune
+from runners.tuning import published, settings_of, trials
 
 FILE = """
 from runners.suites import Entrant, Game, Suite, tabular
 GAMES = tuple(Game("cyclic", lam) for lam in (0.0, 1.0))
 SUITE = Suite("small", "a test", tuple(Entrant(one, one) for one in {agents}), GAMES, 2, tabular(60, 1, 2))
 """
+
+
+def tuned(agents):
+    return settings_of(agents, published("standard"))
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(tmp_path, capsys):
 
 
 def test_cells_have_names_of_their_own_that_say_what_they_are():
-    cells = [cell for name in BUILT_IN for cell in find_suite(name, settings_of).cells]
+    cells = [cell for name in BUILT_IN for cell in find_suite(name, tuned).cells]
     assert len({cell.name for cell in cells}) == len(cells)
     one = Cell(Entrant("mine", "my_lab:Config"), Game("cyclic", 0.5, noise=0.25), 3, ("--policy.start", "{seed}"))
     assert one.name.startswith("mine-cyclic_lam_0_5_noise_0_25-seed3-")
@@ -109,7 +112,7 @@ def test_the_regret_is_that_of_the_duels_that_were_played():
 
 
 def test_an_agent_of_ones_own_plays_a_built_in_suite():
-    (entrant,) = find_suite("quick", settings_of, ["tests.my_agent:Config"]).entrants
+    (entrant,) = find_suite("quick", tuned, ["tests.my_agent:Config"]).entrants
     assert entrant == Entrant("tests.my_agent:Config", "tests.my_agent:Config")
 
 
@@ -156,6 +159,8 @@ def test_a_reward_is_led_around_where_there_are_cycles_alone(tmp_path):
         (["--suite", "small.py", "--cells", "ipo-x"], 2, "unknown cell 'ipo-x'"),
         (["--agent", "ipoo"], 2, "unknown agent 'ipoo'"),
         (["--agent", "ipo", "--tuned", "empty.py"], 1, "empty.py is no file of --tune"),
+        (["--tuned", "nosuch.json"], 1, "the file of settings nosuch.json does not exist"),
+        (["--tune", "--suite", "lm"], 1, "suite 'lm' names no games to tune on"),
         (["--tune", "--trials", "0"], 1, "--trials must be at least 1, got 0"),
         (["--tune", "--agent", "pelhf"], 1, "agent 'pelhf' does not say what may be tuned"),
     ],
@@ -173,7 +178,7 @@ def test_wrong_input_is_told(arguments, code, message, tmp_path, monkeypatch, ca
 
 
 def test_a_suite_is_what_its_file_says(suite):
-    found = find_suite(str(suite), settings_of)
+    found = find_suite(str(suite), tuned)
     assert isinstance(found, Suite)
     assert len(found.cells) == 8
     assert {cell.options for cell in found.cells} == {found.options}
@@ -225,21 +230,32 @@ def test_an_agent_of_ones_own_stands_beside_the_published_results(tmp_path, monk
     assert "'quick' were made under other conditions: leave --agent out" in capsys.readouterr().err
 
 
-def test_settings_are_tuned_on_held_out_games_and_played(tmp_path, monkeypatch, capsys):
-    def held_out(entrants):
-        return Suite("tuning", "a test", tuple(entrants), (Game("cyclic", 0.5),), 2, tabular(120, 1, 1), 1000)
-
-    monkeypatch.setattr("runners.bench.tune", partial(tune, suite=held_out))
-    arguments = ["--tune", "--agent", "ipo", "--trials", "3", "--processes", "1", "--dir", str(tmp_path)]
-    assert main(arguments) == 0
+def test_settings_are_tuned_on_held_out_games_and_played(tmp_path, capsys):
+    more = "120, 1, 1), tuned_on=GAMES"
+    (tmp_path / "small.py").write_text(FILE.format(agents=["ipo"]).replace("60, 1, 2)", more))
+    arguments = ["--suite", str(tmp_path / "small.py"), "--processes", "1", "--dir", str(tmp_path)]
+    assert main(["--tune", "--agent", "ipo", "--trials", "3", *arguments]) == 0
     assert f"Settings: {tmp_path / 'tuned.json'}" in capsys.readouterr().out
     content = json.loads((tmp_path / "tuned.json").read_text())
     found = content["agents"]["ipo"]
-    assert content["conditions"]["first_seed"] == 1000
+    assert (content["conditions"]["first_seed"], content["conditions"]["seeds"]) == (1000, 6)
     assert [trial["options"] for trial in found["trials"]] == [list(one) for one in trials("ipo", 3)]
     assert found["left"] == min(trial["left"] for trial in found["trials"])
     (entrant,) = settings_of(["ipo"], tmp_path / "tuned.json")
     assert list(entrant.options) == found["options"]
     assert settings_of(["sppo"], tmp_path / "tuned.json") == [Entrant("sppo", "sppo")]
-    tested = {seed for name in BUILT_IN for seed in range(find_suite(name, settings_of).seeds)}
-    assert max(tested) < games([]).first_seed
+
+
+def test_no_suite_plays_what_settings_are_chosen_on():
+    for name in ("quick", "standard", "exploration"):
+        suite = find_suite(name, tuned)
+        held_out = suite.held_out(suite.entrants)
+        assert len(held_out.games) * held_out.seeds == 12
+        assert held_out.first_seed >= suite.first_seed + suite.seeds
+        assert {game.label for game in held_out.games} <= {game.label for game in suite.games}
+    with pytest.raises(ValueError, match="suite 'lm' names no games to tune on"):
+        find_suite("lm", tuned).held_out([])
+
+
+def test_networks_play_with_their_own_settings():
+    assert {entrant.options for entrant in find_suite("lm", lambda a: settings_of(a, published("lm"))).entrants} == {()}
