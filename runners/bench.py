@@ -5,24 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from envs.registry import UnknownNameError, nearest
-from runners.engines import ENGINES, Engine, batches, local, played, ray
+from runners.engines import ENGINES, Engine, local, ray
 from runners.report import write as report
-from runners.results import beside, circumstances, gather, keep, require_format, shipped, write_results
+from runners.results import beside, gather, shipped, write_results
 from runners.scores import show
 from runners.suites import BUILT_IN, Cell, Entrant, Suite, find_suite
-from runners.tuning import TRIALS, published, settings_of, tune
-
-BATCH = 30
-"""Cells that learn as one at most: more save little, and lose more where one is killed."""
+from runners.sweep import play
+from runners.tuning import TRIALS, settings_of, tune, tuned_for
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,14 +64,12 @@ def _tune(options: argparse.Namespace, engine: Engine) -> int:
 def _bench(options: argparse.Namespace, engine: Engine) -> int:
     if options.tuned is not None and not options.tuned.is_file():
         raise FileNotFoundError(f"the file of settings {options.tuned} does not exist")
-    tuned = options.tuned or published(options.suite)
+    tuned = options.tuned or tuned_for(options.suite)
     suite = find_suite(options.suite, lambda agents: settings_of(agents, tuned), options.agent)
+    others = None if options.agent is None else shipped(suite)
     folder = options.dir or Path("bench") / suite.name
-    require_format(folder)
     failed = play(suite.cells if options.cells is None else _named(suite, options.cells), folder, engine, suite.name)
-    results = gather(suite, folder)
-    if options.agent is not None:
-        results = beside(results, shipped(suite.name))
+    results = beside(gather(suite, folder), others)
     write_results(folder / "results.json", results)
     show(results, Console(width=None if sys.stdout.isatty() else 160))
     print(f"Results: {folder / 'results.json'}")
@@ -84,29 +78,6 @@ def _bench(options: argparse.Namespace, engine: Engine) -> int:
     for name in failed:
         print(f"failed:  {name}, see {folder / 'cells' / name / 'log.txt'}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def play(cells: Sequence[Cell], folder: Path, engine: Engine, title: str) -> list[str]:
-    """Plays the cells that are not finished yet; returns the names of those that failed.
-
-    Raises:
-        OSError: if a process died, or a result can't be written; what is finished is kept.
-    """
-    waiting = [cell for cell in cells if not (folder / "cells" / cell.name / "done.json").exists()]
-    failed, done, start, made = [], 0, time.monotonic(), circumstances()
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task(title, total=len(cells), completed=len(cells) - len(waiting))
-        for found in played(engine, batches(waiting, BATCH)):
-            for one in found:
-                keep(one, folder, made)
-                failed += [one.cell.name] if one.content is None else []
-            done += len(found)
-            bar.advance(task, len(found))
-            if not sys.stdout.isatty():
-                left = (time.monotonic() - start) * (len(waiting) - done) / done
-                print(f"{len(cells) - len(waiting) + done}/{len(cells)} cells, about {left:.0f} s left", flush=True)
-    return sorted(failed)
 
 
 def _named(suite: Suite, names: Sequence[str]) -> list[Cell]:

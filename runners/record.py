@@ -112,7 +112,7 @@ class Record:
     ) -> None:
         self.directory, self.keep = directory, settings.run.keep
         directory.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(directory)
+        self._lock = lock(directory)
         checkpoint.clean(directory)
         self.saved = max(checkpoint.steps(directory), default=None)
         config = {**settings.to_json(), **_circumstances(arguments, device, threads)}
@@ -259,7 +259,7 @@ def git_commit() -> str | None:
     return commit + ("+" if changes else "")
 
 
-def _lock(directory: Path) -> int:
+def lock(directory: Path) -> int:
     """Returns a descriptor of the directory that no other process holds; the system frees it when this one ends.
 
     Raises:

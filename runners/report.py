@@ -23,7 +23,7 @@ from runners.findings import sentences
 from runners.record import write_whole
 from runners.report_pictures import Picture
 from runners.report_tables import Table
-from runners.results import cell_of, read_results, shipped
+from runners.results import cell_of, published, read_results
 from runners.standings import CLONES, Field, clones, dialled, standing
 from runners.statistics import Interval
 from runners.suites import BUILT_IN
@@ -55,10 +55,9 @@ def find(name: str) -> tuple[dict[str, Any], Path]:
     """
     path = Path(name) / "results.json"
     if name in BUILT_IN and not path.exists():
-        results = shipped(name)
-        if results is None:
+        if not published(name).exists():
             raise ValueError(f"no results of suite '{name}' were published; run python -m runners.bench --suite {name}")
-        return results, Path("report") / name
+        return read_results(published(name)), Path("report") / name
     if not path.exists():
         raise ValueError(f"{path} does not exist; python -m runners.bench --dir {name} writes it at its end")
     return read_results(path), Path(name) / "report"

@@ -91,17 +91,9 @@ def _entrant(entrant: Entrant, made: Sequence[Mapping[str, Any]]) -> dict[str, A
 
 
 def beside(results: dict[str, Any], published: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns results with those published entrants that did not play, where the conditions are the same.
-
-    Raises:
-        ValueError: if they were published under other conditions.
-    """
+    """Returns results with those published entrants that did not play."""
     if published is None:
         return results
-    if published["conditions"] != results["conditions"]:
-        raise ValueError(
-            f"the published results of '{results['suite']}' were made under other conditions: leave --agent out"
-        )
     others = {label: one for label, one in published["entrants"].items() if label not in results["entrants"]}
     cells = [cell for cell in published["cells"] if cell["entrant"] in others]
     return {**results, "entrants": {**others, **results["entrants"]}, "cells": [*cells, *results["cells"]]}
@@ -141,7 +133,19 @@ def read_results(path: Path) -> dict[str, Any]:
     return results
 
 
-def shipped(suite: str) -> dict[str, Any] | None:
-    """Returns the published results of a built-in suite; None where there are none."""
-    path = Path(str(PUBLISHED / f"{suite}.json"))
-    return read_results(path) if path.exists() else None
+def shipped(suite: Suite) -> dict[str, Any] | None:
+    """Returns the published results of a built-in suite; None where there are none.
+
+    Raises:
+        ValueError: if they were made under other conditions.
+    """
+    path = published(suite.name)
+    results = read_results(path) if path.exists() else None
+    if results is not None and results["conditions"] != suite.conditions():
+        raise ValueError(f"the published results of '{suite.name}' were made under other conditions: leave --agent out")
+    return results
+
+
+def published(suite: str) -> Path:
+    """Returns where the results of a suite are, if they were published."""
+    return Path(str(PUBLISHED / f"{suite}.json"))

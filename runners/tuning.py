@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from envs.keyed import Key, Stream, hash_seed
-from runners.engines import Engine, batches, played
+from runners.engines import Engine
 from runners.record import write_whole
-from runners.results import PUBLISHED, circumstances
-from runners.scores import left
+from runners.results import PUBLISHED, circumstances, gather
+from runners.scores import gap_tags, left
 from runners.settings import config_class
 from runners.statistics import interquartile_mean
 from runners.suites import Entrant, Suite
+from runners.sweep import play
 
 TRIALS = 16
 RATES = "0.003", "0.01", "0.03", "0.1", "0.3"
@@ -96,41 +97,28 @@ def tune(suite: Suite, agents: Sequence[str] | None, folder: Path, engine: Engin
     agents = list(SEARCH) if agents is None else agents
     drawn = {f"{agent} {i}": (agent, one) for agent in agents for i, one in enumerate(trials(agent, count))}
     plan = suite.held_out([Entrant(label, agent, options) for label, (agent, options) in drawn.items()])
+    failed = play(plan.cells, folder, engine, "tuning")
     found: dict[str, list[float]] = {label: [] for label in drawn}
-    failed: dict[str, str] = {}
-    done = 0
-    for results in played(engine, batches(plan.cells, len(plan.cells))):
-        for one in results:
-            if one.content is None:
-                failed[one.cell.entrant.label] = one.log.strip().splitlines()[-1]
-            else:
-                found[one.cell.entrant.label].append(left(one.content, one.cell.game.gap))
-        done += len(results)
-        print(f"{done}/{len(plan.cells)} held-out cells", flush=True)
-    chosen = {agent: _best(agent, drawn, found, failed) for agent in agents}
-    folder.mkdir(parents=True, exist_ok=True)
+    results = gather(plan, folder)
+    for cell in results["cells"]:
+        found[cell["entrant"]].append(left(cell, gap_tags(results)[cell["game"]]))
+    chosen = {}
+    for agent in agents:
+        rows = [_trial(options, found[label], plan) for label, (who, options) in drawn.items() if who == agent]
+        well = [row for row in rows if row["left"] is not None]
+        if not well:
+            raise ValueError(f"no trial of '{agent}' ended well, see {folder / 'cells' / failed[0] / 'log.txt'}")
+        chosen[agent] = {**min(well, key=lambda row: row["left"]), "trials": rows}
     content = {"conditions": plan.conditions(), "made": circumstances(), "trials": count, "agents": chosen}
     write_whole(folder / "tuned.json", json.dumps(content, indent=1) + "\n")
     lines = [f"{agent:>8}  left {one['left']:.3f}  {' '.join(one['options'])}" for agent, one in chosen.items()]
     return "\n".join([*lines, f"Settings: {folder / 'tuned.json'}"])
 
 
-def _best(
-    agent: str,
-    drawn: Mapping[str, tuple[str, tuple[str, ...]]],
-    found: Mapping[str, list[float]],
-    failed: Mapping[str, str],
-) -> dict[str, Any]:
-    """Returns the trial that left least of the gap, and all of them beside it."""
-    rows = []
-    for label, (who, options) in drawn.items():
-        if who == agent:
-            score = None if label in failed else interquartile_mean(np.array([found[label]]))
-            rows.append({"options": list(options), "left": score, "failed": failed.get(label)})
-    well = [row for row in rows if row["left"] is not None]
-    if not well:
-        raise ValueError(f"no trial of '{agent}' ended well: {rows[0]['failed']}")
-    return {**min(well, key=lambda row: row["left"]), "trials": rows}
+def _trial(options: Sequence[str], found: Sequence[float], plan: Suite) -> dict[str, Any]:
+    """Returns a setting and what it left of the gap; None where not all of its cells ended well."""
+    whole = len(found) == len(plan.games) * plan.seeds
+    return {"options": list(options), "left": interquartile_mean(np.array([found])).item() if whole else None}
 
 
 def settings_of(agents: Sequence[str], path: Path) -> list[Entrant]:
@@ -156,6 +144,6 @@ def settings_of(agents: Sequence[str], path: Path) -> list[Entrant]:
     return [Entrant(agent, agent, tuple(chosen.get(agent, {}).get("options", ()))) for agent in agents]
 
 
-def published(suite: str) -> Path:
+def tuned_for(suite: str) -> Path:
     """Returns where the settings for a suite are, if they were published."""
     return Path(str(PUBLISHED / f"{suite}-tuned.json"))

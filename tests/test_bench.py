@@ -16,7 +16,7 @@ from runners.record import read_lines, write_whole
 from runners.results import read_results, write_results
 from runners.scores import gaps, left, table, to_tenth
 from runners.suites import BUILT_IN, Cell, Entrant, Game, Suite, find_suite, tabular
-from runners.tuning import published, settings_of, trials
+from runners.tuning import settings_of, trials, tuned_for
 
 FILE = """
 from runners.suites import Entrant, Game, Suite, tabular
@@ -26,7 +26,7 @@ SUITE = Suite("small", "a test", tuple(Entrant(one, one) for one in {agents}), G
 
 
 def tuned(agents):
-    return settings_of(agents, published("standard"))
+    return settings_of(agents, tuned_for("standard"))
 
 
 @pytest.fixture
@@ -233,17 +233,21 @@ def test_an_agent_of_ones_own_stands_beside_the_published_results(tmp_path, monk
 def test_settings_are_tuned_on_held_out_games_and_played(tmp_path, capsys):
     more = "120, 1, 1), tuned_on=GAMES"
     (tmp_path / "small.py").write_text(FILE.format(agents=["ipo"]).replace("60, 1, 2)", more))
-    arguments = ["--suite", str(tmp_path / "small.py"), "--processes", "1", "--dir", str(tmp_path)]
+    arguments = ["--suite", str(tmp_path / "small.py"), "--processes", "1", "--dir", str(tmp_path / "out")]
     assert main(["--tune", "--agent", "ipo", "--trials", "3", *arguments]) == 0
     assert f"Settings: {tmp_path / 'tuned.json'}" in capsys.readouterr().out
-    content = json.loads((tmp_path / "tuned.json").read_text())
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("cells/*/done.json")}
+    assert len(made) == 36
+    assert main(["--tune", "--agent", "ipo", "--trials", "3", *arguments]) == 0
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    content = json.loads((tmp_path / "out/tuned.json").read_text())
     found = content["agents"]["ipo"]
     assert (content["conditions"]["first_seed"], content["conditions"]["seeds"]) == (1000, 6)
     assert [trial["options"] for trial in found["trials"]] == [list(one) for one in trials("ipo", 3)]
     assert found["left"] == min(trial["left"] for trial in found["trials"])
-    (entrant,) = settings_of(["ipo"], tmp_path / "tuned.json")
+    (entrant,) = settings_of(["ipo"], tmp_path / "out/tuned.json")
     assert list(entrant.options) == found["options"]
-    assert settings_of(["sppo"], tmp_path / "tuned.json") == [Entrant("sppo", "sppo")]
+    assert settings_of(["sppo"], tmp_path / "out/tuned.json") == [Entrant("sppo", "sppo")]
 
 
 def test_no_suite_plays_what_settings_are_chosen_on():
@@ -258,4 +262,4 @@ def test_no_suite_plays_what_settings_are_chosen_on():
 
 
 def test_networks_play_with_their_own_settings():
-    assert {entrant.options for entrant in find_suite("lm", lambda a: settings_of(a, published("lm"))).entrants} == {()}
+    assert {entrant.options for entrant in find_suite("lm", lambda a: settings_of(a, tuned_for("lm"))).entrants} == {()}
