@@ -35,10 +35,12 @@ class DuelCounts:
         way = "a table of all pairs is not for this task: list fewer responses, or take a policy that is a network"
         require_memory(shape[1], 2, torch.device("cpu"), way, shape[0])
         self.wins = torch.zeros(shape, dtype=torch.float64)
+        self._rewards: dict[int, Tensor] = {}  # of the counts as they are
 
     def add(self, duel: Duel) -> None:
         """Counts every asked pair; a probability is the mean of `votes` outcomes, a law's pair counts by its weight."""
         x, i, j, prob, votes = self._asked(duel)
+        self._rewards = {}
         self.wins.index_put_((x, i, j), prob * votes, accumulate=True)
         self.wins.index_put_((x, j, i), (1 - prob) * votes, accumulate=True)
 
@@ -65,13 +67,14 @@ class DuelCounts:
     def reward(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         """Returns [B, K] float64 nats: the Bradley-Terry reward that fits the counts best, mean 0 over responses."""
         rows = self.cells.rows_of(prompts)
-        fits = {row: self._fit(row) for row in dict.fromkeys(rows)}
-        return torch.stack([fits[row] for row in rows]).gather(1, self.columns(responses))
-
-    def _fit(self, row: int) -> Tensor:
-        prob = self._share(self.wins[row], self.wins[row].mT)
-        prob.diagonal().fill_(0.5)
-        return bradley_terry_fit(prob, pairs=self.wins[row] + self.wins[row].mT + 2 * self.prior)
+        missing = [row for row in dict.fromkeys(rows) if row not in self._rewards]
+        if missing:
+            wins = self.wins[missing]
+            prob = self._share(wins, wins.mT)
+            prob.diagonal(dim1=1, dim2=2).fill_(0.5)
+            fits = bradley_terry_fit(prob, pairs=wins + wins.mT + 2 * self.prior)
+            self._rewards |= dict(zip(missing, fits, strict=True))
+        return torch.stack([self._rewards[row] for row in rows]).gather(1, self.columns(responses))
 
     def _share(self, wins: Tensor, losses: Tensor) -> Tensor:
         """Returns the chance of winning; 1/2 where nothing is known."""
@@ -100,6 +103,7 @@ class DuelCounts:
         if state["wins"].shape != self.wins.shape:
             raise ValueError(f"the saved counts are {tuple(state['wins'].shape)}, the task's {tuple(self.wins.shape)}")
         self.wins = state["wins"].clone()
+        self._rewards = {}
 
     def _asked(self, duel: Duel) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Returns row, columns of both responses, P and weight of every asked pair, in self-play each once."""

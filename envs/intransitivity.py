@@ -70,51 +70,62 @@ def bradley_terry_fit(
     stopped falling by more than `tol`.
 
     Args:
-        payoff: [N, N] chances that the row beats the column.
+        payoff: [..., N, N] chances that the row beats the column.
         weights: [N] law over the responses, w_ij = w_i w_j; None: all alike.
-        pairs: [N, N] w_ij themselves, symmetric, at least 0, such as the number of comparisons; instead of `weights`.
+        pairs: [..., N, N] w_ij themselves, symmetric, at least 0, such as the number of comparisons; instead of
+            `weights`.
         tol: accuracy of the divergence, nats per comparison.
 
     Returns:
-        [N] float64 nats, their weighted mean 0.
+        [..., N] float64 nats, their weighted mean 0.
 
     Raises:
-        ValueError: if `payoff` is no single preference game, or `pairs` no symmetric table of weights.
+        ValueError: if `payoff` is no preference game, or `pairs` no symmetric table of weights.
         NotConvergedError: after 200 steps without reaching `tol`.
     """
     payoff = require_game(payoff)
-    if payoff.ndim != 2:
-        raise ValueError(f"bradley_terry_fit takes one matrix [N, N], got {tuple(payoff.shape)}")
-    count = len(payoff)
+    count = payoff.shape[-1]
     weights = torch.full((count,), 1 / count, dtype=torch.float64) if weights is None else weights
     weights = require_law("weights", weights, payoff).to(payoff.device)
+    games = payoff.reshape(-1, count, count)
     if pairs is None:
-        return _fit(payoff, weights, _pairs(weights), tol)
+        return _fit(games, weights, _pairs(weights).expand_as(games), tol).view(payoff.shape[:-1])
     if pairs.shape != payoff.shape or not (pairs >= 0).all() or not torch.equal(pairs, pairs.mT):
         raise ValueError(f"pairs must be {tuple(payoff.shape)}, symmetric and at least 0, got {tuple(pairs.shape)}")
-    pairs = pairs.double().fill_diagonal_(0)
-    return _fit(payoff, weights, pairs * (2 / pairs.sum()), tol)
+    pairs = pairs.double().reshape(games.shape).clone()
+    pairs.diagonal(dim1=1, dim2=2).zero_()
+    shares = pairs * (2 / pairs.sum((1, 2), keepdim=True))
+    return _fit(games, weights, shares, tol).view(payoff.shape[:-1])
 
 
 def _fit(payoff: Tensor, weights: Tensor, pairs: Tensor, tol: float = 1e-12) -> Tensor:
-    reward = torch.zeros_like(weights)
+    """Returns [B, N] the fits of games [B, N, N]; each moves as if it were alone."""
+    reward = torch.zeros(payoff.shape[:2], dtype=torch.float64, device=payoff.device)
     value = _cross_entropy(payoff, reward, pairs)
-    decrement = math.inf
+    rows, decrement = torch.arange(len(payoff), device=payoff.device), torch.zeros(len(payoff))
     for _ in range(200):
-        chance = torch.sigmoid(reward[:, None] - reward[None, :])
-        gradient = (pairs * (chance - payoff)).sum(-1)
-        curvature = pairs * chance * (1 - chance)
-        move = -_laplacian_solve(curvature, gradient)
-        decrement = -float(gradient @ move) / 2
-        if decrement <= tol:
-            return reward - (weights * reward).sum()
-        size = 1.0
-        while (tried := _cross_entropy(payoff, reward + size * move, pairs)) > value - 0.2 * size * decrement:
-            size /= 2
-            if size < 2.0**-30:
-                raise NotConvergedError(f"the Bradley-Terry fit stalled {decrement:.1e} nats above its minimum")
-        reward, value = reward + size * move, tried
-    raise NotConvergedError(f"the Bradley-Terry fit is still {decrement:.1e} nats above its minimum after 200 steps")
+        chance = torch.sigmoid(reward[rows, :, None] - reward[rows, None, :])
+        gradient = (pairs[rows] * (chance - payoff[rows])).sum(-1)
+        move = -_laplacian_solve(pairs[rows] * chance * (1 - chance), gradient)
+        decrement = -(gradient * move).sum(-1) / 2
+        far = decrement > tol
+        rows, move, decrement = rows[far], move[far], decrement[far]
+        if len(rows) == 0:
+            return reward - reward @ weights[:, None]
+        size = torch.ones_like(decrement)
+        while True:
+            tried = _cross_entropy(payoff[rows], reward[rows] + size[:, None] * move, pairs[rows])
+            short = tried > value[rows] - 0.2 * size * decrement
+            if not short.any():
+                break
+            size = torch.where(short, size / 2, size)
+            if (size < 2.0**-30).any():
+                raise NotConvergedError(f"the Bradley-Terry fit stalled {decrement.max():.1e} nats above its minimum")
+        reward[rows] += size[:, None] * move
+        value[rows] = tried
+    raise NotConvergedError(
+        f"the Bradley-Terry fit is still {decrement.max():.1e} nats above its minimum after 200 steps"
+    )
 
 
 def _pairs(weights: Tensor) -> Tensor:
@@ -127,22 +138,23 @@ def _pairs(weights: Tensor) -> Tensor:
 
 def _laplacian_solve(curvature: Tensor, right: Tensor) -> Tensor:
     """Solves (diag(curvature 1) - curvature) d = right; the ridge holds groups that never meet in place."""
-    system = torch.diag(curvature.sum(-1)) - curvature
-    scale = float(system.diagonal().max())
-    system += scale / len(system)  # the constants, in the kernel
-    system.diagonal().add_(1e-14 * scale)
+    system = torch.diag_embed(curvature.sum(-1)) - curvature
+    scale = system.diagonal(dim1=1, dim2=2).amax(1)[:, None]
+    system += scale[:, None] / system.shape[-1]  # the constants, in the kernel
+    system.diagonal(dim1=1, dim2=2).add_(1e-14 * scale)
     return torch.linalg.solve(system, right)
 
 
-def _cross_entropy(payoff: Tensor, reward: Tensor, pairs: Tensor) -> float:
-    gap = reward[:, None] - reward[None, :]
-    return float((pairs * (softplus(gap) - payoff * gap)).sum() / 2)
+def _cross_entropy(payoff: Tensor, reward: Tensor, pairs: Tensor) -> Tensor:
+    gap = reward[:, :, None] - reward[:, None, :]
+    return (pairs * (softplus(gap) - payoff * gap)).sum((1, 2)) / 2
 
 
 def _bt_excess(payoff: Tensor, weights: Tensor) -> float:
     pairs = _pairs(weights)
     entropy = -(pairs * torch.xlogy(payoff, payoff)).sum()  # each unordered pair once: P and 1 - P both occur
-    return max(0.0, _cross_entropy(payoff, _fit(payoff, weights, pairs), pairs) - float(entropy))
+    fit = _fit(payoff[None], weights, pairs[None])
+    return max(0.0, float(_cross_entropy(payoff[None], fit, pairs[None])) - float(entropy))
 
 
 def _curl_ratio(payoff: Tensor, weights: Tensor) -> float:

@@ -235,7 +235,7 @@ def test_settings_are_tuned_on_held_out_games_and_played(tmp_path, capsys):
     (tmp_path / "small.py").write_text(FILE.format(agents=["ipo"]).replace("60, 1, 2)", more))
     arguments = ["--suite", str(tmp_path / "small.py"), "--processes", "1", "--dir", str(tmp_path / "out")]
     assert main(["--tune", "--agent", "ipo", "--trials", "3", *arguments]) == 0
-    assert f"Settings: {tmp_path / 'tuned.json'}" in capsys.readouterr().out
+    assert f"Settings: {tmp_path / 'out/tuned.json'}" in capsys.readouterr().out
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("cells/*/done.json")}
     assert len(made) == 36
     assert main(["--tune", "--agent", "ipo", "--trials", "3", *arguments]) == 0

@@ -134,5 +134,13 @@ def test_a_batch_holds_the_numbers_of_its_games():
 def test_bad_weights_are_refused():
     with pytest.raises(ValueError, match=r"weights must be \[..., 3\]"):
         intransitivity(COMAL, torch.tensor([0.5, 0.5]))
-    with pytest.raises(ValueError, match="one matrix"):
-        bradley_terry_fit(torch.stack([COMAL, COMAL]))
+
+
+def test_games_of_a_batch_are_fitted_as_if_each_were_alone():
+    ladder = torch.sigmoid(torch.tensor([0.0, 3.0, 9.0])[:, None] - torch.tensor([0.0, 3.0, 9.0])).double()
+    games, pairs = torch.stack([COMAL, ladder]), torch.rand(2, 3, 3, dtype=torch.float64).add(1)
+    pairs = pairs + pairs.mT
+    together = bradley_terry_fit(games, pairs=pairs)
+    for game, weight, found in zip(games, pairs, together, strict=True):
+        torch.testing.assert_close(found, bradley_terry_fit(game, pairs=weight), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(bradley_terry_fit(games[None]), bradley_terry_fit(games)[None])
