@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, Protocol
 
 from runners.cells import Played, play_cells
@@ -65,6 +67,18 @@ class Local:
             raise OSError(f"a process died (killed, or out of memory); call again to go on: {error}") from error
 
 
+def _end_with_parent() -> None:
+    """Lets a process of the pool end when the one that it works for was killed."""
+
+    def watch() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextlib.contextmanager
 def local(processes: int) -> Iterator[Engine]:
     """Yields an engine of so many processes.
@@ -74,7 +88,7 @@ def local(processes: int) -> Iterator[Engine]:
     """
     if processes < 1:
         raise ValueError(f"--processes must be at least 1, got {processes}")
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_parent) as pool:
         yield Local(pool)
 
 
