@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ def _tune(options: argparse.Namespace, engine: Engine) -> int:
 def _bench(options: argparse.Namespace, engine: Engine) -> int:
     if options.tuned is not None and not options.tuned.is_file():
         raise FileNotFoundError(f"the file of settings {options.tuned} does not exist")
-    tuned = options.tuned or tuned_for(options.suite)
-    suite = find_suite(options.suite, lambda agents: settings_of(agents, tuned), options.agent)
+    entrants = partial(settings_of, path=options.tuned or tuned_for(options.suite))
+    suite = find_suite(options.suite, entrants, options.agent)
     others = None if options.agent is None else shipped(suite)
     folder = options.dir or Path("bench") / suite.name
     failed = play(suite.cells if options.cells is None else _named(suite, options.cells), folder, engine, suite.name)

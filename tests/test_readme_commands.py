@@ -7,8 +7,10 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agents.base import AGENTS
@@ -16,9 +18,17 @@ from benchmarks.chat import measure, parse_share
 from oracles.names import BUILT_IN
 from oracles.table import GAMES
 from oracles.wrappers import WRAPPERS
+from runners.bench import _parser as bench_parser
+from runners.bench import main as bench
 from runners.duel import main
 from runners.evaluate import main as evaluate
 from runners.fit_oracle import main as fit_oracle
+from runners.report import main as report
+from runners.results import read_results, shipped
+from runners.scores import table
+from runners.suites import BUILT_IN as SUITES
+from runners.suites import find_suite
+from runners.tuning import settings_of, tuned_for
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -86,6 +96,36 @@ def test_every_run_of_the_oracles_page_runs(elsewhere):
     assert len(lines) == 6
     for name in [*BUILT_IN, *GAMES, *WRAPPERS]:
         assert f"`{name}`" in page
+
+
+def test_the_benchmarks_commands_name_what_there_is(elsewhere):
+    lines = [line.split("#")[0] for line in commands("python -m runners.bench")]
+    page = (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    lines += [line.split("#")[0] for line in page.splitlines() if line.startswith("python -m runners.bench")]
+    sys.path.insert(0, str(elsewhere))
+    for line in lines:
+        options = bench_parser().parse_args(shlex.split(line)[3:])
+        suite = find_suite(options.suite, partial(settings_of, path=tuned_for(options.suite)), options.agent)
+        assert shipped(suite) is not None
+    assert len(lines) >= 4
+    assert all(f"`{name}`" in page for name in SUITES)
+
+
+def test_the_published_results_are_reported(elsewhere, capsys):
+    (command,) = commands("python -m runners.report")
+    assert report(["quick"]) == 0
+    assert capsys.readouterr().out.strip() == "report/quick/index.html"
+    assert shlex.split(command)[3] in SUITES
+
+
+@pytest.mark.slow
+def test_an_agent_of_ones_own_is_added_to_the_published_results_by_one_command(elsewhere):
+    sys.path.insert(0, str(elsewhere))
+    assert bench(["--suite", "quick", "--agent", "my_lab:Config", "--processes", "2"]) == 0
+    results = read_results(elsewhere / "bench/quick/results.json")
+    assert list(results["entrants"])[-1] == "my_lab:Config"
+    assert len(results["entrants"]) == 12
+    assert np.median(table(results)["my_lab:Config"]["cyclic lam=0"]) < 0.2
 
 
 def test_an_oracle_is_fitted_as_the_readme_says(elsewhere, capsys):
