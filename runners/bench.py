@@ -13,13 +13,13 @@ from typing import Any
 from rich.console import Console
 
 from envs.registry import UnknownNameError, nearest
-from runners.engines import ENGINES, Engine, local, ray
+from runners.benchmark.engines import ENGINES, Engine, local, ray
+from runners.benchmark.results import beside, gather, shipped, write_results
+from runners.benchmark.scores import show
+from runners.benchmark.suites import BUILT_IN, Cell, Entrant, Suite, find_suite
+from runners.benchmark.sweep import play
+from runners.benchmark.tuning import TRIALS, settings_of, tune, tuned_for
 from runners.report import write as report
-from runners.results import beside, gather, shipped, write_results
-from runners.scores import show
-from runners.suites import BUILT_IN, Cell, Entrant, Suite, find_suite
-from runners.sweep import play
-from runners.tuning import TRIALS, settings_of, tune, tuned_for
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,18 +8,18 @@ import pytest
 
 from envs.games import von_neumann_regret
 from runners.bench import main
-from runners.cells import REGRET, play_cells
+from runners.benchmark.cells import REGRET, play_cells
+from runners.benchmark.results import read_results, write_results
+from runners.benchmark.scores import gaps, left, table, to_tenth
+from runners.benchmark.suites import BUILT_IN, Cell, Entrant, Game, Suite, find_suite, tabular
+from runners.benchmark.tuning import settings_of, trials, tuned_for
 from runners.cli import parse
 from runners.duel import main as duel
 from runners.players import gather
 from runners.record import read_lines, write_whole
-from runners.results import read_results, write_results
-from runners.scores import gaps, left, table, to_tenth
-from runners.suites import BUILT_IN, Cell, Entrant, Game, Suite, find_suite, tabular
-from runners.tuning import settings_of, trials, tuned_for
 
 FILE = """
-from runners.suites import Entrant, Game, Suite, tabular
+from runners.benchmark.suites import Entrant, Game, Suite, tabular
 GAMES = tuple(Game("cyclic", lam) for lam in (0.0, 1.0))
 SUITE = Suite("small", "a test", tuple(Entrant(one, one) for one in {agents}), GAMES, 2, tabular(60, 1, 2))
 """
@@ -151,7 +151,7 @@ def test_a_reward_is_led_around_where_there_are_cycles_alone(tmp_path):
         (["--suite", "quik"], 2, "unknown suite 'quik'; did you mean 'quick'?"),
         (["--suite", "nosuch.py"], 1, "the suite's file nosuch.py does not exist"),
         (["--suite", "raises.py"], 1, "raises.py raises ZeroDivisionError"),
-        (["--suite", "empty.py"], 1, "empty.py must say SUITE = runners.suites.Suite(...), got NoneType"),
+        (["--suite", "empty.py"], 1, "empty.py must say SUITE = runners.benchmark.suites.Suite(...), got NoneType"),
         (["--suite", "empty.py", "--agent", "ipo"], 1, "--agent goes with a built-in suite"),
         (["--dir", "full"], 1, "full is not empty and no benchmark's folder"),
         (["--dir", "old"], 1, "old was written in format 0, this is 1"),
@@ -194,7 +194,7 @@ def test_a_full_disk_is_told_and_keeps_what_is_finished(suite, tmp_path, monkeyp
         written.append(path)
         write_whole(path, text)
 
-    monkeypatch.setattr("runners.results.write_whole", write)
+    monkeypatch.setattr("runners.benchmark.results.write_whole", write)
     assert bench(suite, tmp_path / "out") == 1
     assert "No space left on device; finished cells are kept, call again to go on" in capsys.readouterr().err
     assert len(list((tmp_path / "out/cells").glob("*/done.json"))) == 2
@@ -213,7 +213,7 @@ def test_an_agent_of_ones_own_stands_beside_the_published_results(tmp_path, monk
         return Suite("quick", "a test", tuple(entrants), (Game("cyclic", 0.5),), 2, tabular(60, 1, 2))
 
     monkeypatch.setitem(BUILT_IN, "quick", (small, ("ipo", "dpo")))
-    monkeypatch.setattr("runners.results.PUBLISHED", tmp_path)
+    monkeypatch.setattr("runners.benchmark.results.PUBLISHED", tmp_path)
     arguments = ["--processes", "1", "--dir"]
     assert main([*arguments, str(tmp_path / "all")]) == 0
     (tmp_path / "all/results.json").rename(tmp_path / "quick.json")

@@ -17,7 +17,7 @@ import pytest
 from runners.bench import main
 
 FILE = """
-from runners.suites import Entrant, Game, Suite, tabular
+from runners.benchmark.suites import Entrant, Game, Suite, tabular
 GAMES = tuple(Game("cyclic", lam) for lam in (0.0, 1.0))
 SUITE = Suite("small", "a test", tuple(Entrant(one, one) for one in ("dpo", "ipo")), GAMES, 2, tabular(6000, 1, 2))
 """

@@ -20,15 +20,15 @@ from oracles.table import GAMES
 from oracles.wrappers import WRAPPERS
 from runners.bench import _parser as bench_parser
 from runners.bench import main as bench
+from runners.benchmark.results import read_results, shipped
+from runners.benchmark.scores import table
+from runners.benchmark.suites import BUILT_IN as SUITES
+from runners.benchmark.suites import find_suite
+from runners.benchmark.tuning import settings_of, tuned_for
 from runners.duel import main
 from runners.evaluate import main as evaluate
 from runners.fit_oracle import main as fit_oracle
 from runners.report import main as report
-from runners.results import read_results, shipped
-from runners.scores import table
-from runners.suites import BUILT_IN as SUITES
-from runners.suites import find_suite
-from runners.tuning import settings_of, tuned_for
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,17 +10,17 @@ from rich.console import Console
 
 from envs.games import exploitability
 from runners.bench import main as bench
-from runners.findings import EXPLOITABILITY, WIN_RATE, sentences
+from runners.benchmark.findings import EXPLOITABILITY, WIN_RATE, sentences
+from runners.benchmark.results import read_results
+from runners.benchmark.scores import show
+from runners.benchmark.standings import Field, clones, dialled, measures, standing
+from runners.benchmark.statistics import Interval
+from runners.benchmark.suites import Game
+from runners.benchmark.tables import Table
 from runners.report import main, numbers
-from runners.report_tables import Table
-from runners.results import read_results
-from runners.scores import show
-from runners.standings import Field, clones, dialled, measures, standing
-from runners.statistics import Interval
-from runners.suites import Game
 
 FILE = """
-from runners.suites import Entrant, Game, Suite, tabular
+from runners.benchmark.suites import Entrant, Game, Suite, tabular
 GAMES = tuple(Game("cyclic", lam) for lam in (0.0, 1.0))
 SUITE = Suite("small", "a test", tuple(Entrant(one, one) for one in ("dpo", "ipo")), GAMES, 3, tabular(120, 1, 2))
 """

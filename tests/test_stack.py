@@ -8,9 +8,9 @@ from agents.base import AGENTS
 from agents.optimisers import TogetherError
 from envs import processes
 from envs.keyed import Key, Stream, Worlds
+from runners.benchmark.stack import stack
 from runners.cli import parse
 from runners.players import gather
-from runners.stack import stack
 
 GAME = "--task symbols --task.length 2 --task.prompts 2 --oracle cyclic --oracle.lam 0.5 --policy tabular"
 LEARN_WORLDS = "sppo", "dpo", "ipo", "inpo", "egpo", "comal", "nash_md", "xpo", "spo", "rlhf"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from runners.statistics import (
+from runners.benchmark.statistics import (
     bootstrap,
     improvement,
     interquartile_mean,

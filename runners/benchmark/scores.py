@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.games import queries_to
-from runners.statistics import Interval, Scores, bootstrap, improvement
-from runners.suites import WIN_RATE
+from runners.benchmark.statistics import Interval, Scores, bootstrap, improvement
+from runners.benchmark.suites import WIN_RATE
 
 Cell = Mapping[str, Any]
 Results = Mapping[str, Any]

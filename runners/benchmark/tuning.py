@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from envs.keyed import Key, Stream, hash_seed
-from runners.engines import Engine
+from runners.benchmark.engines import Engine
+from runners.benchmark.results import PUBLISHED, circumstances, gather
+from runners.benchmark.scores import gap_tags, left
+from runners.benchmark.statistics import interquartile_mean
+from runners.benchmark.suites import Entrant, Suite
+from runners.benchmark.sweep import play
 from runners.record import write_whole
-from runners.results import PUBLISHED, circumstances, gather
-from runners.scores import gap_tags, left
 from runners.settings import config_class
-from runners.statistics import interquartile_mean
-from runners.suites import Entrant, Suite
-from runners.sweep import play
 
 TRIALS = 16
 RATES = "0.003", "0.01", "0.03", "0.1", "0.3"

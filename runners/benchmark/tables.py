@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from runners.cells import REGRET
-from runners.scores import entrants, games, gap_tags, scores, table, to_tenth
-from runners.standings import Clones, Standing
-from runners.statistics import Interval, bootstrap, improvement
+from runners.benchmark.cells import REGRET
+from runners.benchmark.scores import entrants, games, gap_tags, scores, table, to_tenth
+from runners.benchmark.standings import Clones, Standing
+from runners.benchmark.statistics import Interval, bootstrap, improvement
 
 
 @dataclass(frozen=True)

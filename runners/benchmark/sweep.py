@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from runners.engines import Engine, batches, played
+from runners.benchmark.engines import Engine, batches, played
+from runners.benchmark.results import circumstances, keep, require_format
+from runners.benchmark.suites import Cell
 from runners.record import lock
-from runners.results import circumstances, keep, require_format
-from runners.suites import Cell
 
 BATCH = 30
 """Cells that learn as one at most: more save little, and lose more where one is killed."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from runners.findings import EXPLOITABILITY, WIN_RATE, family, final
+from runners.benchmark.findings import EXPLOITABILITY, WIN_RATE, family, final
+from runners.benchmark.scores import entrants, games, gap_tags, gaps, table
+from runners.benchmark.standings import START, Field, Standing, dialled
+from runners.benchmark.statistics import bootstrap, interquartile_mean, performance_profile
 from runners.plot import COLOURS
-from runners.scores import entrants, games, gap_tags, gaps, table
-from runners.standings import START, Field, Standing, dialled
-from runners.statistics import bootstrap, interquartile_mean, performance_profile
 
 MARKERS = "osD^v<>PX*ph"
 MEASURES = {EXPLOITABILITY: "exploitability", WIN_RATE: "win rate against the start"}

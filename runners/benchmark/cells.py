@@ -15,13 +15,13 @@ import torch
 from agents.optimisers import TogetherError
 from envs.keyed import hash_seed
 from envs.types import Duel
+from runners.benchmark.stack import stack
+from runners.benchmark.suites import Cell
 from runners.cli import parse
 from runners.duel import evaluation_due, forget, one_step, over
 from runners.evaluation import law
 from runners.players import Players, gather
 from runners.settings import RunConfig
-from runners.stack import stack
-from runners.suites import Cell
 
 REGRET = "regret/von_neumann"
 """Against the best fixed response to each prompt in hindsight, per query: `envs.games.von_neumann_regret`."""

@@ -11,8 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from typing import Any, Protocol
 
-from runners.cells import Played, play_cells
-from runners.suites import Cell
+from runners.benchmark.cells import Played, play_cells
+from runners.benchmark.suites import Cell
 
 Batch = Sequence[Cell]
 

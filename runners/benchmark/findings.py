@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from runners.scores import entrants
-from runners.standings import dialled
-from runners.statistics import Interval, Scores, bootstrap
+from runners.benchmark.scores import entrants
+from runners.benchmark.standings import dialled
+from runners.benchmark.statistics import Interval, Scores, bootstrap
 
 EXPLOITABILITY, WIN_RATE = "game/exploitability", "eval/win_rate_vs_ref"
 BRADLEY_TERRY, NASH, NO_REGRET, OTHER = "Bradley-Terry", "regularised Nash", "unregularised", "other"

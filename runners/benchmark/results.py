@@ -11,13 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from runners.cells import Played
+from runners.benchmark.cells import Played
+from runners.benchmark.suites import Cell, Entrant, Game, Suite
 from runners.record import git_commit, versions, write_whole
-from runners.suites import Cell, Entrant, Game, Suite
 
 FORMAT = 1
 """Of a benchmark's folder, and of results.json."""
-PUBLISHED = files("runners") / "results"
+PUBLISHED = files("runners.benchmark") / "published"
 
 
 def circumstances() -> dict[str, Any]:

@@ -261,5 +261,5 @@ def find_suite(
         raise ValueError(f"{name} raises {type(error).__name__}: {error}") from error
     suite = getattr(module, "SUITE", None)
     if not isinstance(suite, Suite):
-        raise ValueError(f"{name} must say SUITE = runners.suites.Suite(...), got {type(suite).__name__}")
+        raise ValueError(f"{name} must say SUITE = runners.benchmark.suites.Suite(...), got {type(suite).__name__}")
     return suite

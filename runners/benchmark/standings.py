@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from envs.games import alpha_rank, cross_play, elo, exploitability, nash_average
+from runners.benchmark.results import cell_of
+from runners.benchmark.scores import entrants, gap_tags
+from runners.benchmark.statistics import Interval
 from runners.cli import parse
 from runners.players import gather
-from runners.results import cell_of
-from runners.scores import entrants, gap_tags
-from runners.statistics import Interval
 
 START = "start"
 RESAMPLES = 200
