@@ -251,7 +251,7 @@ def test_settings_are_tuned_on_held_out_games_and_played(tmp_path, capsys):
 
 
 def test_no_suite_plays_what_settings_are_chosen_on():
-    for name in ("quick", "standard", "exploration"):
+    for name in ("quick", "standard"):
         suite = find_suite(name, tuned)
         held_out = suite.held_out(suite.entrants)
         assert len(held_out.games) * held_out.seeds == 12

@@ -201,8 +201,7 @@ def exploration(entrants: Sequence[Entrant]) -> Suite:
         for name in ("tournament", "none", "uniform")
         if one.agent == "oelhf"
     ]
-    options = tabular(12000, 3, 10, spread=4)
-    return Suite("exploration", about, (*entrants, *variants), games, 10, options, tuned_on=games)
+    return Suite("exploration", about, (*entrants, *variants), games, 10, tabular(12000, 3, 10, spread=4))
 
 
 def lm(entrants: Sequence[Entrant]) -> Suite:

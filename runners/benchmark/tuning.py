@@ -145,5 +145,5 @@ def settings_of(agents: Sequence[str], path: Path) -> list[Entrant]:
 
 
 def tuned_for(suite: str) -> Path:
-    """Returns where the settings for a suite are, if they were published."""
-    return Path(str(PUBLISHED / f"{suite}-tuned.json"))
+    """Returns where the settings for a suite are, if they were published; `exploration` has those of `standard`."""
+    return Path(str(PUBLISHED / f"{'standard' if suite == 'exploration' else suite}-tuned.json"))
