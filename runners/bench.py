@@ -16,9 +16,9 @@ from envs.registry import UnknownNameError, nearest
 from runners.benchmark.engines import ENGINES, Engine, local, ray
 from runners.benchmark.results import beside, gather, shipped, write_results
 from runners.benchmark.scores import show
-from runners.benchmark.suites import BUILT_IN, Cell, Entrant, Suite, find_suite
+from runners.benchmark.suites import BUILT_IN, Cell, Suite, find_suite
 from runners.benchmark.sweep import play
-from runners.benchmark.tuning import TRIALS, settings_of, tune, tuned_for
+from runners.benchmark.tuning import TRIALS, by_default, settings_of, tune, tuned_for
 from runners.report import write as report
 
 
@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cells", nargs="+", metavar="NAME", help="play these alone")
     parser.add_argument("--tune", action="store_true", help="choose agents' settings on held-out games of the suite")
     parser.add_argument("--trials", type=int, default=TRIALS, help=f"settings tried for each (default: {TRIALS})")
-    parser.add_argument("--tuned", type=Path, help="file of --tune (default: the published one of the suite)")
+    settings = parser.add_mutually_exclusive_group()
+    settings.add_argument("--tuned", type=Path, help="file of --tune (default: the published one of the suite)")
+    settings.add_argument("--defaults", action="store_true", help="let agents play with their default settings")
     return parser
 
 
@@ -56,7 +58,7 @@ def _engine(options: argparse.Namespace) -> Any:
 
 
 def _tune(options: argparse.Namespace, engine: Engine) -> int:
-    suite = find_suite(options.suite, lambda agents: [Entrant(agent, agent) for agent in agents])
+    suite = find_suite(options.suite, by_default)
     folder = options.dir or Path("bench") / f"{suite.name}-tuned"
     print(tune(suite, options.agent, folder, engine, options.trials))
     return 0
@@ -65,8 +67,8 @@ def _tune(options: argparse.Namespace, engine: Engine) -> int:
 def _bench(options: argparse.Namespace, engine: Engine) -> int:
     if options.tuned is not None and not options.tuned.is_file():
         raise FileNotFoundError(f"the file of settings {options.tuned} does not exist")
-    entrants = partial(settings_of, path=options.tuned or tuned_for(options.suite))
-    suite = find_suite(options.suite, entrants, options.agent)
+    tuned = partial(settings_of, path=options.tuned or tuned_for(options.suite))
+    suite = find_suite(options.suite, by_default if options.defaults else tuned, options.agent)
     others = None if options.agent is None else shipped(suite)
     folder = options.dir or Path("bench") / suite.name
     failed = play(suite.cells if options.cells is None else _named(suite, options.cells), folder, engine, suite.name)

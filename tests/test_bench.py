@@ -160,6 +160,7 @@ def test_a_reward_is_led_around_where_there_are_cycles_alone(tmp_path):
         (["--agent", "ipoo"], 2, "unknown agent 'ipoo'"),
         (["--agent", "ipo", "--tuned", "empty.py"], 1, "empty.py is no file of --tune"),
         (["--tuned", "nosuch.json"], 1, "the file of settings nosuch.json does not exist"),
+        (["--defaults", "--agent", "ipoo"], 2, "unknown agent 'ipoo'"),
         (["--tune", "--suite", "lm"], 1, "suite 'lm' names no games to tune on"),
         (["--tune", "--trials", "0"], 1, "--trials must be at least 1, got 0"),
         (["--tune", "--agent", "pelhf"], 1, "agent 'pelhf' does not say what may be tuned"),

@@ -140,10 +140,10 @@ def test_the_sentences_follow_the_measurement():
         ("ipo", 1.0): (0.01, 0.6),
     }
     said = sentences(results_of(expected))
-    assert "the intervals overlap, the former are as good" in said[0]
+    assert "the intervals overlap, the former are as good within them" in said[0]
     assert "Bradley-Terry agents rises" in said[1]
     assert "regularised Nash agents stays within intervals" in said[2]
-    assert "by win rate the Nash agents are as good" in said[3]
+    assert "by win rate the Nash agents are as good within them" in said[3]
     opposite = {("dpo", 0.0): (0.2, 0.8), ("dpo", 1.0): (0.1, 0.9), ("ipo", 0.0): (0.01, 0.8), ("ipo", 1.0): (0.2, 0.6)}
     said = sentences(results_of(opposite))
     assert "the former are worse" in said[0]

@@ -79,7 +79,7 @@ def _of(oracle: str, ends: tuple[float, float], measured: Mapping[tuple[str, flo
 def _compared(first: Interval, second: Interval, who: str, higher: bool = False) -> str:
     """Returns whether intervals leave a difference."""
     if first.low <= second.high and second.low <= first.high:
-        return f"the intervals overlap, {who} as good"
+        return f"the intervals overlap, {who} as good within them"
     return f"{who} {'better' if (first.value > second.value) == higher else 'worse'}"
 
 

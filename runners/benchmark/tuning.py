@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,15 +134,24 @@ def settings_of(agents: Sequence[str], path: Path) -> list[Entrant]:
         ValueError: if the file is none.
         OSError: if it can't be read.
     """
-    for agent in agents:
-        config_class("agent", agent)
     chosen: Mapping[str, Any] = {}
     if path.exists():
         try:
             chosen = json.loads(path.read_text(encoding="utf-8"))["agents"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no file of --tune: {error}") from error
-    return [Entrant(agent, agent, tuple(chosen.get(agent, {}).get("options", ()))) for agent in agents]
+    return [replace(one, options=tuple(chosen.get(one.agent, {}).get("options", ()))) for one in by_default(agents)]
+
+
+def by_default(agents: Sequence[str]) -> list[Entrant]:
+    """Returns agents with their default settings.
+
+    Raises:
+        UnknownNameError: if there is no such agent.
+    """
+    for agent in agents:
+        config_class("agent", agent)
+    return [Entrant(agent, agent) for agent in agents]
 
 
 def tuned_for(suite: str) -> Path:
