@@ -137,7 +137,7 @@ def test_trials_are_as_many_for_every_agent_and_the_first_is_its_defaults():
 
 @pytest.mark.slow
 def test_a_reward_is_led_around_where_there_are_cycles_alone(tmp_path):
-    arguments = ["--suite", "quick", "--agent", "ipo", "rlhf", "--dir", str(tmp_path), "--processes", "2"]
+    arguments = ["--defaults", "--agent", "ipo", "rlhf", "--dir", str(tmp_path), "--processes", "2"]
     assert main(arguments) == 0
     found = table(read_results(tmp_path / "results.json"))
     assert np.median(found["rlhf"]["cyclic lam=0"]) < 0.1

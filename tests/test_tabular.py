@@ -113,6 +113,19 @@ def test_it_starts_uniform_on_every_prompt():
     assert torch.allclose(weights, torch.full((2, 8), 1 / 8, dtype=torch.float64))
 
 
+def test_a_spread_start_is_named_by_itself_and_by_no_runs_seed():
+    task = make_task("symbols", length=4)
+    first, same = (make_policy("tabular", task=task, seed=seed, spread=1.5, start=3).logits for seed in (0, 1))
+    assert torch.equal(first, same)
+    assert first.log_softmax(-1).std(-1).tolist() == pytest.approx([1.5] * 4, abs=0.2)
+    other = make_policy("tabular", task=task, spread=1.5, start=4).logits
+    assert (first - other).abs().max() > 1
+    assert (first[0] - first[1]).abs().max() > 1
+    for fields, message in (({"spread": -1.0}, "spread must be at least 0"), ({"start": 2}, "and spread is 0")):
+        with pytest.raises(ValueError, match=message):
+            make_policy("tabular", task=task, **fields)
+
+
 def test_what_does_not_fit_is_refused():
     for probs, message in [
         (torch.tensor([0.5, 0.5]), r"probs must be \(4,\) or \(2, 4\), got \(2,\)"),
