@@ -122,6 +122,8 @@ def test_what_is_left_is_the_last_gap_over_the_first():
     assert left(cell, "game/x") == 0.25
     assert left(cell, "game/x", "average") == 0.5
     assert to_tenth(cell, "game/x") == 5
+    with pytest.raises(ValueError, match="ipo in rps, seed 3: the start is an equilibrium"):
+        left({"entrant": "ipo", "game": "rps", "seed": 3, "curve": {"game/x": [0.0, 0.1]}}, "game/x")
     assert gaps(cell, "eval/win_rate_vs_ref") == pytest.approx([0.5, 0.4, 0.1])
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from agents.optimisers import TogetherError
 from envs.keyed import hash_seed
 from envs.types import Duel
 from runners.benchmark.stack import stack
@@ -20,7 +19,7 @@ from runners.benchmark.suites import Cell
 from runners.cli import parse
 from runners.duel import evaluation_due, forget, one_step, over
 from runners.evaluation import law
-from runners.players import Players, gather
+from runners.players import Players, choose_device, gather
 from runners.settings import RunConfig
 
 REGRET = "regret/von_neumann"
@@ -56,15 +55,15 @@ def play_cells(cells: Sequence[Cell]) -> list[Played]:
     with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try:
             settings = [parse(cell.arguments).settings for cell in cells]
-            torch.set_num_threads(settings[0].run.threads or torch.get_num_threads())
-            players = gather(settings[0], "cpu") if len(cells) == 1 else stack(settings)
+            run = settings[0].run
+            torch.set_num_threads(run.threads or torch.get_num_threads())
+            players = gather(settings[0], choose_device(run.device)) if len(cells) == 1 else stack(settings)
             meter = Meter(players, len(cells))
-            play(players, settings[0].run, meter)
+            play(players, run, meter)
             found = meter.contents()
-        except (Exception, SystemExit) as error:  # whatever a cell does, the others are to be played
-            company = "" if len(cells) == 1 or isinstance(error, TogetherError) else "in company:\n"
+        except (Exception, SystemExit):  # whatever a cell does, the others are to be played
             traceback.print_exc(file=log)
-            return [Played(cell, None, company + log.getvalue(), len(cells) > 1) for cell in cells]
+            return [Played(cell, None, log.getvalue(), apart=len(cells) > 1) for cell in cells]
     seconds = round((time.perf_counter() - start) / len(cells), 3)
     rows = zip(cells, found, strict=True)
     return [Played(cell, {**described(cell), "seconds": seconds, **one}, log.getvalue()) for cell, one in rows]
@@ -130,8 +129,8 @@ class Meter:
         if self._columns:
             found = players.evaluation.by_prompt(policy, average)
             if self._played.any():
-                gains = torch.einsum("bnm,bm->bn", players.evaluation.matrices - 0.5, self._played) / 2
-                found[REGRET] = gains.amax(1) * 2 * len(self._rows) / self._played.sum()
+                gains = torch.einsum("bnm,bm->bn", players.evaluation.matrices - 0.5, self._played)
+                found[REGRET] = gains.amax(1) * len(self._rows) / self._played.sum()
             points = {
                 tag: values.view(self.worlds, -1).mean(1).tolist() for tag, values in found.items() if tag in KEPT
             }

@@ -42,8 +42,17 @@ def gaps(cell: Cell, tag: str, which: str = "last") -> list[float]:
 
 
 def left(cell: Cell, tag: str, which: str = "last") -> float:
-    """Returns what a cell's budget left of the gap that it began with."""
+    """Returns what a cell's budget left of the gap that it began with.
+
+    Raises:
+        ValueError: if it began with none.
+    """
     curve = gaps(cell, tag, which)
+    if curve[0] <= 0:
+        raise ValueError(
+            f"{cell['entrant']} in {cell['game']}, seed {cell['seed']}: the start is an equilibrium and leaves no gap to "
+            f"close; start elsewhere, such as with --policy.spread 1"
+        )
     return curve[-1] / curve[0]
 
 
@@ -90,7 +99,9 @@ def show(results: Results, console: Console) -> None:
     console.print(shown)
     whole = {label: array for label, rows in found.items() if (array := scores(rows, names)) is not None}
     if len(whole) > 1:
-        shown = Table("agent", *whole, title="probability of improvement, row over column")
+        shown = Table(
+            "agent", *whole, title="probability of improvement, row over column (*: its interval leaves out 1/2)"
+        )
         for row, ours in whole.items():
             chances = ("" if one == row else _chance(improvement(-ours, -theirs)) for one, theirs in whole.items())
             shown.add_row(row, *chances)

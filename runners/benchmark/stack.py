@@ -38,9 +38,9 @@ def stack(settings: Sequence[Settings]) -> Players:
         ValueError: as `runners.players.gather`.
     """
     run, worlds = settings[0].run, len(settings)
-    singles = [gather(one, "cpu") for one in settings]
-    first = singles[0]
+    first = gather(settings[0], "cpu")
     _require_stackable(first, run)
+    singles = [first, *(gather(one, "cpu") for one in settings[1:])]
     task = stacked(first.task, worlds)
     policy = TabularPolicy(task, exact=first.agent.policy.exact, worlds=worlds)
     policy.load_state_dict({"logits": torch.cat([one.agent.policy.state_dict()["logits"] for one in singles])})
