@@ -50,8 +50,8 @@ def left(cell: Cell, tag: str, which: str = "last") -> float:
     curve = gaps(cell, tag, which)
     if curve[0] <= 0:
         raise ValueError(
-            f"{cell['entrant']} in {cell['game']}, seed {cell['seed']}: the start is an equilibrium and leaves no gap to "
-            f"close; start elsewhere, such as with --policy.spread 1"
+            f"{cell['entrant']} in {cell['game']}, seed {cell['seed']}: the start is an equilibrium and leaves no gap "
+            f"to close; start elsewhere, such as with --policy.spread 1"
         )
     return curve[-1] / curve[0]
 
