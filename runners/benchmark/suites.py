@@ -206,11 +206,11 @@ def exploration(entrants: Sequence[Entrant]) -> Suite:
 
 def lm(entrants: Sequence[Entrant]) -> Suite:
     """Returns the suite of the small language model: exact games of 64 strings, and free text."""
-    strings = ("--task", "symbols", "--run.steps", "150")
-    text = ("--task", "chat", "--run.steps", "60")
+    strings = ("--task", "symbols", "--run.queries", "19200", "--run.eval_queries", "4800")
+    text = ("--task", "chat", "--run.queries", "7680", "--run.eval_queries", "1920")
     games = [Game("cyclic", lam, options=(*strings, "--oracle.seed", SEED)) for lam in (0.0, 1.0)]
     games += [Game("pairrm", options=text, gap=WIN_RATE), Game("annotators", 1.0, options=text, gap=WIN_RATE)]
-    options = "--policy", "tiny", "--run.eval_every", "30", "--run.eval_tau", "0.1", "--run.threads", "1"
+    options = "--policy", "tiny", "--run.steps", "1000000", "--run.eval_tau", "0.1", "--run.threads", "1"
     about = "the shipped language model of a million parameters, 3 runs each"
     return Suite("lm", about, tuple(entrants), tuple(games), 3, options)
 
