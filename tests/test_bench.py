@@ -9,6 +9,7 @@ import pytest
 from envs.games import von_neumann_regret
 from runners.bench import main
 from runners.benchmark.cells import REGRET, play_cells
+from runners.benchmark.engines import local
 from runners.benchmark.results import read_results, write_results
 from runners.benchmark.scores import gaps, left, table, to_tenth
 from runners.benchmark.suites import BUILT_IN, Cell, Entrant, Game, Suite, find_suite, tabular
@@ -266,3 +267,16 @@ def test_no_suite_plays_what_settings_are_chosen_on():
 
 def test_networks_play_with_their_own_settings():
     assert {entrant.options for entrant in find_suite("lm", lambda a: settings_of(a, tuned_for("lm"))).entrants} == {()}
+
+
+def test_after_an_error_nothing_more_is_begun():
+    def cells(seed):
+        return [Cell(Entrant("ipo", "ipo"), Game("cyclic", 0.5), seed, tabular(60, 1, 1))]
+
+    under_way = []
+    with pytest.raises(OSError, match="full"), local(1) as engine:
+        under_way = [engine.submit(cells(seed)) for seed in range(6)]
+        engine.finished(under_way[:1])
+        raise OSError("the disk is full")
+    assert under_way[0].result()[0].content is not None
+    assert under_way[-1].cancelled()

@@ -88,8 +88,11 @@ def local(processes: int) -> Iterator[Engine]:
     """
     if processes < 1:
         raise ValueError(f"--processes must be at least 1, got {processes}")
-    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_parent) as pool:
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_parent)
+    try:
         yield Local(pool)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error nobody waits for what has not begun
 
 
 class Ray:
