@@ -274,9 +274,14 @@ def test_after_an_error_nothing_more_is_begun():
         return [Cell(Entrant("ipo", "ipo"), Game("cyclic", 0.5), seed, tabular(60, 1, 1))]
 
     under_way = []
-    with pytest.raises(OSError, match="full"), local(1) as engine:
-        under_way = [engine.submit(cells(seed)) for seed in range(6)]
-        engine.finished(under_way[:1])
-        raise OSError("the disk is full")
+
+    def play():
+        with local(1) as engine:
+            under_way.extend(engine.submit(cells(seed)) for seed in range(6))
+            engine.finished(under_way[:1])
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        play()
     assert under_way[0].result()[0].content is not None
     assert under_way[-1].cancelled()
