@@ -23,11 +23,14 @@ from runners.report import write as report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line; returns 0, 1 after an error or a failed cell, 2 after a wrong name."""
+    """Runs one command line; returns 0, 1 after an error or a failed cell, 2 after a wrong name, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         with _engine(options) as engine:
             return _tune(options, engine) if options.tune else _bench(options, engine)
+    except KeyboardInterrupt:
+        print("interrupted: finished cells are kept, call again to go on", file=sys.stderr)
+        return 130
     except UnknownNameError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

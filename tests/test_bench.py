@@ -285,3 +285,12 @@ def test_after_an_error_nothing_more_is_begun():
         play()
     assert under_way[0].result()[0].content is not None
     assert under_way[-1].cancelled()
+
+
+def test_an_interrupted_benchmark_says_how_to_go_on(suite, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("runners.bench.play", interrupted)
+    assert bench(suite, tmp_path / "out") == 130
+    assert capsys.readouterr().err == "interrupted: finished cells are kept, call again to go on\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -68,7 +69,8 @@ class Local:
 
 
 def _end_with_parent() -> None:
-    """Lets a process of the pool end when the one that it works for was killed."""
+    """Lets a process of the pool end at Ctrl-C, and when the one that it works for was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def watch() -> None:
         parent = parent_process()
