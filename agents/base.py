@@ -133,7 +133,9 @@ class Policy(nn.Module, ABC):
 class Agent(Protocol):
     """Proposes responses for both seats and learns from the duels that come back.
 
-    Agents never see an oracle: all they learn is in `Duel`.
+    Agents never see an oracle: all they learn is in `Duel`. One may say of itself, as a class attribute that is True:
+    `learns_from_files` (duels of others, --run.data), `one_pass` (each comparison of a file counts once),
+    `learns_worlds` (nothing that it does mixes prompts, so that the seeds of a benchmark can learn in one batch).
     """
 
     policy: Policy

@@ -108,7 +108,7 @@ def _fit(payoff: Tensor, weights: Tensor, pairs: Tensor, tol: float = 1e-12) -> 
         gradient = (pairs[rows] * (chance - payoff[rows])).sum(-1)
         move = -_laplacian_solve(pairs[rows] * chance * (1 - chance), gradient)
         decrement = -(gradient * move).sum(-1) / 2
-        far = decrement > tol
+        far = ~(decrement <= tol)  # what is no number has not arrived
         rows, move, decrement = rows[far], move[far], decrement[far]
         if len(rows) == 0:
             return reward - reward @ weights[:, None]

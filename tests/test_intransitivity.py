@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from envs.games import bradley_terry_fit, intransitivity
+from envs.games import NotConvergedError, bradley_terry_fit, intransitivity
 from oracles.synthetic import cyclic_logits
 
 COMAL = torch.tensor([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]], dtype=torch.float64)
@@ -144,3 +144,8 @@ def test_games_of_a_batch_are_fitted_as_if_each_were_alone():
     for game, weight, found in zip(games, pairs, together, strict=True):
         torch.testing.assert_close(found, bradley_terry_fit(game, pairs=weight), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(bradley_terry_fit(games[None]), bradley_terry_fit(games)[None])
+
+
+def test_pairs_that_never_met_have_no_fit():
+    with pytest.raises(NotConvergedError):
+        bradley_terry_fit(COMAL, pairs=torch.zeros(3, 3, dtype=torch.float64))
