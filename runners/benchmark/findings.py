@@ -57,21 +57,21 @@ def _of(oracle: str, ends: tuple[float, float], measured: Mapping[tuple[str, flo
     low, high = ends
     rewards, nash = measured[BRADLEY_TERRY, low, EXPLOITABILITY], measured[NASH, low, EXPLOITABILITY]
     found = [
-        f"{oracle}, lam = {low:g}: Bradley-Terry agents end at exploitability {told(rewards)}, regularised-Nash agents "
-        f"at {told(nash)}: {_compared(rewards, nash, 'the former are')}."
+        f"{oracle}, lam = {low:g}: Bradley-Terry agents end at exploitability {rewards}, regularised-Nash agents "
+        f"at {nash}: {_compared(rewards, nash, 'the former are')}."
     ]
     for name in (BRADLEY_TERRY, NASH):
         before, after = measured[name, low, EXPLOITABILITY], measured[name, high, EXPLOITABILITY]
         found.append(
             f"{oracle}, lam {low:g} to {high:g}: the exploitability of {name} agents {_moved(before, after)}, from "
-            f"{told(before)} to {told(after)}."
+            f"{before} to {after}."
         )
     rewards, nash = measured[BRADLEY_TERRY, high, EXPLOITABILITY], measured[NASH, high, EXPLOITABILITY]
     ours, theirs = measured[NASH, high, WIN_RATE], measured[BRADLEY_TERRY, high, WIN_RATE]
     found.append(
-        f"{oracle}, lam = {high:g}: exploitability {told(rewards)} of Bradley-Terry agents against {told(nash)}, "
-        f"{rewards.value / max(nash.value, 1e-9):.1f} times; their win rates against the start are {told(theirs)} and "
-        f"{told(ours)}: {_compared(ours, theirs, 'by win rate the Nash agents are', higher=True)}."
+        f"{oracle}, lam = {high:g}: exploitability {rewards} of Bradley-Terry agents against {nash}, "
+        f"{rewards.value / max(nash.value, 1e-9):.1f} times; their win rates against the start are {theirs} and "
+        f"{ours}: {_compared(ours, theirs, 'by win rate the Nash agents are', higher=True)}."
     )
     return found
 
@@ -87,8 +87,3 @@ def _moved(before: Interval, after: Interval) -> str:
     if after.low > before.high:
         return "rises"
     return "falls" if after.high < before.low else "stays within intervals"
-
-
-def told(one: Interval) -> str:
-    """Returns an estimate with its 95 % interval."""
-    return f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"

@@ -90,7 +90,7 @@ def show(results: Results, console: Console) -> None:
         for column in ("agent", *names, "all"):
             shown.add_column(column, justify="left" if column == "agent" else "right")
         for label, rows in found.items():
-            shown.add_row(label, *(told(scores(rows, [name])) for name in names), told(scores(rows, names)))
+            shown.add_row(label, *(_told(scores(rows, [name])) for name in names), _told(scores(rows, names)))
     else:
         shown = Table("game", *found, title=title)
         for name in names:
@@ -108,12 +108,9 @@ def show(results: Results, console: Console) -> None:
         console.print(shown)
 
 
-def told(array: Scores | None) -> str:
+def _told(array: Scores | None) -> str:
     """Returns an interquartile mean with its interval."""
-    if array is None:
-        return ""
-    found = bootstrap(array)
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return "" if array is None else str(bootstrap(array))
 
 
 def _short(array: Scores | None) -> str:

@@ -24,6 +24,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """Returns it for people."""
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
 
 def interquartile_mean(scores: Scores) -> Scores:
     """Returns [...] the mean of the middle half of all scores [..., R, T], a quarter of them left out at either end.
