@@ -47,8 +47,8 @@ def cluster(tmp_path_factory):
     finally:
         for node in reversed(nodes):
             for child in psutil.Process(node.pid).children(recursive=True):
-                child.terminate()
-            node.terminate()
+                child.kill()
+            node.kill()
             node.wait(60)
 
 

@@ -178,6 +178,6 @@ def test_the_default_run_learns(seed, tmp_path):
 @pytest.mark.parametrize("agent", ["ipo", "oelhf", "rlhf"])
 def test_every_kind_of_agent_learns_to_chat(agent):
     """Regresses margins, learns a model, follows a gradient; benchmarks.chat has them all, on three seeds."""
-    evaluations, share, _ = measure(agent, seed=0, threads=1, more=["--run.steps", "60"])
+    evaluations, share, _ = measure(agent, seed=0, threads=1, more=["--run.steps", "60", "--run.eval_every", "60"])
     assert evaluations[-1]["eval/win_rate_vs_ref"] >= 0.6
     assert share >= 0.95
