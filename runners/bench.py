@@ -79,10 +79,10 @@ def _bench(options: argparse.Namespace, engine: Engine) -> int:
     write_results(folder / "results.json", results)
     show(results, Console(width=None if sys.stdout.isatty() else 160))
     print(f"Results: {folder / 'results.json'}")
-    if results["cells"]:
-        print(f"Report:  {report(results, folder / 'report')}")
     for name in failed:
         print(f"failed:  {name}, see {folder / 'cells' / name / 'log.txt'}", file=sys.stderr)
+    if results["cells"]:
+        print(f"Report:  {report(results, folder / 'report')}")
     return 1 if failed else 0
 
 

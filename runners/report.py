@@ -126,7 +126,7 @@ def gathered(results: Mapping[str, Any]) -> Iterator[Picture | Table]:
     yield pictures.profile(results)
     yield tables.improvements(results)
     field = Field(results)
-    if field.games():
+    if field.games() and field.shared(field.games()):
         yield from pictures.transfer(results, field)
         yield from _standings(results, field)
     yield tables.hyper_parameters(results)

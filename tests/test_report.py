@@ -10,7 +10,7 @@ from rich.console import Console
 
 from envs.games import exploitability
 from runners.bench import main as bench
-from runners.benchmark.findings import EXPLOITABILITY, WIN_RATE, sentences
+from runners.benchmark.findings import EXPLOITABILITY, WIN_RATE, final, sentences
 from runners.benchmark.results import read_results
 from runners.benchmark.scores import show
 from runners.benchmark.standings import Field, clones, dialled, measures, standing
@@ -151,6 +151,25 @@ def test_the_sentences_follow_the_measurement():
     assert "regularised Nash agents rises" in said[2]
     assert "by win rate the Nash agents are worse" in said[3]
     assert "No comparison of families" in sentences(results_of({("dpo", 0.0): (0.1, 0.5), ("dpo", 1.0): (0.1, 0.5)}))[0]
+
+
+def test_one_cell_that_failed_leaves_a_report(folder, tmp_path):
+    results = json.loads((folder / "results.json").read_text())
+    lost = ("ipo", "cyclic lam=1", 2)
+    results["cells"] = [cell for cell in results["cells"] if (cell["entrant"], cell["game"], cell["seed"]) != lost]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert main([str(tmp_path)]) == 0
+    assert Field(results).meetings(["cyclic lam=0", "cyclic lam=1"]).shape == (2, 2, 3, 3)
+    both = final(results, "cyclic lam=1", ["dpo", "ipo"], EXPLOITABILITY)
+    assert both.shape == (2, 2)
+
+
+def test_a_single_cell_is_reported_too(folder, tmp_path):
+    results = json.loads((folder / "results.json").read_text())
+    for kept in (results["cells"][:1], [results["cells"][0], results["cells"][-1]]):
+        (tmp_path / "results.json").write_text(json.dumps({**results, "cells": kept}))
+        assert main([str(tmp_path)]) == 0
+        show({**results, "cells": kept}, Console())
 
 
 def test_an_interval_is_three_columns():

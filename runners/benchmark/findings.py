@@ -28,9 +28,13 @@ def family(results: Mapping[str, Any], entrant: str) -> str:
 
 
 def final(results: Mapping[str, Any], game: str, chosen: Sequence[str], tag: str) -> Scores:
-    """Returns [R, A] the last value of a tag with R seeds of each of A entrants in one game."""
-    cells = [cell for cell in results["cells"] if cell["game"] == game]
-    return np.array([[cell["curve"][tag][-1] for cell in cells if cell["entrant"] == one] for one in chosen]).T
+    """Returns [R, A] the last value of a tag in one game, with the R seeds that all of A entrants have finished."""
+    ends = {one: {} for one in chosen}
+    for cell in results["cells"]:
+        if cell["game"] == game and cell["entrant"] in ends:
+            ends[cell["entrant"]][cell["seed"]] = cell["curve"][tag][-1]
+    shared = sorted(set.intersection(*(set(found) for found in ends.values())))
+    return np.array([[found[seed] for seed in shared] for found in ends.values()]).T
 
 
 def sentences(results: Mapping[str, Any]) -> list[str]:
@@ -43,13 +47,14 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
     found = []
     for oracle, games in dialled(results).items():
         ends = min(games), max(games)
-        measured = {
-            (name, lam, tag): bootstrap(final(results, games[lam], group, tag))
+        scores = {
+            (name, lam, tag): final(results, games[lam], group, tag)
             for name, group in groups.items()
             for lam in ends
             for tag in (EXPLOITABILITY, WIN_RATE)
         }
-        found += _of(oracle, ends, measured)
+        if all(one.size for one in scores.values()):
+            found += _of(oracle, ends, {place: bootstrap(one) for place, one in scores.items()})
     return found
 
 

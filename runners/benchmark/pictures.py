@@ -125,8 +125,8 @@ def profile(results: Mapping[str, Any]) -> Picture:
     figure, (axes,) = _figure(["all"], 6.4, 3.8)
     rows = []
     for label, look in looks.items():
-        scores = -np.concatenate([np.array(values) for values in found[label].values()])[:, None]
-        share = 1 - performance_profile(-scores, thresholds)
+        left = np.concatenate([np.array(values) for values in found[label].values()])[:, None]
+        share = 1 - performance_profile(left, thresholds)
         every = len(rows) // len(thresholds) % 6, 6
         axes.plot(thresholds, share, markevery=every, markersize=4, linewidth=1.2, **look)
         rows += [[label, *one] for one in zip(thresholds.tolist(), share.tolist(), strict=True)]
@@ -142,7 +142,7 @@ def transfer(results: Mapping[str, Any], field: Field) -> list[Picture]:
     pictures = []
     for oracle, by_lam in dialled(results).items():
         lams = [lam for lam in sorted(by_lam) if by_lam[lam] in field.games()]
-        if len(lams) < 2:
+        if len(lams) < 2 or not field.shared([by_lam[lam] for lam in lams]):
             continue
         names = field.names[:-1]
         figure, panels = _figure(names, 2.5, 2.6)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from envs.games import alpha_rank, cross_play, elo, exploitability, nash_average
 from runners.benchmark.results import cell_of
-from runners.benchmark.scores import entrants, gap_tags
+from runners.benchmark.scores import entrants, games
 from runners.benchmark.statistics import Interval
 from runners.cli import parse
 from runners.players import gather
@@ -65,6 +65,10 @@ class Field:
         """Returns the seeds of a game that all have finished."""
         return [seed for one, seed in self._cells if one == game]
 
+    def shared(self, games: Sequence[str]) -> list[int]:
+        """Returns the seeds that all have finished in all of some games."""
+        return [seed for seed in self.seeds(games[0]) if all((game, seed) in self._cells for game in games)]
+
     def _law(self, place: tuple[str, int], entrant: str) -> Tensor:
         if entrant == START:
             return self._boards[place][1]
@@ -80,15 +84,15 @@ class Field:
         }
 
     def meetings(self, games: Sequence[str]) -> Tensor:
-        """Returns [R, T, A, A] who beats whom with each of R seeds of T games.
+        """Returns [R, T, A, A] who beats whom with each of the R seeds that are finished in all of T games.
 
         Raises:
-            ValueError: if the games have other numbers of seeds.
+            ValueError: if there is no such seed.
         """
-        rows = [[self._meetings[game, seed] for seed in self.seeds(game)] for game in games]
-        if len({len(row) for row in rows}) != 1:
-            raise ValueError(f"the games must have the same number of finished seeds, got {list(map(len, rows))}")
-        return torch.stack([torch.stack(row) for row in rows]).transpose(0, 1)
+        shared = self.shared(games)
+        if not shared:
+            raise ValueError("no seed is finished by everybody in all games")
+        return torch.stack([torch.stack([self._meetings[game, seed] for game in games]) for seed in shared])
 
     def transfer(self, learned: str, judged: str, entrant: str) -> list[float]:
         """Returns the exploitability of a game's policies under another judge, as shares of the start's, by seed."""
@@ -185,8 +189,9 @@ def clones(names: Sequence[str], table: Tensor, copies: int = CLONES) -> Clones:
 def dialled(results: Mapping[str, Any]) -> dict[str, dict[float, str]]:
     """Returns oracle -> lam -> game, of the oracles that are played at two shares of cycles or more."""
     found: dict[str, dict[float, str]] = {}
+    finished = games(results)
     for game in results["conditions"]["games"]:
         plain = game["lam"] is not None and not game["noise"] and game["feedback"] == "outcome"
-        if plain and gap_tags(results)[game["label"]].startswith("game/"):
+        if plain and game["label"] in finished and game["gap"].startswith("game/"):
             found.setdefault(game["oracle"], {})[game["lam"]] = game["label"]
-    return {oracle: games for oracle, games in found.items() if len(games) > 1}
+    return {oracle: by_lam for oracle, by_lam in found.items() if len(by_lam) > 1}
