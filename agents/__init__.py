@@ -1,10 +1,12 @@
 """Agents and policies: `make` builds an agent, `make_policy` a policy, `check_agent` tests one."""
 
-from agents.base import Agent, Policy, make, make_policy
 from agents.check import check_agent
-from agents.combine import Frozen, Geometric, Mixture
-from agents.hf import HFPolicy
-from agents.tabular import TabularPolicy
+from agents.optim.optimiser import OptimiserConfig
+from agents.policies.lm.hf_policy import HFPolicy
+from agents.policies.mixtures import Frozen, Geometric, Mixture
+from agents.policies.tabular import TabularPolicy
+from agents.registry import make, make_policy
+from preference_duel.protocols import Agent, Policy
 
 __all__ = [
     "Agent",
@@ -12,6 +14,7 @@ __all__ = [
     "Geometric",
     "HFPolicy",
     "Mixture",
+    "OptimiserConfig",
     "Policy",
     "TabularPolicy",
     "check_agent",

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.base import Agent, Policy
 from envs.arena import DuelArena
-from envs.types import Duel, Proposal
+from preference_duel.protocols import Agent, Policy
+from preference_duel.types import Duel, Proposal
 
 TAGS = ("loss", "model", "policy", "duel", "eval", "game", "time")
 """What stands before the slash of a scalar's tag."""

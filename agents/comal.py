@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents.base import Policy
 from agents.inpo import INPO, INPOConfig
-from envs.types import Duel, Proposal
+from preference_duel.protocols import Policy
+from preference_duel.types import Duel, Proposal
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from agents.base import Policy
 from agents.inpo import mirror_step
-from agents.optimisers import OptimiserConfig
-from agents.training import Training, policy_scalars
-from envs.keyed import Key, Stream
-from envs.types import Duel, Proposal
+from agents.learning.learner import Training, policy_scalars
+from agents.optim.optimiser import OptimiserConfig
+from preference_duel.keyed_random import Key, Stream
+from preference_duel.protocols import Policy
+from preference_duel.types import Duel, Proposal
 
 
 @dataclass(frozen=True)

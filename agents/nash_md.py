@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from agents import losses
-from agents.base import Policy
-from agents.combine import Geometric
 from agents.inpo import mirror_step
-from agents.optimisers import OptimiserConfig
-from agents.training import Batch, Training, policy_scalars, token_logprob
-from envs.keyed import Key, Stream
-from envs.types import Duel, Proposal
+from agents.learning.learner import Batch, Training, policy_scalars, token_logprob
+from agents.optim.optimiser import OptimiserConfig
+from agents.policies.mixtures import Geometric
+from preference_duel.keyed_random import Key, Stream
+from preference_duel.protocols import Policy
+from preference_duel.types import Duel, Proposal
 
 Form = Literal["gradient", "mirror"]
 

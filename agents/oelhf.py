@@ -9,20 +9,20 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from agents.base import Policy
-from agents.duel_counts import DuelCounts
-from agents.hf import HFPolicy
 from agents.ipo import IPO, IPOConfig
-from agents.linear_doubt import LinearDoubt
-from agents.models import foretold, model_of
-from agents.optimisers import OptimiserConfig
-from agents.preference_network import ModelConfig
-from agents.state import restore
-from agents.tabular import TabularPolicy
-from agents.training import policy_scalars
+from agents.learning.learner import policy_scalars
+from agents.optim.optimiser import OptimiserConfig
+from agents.policies.lm.hf_policy import HFPolicy
+from agents.policies.tabular import TabularPolicy
+from agents.policies.tensors import restore
+from agents.preference_models.counts import DuelCounts
+from agents.preference_models.factory import foretold, model_of
+from agents.preference_models.network import ModelConfig
+from agents.preference_models.uncertainty import LinearDoubt
 from envs.games import regularised_nash
-from envs.keyed import Key, Stream
-from envs.types import Completion, Duel, Proposal
+from preference_duel.keyed_random import Key, Stream
+from preference_duel.protocols import Policy
+from preference_duel.types import Completion, Duel, Proposal
 
 Enhancer = Literal["optimistic", "tournament", "none", "uniform"]
 Planner = Literal["exact", "ipo"]

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.base import Policy
-from agents.duel_counts import DuelCounts
-from agents.models import foretold
-from agents.state import restore, tensors
-from agents.tabular import TabularPolicy
-from agents.training import policy_scalars
+from agents.learning.learner import policy_scalars
+from agents.policies.tabular import TabularPolicy
+from agents.policies.tensors import restore, tensors
+from agents.preference_models.counts import DuelCounts
+from agents.preference_models.factory import foretold
 from envs.games import regularised_saddle
-from envs.keyed import Key, Stream
-from envs.types import Duel, Proposal
+from preference_duel.keyed_random import Key, Stream
+from preference_duel.protocols import Policy
+from preference_duel.types import Duel, Proposal
 
 _LEAST = torch.finfo(torch.float64).tiny
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from agents.base import Policy
-from agents.models import foretold, model_of
-from agents.optimisers import OptimiserConfig
-from agents.policy_gradient import Draws, GradientConfig, PolicyGradient
-from agents.preference_network import ModelConfig
-from agents.training import Training
-from envs.keyed import Key, Stream
-from envs.types import Duel, Proposal
+from agents.learning.learner import Training
+from agents.learning.policy_gradient import Draws, GradientConfig, PolicyGradient
+from agents.optim.optimiser import OptimiserConfig
+from agents.preference_models.factory import foretold, model_of
+from agents.preference_models.network import ModelConfig
+from preference_duel.keyed_random import Key, Stream
+from preference_duel.protocols import Policy
+from preference_duel.types import Duel, Proposal
 
 
 @dataclass(frozen=True)

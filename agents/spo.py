@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from agents import losses
-from agents.base import Policy
-from agents.optimisers import OptimiserConfig
-from agents.policy_gradient import Draws, GradientConfig, PolicyGradient
-from agents.training import Training
-from envs.keyed import Key, Stream
-from envs.types import Duel, Proposal
+from agents.learning.learner import Training
+from agents.learning.policy_gradient import Draws, GradientConfig, PolicyGradient
+from agents.optim.optimiser import OptimiserConfig
+from preference_duel.keyed_random import Key, Stream
+from preference_duel.protocols import Policy
+from preference_duel.types import Duel, Proposal
 
 
 @dataclass(frozen=True)

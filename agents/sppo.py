@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from agents import losses
-from agents.base import Policy
-from agents.optimisers import OptimiserConfig
-from agents.training import Batch, Training, policy_scalars, require_finite
-from envs.keyed import Key, Stream
-from envs.types import Duel, Proposal
+from agents.learning.learner import Batch, Training, policy_scalars, require_finite
+from agents.optim.optimiser import OptimiserConfig
+from preference_duel.keyed_random import Key, Stream
+from preference_duel.protocols import Policy
+from preference_duel.types import Duel, Proposal
 
 Pairs = Literal["all", "best_worst"]
 Normaliser = Literal["half", "log_z"]

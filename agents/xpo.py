@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from agents import losses
-from agents.base import Policy
-from agents.optimisers import OptimiserConfig
-from agents.pairs import pair_step, responses_of
-from agents.training import Training, policy_scalars
-from envs.keyed import Key, Stream
-from envs.types import Duel, Proposal
+from agents.learning.learner import Training, policy_scalars
+from agents.learning.pairwise import pair_step, responses_of
+from agents.optim.optimiser import OptimiserConfig
+from preference_duel.keyed_random import Key, Stream
+from preference_duel.protocols import Policy
+from preference_duel.types import Duel, Proposal
 
 
 @dataclass(frozen=True)

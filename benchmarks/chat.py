@@ -18,14 +18,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from agents.base import AGENTS
-from agents.hf_config import HFConfig
+from agents.policies.lm.config import HFConfig
+from agents.registry import AGENTS
 from benchmarks.timing import machine
-from envs.keyed import Key
-from envs.tasks import make_task
-from oracles.grammar import parse
-from runners.checkpoint import steps
-from runners.record import read_lines
+from envs.tasks.task import make_task
+from preference_duel.keyed_random import Key
+from runners.pretrain.grammar import parse
+from runners.run.checkpoint import steps
+from runners.run.record import read_lines
 
 
 def parse_share(policy: Path, seed: int) -> float:

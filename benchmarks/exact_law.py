@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 import oracles
-from agents.base import Policy, make_policy
+from agents.registry import make_policy
 from benchmarks.timing import machine, timed
 from envs import Task, make_task
 from envs.games import exploitability
-from envs.keyed import Key
 from oracles import payoff
+from preference_duel.keyed_random import Key
+from preference_duel.protocols import Policy
 
 
 def from_the_start(policy: Policy, prompts: tuple[str, ...], task: Task) -> Tensor:

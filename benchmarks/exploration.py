@@ -21,12 +21,12 @@ from torch import Tensor
 
 from agents.ipo import IPOConfig
 from agents.oelhf import OELHF, Enhancer, OELHFConfig
-from agents.tabular import TabularPolicy
+from agents.policies.tabular import TabularPolicy
 from benchmarks.timing import machine
 from envs.arena import DuelArena
-from envs.finite_tasks import finite_task
 from envs.games import regularised_exploitability, von_neumann_winner
-from oracles.synthetic import cyclic_logits
+from envs.tasks.finite import finite_task
+from oracles.cyclic import cyclic_logits
 from oracles.table import TableOracle
 
 ENHANCERS: tuple[Enhancer, ...] = ("none", "tournament", "optimistic", "uniform")

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from benchmarks.timing import machine
 from envs.games import bradley_terry_fit, exploitability, kl_divergence, regularised_nash
-from envs.keyed import Key, Stream, hash_seed
-from oracles.synthetic import cyclic_logits
+from oracles.cyclic import cyclic_logits
+from preference_duel.keyed_random import Key, Stream, hash_seed
 
 COLUMNS = (
     "P(Nash beats DPO)",

@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from agents import make
-from agents.hf_config import HFConfig
-from agents.optimisers import OptimiserConfig
-from agents.pretrained import load_tokenizer
+from agents.optim.optimiser import OptimiserConfig
+from agents.policies.lm.config import HFConfig
+from agents.policies.lm.loading import load_tokenizer
 from benchmarks.models import SIZES, free_text, write_model
 from benchmarks.timing import machine
 from envs import DuelArena

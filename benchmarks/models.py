@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.pretrained import ModelTokenizer
-from envs.tasks import Task
-from envs.tokens import response_tokens
+from agents.policies.lm.loading import ModelTokenizer
+from envs.tasks.task import Task
+from envs.tasks.tokenizers import response_tokens
 
 _SPECIAL = ["<pad>", "<eos>"]
 

@@ -19,15 +19,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from agents.duel_counts import DuelCounts
 from agents.pelhf import PELHFConfig
-from agents.tabular import Cells, TabularPolicy
+from agents.policies.tabular import Cells, TabularPolicy
+from agents.preference_models.counts import DuelCounts
 from benchmarks.exploration import interval
 from benchmarks.timing import machine
-from envs.finite_tasks import finite_task
 from envs.games import regularised_exploitability, regularised_nash
-from envs.preference_files import FileArena, Preference
-from oracles.synthetic import cyclic_logits
+from envs.offline import FileArena, Preference
+from envs.tasks.finite import finite_task
+from oracles.cyclic import cyclic_logits
 
 TAU = 0.01
 LEADS = {"competent": 0.8, "even": 0.0}

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.timing import clock, machine, matrix_rate, write_measurement
-from oracles.pairrm import PairRMConfig, PairRMOracle
+from oracles.pairrm.oracle import PairRMConfig, PairRMOracle
 
 GOLDEN = Path(__file__).parents[1] / "tests/golden/pairrm"
 SIZES = {"small": (768, 6, 12, 3072), "large": (1024, 24, 16, 4096)}
@@ -37,7 +37,7 @@ def write_checkpoint(folder: Path, size: str) -> None:
     """Writes a PairRM of random weights in llm-blender's layout, with a backbone that llm-blender can load."""
     from transformers import DebertaV2Config, DebertaV2Model
 
-    from oracles.pairrm_network import PairRM
+    from oracles.pairrm.network import PairRM
 
     shutil.copytree(GOLDEN / "PairRM", folder)
     settings = json.loads((GOLDEN / "backbone/config.json").read_text(encoding="utf-8"))

@@ -19,18 +19,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from agents.base import AGENTS
-from agents.base import make as make_agent
 from agents.inpo import INPOConfig
 from agents.ipo import IPOConfig
-from agents.optimisers import OptimiserConfig
-from agents.tabular import TabularPolicy
+from agents.optim.optimiser import OptimiserConfig
+from agents.policies.tabular import TabularPolicy
+from agents.registry import AGENTS
+from agents.registry import make as make_agent
 from benchmarks.timing import machine
 from envs.arena import DuelArena
-from envs.finite_tasks import finite_task
 from envs.games import regularised_exploitability
-from envs.tasks import make_task
-from oracles.synthetic import cyclic_logits
+from envs.tasks.finite import finite_task
+from envs.tasks.task import make_task
+from oracles.cyclic import cyclic_logits
 from oracles.table import TableOracle
 
 TAU = 0.1

@@ -19,11 +19,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from agents.hf_config import HFConfig, Sampler
-from agents.pretrained import load_tokenizer
+from agents.policies.lm.config import HFConfig, Sampler
+from agents.policies.lm.loading import load_tokenizer
 from benchmarks.models import SIZES, free_text, write_model
 from benchmarks.timing import clock, machine, matrix_rate, write_measurement
-from envs.keyed import Key
+from preference_duel.keyed_random import Key
 
 
 def main() -> None:

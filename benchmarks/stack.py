@@ -13,10 +13,10 @@ import time
 import torch
 
 from benchmarks.timing import machine
-from runners.benchmark.stack import stack
-from runners.cli import parse
-from runners.players import Players, gather
-from runners.settings import Settings
+from runners.benchmark.batched_seeds import stack
+from runners.run.build import Players, gather
+from runners.run.cli import parse
+from runners.run.config import Settings
 
 GAME = "--task symbols --task.length 3 --task.prompts 1 --oracle cyclic --policy tabular --policy.spread 1"
 

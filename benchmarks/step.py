@@ -24,15 +24,15 @@ from rich.table import Table
 from torch import Tensor
 
 from agents import make
-from agents.hf_config import SAMPLERS, HFConfig
-from agents.lora import LoRAConfig
-from agents.optimisers import OptimiserConfig
-from agents.pretrained import load_tokenizer
+from agents.optim.optimiser import OptimiserConfig
+from agents.policies.lm.config import SAMPLERS, HFConfig
+from agents.policies.lm.loading import load_tokenizer
+from agents.policies.lm.lora import LoRAConfig
 from benchmarks.memory import Peak
 from benchmarks.models import SIZES, free_text, write_model
 from benchmarks.timing import clock, machine, matrix_rate, write_measurement
 from envs import DuelArena
-from envs.tasks import Task
+from envs.tasks.task import Task
 
 PHASES = "sample", "score", "learn"
 WARM = 2

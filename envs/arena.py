@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.draws import prompt_index
-from envs.keyed import Worlds
-from envs.tasks import Task
-from envs.types import Completion, Duel, Feedback, Proposal
+from envs.tasks.task import Task
+from envs.token_duel.chance import prompt_index
 from oracles import Key, Oracle, Stream, payoff
 from oracles.base import draw
 from oracles.check import require_prob
+from preference_duel.keyed_random import Worlds
+from preference_duel.types import Completion, Duel, Feedback, Proposal
 
 
 def draw_prompts(key: Key, count: int) -> np.ndarray:

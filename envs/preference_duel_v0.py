@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from pettingzoo import AECEnv, register
@@ -10,12 +9,13 @@ from pettingzoo.env_registry.registration import aec_registry
 from pettingzoo.utils.conversions import parallel_to_aec_wrapper
 from pettingzoo.utils.wrappers import AssertOutOfBoundsWrapper, OrderEnforcingWrapper
 
-from envs.core import Illegal, TokenDuels
-from envs.preference_duel import PreferenceDuel
-from envs.spaces import Mask, Obs
-from envs.tasks import Task, make_task
-from envs.types import Feedback
-from oracles import Oracle, make
+from envs.tasks.task import Task
+from envs.token_duel.build import token_duels
+from envs.token_duel.duels import Illegal
+from envs.token_duel.spaces import Mask, Obs
+from envs.views.pettingzoo_env import PreferenceDuel
+from oracles import Oracle
+from preference_duel.types import Feedback
 
 ID = "duel/preference_duel-v0"
 
@@ -63,33 +63,6 @@ def parallel_env(  # noqa: PLR0913 - the options of the public constructor, all 
     return PreferenceDuel(duels, seed, obs, mask, render_mode)
 
 
-def token_duels(
-    size: int,
-    *,
-    task: str | Task | None = None,
-    oracle: str | Oracle = "cyclic",
-    feedback: Feedback = "outcome",
-    illegal: Illegal = "replace",
-    max_cycles: int | None = None,
-    min_new_tokens: int | None = None,
-) -> TokenDuels:
-    """Builds the rules that every view is thin over; see `parallel_env`.
-
-    Raises:
-        UnknownNameError: if the task's or the oracle's name is unknown.
-        ValueError: if an argument is out of its range.
-    """
-    if task is None:
-        task = make_task("symbols") if max_cycles is None else make_task("symbols", length=max_cycles)
-    elif isinstance(task, str):
-        task = make_task(task)
-    task = limited(task, max_cycles, min_new_tokens)
-    if isinstance(oracle, str):
-        responses = None if task.responses is None else task.response_texts
-        oracle = make(oracle, prompts=task.all_prompts, responses=responses)
-    return TokenDuels(task, oracle, size, feedback, illegal)
-
-
 def raw_env(**options: Any) -> AECEnv:
     """Builds the duel as an AECEnv without checks; the options are `parallel_env`'s."""
     return parallel_to_aec_wrapper(parallel_env(**options))
@@ -98,24 +71,6 @@ def raw_env(**options: Any) -> AECEnv:
 def env(**options: Any) -> AECEnv:
     """Builds the duel as an AECEnv that checks actions and the order of calls; the options are `parallel_env`'s."""
     return OrderEnforcingWrapper(AssertOutOfBoundsWrapper(raw_env(**options)))
-
-
-def limited(task: Task, max_new_tokens: int | None, min_new_tokens: int | None) -> Task:
-    """Returns the task under other limits; None keeps the task's.
-
-    Raises:
-        ValueError: if a finite task's limits would change: it lists the responses that they allow.
-    """
-    most = task.max_new_tokens if max_new_tokens is None else max_new_tokens
-    least = min(task.min_new_tokens, most) if min_new_tokens is None else min_new_tokens
-    if (most, least) == (task.max_new_tokens, task.min_new_tokens):
-        return task
-    if task.responses is not None:
-        raise ValueError(
-            f"task '{task.name}' lists its responses, of {task.min_new_tokens} to {task.max_new_tokens} tokens; "
-            f"limits of {least} to {most} would make others: build the task with another length instead"
-        )
-    return replace(task, max_new_tokens=most, min_new_tokens=least)
 
 
 if ID not in aec_registry:

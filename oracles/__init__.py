@@ -1,8 +1,9 @@
 """Oracles: who would be preferred. `make` builds one, `payoff` and `outcomes` ask it, `check_oracle` tests it."""
 
-from oracles.base import Oracle, outcomes, payoff
+from oracles.base import outcomes, payoff
 from oracles.check import check_oracle
-from oracles.keyed import Key, Stream
-from oracles.names import make
+from oracles.registry import make
+from preference_duel.keyed_random import Key, Stream
+from preference_duel.protocols import Oracle
 
 __all__ = ["Key", "Oracle", "Stream", "check_oracle", "make", "outcomes", "payoff"]

@@ -1,76 +1,76 @@
-"""The population whose votes train the embedded PairRM: consistent people, a cyclic majority."""
+"""Families that read features: cyclic embeddings, a population of annotators, a judge who likes length.
+
+On a finite task every listed response to a prompt has features of its own; on text they come from the words, so that
+a policy can learn them and carry them over to prompts that it never saw.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from oracles.grammar import Parsed, parse, subject_of
+import torch
+from torch import Tensor
 
-STYLE_GAP = 3.0
-"""Nats between an annotator's first and second, and second and third style."""
-
-ON_TOPIC = 8.0
-"""Nats that every annotator adds for an answer to the question asked; more than all of style (6)."""
-
-NOT_IN_GRAMMAR = -4.0
-"""Everyone's reward for a text outside the grammar; the worst answer in it has 0."""
+from oracles.features import FeatureOracle, feature_oracle, unit_gaps
+from preference_duel.checks import require_positive, require_share
 
 
 @dataclass(frozen=True)
-class Annotator:
-    """One kind of person: rewards add up, and votes follow Bradley and Terry (1952) on their difference.
+class AnnotatorsConfig:
+    """A population: every person is Bradley-Terry, the majority is not.
 
-    Attributes:
-        warm: reward of a purely warm answer, nats.
-        concise: reward of a purely concise answer, nats.
-        specific: reward of a purely specific answer, nats.
+    P(a beats b) = mean over kinds k of sigmoid(s (r^k_a - r^k_b)), r^k = sqrt(1 - lam) (a taste that all share) +
+    sqrt(lam) (a ranking that is each kind's shift of one circle).
     """
 
-    warm: float
-    concise: float
-    specific: float
+    lam: float = 0.5
+    """Weight of what the kinds do not share, in [0, 1]."""
+    kinds: int = 3
+    """Kinds of people, equally many of each, >= 2; three shifts of one circle are Condorcet's cycle."""
+    scale: float = 6.0
+    """Root mean square of one person's logits over pairs, in nats, > 0."""
+    seed: int = 0
+    """Names tastes and the circle."""
 
-    def reward(self, prompt: str, answer: str) -> float:
-        """Returns the nats that this person gives an answer."""
-        parsed = parse(answer)
-        if parsed is None:
-            return NOT_IN_GRAMMAR
-        warm, concise, specific = style_shares(parsed)
-        taste = self.warm * warm + self.concise * concise + self.specific * specific
-        return taste + (ON_TOPIC if parsed.subject == subject_of(prompt).do else 0.0)
+    def build(
+        self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
+    ) -> FeatureOracle:
+        """Returns the oracle.
 
-    def prob(self, prompt: str, first: str, second: str) -> float:
-        """Returns P(this person prefers the first answer)."""
-        return _sigmoid(self.reward(prompt, first) - self.reward(prompt, second))
-
-
-ANNOTATORS = (
-    Annotator(warm=2 * STYLE_GAP, concise=STYLE_GAP, specific=0.0),
-    Annotator(warm=0.0, concise=2 * STYLE_GAP, specific=STYLE_GAP),
-    Annotator(warm=STYLE_GAP, concise=0.0, specific=2 * STYLE_GAP),
-)
-"""Three equally common kinds. Two of three prefer warm to concise, concise to specific, and specific to warm."""
-
-
-def style_shares(parsed: Parsed) -> tuple[float, float, float]:
-    """Returns how warm, concise and specific an answer is, in shares that sum to at most 1.
-
-    An answer can't have all of every style: what blends them has less of each.
-    """
-    warm, concise, specific = parsed.warmth, parsed.brevity, parsed.specificity
-    total = max(1.0, warm + concise + specific)
-    return warm / total, concise / total, specific / total
+        Raises:
+            ValueError: if a field is out of range, or a finite task lists too few responses.
+        """
+        del prompts, device
+        require_share(lam=self.lam)
+        require_positive(scale=self.scale)
+        if self.kinds < 2:
+            raise ValueError(f"kinds must be at least 2, got {self.kinds}: one kind of people is oracle 'bt'")
+        listed, words = (partial(finish, self.lam, self.kinds) for finish in (_tastes_listed, _tastes_words))
+        return feature_oracle("annotators", self.seed, 2, listed, words, partial(_mean_vote, self.scale), responses)
 
 
-def population_prob(prompt: str, first: str, second: str) -> float:
-    """Returns P(first beats second | prompt) in a vote of one annotator drawn at random.
+def _mean_vote(scale: float, left: Tensor, right: Tensor) -> Tensor:
+    kinds = left.shape[-1]
+    votes = torch.zeros(*left.shape[:-1], right.shape[-2], dtype=left.dtype)
+    for k in range(kinds):
+        gap = left[..., :, None, k] - right[..., None, :, k]
+        votes += torch.sigmoid(gap.mul_(scale))
+    return votes / kinds
 
-    Raises:
-        ValueError: if the prompt is not in the grammar.
-    """
-    return math.fsum(annotator.prob(prompt, first, second) for annotator in ANNOTATORS) / len(ANNOTATORS)
+
+def _tastes_listed(lam: float, kinds: int, drawn: Tensor) -> Tensor:
+    count = len(drawn)
+    rank = drawn[:, 1].argsort().argsort()
+    shift = torch.arange(kinds) * count // kinds
+    private = -((rank[:, None] + shift) % count).double()
+    return math.sqrt(1 - lam) * unit_gaps(drawn[:, :1]) + math.sqrt(lam) * unit_gaps(private)
 
 
-def _sigmoid(logit: float) -> float:
-    return 1 / (1 + math.exp(-logit)) if logit >= 0 else 1 - 1 / (1 + math.exp(logit))
+def _tastes_words(lam: float, kinds: int, drawn: Tensor, counts: Tensor) -> Tensor:
+    del counts
+    circle = torch.special.ndtr(drawn[:, 1:])  # uniform on [0, 1]
+    private = -((circle + torch.arange(kinds) / kinds) % 1 - 0.5) * math.sqrt(12)
+    return (math.sqrt(1 - lam) * drawn[:, :1] + math.sqrt(lam) * private) / math.sqrt(2)

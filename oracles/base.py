@@ -3,50 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from oracles.keyed import Key
-
-
-class Unanswered(OSError):
-    """An oracle could not be asked; nothing was made up in place of its answer."""
-
-
-@runtime_checkable
-class Oracle(Protocol):
-    """Knows who wins: the chance that one response is preferred to another.
-
-    One that reads each response alone has `payoff` too: `PayoffOracle`.
-    """
-
-    antisymmetric: bool
-    """True where prob(a, b) + prob(b, a) = 1: everywhere but under position bias."""
-
-    def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
-        """Returns P(first beats second | prompt); deterministic, it never draws.
-
-        Args:
-            prompts: N prompts.
-            first: N responses.
-            second: N responses.
-
-        Returns:
-            [N] on the CPU in [0, 1]; float64 for finite families, float32 for networks. prob(a, a) = 1/2.
-        """
-        ...
-
-
-@runtime_checkable
-class PayoffOracle(Oracle, Protocol):
-    """An oracle that reads each response alone: K readings instead of K*K."""
-
-    def payoff(self, prompts: Sequence[str], left: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> Tensor:
-        """Returns [B, K, L], equal to `prob` on every pair."""
-        ...
+from preference_duel.keyed_random import Key
+from preference_duel.protocols import Oracle, PayoffOracle
 
 
 def require_prob(prob: Tensor, shape: tuple[int, ...], who: str) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oracles.keyed import Key, Stream, hash_seed
-from oracles.ranges import require_positive, require_share
 from oracles.table import TableOracle
+from preference_duel.checks import require_positive, require_share
+from preference_duel.keyed_random import Key, Stream, hash_seed
 
 
 @dataclass(frozen=True)

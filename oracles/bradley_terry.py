@@ -11,9 +11,9 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from oracles.keyed import hash_seed
-from oracles.registry import nearest
-from oracles.reward_model import ReaderConfig, RewardModel, require_idle
+from oracles.readers.classifier import ReaderConfig, RewardModel, require_idle
+from preference_duel.keyed_random import hash_seed
+from preference_duel.names import nearest
 
 Rewards = Callable[[Sequence[str], Sequence[str]], Tensor]
 """Returns [N] rewards of N (prompt, response) pairs."""

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from oracles.base import Oracle, PayoffOracle, require_prob
+from oracles.base import require_prob
+from preference_duel.protocols import Oracle, PayoffOracle
 
 __all__ = ["check_oracle", "require_prob"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from oracles.keyed import Key, Stream, hash_seed
-from oracles.registry import nearest
+from preference_duel.keyed_random import Key, Stream, hash_seed
+from preference_duel.names import nearest
 
 Read = Callable[[Sequence[str], Sequence[str]], Tensor]
 """Returns [M, F] the features of M (prompt, response) pairs: float64, or float32 where a network reads."""
@@ -129,3 +130,23 @@ class WordFeatures:
             )
             self._words[word] = torch.from_numpy(ndtri(uniforms + 2.0**-54))
         return self._words[word]
+
+
+def unit_gaps(values: Tensor) -> Tensor:
+    """Scales each column so that its differences have root mean square 1 over the pairs i != j."""
+    return values / (values.std(0, correction=1) * math.sqrt(2))
+
+
+def feature_oracle(
+    name: str,
+    seed: int,
+    width: int,
+    listed: FinishListed,
+    words: FinishWords,
+    compare: Compare,
+    responses: Sequence[str] | None,
+) -> FeatureOracle:
+    """Builds the oracle over a finite task's responses, or over any texts if `responses` is None."""
+    if responses is None:
+        return FeatureOracle(WordFeatures(name, seed, width, words), compare)
+    return FeatureOracle(ListedFeatures(name, seed, width, listed, responses), compare)

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oracles.base import Oracle
-from oracles.endpoint import EndpointConfig, EndpointJudge
-from oracles.keyed import Key, Stream
-from oracles.registry import find
+from oracles.readers.endpoint import EndpointConfig, EndpointJudge
+from preference_duel.keyed_random import Key, Stream
+from preference_duel.names import find
+from preference_duel.protocols import Oracle
 
 Orders = Literal["both", "one"]
 

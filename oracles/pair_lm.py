@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from oracles.batches import Budget, Memory
-from oracles.reward_model import load_tokenizer
+from oracles.readers.batching import Budget, Memory
+from oracles.readers.classifier import load_tokenizer
 
 CONTEXT = (
     "\n{% for message in messages %}{% if loop.index0 % 2 == 0 %}\n\n<turn> user\n {{ message['content'] }}"

@@ -1,84 +1,64 @@
-"""Finds what a name stands for: a built-in, or `module:Attribute` of the user's own."""
+"""What an oracle is called: built-in families, named games, wrappers, and classes of your own."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import importlib
-import os
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from typing import Any
 
+from oracles.table import GAMES, NamedGameConfig
+from oracles.wrappers import wrapped
+from preference_duel.names import fill, find
+from preference_duel.protocols import Oracle
 
-class UnknownNameError(ValueError):
-    """A name that is neither built in nor importable."""
+BUILT_IN = {
+    "bt": "oracles.bradley_terry:BradleyTerryConfig",
+    "pairrm": "oracles.pairrm.oracle:PairRMConfig",
+    "cyclic": "oracles.cyclic:CyclicConfig",
+    "gpm": "oracles.gpm:GPMConfig",
+    "annotators": "oracles.annotators:AnnotatorsConfig",
+    "length_bias": "oracles.length_bias:LengthBiasConfig",
+    "borda_trap": "oracles.borda_trap:BordaTrapConfig",
+    "table": "oracles.table:TableConfig",
+    "judge": "oracles.judge:JudgeConfig",
+    "pair_lm": "oracles.pair_lm:PairLMConfig",
+}
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns "; did you mean 'x'?" for the closest known name, or ""."""
-    by_lower = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-    return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
-
-
-def find(kind: str, name: str, built_in: Mapping[str, str]) -> Any:
-    """Returns the object that a name stands for.
+def oracle_config(name: str) -> tuple[Any, dict[str, Any]]:
+    """Returns the configuration class that a name stands for, and the fields that the name itself sets.
 
     Args:
-        kind: what is looked for, for the message: "agent", "oracle", ...
-        name: a key of `built_in`, or "package.module:Attribute"; modules beside the working directory count.
-        built_in: name -> "package.module:Attribute".
+        name: a built-in, a named game ("rps"), or "module:Config"; "+WRAPPER" may follow any of them.
 
     Raises:
-        UnknownNameError: with the nearest known name, or what could not be imported.
+        UnknownNameError: if a part of the name is unknown; the nearest one is suggested.
+        ValueError: if a wrapper is named twice or does not go with the oracle.
     """
-    path = built_in.get(name, name)
-    module_name, _, attribute = path.partition(":")
-    if not attribute or not module_name or module_name.startswith("."):
-        raise UnknownNameError(
-            f"unknown {kind} '{name}'{nearest(name, built_in) or '.'} Known: {', '.join(sorted(built_in))}, "
-            f"or your own as 'module:Config'."
-        )
-    if name not in built_in and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise UnknownNameError(
-            f"{kind} '{name}': no module '{error.name}' in the working directory or among the installed packages"
-        ) from error
-    if not hasattr(module, attribute):
-        raise UnknownNameError(
-            f"{kind} '{name}': module '{module_name}' has no '{attribute}'{nearest(attribute, vars(module)) or '.'}"
-        )
-    return getattr(module, attribute)
+    base, *wrappers = name.split("+")
+    kind = NamedGameConfig if base in GAMES else find("oracle", base, BUILT_IN | dict.fromkeys(GAMES, ""))
+    return wrapped(kind, tuple(wrappers)) if wrappers else kind, {"game": base} if base in GAMES else {}
 
 
-def configure(kind: str, name: str, built_in: Mapping[str, str], fields: Mapping[str, Any]) -> Any:
-    """Returns the named configuration dataclass filled with `fields`.
+def make(
+    name: str,
+    *,
+    prompts: Sequence[str] | None = None,
+    responses: Sequence[str] | None = None,
+    device: str = "cpu",
+    **fields: Any,
+) -> Oracle:
+    """Builds an oracle from its name and the fields of its configuration.
+
+    Args:
+        name: a built-in ("bt", "pairrm", "cyclic", ...), a named game ("rps"), or "module:Config" of your own;
+            "cyclic+noise" wraps it, `noise=Noise(eps=0.1)` then is a field too.
+        prompts: the finite task's prompts, for the families that need them.
+        responses: the finite task's responses (texts), the same for every prompt.
+        device: where a network runs.
+        **fields: fields of the configuration.
 
     Raises:
-        UnknownNameError: if the name or one of the fields is unknown; the nearest one is suggested.
+        UnknownNameError: if the name or a field is unknown.
     """
-    return fill(kind, name, find(kind, name, built_in), fields)
-
-
-def fill(kind: str, name: str, config: Any, fields: Mapping[str, Any]) -> Any:
-    """Returns a configuration dataclass filled with `fields`.
-
-    Raises:
-        UnknownNameError: if one of the fields is unknown; the nearest one is suggested.
-        TypeError: if it is no dataclass with `build`.
-    """
-    if not isinstance(config, type) or not dataclasses.is_dataclass(config) or not hasattr(config, "build"):
-        raise TypeError(f"{kind} '{name}' must be a dataclass with a build() method, got {config!r}")
-    known = {field.name for field in dataclasses.fields(config)}
-    for field in fields:
-        if field not in known:
-            hint = nearest(field, known) or "."
-            raise UnknownNameError(f"{kind} '{name}' has no field '{field}'{hint} Fields: {', '.join(sorted(known))}.")
-    return config(**fields)  # pyright: ignore[reportCallIssue] - a dataclass type, checked above
+    kind, preset = oracle_config(name)
+    return fill("oracle", name, kind, preset | fields).build(prompts=prompts, responses=responses, device=device)

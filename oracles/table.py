@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from oracles.registry import nearest
+from preference_duel.names import nearest
 
 GAMES = "rps", "comal3", "cycle5", "clone_rps"
 """Small games by name, as tasks and as their oracles."""

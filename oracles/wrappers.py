@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from oracles.base import Oracle, PayoffOracle
-from oracles.keyed import Key, Stream, hash_seed
-from oracles.ranges import require_share
-from oracles.registry import UnknownNameError, nearest
+from preference_duel.checks import require_share
+from preference_duel.keyed_random import Key, Stream, hash_seed
+from preference_duel.names import UnknownNameError, nearest
+from preference_duel.protocols import Oracle, PayoffOracle
 
 
 class Build(Protocol):

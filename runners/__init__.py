@@ -1,4 +1,4 @@
-"""Commands: `python -m runners.duel`, `runners.plot`, `runners.pretrain`."""
+"""Commands: `python -m runners.duel`, `evaluate`, `bench`, `report`, `plot`, `fit_oracle`, `pretrain`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def shadow(root: Path = Path(__file__).parents[1]) -> str | None:
-    """Returns what hides our packages `agents`, `envs` and `oracles`, as a message; None where nothing does.
+    """Returns a message that names what hides one of our packages; None if nothing does.
 
     Args:
         root: the folder that holds our packages.
     """
-    for name in ("agents", "envs", "oracles"):
+    for name in ("agents", "envs", "oracles", "preference_duel"):
         spec = find_spec(name)
         origin = None if spec is None or spec.origin is None else Path(spec.origin).resolve()
         if origin != (root / name / "__init__.py").resolve():

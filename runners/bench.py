@@ -12,12 +12,12 @@ from typing import Any
 
 from rich.console import Console
 
-from envs.registry import UnknownNameError, nearest
-from runners.benchmark.engines import ENGINES, Engine, local, ray
+from preference_duel.names import UnknownNameError, nearest
+from runners.benchmark.executors import ENGINES, Engine, local, ray
 from runners.benchmark.results import beside, gather, shipped, write_results
+from runners.benchmark.schedule import play
 from runners.benchmark.scores import show
 from runners.benchmark.suites import BUILT_IN, Cell, Suite, find_suite
-from runners.benchmark.sweep import play
 from runners.benchmark.tuning import TRIALS, by_default, settings_of, tune, tuned_for
 from runners.report import write as report
 

@@ -6,30 +6,23 @@ import contextlib
 import dataclasses
 import os
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from envs import processes
-from envs.keyed import hash_seed
-from envs.preference_files import FileArena
-from envs.registry import UnknownNameError
-from envs.tasks import Task
-from envs.types import Duel
-from oracles import Oracle
-from oracles.base import Unanswered
-from runners.bystander import Bystander
-from runners.checkpoint import Checkpoint, load, steps
-from runners.cli import PROGRAM, Command, parse
-from runners.interrupt import Interrupt
-from runners.players import Players, choose_device, gather, judge
-from runners.progress import Progress
-from runners.record import Record, default_directory, read_config, require_new
-from runners.settings import RunConfig
-from runners.summary import summary
+from envs.tasks.task import Task
+from preference_duel import distributed
+from preference_duel.names import UnknownNameError
+from runners.run.build import choose_device, gather, judge
+from runners.run.checkpoint import steps
+from runners.run.cli import PROGRAM, Command, parse
+from runners.run.loop import over, play
+from runners.run.null_record import Bystander
+from runners.run.record import Record, default_directory, read_config, require_new
+from runners.run.signals import Interrupt
+from runners.run.summary import summary
 
 TRACEBACK = "DUEL_TRACEBACK"
 MEMORY = (
@@ -67,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(command: Command) -> int:
     """Builds the players and plays until the last step; returns the exit code of `main`."""
     device = choose_device(command.settings.run.device)
-    with processes.together(device), _said_once():
+    with distributed.together(device), _said_once():
         return _run(command, device)
 
 
@@ -81,14 +74,14 @@ def _run(command: Command, device: str) -> int:
     threads = settings.run.threads if command.resume is None else int(read_config(directory)["threads"])
     if threads is not None:
         torch.set_num_threads(threads)
-    directory = Path(processes.agreed(str(directory)))
+    directory = Path(distributed.agreed(str(directory)))
     settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, dir=str(directory)))
     players = gather(settings, device)
     print(f"judge: {judge(settings, players.oracle)}", flush=True)
     record = None
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         record = Record(directory, settings, command.arguments, device, torch.get_num_threads())
-    processes.agreed(directory)  # which is made by now
+    distributed.agreed(directory)  # which is made by now
     record = record or Bystander(directory)
     print(f"run:   {directory}\n{_task_line(players.task)}", flush=True)
     try:
@@ -107,148 +100,9 @@ def _run(command: Command, device: str) -> int:
         record.close()
 
 
-def play(players: Players, run: RunConfig, record: Record | Bystander, interrupt: Interrupt) -> int:
-    """Plays from the last checkpoint to the last step or query, or to the end of the step in which it was interrupted.
-
-    Returns:
-        The last step; its checkpoint is written.
-    """
-    done = _restore(players, record)
-    with Progress(done, run.steps) as progress:
-        if record.saved is None and (run.eval_every or run.eval_queries):
-            progress.evaluated(0, _evaluate(players, record, 0))
-        while not over(run, done, players.arena.queries or 0) and interrupt.signal is None:
-            arena, asked = players.arena.state_dict(), players.arena.queries or 0
-            try:
-                scalars, duel = one_step(players, hash_seed(run.seed, "step", done + 1))
-            except Unanswered:
-                players.arena.load_state_dict(arena)  # the agent has learned nothing of this step
-                if record.saved != done and processes.count() == 1:
-                    _save(players, record, done)
-                raise
-            done += 1
-            record.log(done, scalars)
-            progress.stepped(done, scalars)
-            if _due(done, run.duel_every):
-                record.duels(done, duel, run.duel_prompts)
-            if evaluation_due(run, done, asked, players.arena.queries or 0):
-                progress.evaluated(done, _evaluate(players, record, done))
-            if _due(done, run.save_every):
-                _save(players, record, done)
-            interrupt.agree()
-        if record.saved is None or record.saved < done:
-            _save(players, record, done)
-    return done
-
-
-def one_step(players: Players, seed: int) -> tuple[dict[str, float], Duel]:
-    """Makes one pass through the loop: reset, propose, play, update.
-
-    Args:
-        players: who plays.
-        seed: of torch's global generator, which nothing of ours reads; layers of other people (dropout) may.
-
-    Returns:
-        The step's scalars by tag, and the duel.
-    """
-    _reseed(seed)
-    forget(players.oracle)
-    agent, arena = players.agent, players.arena
-    prompts = arena.reset()
-    start = time.perf_counter()
-    if isinstance(arena, FileArena):
-        sampled, duel = start, arena.play()
-    else:
-        proposal = agent.propose(prompts)
-        sampled = time.perf_counter()
-        duel = arena.play(proposal)
-    asked = time.perf_counter()
-    scalars = agent.update(duel)
-    updated = time.perf_counter()
-    times = {"time/sample_s": sampled - start, "time/oracle_s": asked - sampled, "time/update_s": updated - asked}
-    return {**scalars, **describe(duel), **queries(players), **times}, duel
-
-
-def _reseed(seed: int) -> None:
-    """Does what torch.manual_seed does, which formats three stacks for devices that are not there."""
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
-
-
-def forget(oracle: Oracle) -> None:
-    """Calls an oracle's own `forget()`, where it has a memory.
-
-    What is remembered is left out of a batch, and a network's answers depend on their batch in the last bits: the
-    memory may not reach back further than a resumed run could know.
-    """
-    clear = getattr(oracle, "forget", None)
-    if clear is not None:
-        clear()
-
-
-def describe(duel: Duel) -> dict[str, float]:
-    """Returns what the duel alone says: spread and mean of the verdicts that were asked, tokens per response."""
-    scalars = {}
-    prob = duel.prob[duel.asked].double()
-    if len(prob):
-        scalars["duel/prob_std"] = prob.std(correction=0).item()
-        scalars["duel/advantage"] = (prob - 0.5).mean().item()
-    seats = (duel.left,) if duel.self_play else (duel.left, duel.right)
-    lengths = [len(response.tokens) for seat in seats for row in seat for response in row if response.tokens]
-    if lengths:
-        scalars["policy/length"] = sum(lengths) / len(lengths)
-    return scalars
-
-
-def queries(players: Players) -> dict[str, float]:
-    """Returns the queries so far; nothing where whole laws are played, which no oracle could be asked."""
-    return {} if players.arena.queries is None else {"duel/queries": players.arena.queries}
-
-
-def _restore(players: Players, record: Record | Bystander) -> int:
-    """Loads the last checkpoint into the players; returns how many steps are done."""
-    saved = load(record.directory)
-    if saved is None:
-        return 0
-    players.agent.load_state_dict(saved.agent)
-    players.arena.load_state_dict(saved.arena)
-    return saved.step
-
-
-def _save(players: Players, record: Record | Bystander, step: int) -> None:
-    state = Checkpoint(step, players.agent.state_dict(), players.arena.state_dict())
-    record.save(state, players.agent.policy)
-    processes.agreed(step)  # which is on the disk by now
-
-
-def _evaluate(players: Players, record: Record | Bystander, step: int) -> dict[str, float]:
-    forget(players.oracle)
-    scalars = players.evaluation.scalars(players.agent.policy, players.agent.average)
-    record.log(step, scalars)
-    record.laws(step, players.evaluation.laws(players.agent.policy, players.agent.average))
-    return scalars
-
-
 def _task_line(task: Task) -> str:
     cut = f", {task.cut} of them cut to {task.max_prompt_tokens} tokens" if task.cut else ""
     return f"task:  {task.name}, {len(task.prompts)} prompts to learn from, {len(task.held_out)} held out{cut}"
-
-
-def over(run: RunConfig, done: int, queries: int) -> bool:
-    """Returns whether a run has made all steps, or asked all queries."""
-    return done >= run.steps or (run.queries is not None and queries >= run.queries)
-
-
-def evaluation_due(run: RunConfig, done: int, before: int, queries: int) -> bool:
-    """Returns whether a run is measured after a step, before which it had asked so many queries."""
-    if run.eval_queries:
-        return over(run, done, queries) or queries // run.eval_queries > before // run.eval_queries
-    return _due(done, run.eval_every) or (run.eval_every > 0 and over(run, done, queries))
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -258,16 +112,16 @@ def _is_memory(error: BaseException) -> bool:
 
 def _program() -> str:
     """Returns what a run of as many processes is started with."""
-    if processes.count() == 1:
+    if distributed.count() == 1:
         return PROGRAM
-    return f"torchrun --nproc-per-node {processes.count()} {PROGRAM.removeprefix('python ')}"
+    return f"torchrun --nproc-per-node {distributed.count()} {PROGRAM.removeprefix('python ')}"
 
 
 @contextlib.contextmanager
 def _said_once() -> Iterator[None]:
     """Keeps all processes but the first from printing what goes well."""
     with contextlib.ExitStack() as stack:
-        if processes.rank() > 0:
+        if distributed.rank() > 0:
             nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         yield

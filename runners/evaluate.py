@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from envs.registry import UnknownNameError
-from runners.assessment import AVERAGE, LAST, START, Assessment, Options, content
+from preference_duel.names import UnknownNameError
 from runners.duel import TRACEBACK
-from runners.finished import Finished
-from runners.pictures import draw_payoff, draw_simplex
-from runners.plot import GAPS, Curves, draw
-from runners.record import read_lines, write_whole
-from runners.tables import show
+from runners.evaluation.comparison import AVERAGE, LAST, START, Assessment, Options, content
+from runners.evaluation.figures import draw_payoff, draw_simplex
+from runners.evaluation.printed_tables import show
+from runners.evaluation.saved_runs import Finished
+from runners.plot import GAPS, draw
+from runners.run.curves import Curves
+from runners.run.record import read_lines, write_whole
 
 
 def write_pictures(assessment: Assessment, folder: Path) -> list[Path]:

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from agents.pretrained import quiet
-from envs.keyed import Key, Stream, hash_seed
-from envs.preference_files import Preference, read_preferences
+from agents.policies.lm.loading import quiet
+from envs.offline import Preference, read_preferences
 from oracles import Oracle
-from runners.descent import descend
-from runners.evaluation import over_prompts
-from runners.events import EventFile
-from runners.players import choose_device
-from runners.students import student
+from preference_duel.keyed_random import Key, Stream, hash_seed
+from runners.fitting.supervised import descend
+from runners.fitting.trainable import student
+from runners.run.build import choose_device
+from runners.run.evaluator import over_prompts
+from runners.run.event_file import EventFile
 
 PROGRAM = "python -m runners.fit_oracle"
 SHOWN = "eval/accuracy", "eval/log_loss", "eval/calibration_error"

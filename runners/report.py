@@ -17,15 +17,15 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup, escape
 
-from runners.benchmark import pictures, tables
-from runners.benchmark.findings import sentences
-from runners.benchmark.pictures import Picture
+from runners.benchmark.report import pictures, tables
+from runners.benchmark.report.findings import sentences
+from runners.benchmark.report.pictures import Picture
+from runners.benchmark.report.standings import CLONES, Field, clones, dialled, standing
+from runners.benchmark.report.tables import Table
 from runners.benchmark.results import cell_of, published, read_results
-from runners.benchmark.standings import CLONES, Field, clones, dialled, standing
 from runners.benchmark.statistics import Interval
 from runners.benchmark.suites import BUILT_IN
-from runners.benchmark.tables import Table
-from runners.record import write_whole
+from runners.run.record import write_whole
 
 ALL_CYCLES = 1.0
 
@@ -79,7 +79,7 @@ def write(results: Mapping[str, Any], folder: Path) -> Path:
             (folder / f"{part.name}.png").write_bytes(part.png)
     page = Environment(autoescape=True)
     page.filters |= {"base64": lambda data: base64.b64encode(data).decode(), "cell": _cell}
-    template = page.from_string((files("runners.benchmark") / "page.html").read_text(encoding="utf-8"))
+    template = page.from_string((files("runners.benchmark.report") / "page.html").read_text(encoding="utf-8"))
     text = template.render(
         results=results,
         count=len(results["cells"]),

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from envs import Task
-from envs.keyed import hash_seed
-from envs.tokens import ListTokenizer
+from envs.tasks.tokenizers import ListTokenizer
+from preference_duel.keyed_random import hash_seed
 
 WORDS = ("a", "b", "c")
 PROMPTS = ("p", "pq", "qqp")

@@ -1,14 +1,14 @@
 """One small game, an agent that plays it from a table, and what every agent's page must say."""
 
 import dataclasses
-from pathlib import Path
 
 import torch
 
-from agents.tabular import TabularPolicy
+from agents.policies.tabular import TabularPolicy
 from envs.arena import DuelArena
-from envs.finite_tasks import finite_task
+from envs.tasks.finite import finite_task
 from oracles.table import TableOracle
+from tests.paths import DOCS
 
 RESPONSES = ["a", "b", "c"]
 COMAL = torch.tensor([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]], dtype=torch.float64)
@@ -43,6 +43,6 @@ def require_page(name, config):
     """Asserts that docs/agents/NAME.md names every setting and every tag of an update."""
     agent, arena = game(config)
     scalars = play(agent, arena, 1)
-    page = (Path(__file__).parents[1] / "docs" / "agents" / f"{name}.md").read_text(encoding="utf-8")
+    page = (DOCS / "agents" / f"{name}.md").read_text(encoding="utf-8")
     missing = [tag for tag in scalars if f"`{tag}`" not in page]
     assert missing + [field.name for field in dataclasses.fields(config) if f"`{field.name}`" not in page] == []

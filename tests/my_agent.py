@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from envs import Proposal
-from envs.keyed import Key
+from preference_duel.keyed_random import Key
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import argparse
 import importlib.util
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,7 @@ import torch
 from benchmarks import exact_law, memory, pairrm, queries, sampling, solvers, step
 from benchmarks.matched_kl import measure
 from benchmarks.models import SIZES, write_model
-
-DOCS = Path(__file__).parent.parent / "docs"
+from tests.paths import DOCS
 
 
 def test_win_rate_hardly_tells_apart_what_exploitability_does():

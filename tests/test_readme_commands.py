@@ -8,14 +8,13 @@ import shlex
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from agents.base import AGENTS
+from agents.registry import AGENTS
 from benchmarks.chat import measure, parse_share
-from oracles.names import BUILT_IN
+from oracles.registry import BUILT_IN
 from oracles.table import GAMES
 from oracles.wrappers import WRAPPERS
 from runners.bench import _parser as bench_parser
@@ -29,8 +28,8 @@ from runners.duel import main
 from runners.evaluate import main as evaluate
 from runners.fit_oracle import main as fit_oracle
 from runners.report import main as report
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORT = ["--run.steps", "2", "--run.eval_every", "2", "--run.eval_prompts", "4", "--run.device", "cpu"]
 

@@ -1,15 +1,8 @@
 """Losses: pure functions from tensors to unreduced tensors, without configuration or logging."""
 
 from agents.losses.pairs import dpo, exo, hinge, ipo, margins, nca, pair_weight, robust_dpo, squared_terms
-from agents.losses.policy_gradient import (
-    advantage,
-    clipped,
-    generalised_advantage,
-    policy_gradient,
-    rebel,
-    reward_to_go,
-)
 from agents.losses.self_play import best_and_worst, bradley_terry, log_partition, sppo, win_rate
+from agents.losses.surrogates import advantage, clipped, generalised_advantage, policy_gradient, rebel, reward_to_go
 
 __all__ = [
     "advantage",

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from agents.base import OwnPolicy, Policy
 from agents.sb3.policy import SB3Policy
 from agents.sb3.pool import PoolConfig
 from agents.sb3.rollout import drawn_scalars, gains, logged, require_network
 from agents.sb3.self_play import SelfPlay
-from envs.types import Duel, Proposal
+from preference_duel.protocols import OwnPolicy, Policy
+from preference_duel.types import Duel, Proposal
 
 _KEPT = "observations", "next_observations", "actions", "rewards", "dones"
 

@@ -14,12 +14,12 @@ from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
-from agents.base import OwnPolicy, Policy
 from agents.sb3.policy import SB3Policy
 from agents.sb3.pool import PoolConfig
 from agents.sb3.rollout import Rollout, drawn_scalars, gains, logged, require_network
 from agents.sb3.self_play import SelfPlay
-from envs.types import Duel, Proposal
+from preference_duel.protocols import OwnPolicy, Policy
+from preference_duel.types import Duel, Proposal
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,15 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
-from agents.base import Policy
-from envs.keyed import Key
-from envs.responses import phases, response_board, tokens_of
-from envs.rules import ENDED, Rules
-from envs.sb3 import TokenExtractor
-from envs.sb3_player import prompt_boards, step_law, write
-from envs.spaces import player_space
-from envs.tasks import Task
-from envs.types import Completion
+from envs.tasks.task import Task
+from envs.token_duel.boards import phases, response_board, tokens_of
+from envs.token_duel.rules import ENDED, Rules
+from envs.token_duel.sb3_opponent import prompt_boards, step_law, write
+from envs.token_duel.spaces import player_space
+from envs.views.sb3_vec_env import TokenExtractor
+from preference_duel.keyed_random import Key
+from preference_duel.protocols import Policy
+from preference_duel.types import Completion
 
 Algorithm = Literal["ppo", "maskable_ppo", "a2c", "dqn"]
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "maskable_ppo": MaskablePPO, "a2c": A2C, "dqn": DQN}

@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from agents.base import Policy
-from agents.combine import Mixture
-from agents.state import restore, tensors
-from envs.keyed import Key, Stream
+from agents.policies.mixtures import Mixture
+from agents.policies.tensors import restore, tensors
+from preference_duel.keyed_random import Key, Stream
+from preference_duel.protocols import Policy
 
 Against = Literal["pool", "latest"]
 

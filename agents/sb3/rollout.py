@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from agents.learning.learner import policy_scalars
 from agents.sb3.policy import ALGORITHMS, SB3Policy
-from agents.training import policy_scalars
-from envs.responses import phases, response_board
-from envs.rules import ENDED
-from envs.types import Duel
+from envs.token_duel.boards import phases, response_board
+from envs.token_duel.rules import ENDED
+from preference_duel.types import Duel
 
 _TAGS = {
     "train/policy_gradient_loss": "loss/{}",

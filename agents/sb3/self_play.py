@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.policies.tensors import restore, tensors
 from agents.sb3.policy import SB3Policy
 from agents.sb3.pool import PoolConfig, SnapshotPool, seeded
 from agents.sb3.rollout import Rollout, rollout
 from agents.sb3.state import load_optimiser, optimiser_state
-from agents.state import restore, tensors
-from envs.keyed import Key, Stream, hash_seed
-from envs.types import Proposal
+from preference_duel.keyed_random import Key, Stream, hash_seed
+from preference_duel.types import Proposal
 
 
 class SelfPlay:

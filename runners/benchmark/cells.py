@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from envs.keyed import hash_seed
-from envs.types import Duel
-from runners.benchmark.stack import stack
+from preference_duel.keyed_random import hash_seed
+from preference_duel.types import Duel
+from runners.benchmark.batched_seeds import stack
 from runners.benchmark.suites import Cell
-from runners.cli import parse
-from runners.duel import evaluation_due, forget, one_step, over
-from runners.evaluation import law
-from runners.players import Players, choose_device, gather
-from runners.settings import RunConfig
+from runners.run.build import Players, choose_device, gather
+from runners.run.cli import parse
+from runners.run.config import RunConfig
+from runners.run.evaluator import law
+from runners.run.loop import evaluation_due, forget, one_step, over
 
 REGRET = "regret/von_neumann"
 """Against the best fixed response to each prompt in hindsight, per query: `envs.games.von_neumann_regret`."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from runners.benchmark.cells import Played
 from runners.benchmark.suites import Cell, Entrant, Game, Suite
-from runners.record import git_commit, versions, write_whole
+from runners.run.record import git_commit, versions, write_whole
 
 FORMAT = 1
 """Of a benchmark's folder, and of results.json."""

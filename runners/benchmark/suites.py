@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from envs.registry import UnknownNameError, nearest
-from envs.types import Feedback
+from preference_duel.names import UnknownNameError, nearest
+from preference_duel.types import Feedback
 
 SEED = "{seed}"
 """Stands for a cell's seed in the options of a suite or a game."""

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from envs.keyed import Key, Stream, hash_seed
-from runners.benchmark.engines import Engine
+from preference_duel.keyed_random import Key, Stream, hash_seed
+from runners.benchmark.executors import Engine
 from runners.benchmark.results import PUBLISHED, circumstances, gather
+from runners.benchmark.schedule import play
 from runners.benchmark.scores import gap_tags, left
 from runners.benchmark.statistics import interquartile_mean
 from runners.benchmark.suites import Entrant, Suite
-from runners.benchmark.sweep import play
-from runners.record import write_whole
-from runners.settings import config_class
+from runners.run.config import config_class
+from runners.run.record import write_whole
 
 TRIALS = 16
 RATES = "0.003", "0.01", "0.03", "0.1", "0.3"

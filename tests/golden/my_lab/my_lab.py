@@ -12,8 +12,8 @@ import torch
 
 from agents import TabularPolicy
 from envs import Completion, Proposal, Task
-from envs.keyed import Key
-from envs.tokens import ListTokenizer
+from envs.tasks.tokenizers import ListTokenizer
+from preference_duel.keyed_random import Key
 
 
 def trouble(place, count):

@@ -1,0 +1,76 @@
+"""The value function of PPO: what the policy will earn from each token on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from agents.policies.lm.hf_policy import HFPolicy
+from agents.policies.lm.hidden_states import copied_layers, hidden_at
+from agents.policies.tabular import Cells, TabularPolicy
+from preference_duel.protocols import Policy
+from preference_duel.types import Completion
+
+
+class Critic(nn.Module, ABC):
+    """Foretells what is earned; it starts at 0."""
+
+    @abstractmethod
+    def forward(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
+        """Returns [B, K, T] the value before each token, 0 after a response's end, differentiable."""
+
+
+class PromptCritic(Critic):
+    """One number for each prompt of a finite task: a table's response is a single action."""
+
+    def __init__(self, cells: Cells) -> None:
+        super().__init__()
+        self.cells = cells
+        self.value = nn.Parameter(torch.zeros(len(cells.rows), dtype=torch.float64))
+
+    def forward(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
+        """Returns [B, K, 1]."""
+        return self.value[self.cells.rows_of(prompts)][:, None, None].expand(-1, len(responses[0]), 1)
+
+
+class TokenCritic(Critic):
+    """The policy's layers, copied, with a scalar head (Ouyang et al. 2022, arXiv:2203.02155, Section 3.5)."""
+
+    def __init__(self, policy: HFPolicy) -> None:
+        super().__init__()
+        self.layers = copied_layers(policy)
+        self.head = nn.Linear(self.layers.config.get_text_config().hidden_size, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.tokenizer, self.tokens_of = policy.tokenizer, policy.tokens_of
+        self.micro_tokens = policy.micro_tokens
+        self.to(policy.device)
+
+    def forward(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
+        """Returns [B, K, T] float32."""
+        flat = [
+            (self.tokenizer.prompt(x), self.tokens_of(y))
+            for x, row in zip(prompts, responses, strict=True)
+            for y in row
+        ]
+        places = [range(len(prompt) - 1, len(prompt) + len(written) - 1) for prompt, written in flat]
+        found = self.head(hidden_at(self.layers, [[*x, *y] for x, y in flat], places, self.micro_tokens))[:, 0]
+        values = found.split([len(written) for _, written in flat])
+        return pad_sequence(values, batch_first=True).unflatten(0, (len(prompts), -1))
+
+
+def critic_of(policy: Policy) -> Critic:
+    """Returns a value function for a policy.
+
+    Raises:
+        ValueError: if the policy is neither a table nor a language model.
+    """
+    if isinstance(policy, TabularPolicy):
+        return PromptCritic(policy.cells)
+    if isinstance(policy, HFPolicy):
+        return TokenCritic(policy)
+    raise ValueError(f"a value function is for tables and language models, not for a {type(policy).__name__}")

@@ -1,0 +1,188 @@
+"""Policy gradients on rewards of whole responses: what SPO and RLHF have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from agents import losses
+from agents.learning.critic import critic_of
+from agents.learning.learner import Batch, Training, policy_scalars, require_finite, token_logprob
+from agents.optim.optimiser import Optimiser, OptimiserConfig, TogetherError
+from agents.policies.tensors import restore, tensors
+from preference_duel.protocols import Policy
+from preference_duel.types import Completion
+
+Form = Literal["reinforce", "grpo", "ppo", "rebel"]
+Baseline = Literal["draws", "value"]
+
+
+@dataclass(frozen=True)
+class GradientConfig:
+    """How rewards move a policy."""
+
+    form: Literal["reinforce", "grpo", "ppo", "rebel"] = "reinforce"
+    """reinforce: leave-one-out baseline. grpo: divided by its spread over the draws. ppo: steps on the same draws with
+    the ratio to who drew clipped. rebel: log-ratios to who drew are regressed onto eta times the reward, which where it
+    is solved (optimiser lbfgs on an exact policy) is Hedge, a no-regret learner."""
+
+    eta: float = 1.0
+    """rebel: step size, nats per unit of reward, > 0 (arXiv:2404.16767 takes 1 on rewards of its own scale)."""
+
+    epochs: int = 1
+    """Steps on each batch of draws, >= 1; more than one with forms ppo and rebel alone."""
+
+    clip: float = 0.2
+    """ppo: how far the ratio may move from 1 before it stops paying, > 0."""
+
+    baseline: Literal["draws", "value"] = "draws"
+    """draws: the other draws of the prompt. value: with form ppo, a value function learned beside the policy: a table's
+    prompts have a number each, a language model's copy has a scalar head."""
+
+    gae: float = 0.95
+    """lambda of generalised advantages, in [0, 1], with baseline value; PPO's 0.95."""
+
+    value: OptimiserConfig = field(default_factory=lambda: OptimiserConfig("adamw", momentum=0.9))
+    """How the value function is moved; its learning rate is 1e-3 where none is given."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        if self.baseline not in get_args(Baseline):
+            raise ValueError(f"baseline must be one of {get_args(Baseline)}, got {self.baseline!r}")
+        if self.baseline == "value" and self.form != "ppo":
+            raise ValueError(f"a value function belongs to form='ppo', got {self.form!r}; take baseline='draws'")
+        if not 0 <= self.gae <= 1:
+            raise ValueError(f"gae must lie in [0, 1], got {self.gae}")
+        if self.form not in get_args(Form):
+            raise ValueError(f"form must be one of {get_args(Form)}, got {self.form!r}")
+        if self.epochs < 1 or (self.epochs > 1 and self.form in ("reinforce", "grpo")):
+            raise ValueError(f"epochs must be 1, or more with ppo and rebel, got {self.epochs} with {self.form!r}")
+        if not self.eta > 0:
+            raise ValueError(f"eta must be positive, got {self.eta}")
+        if not self.clip > 0:
+            raise ValueError(f"clip must be positive, got {self.clip}")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What a policy drew: prompts, responses [B][K], weights [B, K], and whether they are its whole law."""
+
+    prompts: Sequence[str]
+    responses: Sequence[Sequence[Completion]]
+    weight: Tensor
+    exact: bool
+
+
+class PolicyGradient:
+    """Moves a policy up the gradient of E[reward] - tau KL(policy || start).
+
+    Args:
+        training: of the policy.
+        start: what the KL term pulls towards.
+        tau: KL coefficient, at least 0.
+        config: how.
+
+    Raises:
+        ValueError: if a value function is asked for, and the policy is exact or of an unknown kind.
+    """
+
+    def __init__(self, training: Training, start: Policy, tau: float, config: GradientConfig) -> None:
+        self.training, self.start, self.tau, self.config = training, start, tau, config
+        self.critic, self._optimiser = None, None
+        if config.baseline == "value":
+            if training.policy.worlds > 1:
+                raise TogetherError("baseline='value' learns one value function from all worlds")
+            if training.policy.exact:
+                raise ValueError("a whole law needs no value function: build the policy without exact")
+            self.critic = critic_of(training.policy)
+            self._optimiser = Optimiser(self.critic.parameters(), config.value, 1e-3)
+
+    def step(self, draws: Draws, reward: Tensor) -> dict[str, float]:
+        """Takes `epochs` steps on draws of the policy as it is.
+
+        Args:
+            draws: its draws.
+            reward: [B, K] of whole responses.
+
+        Returns:
+            Scalars by tag, and the surrogate before the first step under "loss".
+        """
+        training, config, policy = self.training, self.config, self.training.policy
+        with torch.no_grad():
+            drew, mask = token_logprob(policy, draws.prompts, draws.responses)
+            log_start, _ = token_logprob(self.start, draws.prompts, draws.responses)
+        values = {"weight": draws.weight.to(drew), "drew": drew}
+        if config.form == "rebel":
+            values["earned"] = reward.to(drew) - self.tau * (drew - log_start).sum(-1)
+        else:
+            values |= self._advantages(draws, reward.to(drew), drew - log_start, mask)
+
+        def distance(part: Batch) -> Tensor:
+            ratio = require_finite(policy.logprob(part.prompts, part.responses) - part["drew"].sum(-1))
+            return (2 * part["weight"]).sqrt() * losses.rebel(ratio, part["earned"], part["weight"], config.eta)
+
+        def loss(part: Batch) -> Tensor:
+            if config.form == "rebel":
+                return distance(part).square().sum(1)
+            log_policy, mask = token_logprob(policy, part.prompts, part.responses)
+            width = log_policy.shape[2]
+            earned, drew = part["earned"][:, :, :width], part["drew"][:, :, :width]
+            if config.form == "ppo":
+                surrogate = losses.clipped(log_policy, drew, earned, mask, config.clip)
+            else:
+                surrogate = losses.policy_gradient(log_policy, earned, mask)
+            return (part["weight"] * surrogate).sum(1)
+
+        batch = Batch(draws.prompts, draws.responses, values)
+        scalars = policy_scalars(draws.weight, drew.sum(-1), log_start.sum(-1))
+        scalars["loss/learning_rate"] = training.learning_rate
+        if self.critic is not None:
+            scalars["loss/value"] = self._fit_critic(batch, mask)
+        squares = distance if config.form == "rebel" else None
+        steps = [training.fit(batch, loss, squares) for _ in range(config.epochs)]
+        return {**scalars, "loss": steps[0][0], "loss/grad_norm": steps[-1][1]}
+
+    def _advantages(self, draws: Draws, reward: Tensor, log_ratio: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Returns what each token earns [B, K, T], and the returns where a value function learns from them."""
+        if self.critic is None:
+            advantage = losses.advantage(reward, self.config.form, draws.exact)
+            return {"earned": losses.reward_to_go(advantage, log_ratio, mask, self.tau)}
+        with torch.no_grad():
+            value = self.critic(draws.prompts, draws.responses).to(reward)
+        earned, returns = losses.generalised_advantage(reward, log_ratio, value, mask, self.tau, self.config.gae)
+        return {"earned": earned, "returns": returns}
+
+    def _fit_critic(self, batch: Batch, mask: Tensor) -> float:
+        """Takes as many steps on the mean square over tokens as the policy; returns it before the first."""
+        critic, optimiser, count = self.critic, self._optimiser, int(mask.sum())
+        assert critic is not None
+        assert optimiser is not None
+
+        def accumulate() -> Tensor:
+            total = torch.zeros(())
+            for part in batch.split(self.training.policy.parts(batch.prompts, batch.responses)):
+                value = critic(part.prompts, part.responses)
+                target = part["returns"][:, :, : value.shape[2]].to(value)
+                loss = (value - target).square().sum() / count  # both are 0 after a response's end
+                loss.backward()
+                total = total + loss.detach().cpu()
+            return total
+
+        steps = [optimiser.step(accumulate) for _ in range(self.config.epochs)]
+        return steps[0][0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the value function's tensors and optimiser, where there is one."""
+        if self.critic is None or self._optimiser is None:
+            return {}
+        return {"critic": tensors(self.critic), "optimiser": self._optimiser.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        if self.critic is not None and self._optimiser is not None:
+            restore(self.critic, state["critic"])
+            self._optimiser.load_state_dict(state["optimiser"])

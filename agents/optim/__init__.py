@@ -1,0 +1,1 @@
+"""Optimisers of policies: first-order methods and L-BFGS."""

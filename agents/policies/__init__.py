@@ -1,0 +1,1 @@
+"""Policies: tables, mixtures, geometric mixtures, and language models."""

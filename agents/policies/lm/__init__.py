@@ -1,0 +1,1 @@
+"""Policies that are causal language models of transformers."""

@@ -1,0 +1,82 @@
+"""A model whose parameters are spread over processes, by torch's `fully_shard` (FSDP2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from preference_duel import distributed
+
+
+def shard(model: Any) -> None:
+    """Spreads a transformers model over all processes, in place: each layer is gathered when it is needed.
+
+    Gradients are summed over processes.
+    """
+    blocks = set(model._no_split_modules or ())
+    mesh = init_device_mesh(model.device.type, (distributed.count(),))
+    for part in model.modules():
+        if type(part).__name__ in blocks:
+            fully_shard(part, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    assert isinstance(model, FSDPModule)
+    for part in _parts(model):
+        part.set_force_sum_reduction_for_comms(True)
+        part.set_gradient_divide_factor(1.0)
+
+
+@contextmanager
+def gathered(model: Any) -> Iterator[None]:
+    """Gathers all parameters inside the block, for passes that not every process makes as often as the others."""
+    parts = _parts(model)
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            part.set_reshard_after_forward(part is not model, recurse=False)
+
+
+def twin(model: Any) -> Any:
+    """Returns a copy of a sharded model, sharded likewise; every process must ask for it."""
+    from accelerate import init_empty_weights
+
+    state = {name: whole(tensor).clone() for name, tensor in model.state_dict().items()}
+    with init_empty_weights(include_buffers=False):
+        other = type(model)(model.config)
+    other.load_state_dict(state, assign=True, strict=False)  # tied tensors stand under one name
+    other.tie_weights()
+    other.to(next(model.parameters()).device).eval()
+    shard(other)
+    return other
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Returns a tensor that may be spread over processes as one; every process must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """Returns a whole tensor, which all processes have, spread as another one is."""
+    if not isinstance(like, DTensor) or tensor.shape != like.shape:
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Returns whether `shard` was applied."""
+    return isinstance(model, FSDPModule)
+
+
+def _parts(model: Any) -> list[FSDPModule]:
+    return [part for part in model.modules() if isinstance(part, FSDPModule)]

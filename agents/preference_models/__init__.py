@@ -1,0 +1,1 @@
+"""Models of the preferences that an agent learns from its duels."""

@@ -1,0 +1,87 @@
+"""How far a linear model of the preferences could be wrong about a duel, after the duels so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.policies.lm.hf_policy import HFPolicy
+from agents.policies.lm.hidden_states import hidden_at
+from preference_duel.types import Completion, Duel
+
+
+class LinearDoubt:
+    """The norm of a duel's features in the inverse of the covariance of the duels so far.
+
+    For preferences <theta, phi(x, a, b)>, phi(x, a, b) = h(x, a) - h(x, b), the Gamma of Ye et al. 2024
+    (arXiv:2402.07314, Section 4) is || E phi ||_{V^-1} with V = ridge I + (1/m) sum_s phi_s phi_s': a policy that could
+    be exploited by a wrong theta. h is what a frozen language model says at a response's last token.
+
+    Args:
+        policy: whose layers are read; they must not change.
+        ridge: lambda, > 0.
+        per: m, duels that count as one.
+    """
+
+    def __init__(self, policy: HFPolicy, ridge: float, per: int) -> None:
+        self.policy, self.per = policy, per
+        width = policy.model.config.get_text_config().hidden_size
+        self.inverse = torch.eye(width, dtype=torch.float64) / ridge
+
+    @torch.no_grad()
+    def features(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
+        """Returns [B, K, d] float64 on the CPU."""
+        policy = self.policy
+        rows = [
+            [*policy.tokenizer.prompt(x), *policy.tokens_of(y)]
+            for x, row in zip(prompts, responses, strict=True)
+            for y in row
+        ]
+        found = hidden_at(policy.model.base_model, rows, [[len(row) - 1] for row in rows], policy.micro_tokens)
+        return found.double().cpu().unflatten(0, (len(prompts), -1))
+
+    def add(self, duel: Duel) -> None:
+        """Counts every asked pair, in self-play each once."""
+        left = self.features(duel.prompts, duel.left)
+        right = left if duel.self_play else self.features(duel.prompts, duel.right)
+        for b, k, l in duel.comparisons.nonzero().tolist():
+            self.inverse = self._after(self.inverse, left[b, k] - right[b, l])
+
+    def choose(self, left: Tensor, candidates: Tensor) -> list[list[int]]:
+        """Returns for each draw of the first seat the candidate whose duel with the first seat's law is most in doubt.
+
+        Gamma is convex in the second seat's law, so that a single response attains its maximum. Each duel is counted
+        before the next one is chosen.
+
+        Args:
+            left: [B, K, d] features of the first seat's draws.
+            candidates: [B, M, d] features of what the second seat may play.
+
+        Returns:
+            [B][K] columns of the candidates.
+        """
+        inverse, chosen = self.inverse, []
+        for draws, others in zip(left, candidates, strict=True):
+            chosen.append([])
+            gap = draws.mean(0) - others
+            for draw in draws:
+                doubt = ((gap @ inverse) * gap).sum(1)
+                chosen[-1].append(int(doubt.argmax()))
+                inverse = self._after(inverse, draw - others[chosen[-1][-1]])
+        return chosen
+
+    def _after(self, inverse: Tensor, feature: Tensor) -> Tensor:
+        """Returns V^-1 after one more duel (Sherman & Morrison 1950)."""
+        along = inverse @ feature
+        return inverse - torch.outer(along, along) / (self.per + feature @ along)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the inverse of the covariance."""
+        return {"inverse": self.inverse.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        self.inverse = state["inverse"].clone()

@@ -1,0 +1,60 @@
+"""The two contracts of learning: a policy answers prompts, an agent proposes duels and learns from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envs.tasks.task import Task
+from preference_duel.names import configure
+from preference_duel.protocols import Agent, Policy
+
+AGENTS = {
+    "sppo": "agents.sppo:SPPOConfig",
+    "dpo": "agents.dpo:DPOConfig",
+    "ipo": "agents.ipo:IPOConfig",
+    "inpo": "agents.inpo:INPOConfig",
+    "egpo": "agents.egpo:EGPOConfig",
+    "comal": "agents.comal:COMALConfig",
+    "nash_md": "agents.nash_md:NashMDConfig",
+    "oelhf": "agents.oelhf:OELHFConfig",
+    "pelhf": "agents.pelhf:PELHFConfig",
+    "spo": "agents.spo:SPOConfig",
+    "rlhf": "agents.rlhf:RLHFConfig",
+    "xpo": "agents.xpo:XPOConfig",
+    "ppo": "agents.sb3.on_policy:PPOConfig",
+    "maskable_ppo": "agents.sb3.on_policy:MaskablePPOConfig",
+    "a2c": "agents.sb3.on_policy:A2CConfig",
+    "dqn": "agents.sb3.dqn:DQNConfig",
+}
+POLICIES = {
+    "tabular": "agents.policies.tabular:TabularConfig",
+    "tiny": "agents.policies.lm.config:TinyConfig",
+    "hf": "agents.policies.lm.config:HFConfig",
+    "sb3": "agents.sb3.policy:SB3PolicyConfig",
+}
+
+
+def make(name: str, *, policy: Policy, seed: int = 0, **fields: Any) -> Agent:
+    """Builds an agent from its name and the fields of its configuration.
+
+    Args:
+        name: a built-in, or "module:Config" of your own.
+        policy: the policy that it trains.
+        seed: names every draw of the agent.
+        **fields: fields of the configuration.
+
+    Raises:
+        UnknownNameError: if the name or a field is unknown.
+    """
+    return configure("agent", name, AGENTS, fields).build(policy=policy, seed=seed)
+
+
+def make_policy(name: str, *, task: Task, device: str = "cpu", seed: int = 0, **fields: Any) -> Policy:
+    """Builds a policy: "tabular", "tiny", a transformers directory or hub id, or "module:Config".
+
+    Raises:
+        UnknownNameError: if the name or a field is unknown.
+    """
+    if name not in POLICIES and ":" not in name:
+        name, fields = "hf", {"path": name, **fields}
+    return configure("policy", name, POLICIES, fields).build(task=task, device=device, seed=seed)

@@ -1,0 +1,123 @@
+"""Policies of several agents as the responses of a game of their own: who beats whom, and how to rank them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from envs.games.intransitivity import bradley_terry_fit
+from envs.games.max_entropy import maximum_entropy_winner
+from envs.games.validation import require_game, require_law
+
+
+def cross_play(payoff: Tensor, policies: Tensor) -> Tensor:
+    """Returns the exact chance that one policy's response beats another's, averaged over prompts.
+
+    Args:
+        payoff: [N, N] or [B, N, N] chances that the row beats the column.
+        policies: [A, N] or [A, B, N], the laws of A policies.
+
+    Returns:
+        [A, A] float64, C_ab = mean_x pi_a' P pi_b; C + C' = 1.
+
+    Raises:
+        ValueError: if `payoff` is no preference game or a policy no law over its responses.
+    """
+    payoff = require_game(payoff)
+    policies = require_law("policies", policies, payoff).to(payoff.device)
+    if policies.ndim != payoff.ndim or policies.shape[1:-1] != payoff.shape[:-2]:
+        wanted = ", ".join(map(str, ("A", *payoff.shape[:-1])))
+        raise ValueError(f"policies must be [{wanted}], got {tuple(policies.shape)}")
+    games = payoff.reshape(-1, *payoff.shape[-2:])
+    laws = policies.reshape(len(policies), len(games), -1).transpose(0, 1)
+    table = (laws @ games @ laws.mT).mean(0)
+    return (table + 1 - table.mT) / 2
+
+
+def nash_average(table: Tensor) -> Tensor:
+    """Returns the mass of each policy in the meta-game's equilibrium of most entropy (Balduzzi et al. 2018).
+
+    A copy of a policy shares its mass and changes nobody else's, which no average over opponents achieves. The skill
+    of policy a is (table @ mass)_a - 1/2, at most 0.
+
+    Args:
+        table: [A, A] from `cross_play`.
+
+    Returns:
+        [A] float64, sums to 1.
+
+    Raises:
+        ValueError: if `table` is no single preference game.
+    """
+    return maximum_entropy_winner(table).policy
+
+
+def alpha_rank(table: Tensor, *, alpha: float = 100.0, population: int = 50) -> Tensor:
+    """Returns the share of time that evolution spends at each policy (Omidshafiei et al. 2019).
+
+    A population of `population` copies of one policy is invaded by a single copy of another, which takes over with
+    probability (1 - e^-u) / (1 - e^-mu), u = alpha (C_rs - C_sr). Everything is a logarithm and the chain is solved
+    without a subtraction (Grassmann, Taksar and Heyman 1985), so that chances of e^-5000 rank policies still.
+
+    Args:
+        table: [A, A] from `cross_play`.
+        alpha: selection intensity, positive.
+        population: m, at least 2.
+
+    Returns:
+        [A] float64, sums to 1.
+
+    Raises:
+        ValueError: if `table` is no single preference game, or a parameter is out of range.
+    """
+    table = _one_game(table)
+    if not 0 < alpha < math.inf or population < 2:
+        raise ValueError(f"alpha must be positive and population at least 2, got {alpha:g} and {population}")
+    log_rate = _log_fixation(alpha * (table.mT - table), population)  # [s, r]: r invades s
+    count = len(table)
+    log_out = torch.zeros(count, dtype=torch.float64)
+    for k in range(count - 1, 0, -1):
+        log_out[k] = torch.logsumexp(log_rate[k, :k], 0)
+        through = log_rate[:k, k, None] + log_rate[None, k, :k] - log_out[k]
+        log_rate[:k, :k] = torch.logaddexp(log_rate[:k, :k], through)
+    log_law = torch.zeros(count, dtype=torch.float64)
+    for k in range(1, count):
+        log_law[k] = torch.logsumexp(log_law[:k] + log_rate[:k, k], 0) - log_out[k]
+    return torch.softmax(log_law, 0)
+
+
+def elo(table: Tensor) -> Tensor:
+    """Returns Elo ratings of mean 0: the Bradley-Terry fit to the table in units of 400 / ln 10 nats.
+
+    A contrast, not a recommendation: copies of a policy change the ratings of all others. Where one group always
+    beats another the best fit is infinite, see `bradley_terry_fit`.
+
+    Args:
+        table: [A, A] from `cross_play`.
+
+    Returns:
+        [A] float64 points.
+
+    Raises:
+        ValueError: if `table` is no single preference game.
+        NotConvergedError: if the fit stopped short.
+    """
+    return bradley_terry_fit(_one_game(table)) * (400 / math.log(10))
+
+
+def _one_game(table: Tensor) -> Tensor:
+    table = require_game(table).cpu()
+    if table.ndim != 2:
+        raise ValueError(f"a meta-game is one table [A, A], got {tuple(table.shape)}")
+    return table
+
+
+def _log_fixation(u: Tensor, m: int) -> Tensor:
+    """Returns log((1 - e^-u) / (1 - e^-mu)), log(1/m) at 0."""
+    size = u.abs().clamp_min(1e-300)
+    rising = torch.log(-torch.expm1(-size)) - torch.log(-torch.expm1(-m * size))
+    falling = rising - (m - 1) * size
+    value = torch.where(u >= 0, rising, falling)
+    return torch.where(u.abs() < 1e-14, torch.full_like(u, -math.log(m)), value)

@@ -1,0 +1,76 @@
+"""The equilibrium of a KL-regularised zero-sum game whose two seats are not alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from envs.games.regularised_nash import NotConvergedError, Solution, span
+from envs.games.validation import require_law
+
+_ROUNDING = 2.0**-52
+_EVERY = 20
+"""Iterations between looks at the certificate."""
+
+
+def regularised_saddle(
+    payoff: Tensor, ref: Tensor, tau: float, *, tol: float = 1e-6, max_iterations: int = 200_000
+) -> Solution:
+    """Solves max_p min_q p'Lq - tau KL(p, ref) + tau KL(q, ref) by the extragradient method of mirror descent.
+
+    Mirror-prox (Nemirovski 2004) with the KL terms taken implicitly; the error falls geometrically, by about
+    1 + tau / span(L) an iteration. For L + L' = 1 it is the game of `regularised_nash`, which is faster.
+
+    Args:
+        payoff: L, [N, N] or [B, N, N], any finite numbers: what the row player gets.
+        ref: [N] or [B, N] reference policy of both players, positive.
+        tau: KL coefficient, > 0.
+        tol: the certificate that is asked for.
+        max_iterations: at most.
+
+    Returns:
+        The row player's policy in float64 on the payoff's device, and the proven bound on its l1 error: the duality
+        gap is at least tau KL(p, p*), p* the equilibrium's policy, and Pinsker's inequality does the rest.
+
+    Raises:
+        ValueError: if `payoff` is not square and finite, `ref` no positive law, or tau not positive.
+        NotConvergedError: if the tolerance was not reached; the message says what was.
+    """
+    if not tau > 0:
+        raise ValueError(f"tau must be > 0, got {tau}")
+    matrix = torch.as_tensor(payoff, dtype=torch.float64)
+    if matrix.ndim not in (2, 3) or matrix.shape[-1] != matrix.shape[-2] or not matrix.isfinite().all():
+        raise ValueError(f"payoff must be finite and square, [N, N] or [B, N, N], got {tuple(matrix.shape)}")
+    log_ref = require_law("ref", ref, matrix, positive=True).log().to(matrix.device)
+    size = 1 / span(matrix.flatten(-2)).amax().clamp_min(1e-12)  # the largest step that is stable
+
+    def move(log_law: Tensor, gain: Tensor) -> Tensor:
+        return torch.log_softmax((log_law + size * (tau * log_ref + gain)) / (1 + size * tau), dim=-1)
+
+    def bound(wins: Tensor, losses: Tensor) -> Tensor:
+        gap = _could_win(wins, row, log_ref, tau) + _could_win(-losses, column, log_ref, tau)
+        return (2 * gap.clamp_min(_ROUNDING) / tau).sqrt()
+
+    row = column = log_ref.expand(torch.broadcast_shapes(matrix.shape[:-1], log_ref.shape))
+    for iteration in range(max_iterations):
+        wins, losses = _sides(matrix, row, column)
+        if iteration % _EVERY == 0 and bool((bound(wins, losses) <= tol).all()):
+            return Solution(row.exp(), bound(wins, losses), iteration)
+        half_wins, half_losses = _sides(matrix, move(row, wins), move(column, -losses))
+        row, column = move(row, half_wins), move(column, -half_losses)
+    reached = float(bound(*_sides(matrix, row, column)).max())
+    raise NotConvergedError(
+        f"regularised_saddle reached a certificate of {reached:.1e} instead of {tol:.1e} after {max_iterations} "
+        f"iterations at tau={tau:g}; raise tol or max_iterations"
+    )
+
+
+def _sides(matrix: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns L q and L' p of log-laws."""
+    return (matrix @ column.exp()[..., None])[..., 0], (row.exp()[..., None, :] @ matrix)[..., 0, :]
+
+
+def _could_win(gain: Tensor, log_law: Tensor, log_ref: Tensor, tau: float) -> Tensor:
+    """Returns [...] how much a player could still win: tau KL(law, best answer), at least 0."""
+    best = torch.log_softmax(log_ref + gain / tau, dim=-1)
+    return tau * (log_law.exp() * (log_law - best)).sum(-1)

@@ -1,0 +1,1 @@
+"""Tasks: prompts, tokenizers and limits; finite tasks list their responses."""

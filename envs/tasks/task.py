@@ -1,0 +1,129 @@
+"""Tasks: where prompts come from, and what a response may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.tasks.tokenizers import Tokenizer
+from oracles.table import GAMES
+from preference_duel.names import UnknownNameError, configure, find, nearest
+from preference_duel.types import Completion
+
+TASKS = {
+    "chat": "envs.tasks.text:ChatConfig",
+    "symbols": "envs.tasks.finite:SymbolsConfig",
+}
+FILES = {
+    ".jsonl": "envs.tasks.text:PromptFileConfig",
+    ".json": "envs.tasks.finite:GameFileConfig",
+}
+HUB = "envs.tasks.text:HubConfig"
+NAMED = "envs.tasks.finite:NamedGameConfig"
+
+
+class TaskConfig(Protocol):
+    """A frozen dataclass whose fields describe a task."""
+
+    def build(self, *, tokenizer: Tokenizer | None = None) -> Task:
+        """Builds the task; `tokenizer` is the vocabulary of the policy that will play, None: the task's own."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """Prompts, a tokenizer and limits; a finite task also lists every possible response.
+
+    Attributes:
+        name: what the log calls it.
+        prompts: the training prompts.
+        held_out: the prompts of evaluation; the same where there is only one set.
+        tokenizer: the vocabulary of the token-level game.
+        max_prompt_tokens: the longest prompt, in tokens.
+        max_new_tokens: the response's limit, in tokens, its EOS included.
+        min_new_tokens: EOS is illegal before so many other tokens.
+        response_tokens: [V] bool, ids that may stand in a response; EOS is governed by `min_new_tokens`.
+        responses: every possible response, the same for every prompt; None where the task is not finite.
+        prob: [N, N] or [X, N, N] the game's own payoff where its file gives one.
+        cut: how many prompts were cut to `max_prompt_tokens`.
+    """
+
+    name: str
+    prompts: tuple[str, ...]
+    held_out: tuple[str, ...]
+    tokenizer: Tokenizer
+    max_prompt_tokens: int
+    max_new_tokens: int
+    min_new_tokens: int
+    response_tokens: NDArray[np.bool_]
+    responses: tuple[Completion, ...] | None = None
+    prob: Tensor | None = None
+    cut: int = 0
+
+    @cached_property
+    def all_prompts(self) -> tuple[str, ...]:
+        """Training and held-out prompts, each once."""
+        return tuple(dict.fromkeys(self.prompts + self.held_out))
+
+    @cached_property
+    def response_texts(self) -> tuple[str, ...]:
+        """The texts of `responses`.
+
+        Raises:
+            ValueError: if the task is not finite.
+        """
+        if self.responses is None:
+            raise ValueError(f"task '{self.name}' lists no responses; use 'symbols' or a finite game's FILE.json")
+        return tuple(response.text for response in self.responses)
+
+
+def task_config(name: str) -> tuple[Any, dict[str, str]]:
+    """Returns the configuration class that a task's name stands for, and the fields that the name itself sets.
+
+    Raises:
+        UnknownNameError: with the nearest name.
+    """
+    table, preset = _resolve(name)
+    return find("task", name, table), preset
+
+
+def make_task(name: str, *, tokenizer: Tokenizer | None = None, **fields: Any) -> Task:
+    """Builds a task from its name and the fields of its configuration.
+
+    Args:
+        name: "chat" (the embedded text), "symbols" (all strings over a small alphabet), a named game ("rps"),
+            FILE.jsonl of prompts, FILE.json of a finite game, "hf:DATASET" (a hub id or a local directory), or
+            "module:Config".
+        tokenizer: the vocabulary of the policy that will play, for tasks of free text; None: the embedded one.
+        **fields: fields of the configuration.
+
+    Raises:
+        UnknownNameError: if the name or a field is unknown.
+        ValueError: if a file's contents are no task; the message has the file and the line.
+    """
+    table, preset = _resolve(name)
+    config: TaskConfig = configure("task", name, table, {**preset, **fields})
+    return config.build(tokenizer=tokenizer)
+
+
+def _resolve(name: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns the table of built-ins with this name in it where it is a file's or a dataset's, and its fields."""
+    if name in TASKS:
+        return TASKS, {}
+    if name.startswith("hf:"):
+        return {**TASKS, name: HUB}, {"path": name.removeprefix("hf:")}
+    if name in GAMES:
+        return {**TASKS, name: NAMED}, {"game": name}
+    if Path(name).suffix in FILES:
+        return {**TASKS, name: FILES[Path(name).suffix]}, {"path": name}
+    if ":" in name:
+        return TASKS, {}
+    hint = nearest(name, [*TASKS, *GAMES]) or "."
+    known = ", ".join([*TASKS, *GAMES, "hf:DATASET", "FILE.jsonl", "FILE.json"])
+    raise UnknownNameError(f"unknown task '{name}'{hint} Known: {known}, or your own as 'module:Config'.")

@@ -1,0 +1,169 @@
+"""Tasks of free text: the embedded prompts, a file of prompts, a dataset of the hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envs.tasks.prompts import Limits, Line, by_mark, by_share, read_lines, read_prompt, text_task
+from envs.tasks.task import Task
+from envs.tasks.tokenizers import FileTokenizer, Tokenizer
+from preference_duel.names import nearest
+
+CHAT = Path(__file__).parents[1] / "data" / "chat"
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """The embedded text: short questions written by the project's own grammar."""
+
+    max_prompt_tokens: int = 24
+    """The longest prompt, in tokens; the longest of the embedded ones has 11."""
+    max_new_tokens: int = 28
+    """The response's limit, in tokens, its EOS included; the corpus's longest answer has 24."""
+    min_new_tokens: int = 1
+    """Tokens before EOS becomes legal, from 0 to max_new_tokens."""
+    cut_long: bool = False
+    """Drop the beginning of prompts that are too long (under another policy's tokenizer) instead of stopping."""
+
+    def build(self, *, tokenizer: Tokenizer | None = None) -> Task:
+        """Reads the embedded prompts."""
+        lines = read_lines(CHAT / "prompts.jsonl")
+        train, held_out = by_mark(lines)
+        limits = Limits(self.max_prompt_tokens, self.max_new_tokens, self.min_new_tokens, self.cut_long)
+        return text_task("chat", train, held_out, tokenizer or chat_tokenizer(), limits)
+
+
+@dataclass(frozen=True)
+class PromptFileConfig:
+    """A file of prompts."""
+
+    path: str
+    """FILE.jsonl: {"prompt": "text"} or {"prompt": [{"role": "user", "content": "text"}]} on each line, UTF-8;
+    with "split": "train" or "held_out" on every line or none."""
+    held_out: str | None = None
+    """FILE.jsonl of the evaluation prompts; none: the lines marked "held_out", or a share of the file."""
+    held_out_share: float = 0.1
+    """Share of the distinct prompts kept for evaluation where nothing else says which, in [0, 1); 0: train on all,
+    and evaluate on the same."""
+    split_seed: int = 0
+    """Names the share that is kept: the same prompts whatever their order."""
+    max_prompt_tokens: int = 64
+    """The longest prompt, in tokens; raise it to what your policy was trained on."""
+    max_new_tokens: int = 32
+    """The response's limit, in tokens, its EOS included; raise it to what your policy was trained on."""
+    min_new_tokens: int = 1
+    """Tokens before EOS becomes legal, from 0 to max_new_tokens."""
+    cut_long: bool = False
+    """Drop the beginning (of a conversation, the oldest turns) of prompts that are too long, instead of stopping."""
+
+    def build(self, *, tokenizer: Tokenizer | None = None) -> Task:
+        """Reads the file.
+
+        Raises:
+            ValueError: with the file and the line that is wrong.
+            OSError: if the file cannot be read.
+        """
+        lines = read_lines(Path(self.path))
+        if self.held_out is not None:
+            if lines[0].split is not None:
+                raise ValueError(f"{self.path} marks its held-out prompts itself; leave held_out out, or the marks")
+            train, held_out = lines, read_lines(Path(self.held_out))
+        elif lines[0].split is not None:
+            train, held_out = by_mark(lines)
+        else:
+            train, held_out = by_share(lines, self.held_out_share, self.split_seed)
+        limits = Limits(self.max_prompt_tokens, self.max_new_tokens, self.min_new_tokens, self.cut_long)
+        return text_task(self.path, train, held_out, tokenizer or chat_tokenizer(), limits)
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """Prompts of a dataset: a hub id, or a local directory, which needs no network."""
+
+    path: str
+    """Hub id, or a directory of JSON, CSV or Parquet files, or one that `Dataset.save_to_disk` wrote."""
+    column: str = "prompt"
+    """The column that holds the prompts: text, or lists of messages that end with the user's."""
+    split: str = "train"
+    """The split to train on; "train[:1000]" takes its first thousand (of save_to_disk, whole splits only)."""
+    held_out: str | None = None
+    """The split to evaluate on; none: a share of `split`."""
+    subset: str | None = None
+    """The dataset's configuration where it has several."""
+    held_out_share: float = 0.1
+    """Share of the distinct prompts kept for evaluation where `held_out` is none, in [0, 1); 0: evaluate on all."""
+    split_seed: int = 0
+    """Names the share that is kept: the same prompts whatever their order."""
+    max_prompt_tokens: int = 64
+    """The longest prompt, in tokens; raise it to what your policy was trained on."""
+    max_new_tokens: int = 32
+    """The response's limit, in tokens, its EOS included; raise it to what your policy was trained on."""
+    min_new_tokens: int = 1
+    """Tokens before EOS becomes legal, from 0 to max_new_tokens."""
+    cut_long: bool = False
+    """Drop the beginning (of a conversation, the oldest turns) of prompts that are too long, instead of stopping."""
+
+    def build(self, *, tokenizer: Tokenizer | None = None) -> Task:
+        """Loads the dataset.
+
+        Raises:
+            ValueError: if a split, the column or a row is not what it should be.
+            ConnectionError: if the hub cannot be reached; names the ways that need no network.
+        """
+        lines = self._lines(self.split)
+        if self.held_out is None:
+            train, held_out = by_share(lines, self.held_out_share, self.split_seed)
+        else:
+            train, held_out = lines, self._lines(self.held_out)
+        limits = Limits(self.max_prompt_tokens, self.max_new_tokens, self.min_new_tokens, self.cut_long)
+        return text_task(f"hf:{self.path}", train, held_out, tokenizer or chat_tokenizer(), limits)
+
+    def _lines(self, split: str) -> list[Line]:
+        table = load_split(self.path, self.subset, split)
+        where = f"hf:{self.path}[{split}]"
+        if self.column not in table.column_names:
+            hint = nearest(self.column, table.column_names) or "."
+            raise ValueError(f"{where} has no column '{self.column}'{hint} It has {', '.join(table.column_names)}.")
+        lines = []
+        for i, value in enumerate(table[self.column]):
+            row = f"{where} row {i}"
+            lines.append(Line(row, read_prompt(row, value)))
+        if not lines:
+            raise ValueError(f"{where} has no rows")
+        return lines
+
+
+def chat_tokenizer() -> FileTokenizer:
+    """Returns the vocabulary of the embedded text."""
+    return FileTokenizer(CHAT / "tokenizer.json", eos="<eos>", pad="<pad>")
+
+
+def load_split(path: str, subset: str | None, split: str) -> Any:
+    """Returns a split of a dataset: of a directory where `path` is one, else of the hub.
+
+    Raises:
+        ValueError: if there is no such split or configuration.
+        ConnectionError: if the hub cannot be reached or has no such dataset.
+    """
+    import datasets
+
+    saved = [name for name in ("dataset_dict.json", "state.json") if (Path(path) / name).is_file()]
+    if saved:
+        tables = datasets.load_from_disk(path)
+        if not isinstance(tables, datasets.DatasetDict):
+            return tables
+        if split not in tables:
+            hint = nearest(split, map(str, tables)) or "."
+            raise ValueError(f"hf:{path} has no split '{split}'{hint} It has {', '.join(map(str, tables))}.")
+        return tables[split]
+    try:
+        return datasets.load_dataset(path, subset, split=split)
+    except ValueError as error:
+        raise ValueError(f"hf:{path}: {error}") from error
+    except OSError as error:
+        raise ConnectionError(
+            f"could not load hf:{path}: {error}. A local directory needs no network (hf:DIR with JSON, CSV or Parquet "
+            f"files), nor do FILE.jsonl and the embedded task 'chat'"
+        ) from error

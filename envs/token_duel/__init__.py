@@ -1,0 +1,1 @@
+"""The token-level duel: its rules, its batched core, chance and opponents."""

@@ -1,0 +1,95 @@
+"""A task's token rules as tables, so that looking up is all that a step does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.tasks.task import Task
+
+SPEAKING, MAY_END, ENDED = range(3)
+"""The phases of a response: EOS is illegal, EOS is legal, EOS is all that is left. They only grow."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What each token means in each phase, and which phase each step brings.
+
+    Attributes:
+        eos: the token that ends a response.
+        fill: stands where no token was played: PAD, or V where the vocabulary has none.
+        masks: [3, V] int8, 1 where a token is legal in a phase.
+        written: [3, V] int64, what playing it puts into the response: itself; for an illegal one EOS where EOS is
+            legal, else the smallest legal token; `fill` once the response has ended.
+        after: [3, V] int64, ENDED where it ends the response, else SPEAKING: the least next phase.
+        by_step: [T + 1] int64, the least phase once so many tokens were played.
+        legal: [3, V] int64, the legal tokens of a phase in order, then the others.
+        legal_count: [3] how many they are.
+    """
+
+    eos: int
+    fill: int
+    masks: NDArray[np.int8]
+    written: NDArray[np.int64]
+    after: NDArray[np.int64]
+    by_step: NDArray[np.int64]
+    legal: NDArray[np.int64]
+    legal_count: NDArray[np.int64]
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.masks.shape[1]
+
+    @property
+    def largest_token(self) -> int:
+        """The largest id on a board: the vocabulary's last, or the filler beyond it."""
+        return max(self.fill, self.vocab_size - 1)
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        """Builds the tables.
+
+        Raises:
+            ValueError: if the limits or the response tokens leave no game.
+        """
+        tokenizer, size = task.tokenizer, task.tokenizer.vocab_size
+        eos, pad = tokenizer.eos_id, tokenizer.pad_id
+        speaking = _speaking(task)
+        masks = np.stack([speaking, speaking, np.zeros(size, np.int8)])
+        masks[MAY_END:, eos] = 1
+        ids = np.arange(size)
+        fill = size if pad is None or pad == eos else pad
+        written = np.stack(
+            [
+                np.where(masks[SPEAKING], ids, speaking.argmax()),
+                np.where(masks[MAY_END], ids, eos),
+                np.full(size, fill),
+            ]
+        )
+        after = np.where(written == eos, ENDED, SPEAKING)
+        after[ENDED] = ENDED
+        by_step = np.where(np.arange(task.max_new_tokens + 1) < task.min_new_tokens, SPEAKING, MAY_END)
+        by_step[-1] = ENDED
+        legal = np.argsort(masks == 0, axis=1, kind="stable")
+        return cls(eos, fill, masks, written, after, by_step, legal, masks.sum(axis=1, dtype=np.int64))
+
+
+def _speaking(task: Task) -> NDArray[np.int8]:
+    """Returns [V] the tokens that are legal before EOS is."""
+    tokenizer, tokens = task.tokenizer, np.asarray(task.response_tokens)
+    if tokens.shape != (tokenizer.vocab_size,):
+        raise ValueError(f"response_tokens must be ({tokenizer.vocab_size},), one per token, got {tokens.shape}")
+    if not 0 <= task.min_new_tokens <= task.max_new_tokens or task.max_new_tokens < 1:
+        raise ValueError(
+            f"limits must have 0 <= min_new_tokens <= max_new_tokens and max_new_tokens >= 1, "
+            f"got {task.min_new_tokens} and {task.max_new_tokens}"
+        )
+    speaking = tokens.astype(np.int8)
+    speaking[[i for i in (tokenizer.eos_id, tokenizer.pad_id) if i is not None]] = 0
+    if not speaking.any():
+        raise ValueError(f"task '{task.name}' allows no token but EOS and PAD in a response; see response_tokens")
+    return speaking

@@ -1,0 +1,209 @@
+"""The one-player duel for Stable-Baselines3: a native `VecEnv`, an extractor for tokens, models as opponents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Discrete, Space
+from numpy.typing import NDArray
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+
+from envs.token_duel.one_player import Learner, SoloDuels, solo_duels
+from envs.token_duel.spaces import Mask, Obs, board_space, mask_place, player_space
+from envs.views.transcript import transcript
+
+
+class SoloVecEnv(VecEnv):
+    """N times `envs.views.gym_env.SoloDuel` in arrays; a `DummyVecEnv` over that one gives the same at every step.
+
+    A duel that ended is reset within the step, its last observation is in `infos[i]["terminal_observation"]`.
+    Environment i has seed s + i.
+
+    Args:
+        duels: the duels of a learner.
+        seed: of the episodes before the first `seed(...)`.
+        obs: "dict" or "flat"; see `PreferenceDuel`.
+        mask: where the action mask is; see `PreferenceDuel`. `action_masks()` has it always.
+        render_mode: "ansi" or None.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        duels: SoloDuels,
+        seed: int = 0,
+        obs: Obs = "dict",
+        mask: Mask | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if render_mode not in (None, "ansi"):
+            raise ValueError(f"render_mode must be None or 'ansi', got {render_mode!r}")
+        game = duels.duels
+        self.solo, self.render_mode = duels, render_mode
+        self.obs: Obs = obs
+        self.mask: Mask = mask_place(obs, mask, game.rules.vocab_size)
+        space = player_space(game.rules, game.width + game.limit, obs, self.mask)
+        super().__init__(game.size, space, Discrete(game.rules.vocab_size))
+        game.seed(seed + np.arange(game.size, dtype=object))
+        self._rewards, self._ended = np.zeros(game.size, np.float32), np.zeros(game.size, np.bool_)
+        self._infos: list[dict[str, Any]] = []
+
+    def set_opponent(self, opponent: Any) -> None:
+        """Lets somebody else play from each duel's next reset on.
+
+        Raises:
+            ValueError: if it is no opponent.
+        """
+        self.solo.set_opponent(opponent)
+
+    def reset(self) -> Any:
+        """Starts the next episode of each duel, or episode 0 where `seed(...)` was called."""
+        if any(seed is not None for seed in self._seeds):
+            self.solo.duels.seed([seed or 0 for seed in self._seeds])
+        if any(self._options):
+            raise ValueError(f"reset() knows no options, got {self._options}; use set_opponent() for another opponent")
+        self._reset_seeds()
+        self.solo.reset(np.arange(self.num_envs))
+        self.reset_infos = self._told()
+        return self._observations()
+
+    def step_async(self, actions: NDArray) -> None:
+        """Plays one token in every duel, and starts the next episode of those that ended.
+
+        Raises:
+            RuntimeError: if `reset()` was never called.
+            ValueError: if the actions have another shape, or one is outside the vocabulary.
+        """
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
+            raise ValueError(f"actions must be [{self.num_envs}] integers, got {actions.dtype} {actions.shape}")
+        solo = self.solo
+        judged = solo.step(actions)
+        self._rewards, self._ended = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, np.bool_)
+        self._infos = [{"seat": seat, "TimeLimit.truncated": False} for seat in solo.seats.tolist()]
+        if self.mask == "info":
+            self._add_masks(self._infos, slice(None))
+        if not judged.size:
+            return
+        self._rewards[judged], self._ended[judged] = solo.rewards(judged), True
+        told, last = solo.verdicts(judged), _rows(self._observations(), judged)
+        for row, observation, *values in zip(judged.tolist(), last, *told.values(), strict=True):
+            info = self._infos[row]
+            info.update(zip(told, values, strict=True))
+            info["terminal_observation"] = observation
+        solo.reset(judged)
+        for row, told in zip(judged.tolist(), self._told(judged), strict=True):
+            self.reset_infos[row] = told
+
+    def step_wait(self) -> tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """Returns what `step_async` led to."""
+        return self._observations(), self._rewards, self._ended, self._infos
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Returns [N, V], True where a token is legal."""
+        return self.solo.masks().astype(bool)
+
+    def render(self, mode: str | None = None) -> tuple[str, ...] | None:  # pyright: ignore[reportIncompatibleMethodOverride] - of pictures, text
+        """Returns each duel in words, under render_mode "ansi"."""
+        del mode
+        if self.render_mode is None:
+            return None
+        return tuple(transcript(self.solo.duels, row) for row in range(self.num_envs))
+
+    def close(self) -> None:
+        """Does nothing: there is no window."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Returns an attribute, the same for each of these duels."""
+        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Raises AttributeError: the duels have no attributes of their own."""
+        del value, indices
+        raise AttributeError(f"can't set '{attr_name}' of single duels; set it where the environment is built")
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Calls a method once and returns each duel's share: `action_masks`, `render`, `set_opponent`.
+
+        Raises:
+            AttributeError: if there is no such method.
+        """
+        if method_name not in ("action_masks", "render", "set_opponent"):
+            raise AttributeError(f"single duels have action_masks, render and set_opponent, got '{method_name}'")
+        found = getattr(self, method_name)(*method_args, **method_kwargs)
+        return [None if found is None else found[row] for row in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """Returns False for each of these duels."""
+        del wrapper_class
+        return [False for _ in self._get_indices(indices)]
+
+    def _observations(self) -> Any:
+        return self.solo.observations(self.obs, self.mask)
+
+    def _told(self, rows: NDArray[np.intp] | slice = slice(None)) -> list[dict[str, Any]]:
+        """Returns what `reset()` tells of these duels."""
+        told: list[dict[str, Any]] = [{"seat": seat} for seat in self.solo.seats[rows].tolist()]
+        if self.mask == "info":
+            self._add_masks(told, rows)
+        return told
+
+    def _add_masks(self, infos: list[dict[str, Any]], rows: NDArray[np.intp] | slice) -> None:
+        for info, mask in zip(infos, self.solo.masks()[rows], strict=True):
+            info["action_mask"] = mask
+
+
+def sb3_env(
+    num_envs: int = 1, *, opponent: Any = "uniform", learner: Learner = "player_0", **options: Any
+) -> SoloVecEnv:
+    """Builds a native `VecEnv` of N one-player duels.
+
+    Args:
+        num_envs: N.
+        opponent: who plays the other seats; see `SoloDuels`.
+        learner: the learner's seat; see `SoloDuels`.
+        **options: those of `preference_duel_v0.parallel_env`.
+
+    Raises:
+        UnknownNameError: if the task's or the oracle's name is unknown.
+        ValueError: if an argument is out of its range.
+    """
+    duels, shown = solo_duels(num_envs, opponent, learner, options)
+    return SoloVecEnv(duels, **shown)
+
+
+class TokenExtractor(BaseFeaturesExtractor):
+    """Embeds each token of a board and lays the embeddings side by side: ids never reach a network as numbers.
+
+    For `policy_kwargs={"features_extractor_class": TokenExtractor}`; the action mask is not read.
+
+    Args:
+        observation_space: of the duel, "dict" or "flat".
+        width: of a token's embedding.
+    """
+
+    def __init__(self, observation_space: Space, width: int = 16) -> None:
+        board: Any = board_space(observation_space)
+        super().__init__(observation_space, int(np.prod(board.shape)) * width)
+        self.embedding = nn.Embedding(int(board.high.max()) + 1, width)
+
+    def forward(self, observations: Any) -> Tensor:
+        """Returns [N, (P + T) * width]."""
+        board = observations["observation"] if isinstance(observations, dict) else observations
+        return self.embedding(board.long()).flatten(1)
+
+
+def _rows(observations: Any, rows: NDArray[np.intp]) -> Iterable[Any]:
+    """Returns the observation of each of these rows."""
+    if isinstance(observations, dict):
+        return [
+            dict(zip(observations, one, strict=True))
+            for one in zip(*(v[rows] for v in observations.values()), strict=True)
+        ]
+    return observations[rows]

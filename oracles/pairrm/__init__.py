@@ -1,0 +1,1 @@
+"""PairRM: the published network, its encoding and its checkpoints."""

@@ -1,0 +1,1 @@
+"""Networks and servers that read text: loading, batching, reward models, endpoints."""

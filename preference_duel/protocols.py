@@ -1,0 +1,168 @@
+"""Contracts of oracles, policies and agents."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from preference_duel.keyed_random import Key
+from preference_duel.types import Completion, Duel, Proposal
+
+OwnPolicy = tuple[str, Mapping[str, Any]]
+"""The policy that an agent can't do without, and fields of it: `own_policy` of its configuration is the default."""
+
+
+class Policy(nn.Module, ABC):
+    """A law over responses for each prompt.
+
+    `exact` is True where `draw` returns every response of a finite task with its probability as weight; the
+    update that an agent makes of it is the population's, free of sampling noise.
+    """
+
+    exact: bool = False
+
+    worlds: int = 1
+    """Independent worlds whose prompts follow one another in its task: each learns as if it were alone."""
+
+    learning_rate: float = 2e-4
+    """Where an agent's settings name none: for rmsprop and adamw, on small networks; large ones want less."""
+
+    @abstractmethod
+    def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
+        """Draws n responses for each prompt, or lists all of them where exact.
+
+        Args:
+            prompts: B prompts.
+            n: draws per prompt; ignored where exact.
+            key: names every random number: row b, draw k and token t use `key.uniform(k=k, l=b, vote=t)`, so the
+                internal batch size changes nothing.
+
+        Returns:
+            Responses [B][n], and their weights [B, n] on the CPU: 1/n for samples, probabilities where exact.
+        """
+
+    @abstractmethod
+    def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
+        """Returns the log of the law that `draw` uses (masks, limits, EOS, temperature included).
+
+        Returns:
+            [B, K] nats, summed over tokens, differentiable, on the policy's device.
+        """
+
+    @torch.no_grad()
+    def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
+        """Returns the probabilities of all responses of a finite task.
+
+        Args:
+            prompts: B prompts.
+            responses: the N responses, the same for every prompt.
+
+        Returns:
+            [B, N] float64 on the CPU.
+        """
+        return self.logprob(prompts, [list(responses)] * len(prompts)).double().exp().cpu()
+
+    def parts(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> list[list[int]]:
+        """Returns the prompts [B] in groups that learn in one backward pass each, for the sake of memory."""
+        del responses
+        return [list(range(len(prompts)))]
+
+    @abstractmethod
+    def blend(self, other: Self, weight: float) -> None:
+        """Moves this policy a `weight` of the way to another of its kind, in place.
+
+        The mean is the one natural to the kind: of probabilities for tabular policies, of parameters for networks.
+        """
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Writes the policy so that people and other tools can load it."""
+
+    def frozen(self) -> Self:
+        """Returns a copy that does not learn."""
+        twin = copy.deepcopy(self)
+        twin.requires_grad_(False)
+        return twin.eval()
+
+    @property
+    def sharded(self) -> bool:
+        """True where parameters are spread over processes, which then must learn in equally many passes."""
+        return False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """Proposes responses for both seats and learns from the duels that come back.
+
+    Agents never see an oracle: all they learn is in `Duel`. One may say of itself, as a class attribute that is True:
+    `learns_from_files` (duels of others, --run.data), `one_pass` (each comparison of a file counts once),
+    `learns_worlds` (nothing that it does mixes prompts, so that the seeds of a benchmark can learn in one batch).
+    """
+
+    policy: Policy
+    average: Policy | None
+    """The mean of pi_1..pi_T, start included: what the theory of no-regret play speaks of. None where not kept."""
+
+    def propose(self, prompts: Sequence[str]) -> Proposal:
+        """Returns the responses that this agent wants to see judged."""
+        ...
+
+    def update(self, duel: Duel) -> dict[str, float]:
+        """Learns from one played proposal; returns scalars for the log, by tag."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns everything that a resumed run needs: tensors, numbers and strings in nested dicts."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        ...
+
+
+class Unanswered(OSError):
+    """An oracle could not be asked; nothing was made up in place of its answer."""
+
+
+@runtime_checkable
+class Oracle(Protocol):
+    """Knows who wins: the chance that one response is preferred to another.
+
+    One that reads each response alone has `payoff` too: `PayoffOracle`.
+    """
+
+    antisymmetric: bool
+    """True where prob(a, b) + prob(b, a) = 1: everywhere but under position bias."""
+
+    def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        """Returns P(first beats second | prompt); deterministic, it never draws.
+
+        Args:
+            prompts: N prompts.
+            first: N responses.
+            second: N responses.
+
+        Returns:
+            [N] on the CPU in [0, 1]; float64 for finite families, float32 for networks. prob(a, a) = 1/2.
+        """
+        ...
+
+
+@runtime_checkable
+class PayoffOracle(Oracle, Protocol):
+    """An oracle that reads each response alone: K readings instead of K*K."""
+
+    def payoff(self, prompts: Sequence[str], left: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> Tensor:
+        """Returns [B, K, L], equal to `prob` on every pair."""
+        ...

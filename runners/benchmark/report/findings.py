@@ -1,0 +1,94 @@
+"""What a benchmark shows of families of agents as cycles take over, said in sentences that the measurement chose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from runners.benchmark.report.standings import dialled
+from runners.benchmark.scores import entrants
+from runners.benchmark.statistics import Interval, Scores, bootstrap
+
+EXPLOITABILITY, WIN_RATE = "game/exploitability", "eval/win_rate_vs_ref"
+BRADLEY_TERRY, NASH, NO_REGRET, OTHER = "Bradley-Terry", "regularised Nash", "unregularised", "other"
+FAMILIES = {
+    BRADLEY_TERRY: ("dpo", "rlhf", "xpo"),
+    NASH: ("ipo", "inpo", "nash_md", "egpo", "oelhf"),
+    NO_REGRET: ("sppo", "spo", "comal"),
+}
+"""What agents aim at: the best response by a fitted reward, the regularised equilibrium, or that of the game itself."""
+
+
+def family(results: Mapping[str, Any], entrant: str) -> str:
+    """Returns the family of an entrant."""
+    agent = results["entrants"][entrant]["agent"]
+    return next((name for name, agents in FAMILIES.items() if agent in agents), OTHER)
+
+
+def final(results: Mapping[str, Any], game: str, chosen: Sequence[str], tag: str) -> Scores:
+    """Returns [R, A] the last value of a tag in one game, with the R seeds that all of A entrants have finished."""
+    ends = {one: {} for one in chosen}
+    for cell in results["cells"]:
+        if cell["game"] == game and cell["entrant"] in ends:
+            ends[cell["entrant"]][cell["seed"]] = cell["curve"][tag][-1]
+    shared = sorted(set.intersection(*(set(found) for found in ends.values())))
+    return np.array([[found[seed] for seed in shared] for found in ends.values()]).T
+
+
+def sentences(results: Mapping[str, Any]) -> list[str]:
+    """Returns what the oracles with a dial show of the families, one sentence for each thing that was to be seen."""
+    groups = {
+        name: [one for one in entrants(results) if family(results, one) == name] for name in (BRADLEY_TERRY, NASH)
+    }
+    if not all(groups.values()):
+        return ["No comparison of families: the results have no Bradley-Terry agent, or none of regularised Nash."]
+    found = []
+    for oracle, games in dialled(results).items():
+        ends = min(games), max(games)
+        scores = {
+            (name, lam, tag): final(results, games[lam], group, tag)
+            for name, group in groups.items()
+            for lam in ends
+            for tag in (EXPLOITABILITY, WIN_RATE)
+        }
+        if all(one.size for one in scores.values()):
+            found += _of(oracle, ends, {place: bootstrap(one) for place, one in scores.items()})
+    return found
+
+
+def _of(oracle: str, ends: tuple[float, float], measured: Mapping[tuple[str, float, str], Interval]) -> list[str]:
+    low, high = ends
+    rewards, nash = measured[BRADLEY_TERRY, low, EXPLOITABILITY], measured[NASH, low, EXPLOITABILITY]
+    found = [
+        f"{oracle}, lam = {low:g}: Bradley-Terry agents end at exploitability {rewards}, regularised-Nash agents "
+        f"at {nash}: {_compared(rewards, nash, 'the former are')}."
+    ]
+    for name in (BRADLEY_TERRY, NASH):
+        before, after = measured[name, low, EXPLOITABILITY], measured[name, high, EXPLOITABILITY]
+        found.append(
+            f"{oracle}, lam {low:g} to {high:g}: the exploitability of {name} agents {_moved(before, after)}, from "
+            f"{before} to {after}."
+        )
+    rewards, nash = measured[BRADLEY_TERRY, high, EXPLOITABILITY], measured[NASH, high, EXPLOITABILITY]
+    ours, theirs = measured[NASH, high, WIN_RATE], measured[BRADLEY_TERRY, high, WIN_RATE]
+    found.append(
+        f"{oracle}, lam = {high:g}: exploitability {rewards} of Bradley-Terry agents against {nash}, "
+        f"{rewards.value / max(nash.value, 1e-9):.1f} times; their win rates against the start are {theirs} and "
+        f"{ours}: {_compared(ours, theirs, 'by win rate the Nash agents are', higher=True)}."
+    )
+    return found
+
+
+def _compared(first: Interval, second: Interval, who: str, higher: bool = False) -> str:
+    """Returns whether intervals leave a difference."""
+    if first.low <= second.high and second.low <= first.high:
+        return f"the intervals overlap, {who} as good within them"
+    return f"{who} {'better' if (first.value > second.value) == higher else 'worse'}"
+
+
+def _moved(before: Interval, after: Interval) -> str:
+    if after.low > before.high:
+        return "rises"
+    return "falls" if after.high < before.low else "stays within intervals"

@@ -1,0 +1,95 @@
+"""A finite task under one judge: its payoffs, its equilibria, how intransitive it is, and what policies are worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from envs.games import (
+    exploitability,
+    intransitivity,
+    kl_divergence,
+    payoff_matrix,
+    regularised_exploitability,
+    regularised_nash,
+    von_neumann_winner,
+)
+from envs.tasks.task import Task
+from runners.evaluation.judges import Judge
+from runners.run.evaluator import over_prompts, require_affordable
+
+NASH, WINNER = "regularised Nash", "von Neumann winner"
+
+
+@dataclass(frozen=True)
+class Board:
+    """The games of some prompts.
+
+    Attributes:
+        task: a finite task.
+        judge: who answers.
+        prompts: B prompts.
+    """
+
+    task: Task
+    judge: Judge
+    prompts: Sequence[str]
+
+    @cached_property
+    def matrices(self) -> Tensor:
+        """[B, N, N] the payoff of every prompt."""
+        require_affordable(self.prompts, self.task.response_texts, "--prompts")
+        return payoff_matrix(self.judge.oracle, self.prompts, self.task.response_texts)
+
+    @cached_property
+    def winner(self) -> Tensor:
+        """[B, N] a von Neumann winner of every prompt."""
+        return torch.stack([von_neumann_winner(matrix).policy for matrix in self.matrices])
+
+    @cached_property
+    def intransitivity(self) -> dict[str, float | None]:
+        """Each measure of intransitivity, averaged over prompts; None where it has no finite value."""
+        return {name: _mean(values) for name, values in asdict(intransitivity(self.matrices)).items()}
+
+    def assess(self, laws: Mapping[str, Tensor], start: Tensor, tau: float) -> dict[str, dict[str, float | None]]:
+        """Returns what each law is worth, averaged over prompts, beside the equilibria of this board.
+
+        Args:
+            laws: name -> [B, N].
+            start: [B, N] the reference of the regularised game, and the opponent of the win rates.
+            tau: KL coefficient of the regularised game.
+        """
+        solved = self.equilibria(start, tau)
+        rows = {**laws, **solved}
+        return {name: self._worth(one, start, solved.get(NASH), tau) for name, one in rows.items()}
+
+    def equilibria(self, start: Tensor, tau: float) -> dict[str, Tensor]:
+        """Returns the solved policies by name, each [B, N]; no regularised one where `start` leaves out a response."""
+        if not (start > 0).all():
+            return {WINNER: self.winner}
+        return {NASH: regularised_nash(self.matrices, start, tau).policy, WINNER: self.winner}
+
+    def _worth(self, law: Tensor, start: Tensor, nash: Tensor | None, tau: float) -> dict[str, float | None]:
+        win_rate = over_prompts(torch.einsum("bn,bnm,bm->b", law, self.matrices, start))
+        worth: dict[str, float | None] = {
+            "win_rate": win_rate.mean,
+            "win_rate_low": win_rate.low,
+            "win_rate_high": win_rate.high,
+            "exploitability": _mean(exploitability(self.matrices, law)),
+            "kl_to_start": _mean(kl_divergence(law, start)),
+            "entropy": _mean(torch.special.entr(law).sum(-1)),
+        }
+        if nash is not None:
+            worth["regularised_exploitability"] = _mean(regularised_exploitability(self.matrices, law, start, tau))
+            worth["kl_to_nash"] = _mean(kl_divergence(law, nash))
+        return worth
+
+
+def _mean(values: Tensor) -> float | None:
+    mean = values.mean().item()
+    return mean if math.isfinite(mean) else None

@@ -1,0 +1,72 @@
+"""Who judges finished runs: their own oracles, or others that they were not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from envs.tasks.task import Task
+from oracles import Oracle
+from runners.evaluation.saved_runs import Finished
+from runners.run.config import changed, config_class, fields_of
+
+
+@dataclass(frozen=True)
+class Judge:
+    """One oracle.
+
+    Attributes:
+        label: how it was named, with the fields that were set.
+        oracle: who answers.
+        fields: its configuration, as JSON values.
+    """
+
+    label: str
+    oracle: Oracle
+    fields: dict[str, Any]
+
+
+def own_judges(runs: Sequence[Finished]) -> tuple[list[Judge], list[int]]:
+    """Returns the distinct oracles of the runs, and for each run the number of its own."""
+    judges: list[Judge] = []
+    places = []
+    for run in runs:
+        judge = _own(run)
+        known = [other.fields for other in judges]
+        places.append(known.index(judge.fields) if judge.fields in known else len(judges))
+        if judge.fields not in known:
+            judges.append(judge)
+    return judges, places
+
+
+def read_judge(text: str, task: Task, device: str) -> Judge:
+    """Builds the oracle that a text names.
+
+    Args:
+        text: NAME[,FIELD=VALUE...], such as "bt" or "cyclic,lam=0.75,seed=3".
+        task: whose prompts and responses a finite family takes.
+        device: where a network runs.
+
+    Raises:
+        UnknownNameError: if no such oracle is known.
+        ValueError: if a field has no value, or one that the oracle refuses.
+    """
+    name, *settings = text.split(",")
+    for setting in settings:
+        if "=" not in setting:
+            raise ValueError(f"--oracle {text}: expected FIELD=VALUE after a comma, got {setting!r}")
+    kind, preset = config_class("oracle", name)
+    arguments = [part for setting in settings for part in (f"--{setting.split('=', 1)[0]}", setting.split("=", 1)[1])]
+    config = tyro.cli(kind, prog=f"--oracle {name}", default=kind(**preset), args=arguments, use_underscores=True)
+    responses = None if task.responses is None else task.response_texts
+    oracle = config.build(prompts=task.all_prompts, responses=responses, device=device)
+    return Judge(text, oracle, {"name": name, **fields_of(config)})
+
+
+def _own(run: Finished) -> Judge:
+    name, config = run.settings.names["oracle"], run.settings.configs["oracle"]
+    words = [f"{field}={value}" for field, value in changed(config).items()]
+    return Judge(",".join([name, *words]), run.players.oracle, {"name": name, **fields_of(config)})

@@ -1,0 +1,1 @@
+"""Supervised training of oracles and of the shipped models."""

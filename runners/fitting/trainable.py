@@ -1,0 +1,152 @@
+"""Oracles that learn: a Bradley-Terry reward, a general preference model, a PairRM, each over a network of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agents.policies.lm.config import TINY
+from agents.policies.lm.loading import quiet
+from envs.offline import Preference
+from oracles import Oracle
+from oracles.bradley_terry import RewardOracle
+from oracles.gpm import gpm_logits, gpm_oracle
+from oracles.pairrm.oracle import EMBEDDED, PairRMConfig, PairRMOracle, load, locate, save
+from oracles.readers.classifier import ReaderConfig, RewardModel, load_tokenizer
+from preference_duel.keyed_random import Key, hash_seed
+
+
+class Student(Protocol):
+    """An oracle whose network is trained."""
+
+    @property
+    def oracle(self) -> Oracle:
+        """Judges by the network as it is."""
+        ...
+
+    @property
+    def network(self) -> nn.Module:
+        """What is trained."""
+        ...
+
+    def logits(self, asked: Sequence[Preference], key: Key) -> Tensor:
+        """Returns [N] logits that the first response wins, differentiable; the key names what is drawn."""
+        ...
+
+    def save(self, folder: Path) -> str:
+        """Writes a checkpoint; returns the arguments by which `runners.duel` judges with it."""
+        ...
+
+
+@dataclass
+class ReadsAlone:
+    """Reads each response alone and compares rewards and embeddings.
+
+    Attributes:
+        model: network and tokenizer.
+        oracle: who judges by the same network, `bt` with one label and `gpm` with more.
+    """
+
+    model: RewardModel
+    oracle: Oracle = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.network: nn.Module = self.model.network
+        self.name = "bt" if self.model.network.config.num_labels == 1 else "gpm"
+        self.oracle = RewardOracle(self.model) if self.name == "bt" else gpm_oracle(self.model)
+
+    def logits(self, asked: Sequence[Preference], key: Key) -> Tensor:
+        """Returns [N] logits; nothing is drawn."""
+        del key
+        texts = [one.first for one in asked] + [one.second for one in asked]
+        inputs = [self.model.encode(one.prompt, text) for one, text in zip([*asked, *asked], texts, strict=True)]
+        rows = self.model.logits(inputs)[:, None]
+        return gpm_logits(rows[: len(asked)], rows[len(asked) :]).flatten()
+
+    def save(self, folder: Path) -> str:
+        """Writes a transformers sequence classifier."""
+        self.model.save(folder)
+        return f"--oracle {self.name} --oracle.model {folder}"
+
+
+@dataclass
+class ReadsPairs:
+    """Reads both responses at once, in an order drawn for each comparison."""
+
+    oracle: PairRMOracle
+
+    def __post_init__(self) -> None:
+        self.network: nn.Module = self.oracle.network.requires_grad_(True)
+
+    def logits(self, asked: Sequence[Preference], key: Key) -> Tensor:
+        """Returns [N] logits of -log sigmoid(+-M) (Jiang et al. 2023, arXiv:2306.02561, Section 3.2)."""
+        turned = key.uniform(k=np.arange(len(asked))) < 0.5
+        encode, network = self.oracle.encoder.encode, self.oracle.network
+        pairs = [
+            encode(one.prompt, one.second, one.first) if turn else encode(one.prompt, one.first, one.second)
+            for one, turn in zip(asked, turned, strict=True)
+        ]
+        inputs = (tensor.to(network.device) for tensor in self.oracle.encoder.batch(pairs))
+        return network(*inputs) * torch.where(torch.from_numpy(turned), -1.0, 1.0).to(network.device)
+
+    def save(self, folder: Path) -> str:
+        """Writes a checkpoint in the layout of llm-blender/PairRM."""
+        save(folder, self.oracle.network, self.oracle.encoder)
+        return f"--oracle pairrm --oracle.checkpoint {folder}"
+
+
+def student(kind: str, base: str | None, planes: int, device: str, seed: int) -> Student:
+    """Returns what is to be trained.
+
+    Args:
+        kind: "bt", "gpm" or "pairrm".
+        base: where its weights start, a directory or hub id; None: what is shipped.
+        planes: k of a gpm.
+        device: where it runs.
+        seed: names a new head's weights.
+
+    Raises:
+        OSError: if the base cannot be found or fetched.
+        ValueError: if it is of another kind.
+    """
+    if kind == "pairrm":
+        network, encoder = load(locate(base or EMBEDDED))
+        encoder.sep_to_space = True  # of the layout that is written
+        return ReadsPairs(PairRMOracle(network.to(device), encoder, PairRMConfig(cache_size=0)))
+    network = _classifier(base or str(TINY), 1 if kind == "bt" else 1 + 2 * planes, hash_seed(seed, "head"))
+    return ReadsAlone(RewardModel(network.to(device), load_tokenizer(base or str(TINY)), ReaderConfig(cache_size=0)))
+
+
+def _classifier(source: str, labels: int, seed: int) -> Any:
+    """Returns a network with a new head on the layers of any transformers model.
+
+    Raises:
+        ValueError: if some of its layers are missing too.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        found: Any = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            num_labels=labels,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # a head of another size is made anew
+            output_loading_info=True,
+        )
+    network, info = found
+    layers = f"{network.base_model_prefix}."
+    lost = sorted(name for name in info["missing_keys"] if name.startswith(layers) and "pooler" not in name)
+    if lost:
+        raise ValueError(
+            f"'{source}' lacks {len(lost)} tensors of {type(network).__name__} ({', '.join(lost[:3])}, ...); take a "
+            f"whole transformers encoder or decoder"
+        )
+    return network

@@ -1,0 +1,1 @@
+"""One training run: settings, building, the loop, its record and its evaluation."""

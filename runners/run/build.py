@@ -1,0 +1,129 @@
+"""Builds what meets in a run from its settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from envs.arena import DuelArena
+from envs.offline import FileArena, read_preferences
+from envs.tasks.task import Task
+from oracles import Oracle
+from preference_duel import distributed
+from preference_duel.keyed_random import hash_seed
+from preference_duel.protocols import Agent, Policy
+from runners.run.config import DEFAULT_TAU, RunConfig, Settings, changed, is_finite
+from runners.run.evaluator import Evaluation
+from runners.run.split_oracle import SplitOracle
+
+
+@dataclass(frozen=True)
+class Players:
+    """Everything that takes part in a run, as it is before the first step.
+
+    Attributes:
+        task: prompts and limits.
+        oracle: who judges.
+        reference: a frozen copy of the starting policy.
+        agent: who learns.
+        arena: where they meet, or the file that they learn from.
+        evaluation: measures the agent's policy on held-out prompts.
+    """
+
+    task: Task
+    oracle: Oracle
+    reference: Policy
+    agent: Agent
+    arena: DuelArena | FileArena
+    evaluation: Evaluation
+
+
+def gather(settings: Settings, device: str) -> Players:
+    """Builds the players; the run's seed is hashed for each, so that neighbouring seeds share nothing.
+
+    Raises:
+        ValueError: if some fields do not fit each other or the task.
+        OSError: if a file or checkpoint can't be read.
+    """
+    run, configs = settings.run, settings.configs
+
+    seed = partial(seed_of, run)
+    torch.manual_seed(seed("torch"))  # for policies of other people, whose layers may draw from it
+    free_text = not is_finite(settings.names["task"])
+    load_tokenizer = getattr(configs["policy"], "load_tokenizer", None)
+    task: Task = configs["task"].build(tokenizer=load_tokenizer() if free_text and load_tokenizer else None)
+    texts = None if task.responses is None else task.response_texts
+    oracle: Oracle = configs["oracle"].build(prompts=task.all_prompts, responses=texts, device=device)
+    policy: Policy = configs["policy"].build(task=task, device=device, seed=seed("policy"))
+    if distributed.count() > 1:
+        oracle = SplitOracle(oracle)
+        if run.parallel == "fsdp":
+            _shard(policy, settings.names["policy"])
+    reference = policy.frozen()
+    agent: Agent = configs["agent"].build(policy=policy, seed=seed("agent"))
+    arena = DuelArena(task, oracle, run.batch_size, run.feedback, run.votes, seed("arena"))
+    if run.data is not None:
+        if not getattr(agent, "learns_from_files", False):
+            raise ValueError(
+                f"agent '{settings.names['agent']}' learns from its own draws; of --run.data learn dpo, ipo and pelhf"
+            )
+        preferences = read_preferences(run.data)
+        batch = None if run.batch_size is None else min(run.batch_size, len(preferences))
+        arena = FileArena(task, preferences, batch, seed("arena"))
+        if getattr(agent, "one_pass", False) and run.steps * arena.batch_size > len(preferences):
+            raise ValueError(
+                f"agent '{settings.names['agent']}' counts each comparison once: {run.steps} steps of "
+                f"{arena.batch_size} are more than the {len(preferences)} of {run.data}; take --run.steps "
+                f"{len(preferences) // arena.batch_size}, or all at once by --run.batch_size None --run.steps 1"
+            )
+    evaluation = Evaluation(
+        task, oracle, reference, run.eval_prompts, run.eval_pairs, seed("evaluation"), tau_of(settings)
+    )
+    return Players(task, oracle, reference, agent, arena, evaluation)
+
+
+def seed_of(run: RunConfig, purpose: str) -> int:
+    """Returns the seed of one of a run's players."""
+    return hash_seed(run.seed, purpose)
+
+
+def _shard(policy: Policy, name: str) -> None:
+    if not hasattr(policy, "shard"):
+        raise ValueError(f"--run.parallel fsdp spreads language models over processes, and the policy is '{name}'")
+    policy.shard()  # pyright: ignore[reportCallIssue] - it was looked for
+
+
+def tau_of(settings: Settings) -> float:
+    """Returns the KL coefficient of the regularised game that a run on a finite task is measured by; never 0."""
+    if settings.run.eval_tau is not None:
+        return settings.run.eval_tau
+    return float(getattr(settings.configs["agent"], "tau", 0)) or DEFAULT_TAU
+
+
+def judge(settings: Settings, oracle: Oracle) -> str:
+    """Returns one line that says who judges: the oracle's own `description`, or its name and telling fields."""
+    described = getattr(oracle, "description", None)
+    if isinstance(described, str):
+        return described
+    config: Any = settings.configs["oracle"]
+    leading = dataclasses.fields(config)[:1]  # a checkpoint, a path, the kind of game
+    first = {field.name: getattr(config, field.name) for field in leading}
+    telling = first | changed(config)
+    return " ".join([settings.names["oracle"], *(f"{name}={value}" for name, value in telling.items())])
+
+
+def choose_device(wanted: str) -> str:
+    """Returns "cpu" or "cuda".
+
+    Raises:
+        ValueError: if cuda is wanted and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--run.device cuda: torch sees no CUDA device here; use --run.device cpu")
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted

@@ -1,0 +1,183 @@
+"""The command line: argparse reads which four things meet, tyro reads the fields of their configurations."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from agents.registry import AGENTS, POLICIES
+from envs.tasks.task import TASKS
+from oracles.registry import BUILT_IN as ORACLES
+from oracles.table import GAMES
+from oracles.wrappers import WRAPPERS
+from runners.run.config import PARTS, RunConfig, Settings, config_class, is_finite
+from runners.run.record import read_settings
+
+PROGRAM = "python -m runners.duel"
+MAY_CHANGE = ("run", "steps"), ("run", "parallel")
+"""Fields of a run that another command line may set on --resume."""
+CHOICES = {
+    "task": f"{', '.join([*TASKS, *GAMES])}, FILE.jsonl of prompts, FILE.json of a game, hf:DATASET, or module:Config",
+    "policy": f"{', '.join(POLICIES)}, a transformers directory or hub id, or module:Config",
+    "oracle": f"{', '.join([*ORACLES, *GAMES])}, or module:Config; +{', +'.join(WRAPPERS)} wrap it",
+    "agent": f"{', '.join(AGENTS)}, or module:Config",
+}
+HUB_JUDGES = {"pairrm": {"checkpoint": "llm-blender/PairRM"}}
+"""Oracle fields beside a policy from a directory or the hub: the embedded judge knows the embedded text alone."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line, resolved.
+
+    Attributes:
+        settings: what is to run.
+        arguments: the command line as it was typed.
+        resume: the run directory that goes on; None: a new run.
+    """
+
+    settings: Settings
+    arguments: tuple[str, ...]
+    resume: Path | None = None
+
+
+def parse(arguments: Sequence[str] | None = None) -> Command:
+    """Reads a command line; --help and unknown fields end the program as tyro does.
+
+    Args:
+        arguments: what follows the program's name; None: sys.argv.
+
+    Raises:
+        UnknownNameError: if no such agent, oracle, policy or task is known.
+        ValueError: if a resumed run is asked to change.
+        OSError: if the run that is to go on can't be read.
+    """
+    arguments = tuple(sys.argv[1:] if arguments is None else arguments)
+    chosen, resume = _choices(arguments)
+    if resume is None:
+        names = _names(chosen)
+        return Command(_fields(arguments, names, _presets(names), RunConfig()), arguments)
+    before = read_settings(resume)
+    before = dataclasses.replace(before, run=dataclasses.replace(before.run, dir=str(resume)))
+    for part, name in chosen.items():
+        if name != before.names[part]:
+            raise ValueError(f"--{part} {name}: the run in {resume} has --{part} {before.names[part]}; start a new run")
+    after = _fields(arguments, before.names, before.configs, before.run)
+    for part, old, new in [("run", before.run, after.run), *((p, before.configs[p], after.configs[p]) for p in PARTS)]:
+        _require_same(part, old, new)
+    return Command(after, arguments, resume)
+
+
+def _choices(arguments: Sequence[str]) -> tuple[dict[str, str], Path | None]:
+    """Reads --task, --policy, --oracle, --agent and --resume; everything else is tyro's."""
+    first = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
+    for part in (*PARTS, "resume"):
+        first.add_argument(f"--{part}")
+    known = vars(first.parse_known_args(arguments)[0])
+    resume = known.pop("resume")
+    return {part: name for part, name in known.items() if name is not None}, None if resume is None else Path(resume)
+
+
+def _names(chosen: Mapping[str, str]) -> dict[str, str]:
+    """Fills up what was not chosen: the embedded text has its judge and policy, a finite task needs neither."""
+    task = chosen.get("task", "chat")
+    if not is_finite(task):
+        defaults = {"policy": "tiny", "oracle": "pairrm"}
+    else:
+        judge = task if task in GAMES else "table" if _has_prob(task) else "cyclic"
+        defaults = {"policy": "tabular", "oracle": judge}
+    defaults["policy"] = _own_policy(chosen.get("agent", "sppo"))[0] or defaults["policy"]
+    return {"task": task, "agent": "sppo", **defaults, **chosen}
+
+
+def _own_policy(agent: str) -> tuple[str | None, Mapping[str, Any]]:
+    """Returns the policy that an agent brings, and fields of it; None where any will do."""
+    return getattr(config_class("agent", agent)[0], "own_policy", (None, {}))
+
+
+def _has_prob(task: str) -> bool:
+    """Returns whether a finite game's file brings its own payoff; what is wrong with a file is the task's to say."""
+    try:
+        return Path(task).suffix == ".json" and "prob" in json.loads(Path(task).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _presets(names: Mapping[str, str]) -> dict[str, Any]:
+    """Returns for each part its configuration before any field was typed; its class where a field is required."""
+    presets = {}
+    own, its_fields = _own_policy(names["agent"])
+    for part in PARTS:
+        kind, fields = config_class(part, names[part])
+        if part == "policy" and names["policy"] == own:
+            fields = {**its_fields, **fields}
+        if part == "oracle" and _from_hub(names["policy"]):
+            fields = HUB_JUDGES.get(_unwrapped(names[part]), {}) | fields
+        if part == "oracle" and _unwrapped(names[part]) == "table" and Path(names["task"]).suffix == ".json":
+            fields = {"path": names["task"]} | fields
+        presets[part] = tyro.MISSING_NONPROP if _required(kind) - set(fields) else kind(**fields)
+    return presets
+
+
+def _unwrapped(oracle: str) -> str:
+    return oracle.split("+", maxsplit=1)[0]
+
+
+def _from_hub(policy: str) -> bool:
+    return policy == "hf" or (policy not in POLICIES and ":" not in policy)
+
+
+def _required(kind: type) -> set[str]:
+    missing = dataclasses.MISSING
+    return {
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.init and field.default is missing and field.default_factory is missing
+    }
+
+
+def _fields(
+    arguments: Sequence[str], names: Mapping[str, str], defaults: Mapping[str, Any], run: RunConfig
+) -> Settings:
+    """Reads `--agent.field` and its like over the defaults."""
+    shape: list[tuple[str, Any, Any]] = []
+    for part in PARTS:
+        flag = tyro.conf.arg(name=part, metavar="NAME", help=f"{CHOICES[part]}.")
+        shape.append((f"{part}_name", Annotated[str, flag], dataclasses.field(default=names[part])))
+    flag = tyro.conf.arg(metavar="DIR", help="Goes on with the run in this directory, from its last checkpoint.")
+    shape.append(("resume", Annotated[str | None, flag], dataclasses.field(default=None)))
+    for part in PARTS:
+        shape.append((part, config_class(part, names[part])[0], _default(defaults[part])))
+    shape.append(("run", RunConfig, _default(run)))
+    parsed = tyro.cli(
+        dataclasses.make_dataclass("Command", shape, frozen=True),
+        prog=PROGRAM,
+        description="A policy learns from preferences by duels: an agent proposes, an oracle judges.",
+        args=list(arguments),
+        use_underscores=True,
+    )
+    return Settings(dict(names), {part: getattr(parsed, part) for part in PARTS}, parsed.run)
+
+
+def _default(value: Any) -> Any:
+    """Returns a field with this default, which may be a dataclass that is not frozen."""
+    return dataclasses.field(default_factory=lambda: value)
+
+
+def _require_same(part: str, before: Any, after: Any) -> None:
+    """Raises if a field was changed on the command line of a resumed run; only the run's length may."""
+    for field in dataclasses.fields(before):
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        if new != old and (part, field.name) not in MAY_CHANGE:
+            raise ValueError(
+                f"--{part}.{field.name} {new} does not fit the run that is resumed, which has {old}; "
+                f"only --run.steps and --run.parallel may change: leave the flag out, or start a new run"
+            )

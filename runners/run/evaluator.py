@@ -1,0 +1,200 @@
+"""What a policy is worth: its win rate against another on held-out prompts, and on finite tasks its exploitability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import stdtrit
+from torch import Tensor
+
+from envs.games import (
+    exploitability,
+    kl_divergence,
+    payoff_matrix,
+    regularised_exploitability,
+    regularised_nash,
+)
+from envs.tasks.task import Task
+from oracles import Oracle, payoff
+from preference_duel.keyed_random import Key, Stream, hash_seed
+from preference_duel.protocols import Policy
+from preference_duel.types import Completion
+
+Row = Sequence[Completion]
+LARGEST = 2**26
+"""Entries of payoff matrices that an evaluation holds: 512 MiB of float64."""
+SMALL = 16
+"""Responses up to which a policy's whole law is written down at every evaluation."""
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """A mean over prompts with its 95 % interval; `low` and `high` are None for a single prompt."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    def scalars(self) -> dict[str, float]:
+        """Returns it by tag."""
+        ends = {"eval/win_rate_low": self.low, "eval/win_rate_high": self.high}
+        return {"eval/win_rate_vs_ref": self.mean, **{tag: end for tag, end in ends.items() if end is not None}}
+
+
+def over_prompts(win_rates: Tensor) -> WinRate:
+    """Averages the win rates of single prompts; the interval is Student's t over prompts, cut to [0, 1].
+
+    Args:
+        win_rates: [B] one for each prompt, in [0, 1].
+    """
+    values = win_rates.double()
+    mean = values.mean().item()
+    if len(values) < 2:
+        return WinRate(mean, None, None)
+    half = float(stdtrit(len(values) - 1, 0.975)) * values.std().item() / len(values) ** 0.5
+    return WinRate(mean, max(0.0, mean - half), min(1.0, mean + half))
+
+
+def win_rate(oracle: Oracle, prompts: Sequence[str], responses: Sequence[Row], references: Sequence[Row]) -> WinRate:
+    """Returns the oracle's mean P that a response beats the reference beside it.
+
+    Args:
+        oracle: who judges.
+        prompts: B prompts.
+        responses: [B][n] draws of the policy.
+        references: [B][n] draws of the reference policy.
+    """
+    n = len(responses[0])
+    ask = torch.eye(n, dtype=torch.bool).expand(len(prompts), n, n)
+    left, right = ([[completion.text for completion in row] for row in rows] for rows in (responses, references))
+    prob = payoff(oracle, prompts, left, right, ask)
+    return over_prompts(prob.diagonal(dim1=1, dim2=2).mean(1))
+
+
+def law(policy: Policy, task: Task, prompts: Sequence[str]) -> Tensor:
+    """Returns [B, N] float64 the probability of every response of a finite task; float32 is made to sum to 1."""
+    probs = policy.law(prompts, task.responses or ())
+    return probs / probs.sum(-1, keepdim=True)
+
+
+def choose(prompts: Sequence[str], count: int) -> list[str]:
+    """Returns `count` of the prompts at most: a fixed random choice, in their order, the same in every run."""
+    uniforms = Key(hash_seed("held-out"), 0, Stream.EVALUATION).uniform(k=np.arange(len(prompts)))
+    chosen = set(np.argsort(uniforms)[:count].tolist())
+    return [prompt for i, prompt in enumerate(prompts) if i in chosen]
+
+
+def require_affordable(prompts: Sequence[str], responses: Sequence[str], flag: str, otherwise: str = "") -> None:
+    """Raises where the payoffs of all pairs would not fit into memory.
+
+    Args:
+        prompts: B prompts.
+        responses: N responses.
+        flag: what sets the number of prompts.
+        otherwise: another way out.
+    """
+    count = len(prompts) * len(responses) ** 2
+    if count > LARGEST:
+        most = LARGEST // len(responses) ** 2
+        way = f"pass {flag} {most}{otherwise}" if most else f"take shorter or fewer responses{otherwise}"
+        raise ValueError(
+            f"{len(prompts)} prompts of {len(responses)} responses each are {count} payoffs, more than {LARGEST}; {way}"
+        )
+
+
+class Evaluation:
+    """Measures policies against one reference, with the same prompts and random numbers each time.
+
+    On a finite task everything is computed from the whole law; elsewhere from draws.
+
+    Args:
+        task: its held-out prompts are used.
+        oracle: who judges.
+        reference: the policy that is played against, usually the start.
+        prompts: how many held-out prompts at most.
+        pairs: draws of each policy for each prompt.
+        seed: names the draws.
+        tau: KL coefficient of the regularised game that finite tasks are measured by; its reference is `reference`.
+    """
+
+    def __init__(
+        self, task: Task, oracle: Oracle, reference: Policy, prompts: int, pairs: int, seed: int, tau: float
+    ) -> None:
+        self.task, self.oracle, self.reference, self.pairs, self.tau = task, oracle, reference, pairs, tau
+        self.prompts = choose(task.held_out, prompts)
+        self.key = Key(seed, 0, Stream.EVALUATION)
+        self.finite = task.responses is not None
+
+    def scalars(self, policy: Policy, average: Policy | None = None) -> dict[str, float]:
+        """Returns win rates and, on finite tasks, how far the policy and the average one are from equilibrium."""
+        if self.finite:
+            found = self.by_prompt(policy, average)
+            won = over_prompts(found.pop("eval/win_rate_vs_ref"))
+            return won.scalars() | {tag: values.mean().item() for tag, values in found.items()}
+        scalars = self._beats(policy).scalars()
+        if average is not None:
+            scalars["eval/win_rate_average"] = self._beats(average).mean
+        return scalars
+
+    def by_prompt(self, policy: Policy, average: Policy | None = None) -> dict[str, Tensor]:
+        """Returns what `scalars` averages on a finite task, [B] by tag."""
+        found = {}
+        for end, one in {"": policy, "_average": average}.items():
+            if one is None:
+                continue
+            probs = law(one, self.task, self.prompts)
+            won = torch.einsum("bn,bnm,bm->b", probs, self.matrices, self.reference_law)
+            found["eval/win_rate" + (end or "_vs_ref")] = won
+            found["game/exploitability" + end] = exploitability(self.matrices, probs)
+            if self.nash is not None:
+                gap = regularised_exploitability(self.matrices, probs, self.reference_law, self.tau)
+                found["game/regularised_exploitability" + end] = gap
+                found["game/nash_kl" + end] = kl_divergence(probs, self.nash)
+        return found
+
+    def _beats(self, policy: Policy) -> WinRate:
+        """Returns a policy's win rate against the reference, by draws."""
+        return win_rate(self.oracle, self.prompts, self.draw(policy), self._references)
+
+    def laws(self, policy: Policy, average: Policy | None = None) -> list[dict[str, Any]]:
+        """Returns prompt, law and average law of every prompt of a small finite task, as JSON values."""
+        if not self.finite or len(self.task.response_texts) > SMALL:
+            return []
+        listed = {"policy": policy, **({} if average is None else {"average": average})}
+        found = {name: law(one, self.task, self.prompts).tolist() for name, one in listed.items()}
+        return [{"prompt": x, **{name: rows[b] for name, rows in found.items()}} for b, x in enumerate(self.prompts)]
+
+    def draw(self, policy: Policy) -> list[list[Completion]]:
+        """Returns the policy's draws for the held-out prompts, the same for the same policy."""
+        with torch.no_grad():
+            return policy.draw(self.prompts, self.pairs, self.key)[0]
+
+    @cached_property
+    def _references(self) -> list[list[Completion]]:
+        """Draws of the reference, independent of those of `draw`."""
+        with torch.no_grad():
+            return self.reference.draw(self.prompts, self.pairs, self.key.at(1))[0]
+
+    @cached_property
+    def reference_law(self) -> Tensor:
+        """[B, N] the reference's probability of every response of a finite task."""
+        return law(self.reference, self.task, self.prompts)
+
+    @cached_property
+    def nash(self) -> Tensor | None:
+        """[B, N] the equilibrium of the regularised game; None where the reference never gives some response."""
+        if not (self.reference_law > 0).all():
+            return None
+        return regularised_nash(self.matrices, self.reference_law, self.tau).policy
+
+    @cached_property
+    def matrices(self) -> Tensor:
+        """[B, N, N] the payoff of every held-out prompt."""
+        texts = self.task.response_texts
+        require_affordable(self.prompts, texts, "--run.eval_prompts", " or --run.eval_every 0")
+        return payoff_matrix(self.oracle, self.prompts, texts)

@@ -1,0 +1,160 @@
+"""The training loop: reset, propose, play, update, and what is saved and measured on the way."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from envs.offline import FileArena
+from oracles import Oracle
+from preference_duel import distributed
+from preference_duel.keyed_random import hash_seed
+from preference_duel.protocols import Unanswered
+from preference_duel.types import Duel
+from runners.run.build import Players
+from runners.run.checkpoint import Checkpoint, load
+from runners.run.config import RunConfig
+from runners.run.null_record import Bystander
+from runners.run.progress import Progress
+from runners.run.record import Record
+from runners.run.signals import Interrupt
+
+
+def play(players: Players, run: RunConfig, record: Record | Bystander, interrupt: Interrupt) -> int:
+    """Plays from the last checkpoint to the last step or query, or to the end of the step in which it was interrupted.
+
+    Returns:
+        The last step; its checkpoint is written.
+    """
+    done = _restore(players, record)
+    with Progress(done, run.steps) as progress:
+        if record.saved is None and (run.eval_every or run.eval_queries):
+            progress.evaluated(0, _evaluate(players, record, 0))
+        while not over(run, done, players.arena.queries or 0) and interrupt.signal is None:
+            arena, asked = players.arena.state_dict(), players.arena.queries or 0
+            try:
+                scalars, duel = one_step(players, hash_seed(run.seed, "step", done + 1))
+            except Unanswered:
+                players.arena.load_state_dict(arena)  # the agent has learned nothing of this step
+                if record.saved != done and distributed.count() == 1:
+                    _save(players, record, done)
+                raise
+            done += 1
+            record.log(done, scalars)
+            progress.stepped(done, scalars)
+            if _due(done, run.duel_every):
+                record.duels(done, duel, run.duel_prompts)
+            if evaluation_due(run, done, asked, players.arena.queries or 0):
+                progress.evaluated(done, _evaluate(players, record, done))
+            if _due(done, run.save_every):
+                _save(players, record, done)
+            interrupt.agree()
+        if record.saved is None or record.saved < done:
+            _save(players, record, done)
+    return done
+
+
+def one_step(players: Players, seed: int) -> tuple[dict[str, float], Duel]:
+    """Makes one pass through the loop: reset, propose, play, update.
+
+    Args:
+        players: who plays.
+        seed: of torch's global generator, which nothing of ours reads; layers of other people (dropout) may.
+
+    Returns:
+        The step's scalars by tag, and the duel.
+    """
+    _reseed(seed)
+    forget(players.oracle)
+    agent, arena = players.agent, players.arena
+    prompts = arena.reset()
+    start = time.perf_counter()
+    if isinstance(arena, FileArena):
+        sampled, duel = start, arena.play()
+    else:
+        proposal = agent.propose(prompts)
+        sampled = time.perf_counter()
+        duel = arena.play(proposal)
+    asked = time.perf_counter()
+    scalars = agent.update(duel)
+    updated = time.perf_counter()
+    times = {"time/sample_s": sampled - start, "time/oracle_s": asked - sampled, "time/update_s": updated - asked}
+    return {**scalars, **describe(duel), **queries(players), **times}, duel
+
+
+def _reseed(seed: int) -> None:
+    """Does what torch.manual_seed does, which formats three stacks for devices that are not there."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
+def forget(oracle: Oracle) -> None:
+    """Calls an oracle's own `forget()`, where it has a memory.
+
+    What is remembered is left out of a batch, and a network's answers depend on their batch in the last bits: the
+    memory may not reach back further than a resumed run could know.
+    """
+    clear = getattr(oracle, "forget", None)
+    if clear is not None:
+        clear()
+
+
+def describe(duel: Duel) -> dict[str, float]:
+    """Returns what the duel alone says: spread and mean of the verdicts that were asked, tokens per response."""
+    scalars = {}
+    prob = duel.prob[duel.asked].double()
+    if len(prob):
+        scalars["duel/prob_std"] = prob.std(correction=0).item()
+        scalars["duel/advantage"] = (prob - 0.5).mean().item()
+    seats = (duel.left,) if duel.self_play else (duel.left, duel.right)
+    lengths = [len(response.tokens) for seat in seats for row in seat for response in row if response.tokens]
+    if lengths:
+        scalars["policy/length"] = sum(lengths) / len(lengths)
+    return scalars
+
+
+def queries(players: Players) -> dict[str, float]:
+    """Returns the queries so far; nothing where whole laws are played, which no oracle could be asked."""
+    return {} if players.arena.queries is None else {"duel/queries": players.arena.queries}
+
+
+def _restore(players: Players, record: Record | Bystander) -> int:
+    """Loads the last checkpoint into the players; returns how many steps are done."""
+    saved = load(record.directory)
+    if saved is None:
+        return 0
+    players.agent.load_state_dict(saved.agent)
+    players.arena.load_state_dict(saved.arena)
+    return saved.step
+
+
+def _save(players: Players, record: Record | Bystander, step: int) -> None:
+    state = Checkpoint(step, players.agent.state_dict(), players.arena.state_dict())
+    record.save(state, players.agent.policy)
+    distributed.agreed(step)  # which is on the disk by now
+
+
+def _evaluate(players: Players, record: Record | Bystander, step: int) -> dict[str, float]:
+    forget(players.oracle)
+    scalars = players.evaluation.scalars(players.agent.policy, players.agent.average)
+    record.log(step, scalars)
+    record.laws(step, players.evaluation.laws(players.agent.policy, players.agent.average))
+    return scalars
+
+
+def over(run: RunConfig, done: int, queries: int) -> bool:
+    """Returns whether a run has made all steps, or asked all queries."""
+    return done >= run.steps or (run.queries is not None and queries >= run.queries)
+
+
+def evaluation_due(run: RunConfig, done: int, before: int, queries: int) -> bool:
+    """Returns whether a run is measured after a step, before which it had asked so many queries."""
+    if run.eval_queries:
+        return over(run, done, queries) or queries // run.eval_queries > before // run.eval_queries
+    return _due(done, run.eval_every) or (run.eval_every > 0 and over(run, done, queries))
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,77 @@
+"""The last words of a run: how much was won, what the policy says now, where the files are."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import torch
+
+from preference_duel.protocols import Policy
+from runners.run.build import Players
+from runners.run.checkpoint import steps
+from runners.run.config import RunConfig
+from runners.run.evaluator import Evaluation, law
+from runners.run.null_record import Bystander
+from runners.run.progress import evaluation_line
+from runners.run.record import Record
+
+EXAMPLES = 3
+
+
+def summary(players: Players, record: Record | Bystander, run: RunConfig) -> str:
+    """Returns the summary for people, as lines of text."""
+    evaluation, directory = players.evaluation, record.directory
+    lines = [""]
+    evaluations = [line for line in record.metrics() if "eval/win_rate_vs_ref" in line]
+    if evaluations:
+        how = "exact" if evaluation.finite else f"{run.eval_pairs} pairs each"
+        lines.append(
+            f"Against the starting policy, on {len(evaluation.prompts)} held-out prompts, {how}, 95 % interval:"
+        )
+        lines += [
+            f"  {when} step {line['step']:>{len(str(run.steps))}}: {evaluation_line(line)}"
+            for when, line in (("before,", evaluations[0]), ("after, ", evaluations[-1]))
+        ]
+        lines.append("")
+    lines += _examples(evaluation, players.agent.policy)
+    last = directory / f"step-{steps(directory)[-1]}"
+    lines += [
+        f"Files:    {directory}  (metrics.jsonl, duels.jsonl, config.json)",
+        f"Policy:   {last / 'policy'}",
+        f"Curves:   tensorboard --logdir {directory}",
+        f"Picture:  python -m runners.plot {directory}",
+        f"Judge it: python -m runners.evaluate {directory}",
+    ]
+    return "\n".join(lines)
+
+
+def _examples(evaluation: Evaluation, policy: Policy) -> list[str]:
+    """Returns some held-out prompts with what is answered before and after, from the same random numbers."""
+    every = max(1, len(evaluation.prompts) // EXAMPLES)
+    prompts = evaluation.prompts[::every][:EXAMPLES]
+    lines = []
+    answers = _favourites if evaluation.finite else _draws
+    before, after = (answers(evaluation, who, prompts) for who in (evaluation.reference, policy))
+    for prompt, old, new in zip(prompts, before, after, strict=True):
+        lines += [_paragraph("prompt", prompt), _paragraph("before", old), _paragraph("after", new), ""]
+    return lines
+
+
+def _draws(evaluation: Evaluation, policy: Policy, prompts: Sequence[str]) -> list[str]:
+    with torch.no_grad():
+        return [row[0].text for row in policy.draw(prompts, 1, evaluation.key)[0]]
+
+
+def _favourites(evaluation: Evaluation, policy: Policy, prompts: Sequence[str]) -> list[str]:
+    texts, rows = evaluation.task.response_texts, []
+    for probs in law(policy, evaluation.task, prompts):
+        best = probs.topk(min(EXAMPLES, len(texts)))
+        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        rows.append("  ".join(f"{texts[i]} ({prob:.3f})" for prob, i in pairs))
+    return rows
+
+
+def _paragraph(label: str, text: str) -> str:
+    short = textwrap.shorten(text, 400, placeholder=" ...") if len(text) > 400 else text
+    return textwrap.fill(short, 100, initial_indent=f"  {label}:".ljust(11), subsequent_indent=" " * 11)

@@ -1,0 +1,91 @@
+"""The whole law of a language model: exact sums, teacher forcing's numbers, each beginning read once, draws agree."""
+
+import numpy as np
+import pytest
+import torch
+
+import oracles
+from agents import Frozen, Geometric, Mixture, TabularPolicy, make_policy
+from envs import make_task
+from envs.games import exploitability
+from envs.tasks.finite import finite_task
+from oracles import payoff
+from preference_duel.keyed_random import Key
+from runners.run.evaluator import law
+
+
+@pytest.fixture(scope="module")
+def symbols():
+    return make_task("symbols", length=6, prompts=2)
+
+
+def forced(policy, prompts, responses):
+    """The same law by teacher forcing, every response from its start."""
+    with torch.no_grad():
+        return policy.logprob(prompts, [list(responses)] * len(prompts)).double().exp()
+
+
+def test_4096_strings_sum_to_one_and_are_what_teacher_forcing_says(symbols):
+    policy = make_policy("tiny", task=symbols)
+    found = policy.law(symbols.prompts, symbols.responses)
+    assert found.shape == (2, 4096)
+    assert (found.sum(1) - 1).abs().max() < 1e-12
+    assert torch.allclose(found[0], forced(policy, symbols.prompts[:1], symbols.responses)[0], rtol=1e-4)
+
+
+def test_each_beginning_is_read_once(symbols):
+    policy = make_policy("tiny", task=symbols)
+    prompt = policy.tokenizer.prompt(symbols.prompts[0])
+    read = []
+    handle = policy.model.register_forward_pre_hook(
+        lambda _, __, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    policy.law(symbols.prompts[:1], symbols.responses)
+    handle.remove()
+    assert read == [len(prompt), 4, 16, 64, 256, 1024]  # with the empty one 1365 beginnings
+
+
+@pytest.mark.parametrize("micro_tokens", [1, 3, 256])
+def test_a_small_micro_tokens_changes_nothing(micro_tokens):
+    words = ["a", "ab", "abc", "b", "ca", "cb", "cab0", "c" * 9]
+    task = finite_task("game", ("x", "hello there"), words, words)
+    policy = make_policy("tiny", task=task, micro_tokens=micro_tokens)
+    found = policy.law(task.prompts, task.responses)
+    assert (found.sum(1) - 1).abs().max() < 1e-12
+    assert torch.allclose(found, forced(policy, task.prompts, task.responses), rtol=1e-4)
+    few = policy.law(task.prompts, task.responses[::-2])
+    assert torch.equal(few, found.flip(1)[:, ::2])
+
+
+def test_policies_made_of_policies_have_laws_too():
+    task = make_task("symbols", length=2, prompts=2)
+    model = make_policy("tiny", task=task)
+    cold = make_policy("tiny", task=task, temperature=0.5)
+    table = TabularPolicy(task)
+    for policy in (Frozen(model), Mixture([model, cold], [0.3, 0.7]), Mixture([model, table]), table):
+        assert torch.allclose(law(policy, task, task.prompts), forced(policy, task.prompts, task.responses), rtol=1e-4)
+    between = Geometric(model, cold, 0.4)
+    found = between.law(task.prompts, task.responses)
+    assert torch.allclose(found, forced(between, task.prompts, task.responses), rtol=1e-4)
+    assert (found.sum(1) - 1).abs().max() < 1e-12
+
+
+def test_exact_exploitability_lies_in_the_interval_of_an_estimate(symbols):
+    policy = make_policy("tiny", task=symbols)
+    prompt = symbols.prompts[:1]
+    judge = oracles.make("cyclic", prompts=symbols.prompts, responses=symbols.response_texts, lam=0.5)
+    game = payoff(judge, prompt, [list(symbols.response_texts)])[0]
+    whole = law(policy, symbols, prompt)[0]
+    exact = exploitability(game, whole).item()
+    best = symbols.response_texts[int((game @ whole).argmax())]
+    drawn, _ = policy.draw(prompt, 2000, Key(7))
+    gains = judge.prob(prompt * 2000, [best] * 2000, [y.text for y in drawn[0]]).numpy() - 0.5
+    error = gains.std(ddof=1) / np.sqrt(len(gains))
+    assert abs(gains.mean() - exact) < 3 * error
+    assert 3 * error < exact / 2
+
+
+def test_free_text_has_no_whole_law():
+    task = make_task("chat")
+    with pytest.raises(TypeError, match="only a finite task has a whole law"):
+        make_policy("tiny", task=task).law(task.prompts[:1], [])

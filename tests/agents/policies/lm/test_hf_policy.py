@@ -1,0 +1,557 @@
+import copy
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scipy import stats
+
+from agents import HFPolicy, make_policy
+from agents.policies.lm.config import HFConfig, TinyConfig
+from agents.policies.lm.generation import Sharpening, groups
+from agents.policies.lm.loading import load_tokenizer
+from envs import Task, make_task
+from envs.tasks.tokenizers import response_tokens
+from preference_duel.keyed_random import Key
+from preference_duel.keyed_random_torch import invert
+from preference_duel.types import Completion, Conversation
+
+SPECIAL = ("<pad>", "<eos>", "<user>", "<bot>")
+LETTERS = "abc#0123"
+TEMPLATE = (
+    "{% for m in messages %}{{ '<user>' if m['role'] == 'user' else '<bot>' }}{{ m['content'] | trim }}"
+    "{% if m['role'] == 'assistant' %}<eos>{% endif %}{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+)
+PROMPTS = ("ab", "#0", "c", "a#12b0", "ab3")
+
+
+def write_tokenizer(folder, template=TEMPLATE, merges=(), pad="<pad>", eos="<eos>"):
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    merged = ["".join(pair) for pair in merges]
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *LETTERS, *merged])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens(list(SPECIAL))
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token=pad, eos_token=eos, chat_template=template
+    ).save_pretrained(folder)
+
+
+def tiny_model(kind="llama", width=14, context=40, seed=0):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = {"vocab_size": width, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    more = {
+        "llama": {"attention_dropout": 0.5, "tie_word_embeddings": True, "num_key_value_heads": 2},
+        "gpt2": {"n_inner": 64},
+        "bloom": {},
+        "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 4, "final_logit_softcapping": 3.0},
+    }[kind]
+    if kind != "bloom":
+        more |= {"max_position_embeddings": context}
+    if kind in ("llama", "gemma2"):
+        more |= {"intermediate_size": 64}
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape, **more))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.25)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    write_tokenizer(path)
+    tiny_model().save_pretrained(path)
+    return path
+
+
+def text_task(folder, limit=4, least=0, prompts=PROMPTS):
+    tokenizer = load_tokenizer(str(folder))
+    return Task("text", prompts, prompts, tokenizer, 8, limit, least, response_tokens(tokenizer))
+
+
+def policy_of(folder, task=None, **fields):
+    return HFPolicy(folder, text_task(folder) if task is None else task, **fields)
+
+
+def every_response(policy, letters=LETTERS):
+    """All responses that a policy of free text can give, in tokens."""
+    ids, rules = [policy.tokenizer.encode(letter)[0] for letter in letters], policy.rules
+    ended = [
+        (*word, rules.eos)
+        for length in range(rules.fewest, rules.limit)
+        for word in itertools.product(ids, repeat=length)
+    ]
+    return [Completion("", tokens) for tokens in [*ended, *itertools.product(ids, repeat=rules.limit)]]
+
+
+def naive_logprob(policy, prompt, tokens, temperature=1.0, least=0, limit=4):
+    """One forward pass without a cache for each token."""
+    ids, total = list(policy.tokenizer.prompt(prompt)), 0.0
+    for t, token in enumerate(tokens):
+        logits = policy.model(input_ids=torch.tensor([ids])).logits[0, -1].float() / temperature
+        legal = torch.ones(len(logits), dtype=torch.bool)
+        legal[[0, 2, 3, *range(policy.tokenizer.vocab_size, len(legal))]] = False
+        legal[1] = t >= least
+        total = total + logits.masked_fill(~legal, -math.inf).log_softmax(-1)[token]
+        ids.append(token)
+    return total
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"temperature": 0.6}, {"top_k": 3}, {"top_p": 0.7, "temperature": 1.5}, {"max_new_tokens": 2}],
+    ids=str,
+)
+@pytest.mark.parametrize("least", [0, 2])
+def test_the_probabilities_of_all_responses_sum_to_one(folder, fields, least):
+    policy = policy_of(folder, text_task(folder, limit=3, least=least), **fields)
+    with torch.no_grad():
+        law = policy.logprob(PROMPTS[:2], [every_response(policy)] * 2).double().exp()
+    assert (law.sum(1) - 1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("fields", [{}, {"top_p": 0.8, "top_k": 6, "temperature": 1.3}], ids=str)
+def test_draws_follow_their_probabilities(folder, fields):
+    policy = policy_of(folder, text_task(folder, limit=2), micro_tokens=5000, **fields)
+    responses = every_response(policy)
+    with torch.no_grad():
+        law = policy.logprob(PROMPTS[:1], [responses])[0].double().exp().numpy()
+    drawn, weights = policy.draw(PROMPTS[:1], 20_000, Key(7))
+    assert torch.equal(weights, torch.full((1, 20_000), 1 / 20_000))
+    place = {response.tokens: i for i, response in enumerate(responses)}
+    counts = np.bincount([place[response.tokens] for response in drawn[0]], minlength=len(responses))
+    assert counts[law == 0].sum() == 0
+    often = law > 5 / 20_000
+    seen = np.append(counts[often], counts[~often].sum())
+    expected = np.append(law[often], law[~often].sum()) * 20_000
+    assert stats.chisquare(seen[expected > 0], expected[expected > 0], sum_check=False).pvalue > 1e-3
+
+
+def test_the_internal_batch_changes_no_draw(folder):
+    task = text_task(folder, limit=8)
+    draws = [policy_of(folder, task, micro_tokens=size).draw(PROMPTS, 6, Key(3, 5))[0] for size in (1, 3, 7, 1000)]
+    assert all(drawn == draws[0] for drawn in draws[1:])
+    assert len({len(response.tokens) for row in draws[0] for response in row}) > 3
+
+
+def test_a_draw_depends_on_its_place_and_step_alone(folder):
+    policy = policy_of(folder, text_task(folder, limit=8))
+    few, many = policy.draw(PROMPTS[:2], 2, Key(3, 5))[0], policy.draw(PROMPTS, 4, Key(3, 5))[0]
+    assert few == [row[:2] for row in many[:2]]
+    assert policy.draw(PROMPTS, 4, Key(3, 6))[0] != many
+    assert policy.draw(PROMPTS, 4, Key(4, 5))[0] != many
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bloom", "gemma2"])
+def test_drawing_and_logprob_use_one_law_for_every_kind_of_model(tmp_path, kind):
+    write_tokenizer(tmp_path)
+    tiny_model(kind, width=16).save_pretrained(tmp_path)
+    policy = policy_of(tmp_path, text_task(tmp_path, limit=6))
+    rows, drawn = [0, 0, 1, 2, 3, 3, 4], []
+    reader = policy.reader(PROMPTS, rows)
+    states, scores = torch.zeros(len(rows), dtype=torch.long), []
+    for t in range(6):
+        scores.append(reader.scores(states).log_softmax(-1))
+        drawn.append(4 + (torch.arange(len(rows)) + t) % 7)
+        states = policy.rules.follow(states, drawn[-1])
+        if t == 3:
+            reader.keep(torch.arange(len(rows)))
+        reader.append(drawn[-1])
+    tokens = torch.stack(drawn, 1)
+    stepwise = torch.stack(scores, 1).gather(2, tokens[..., None]).squeeze(2)
+    responses = [[Completion("", tuple(row))] for row in tokens.tolist()]
+    whole, mask = policy.token_logprob([PROMPTS[i] for i in rows], responses)
+    assert mask.all()
+    assert (whole[:, 0] - stepwise).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("least", [0, 2])
+def test_logprob_and_its_gradient_are_those_of_the_plain_model(folder, least):
+    policy = policy_of(folder, text_task(folder, least=least), temperature=0.7, micro_tokens=3)
+    drawn, _ = policy.draw(PROMPTS[:3], 3, Key(1))
+    weights = torch.linspace(-1, 1, 9).reshape(3, 3)
+
+    def gradient(values):
+        policy.zero_grad()
+        (values * weights).sum().backward()
+        return torch.cat([parameter.grad.reshape(-1) for parameter in policy.parameters()])
+
+    values = policy.logprob(PROMPTS[:3], drawn)
+    plain = torch.stack(
+        [
+            torch.stack([naive_logprob(policy, prompt, y.tokens, 0.7, least) for y in row])
+            for prompt, row in zip(PROMPTS[:3], drawn, strict=True)
+        ]
+    )
+    assert (values - plain).abs().max() < 1e-5
+    assert (gradient(values) - gradient(plain)).abs().max() < 1e-4
+
+
+def test_equal_policies_have_ratio_exactly_zero_though_the_model_has_dropout(folder):
+    policy = policy_of(folder).train()
+    frozen = policy.frozen()
+    drawn, _ = policy.draw(PROMPTS, 4, Key(1))
+    assert torch.equal(policy.logprob(PROMPTS, drawn), frozen.logprob(PROMPTS, drawn))
+    assert policy.logprob(PROMPTS, drawn).requires_grad
+    assert not frozen.logprob(PROMPTS, drawn).requires_grad
+
+
+def test_what_was_sampled_is_kept_and_text_is_derived_from_it(folder):
+    policy = policy_of(folder, text_task(folder, limit=5))
+    responses = [y for row in policy.draw(PROMPTS, 100, Key(1))[0] for y in row]
+    for y in responses:
+        assert y.text == "".join(([*SPECIAL, *LETTERS])[token] for token in y.tokens if token > 1)
+        assert (y.tokens[-1] == 1) == (len(y.tokens) < 5 or 1 in y.tokens)
+        assert set(y.tokens[:-1]) <= set(range(4, 12))
+    assert {len(y.tokens) for y in responses} == {1, 2, 3, 4, 5}
+
+
+def test_nobody_stops_before_min_new_tokens(folder):
+    policy = policy_of(folder, text_task(folder, limit=4, least=3))
+    lengths = {len(y.text) for row in policy.draw(PROMPTS, 50, Key(1))[0] for y in row}
+    assert lengths == {3, 4}
+    assert policy.logprob(PROMPTS[:1], [[Completion("ab")]]).item() == -math.inf
+
+
+def test_a_text_from_a_file_ends_with_eos_unless_the_limit_ends_it(folder):
+    policy = policy_of(folder)
+    given = [Completion("ab"), Completion("abca"), Completion("")]
+    sampled = [Completion("", (4, 5, 1)), Completion("", (4, 5, 6, 4)), Completion("", (1,))]
+    assert torch.equal(policy.logprob(["c"], [given]), policy.logprob(["c"], [sampled]))
+    values, mask = policy.token_logprob(["c"], [given])
+    assert mask.sum(-1).tolist() == [[3, 4, 1]]
+    assert (values[~mask] == 0).all()
+    with pytest.raises(ValueError, match="6 tokens, more than the limit of 4"):
+        policy.logprob(["c"], [[Completion("abcab")]])
+
+
+def test_prompts_go_through_the_chat_template(folder, tmp_path):
+    tokenizer = load_tokenizer(str(folder))
+    assert tokenizer.prompt("ab") == (2, 4, 5, 3)
+    talk = Conversation(
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": " c "}]
+    )
+    assert tokenizer.prompt(talk) == (2, 4, 3, 5, 1, 2, 6, 3)
+    write_tokenizer(tmp_path, template=None)
+    assert load_tokenizer(str(tmp_path)).prompt("ab") == (4, 5)
+
+
+def test_marks_typed_into_a_prompt_or_a_response_are_mere_text(folder):
+    tokenizer = load_tokenizer(str(folder))
+    assert tokenizer.encode("a<eos>b") == [4, 5]
+    assert tokenizer.prompt("a<eos>b<bot>") == (2, 4, 5, 5, 3)
+
+
+def finite_task(responses, prompts=("#0", "#1")):
+    from envs.tasks.finite import finite_task
+
+    return finite_task("game", prompts, responses, responses)
+
+
+@pytest.mark.parametrize("fields", [{}, {"temperature": 0.5}], ids=str)
+def test_a_finite_task_constrains_the_model_to_its_responses(folder, fields):
+    words = ["a", "ab", "abc", "b", "ca", "cb", "cab0"]
+    task = finite_task(words)
+    policy = policy_of(folder, task, exact=True, **fields)
+    responses, law = policy.draw(task.prompts, 1, Key(0))
+    assert [[y.text for y in row] for row in responses] == [words, words]
+    assert law.dtype == torch.float64
+    assert (law.sum(1) - 1).abs().max() < 1e-6
+    assert torch.allclose(law, policy.logprob(task.prompts, [list(task.responses)] * 2).double().exp(), atol=1e-7)
+    assert policy.rules.tokens_of("a") == (4, 1)
+    assert policy.rules.tokens_of("abc") == (4, 5, 6)
+    sampler = policy_of(folder, task, micro_tokens=10_000, **fields)
+    drawn, _ = sampler.draw(task.prompts[:1], 10_000, Key(2))
+    counts = [sum(y.text == word for y in drawn[0]) for word in words]
+    assert stats.chisquare(counts, (law[0] / law[0].sum()).numpy() * 10_000).pvalue > 1e-3
+    assert set(drawn[0]) <= set(responses[0])
+
+
+def test_a_constrained_step_is_the_model_over_the_legal_tokens(folder):
+    policy = policy_of(folder, finite_task(["a", "ab", "b"]))
+    logits = policy.model(input_ids=torch.tensor([policy.tokenizer.prompt("#0")])).logits[0, -1]
+    after = policy.model(input_ids=torch.tensor([[*policy.tokenizer.prompt("#0"), 4]])).logits[0, -1]
+    first, second = logits[[4, 5]].log_softmax(0), after[[1, 5]].log_softmax(0)
+    values = policy.logprob(["#0"], [[Completion("a"), Completion("ab"), Completion("b")]])[0]
+    assert torch.allclose(values, torch.stack([first[0] + second[0], first[0] + second[1], first[1]]), atol=1e-5)
+
+
+def test_symbols_are_written_letter_by_letter_though_the_vocabulary_merges_them(tmp_path):
+    write_tokenizer(tmp_path, merges=[("a", "b")])
+    tiny_model().save_pretrained(tmp_path)
+    task = make_task("symbols", alphabet=3, length=3, prompts=2)
+    policy = policy_of(tmp_path, task, exact=True)
+    assert policy.tokenizer.encode("ab") == [12]
+    assert policy.rules.tokens_of("abc") == (4, 5, 6)
+    assert policy.rules.limit == 3
+    responses, law = policy.draw(task.prompts, 1, Key(0))
+    assert len(responses[0]) == 27
+    assert (law.sum(1) - 1).abs().max() < 1e-6
+
+
+def test_words_of_a_game_are_encoded_whole(tmp_path):
+    write_tokenizer(tmp_path, merges=[("a", "b")])
+    tiny_model().save_pretrained(tmp_path)
+    policy = policy_of(tmp_path, finite_task(["abc", "cab"]))
+    assert policy.rules.tokens_of("abc") == (12, 6)
+    with pytest.raises(ValueError, match="no response 'b'"):
+        policy.logprob(["#0"], [[Completion("b")]])
+
+
+def test_blend_averages_parameters(folder):
+    first, second = policy_of(folder), policy_of(folder)
+    with torch.no_grad():
+        for parameter in second.parameters():
+            parameter.add_(1.0)
+    before = [parameter.detach().clone() for parameter in first.parameters()]
+    first.blend(second, 0.25)
+    assert all(torch.allclose(a, b + 0.25, atol=1e-6) for a, b in zip(first.parameters(), before, strict=True))
+    with pytest.raises(TypeError, match="got Linear"):
+        first.blend(torch.nn.Linear(1, 1), 0.5)
+
+
+def test_a_saved_policy_is_a_transformers_folder_with_the_same_law(folder, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    policy = policy_of(folder)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.1)
+    policy.save(tmp_path)
+    again = make_policy(str(tmp_path), task=text_task(tmp_path))
+    drawn, _ = policy.draw(PROMPTS, 3, Key(0))
+    assert torch.equal(policy.logprob(PROMPTS, drawn), again.logprob(PROMPTS, drawn))
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == TEMPLATE
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).dtype == torch.float32
+
+
+def test_a_frozen_copy_stays_as_it_is_and_shares_what_never_changes(folder):
+    policy = policy_of(folder, finite_task(["a", "b"]))
+    frozen = policy.frozen()
+    assert frozen.tokenizer is policy.tokenizer
+    assert frozen.rules is policy.rules
+    before = frozen.logprob(["#0"], [[Completion("a")]])
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.5)
+    assert torch.equal(frozen.logprob(["#0"], [[Completion("a")]]), before)
+
+
+def test_eos_is_drawn_where_it_is_the_padding_token_too(tmp_path):
+    write_tokenizer(tmp_path, pad="<eos>")
+    tiny_model().save_pretrained(tmp_path)
+    policy = policy_of(tmp_path)
+    assert policy.tokenizer.pad_id is None
+    drawn, _ = policy.draw(PROMPTS, 50, Key(0))
+    assert {len(y.tokens) for row in drawn for y in row} == {1, 2, 3, 4}
+
+
+def test_half_precision_checkpoints_are_trained_in_float32(folder, tmp_path):
+    write_tokenizer(tmp_path)
+    tiny_model().half().save_pretrained(tmp_path)
+    assert {parameter.dtype for parameter in policy_of(tmp_path).parameters()} == {torch.float32}
+
+
+def test_sharpening_by_hand():
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    legal = torch.ones(1, 4, dtype=torch.bool)
+
+    def law(**fields):
+        return Sharpening(**fields).scores(logits, legal).softmax(-1)[0].tolist()
+
+    assert law() == pytest.approx([0.5, 0.3, 0.15, 0.05])
+    assert law(temperature=0.5) == pytest.approx([x / 0.365 for x in (0.25, 0.09, 0.0225, 0.0025)])
+    assert law(top_k=2) == pytest.approx([0.625, 0.375, 0, 0])
+    assert law(top_p=0.5) == pytest.approx([1, 0, 0, 0])
+    assert law(top_p=0.51) == pytest.approx([0.625, 0.375, 0, 0])
+    assert law(top_k=3, top_p=0.8) == pytest.approx([0.625, 0.375, 0, 0])
+    assert law(top_k=9) == pytest.approx([0.5, 0.3, 0.15, 0.05])
+    illegal = Sharpening(top_k=2).scores(logits, torch.tensor([[False, True, True, True]])).softmax(-1)[0].tolist()
+    assert illegal == pytest.approx([0, 2 / 3, 1 / 3, 0])
+
+
+def test_responses_of_many_lengths_are_padded_little_and_stay_in_place(folder):
+    lengths = [9, 30, 10, 11, 12, 31, 9, 14]
+    found = groups(lengths, 3)
+    assert sorted(i for group in found for i in group) == list(range(8))
+    assert all(len(group) <= 3 and max(lengths[i] for i in group) <= 1.25 * lengths[group[0]] for group in found)
+    policy = policy_of(folder, text_task(folder, limit=12))
+    drawn, _ = policy.draw(PROMPTS, 8, Key(9))
+    one_by_one = [
+        [policy.logprob([prompt], [[y]]).item() for y in row] for prompt, row in zip(PROMPTS, drawn, strict=True)
+    ]
+    assert torch.allclose(policy.logprob(PROMPTS, drawn), torch.tensor(one_by_one), atol=1e-5)
+
+
+def test_a_draw_at_the_edge_of_a_truncation_is_never_called_impossible():
+    logits, legal = torch.tensor([[2.0, 1.0 + 1e-6, 1.0, 0.0]]), torch.ones(1, 4, dtype=torch.bool)
+    edge = Sharpening(top_k=2).scores(logits, legal, torch.tensor([2]))
+    assert edge.isfinite().tolist() == [[True, True, True, False]]
+    outside = Sharpening(top_k=2).scores(logits, legal, torch.tensor([3]))
+    assert outside.isfinite().tolist() == [[True, True, False, False]]
+
+
+def test_inversion_never_takes_what_has_no_probability():
+    law = torch.tensor([[0.0, 0.25, 0.75, 0.0]]).log().expand(2, 4)
+    ends = torch.tensor([[0.0, 0.2499], [0.2501, 1 - 2.0**-53]], dtype=torch.float64)
+    assert invert(law, ends).tolist() == [[1, 1], [2, 2]]
+    assert invert(law + 3.7, ends).tolist() == [[1, 1], [2, 2]]
+
+
+def test_settings_out_of_range_are_refused(folder):
+    for fields, message in [
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"top_p": 0.0}, r"top_p must lie in \(0, 1\]"),
+        ({"top_k": -1}, "top_k must be at least 0"),
+        ({"micro_tokens": 0}, "micro_tokens must be at least 1"),
+        ({"max_new_tokens": 5}, "between the task's min_new_tokens=0 and its max_new_tokens=4, got 5"),
+        ({"exact": True}, "exact needs a finite task"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            policy_of(folder, **fields)
+    with pytest.raises(ValueError, match="longest response of task 'game' has 2 tokens"):
+        policy_of(folder, finite_task(["a", "ab"]), max_new_tokens=1)
+
+
+def test_a_task_of_another_vocabulary_is_refused(folder):
+    with pytest.raises(ValueError, match=r"vocabulary of 1431 tokens.*has 12.*load_tokenizer"):
+        policy_of(folder, make_task("chat"))
+
+
+def test_too_short_a_context_is_refused(tmp_path):
+    write_tokenizer(tmp_path)
+    tiny_model(context=8).save_pretrained(tmp_path)
+    policy = policy_of(tmp_path)
+    policy.draw(["ab"], 1, Key(0))
+    for use in (lambda: policy.draw(["abc"], 1, Key(0)), lambda: policy.logprob(["abc"], [[Completion("a")]])):
+        with pytest.raises(ValueError, match="reads 8 tokens, and a prompt of 5 with a response of 4"):
+            use()
+
+
+def test_a_path_that_does_not_exist_names_the_embedded_choice(folder, tmp_path):
+    for path in ("/no/such/folder", "./nowhere/at/all", str(folder / "config.json")):
+        with pytest.raises(FileNotFoundError, match=r"--policy tiny"):
+            HFConfig(path).build(task=text_task(folder))
+    with pytest.raises((OSError, ValueError), match=str(tmp_path)):
+        HFConfig(str(tmp_path)).load_tokenizer()
+
+
+def test_a_hub_id_without_network_names_the_embedded_choice(folder, monkeypatch):
+    import huggingface_hub
+
+    def unreachable(*_, **__):
+        raise RuntimeError("Name or service not known")
+
+    task = text_task(folder)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    with pytest.raises(OSError, match=r"no directory 'org/model'.*Name or service.*directory.*--policy tiny"):
+        make_policy("org/model", task=task)
+
+
+def test_code_that_a_checkpoint_brings_along_is_not_run(folder, tmp_path):
+    policy_of(folder).save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "mine.py").write_text("raise SystemExit('the code was run')")
+    with pytest.raises(ValueError, match=r"code of its own.*--policy.trust_remote_code"):
+        policy_of(tmp_path, text_task(folder))
+
+
+@pytest.mark.gpu
+def test_the_gpu_draws_from_the_same_law():
+    task = make_task("chat")
+    cpu, gpu = (make_policy("tiny", task=task, device=device, micro_tokens=64) for device in ("cpu", "cuda"))
+    assert gpu.device.type == "cuda"
+    drawn, weights = gpu.draw(task.prompts[:32], 4, Key(0))
+    assert weights.device.type == "cpu"
+    assert gpu.draw(task.prompts[:32], 4, Key(0))[0] == drawn
+    there = gpu.logprob(task.prompts[:32], drawn)
+    there.mean().backward()
+    assert {parameter.dtype for parameter in gpu.parameters()} == {torch.float32}
+    here = cpu.logprob(task.prompts[:32], drawn)
+    assert (there.cpu() - here).abs().mean() < 0.1
+    assert torch.equal(there, gpu.frozen().logprob(task.prompts[:32], drawn))
+    symbols = make_task("symbols")
+    exact = make_policy("tiny", task=symbols, device="cuda", exact=True)
+    assert (exact.draw(symbols.prompts, 1, Key(0))[1].sum(1) - 1).abs().max() < 1e-5
+    assert make_policy("tiny", task=symbols, device="cuda").draw(symbols.prompts, 8, Key(0))[1].shape == (4, 8)
+
+
+def test_a_checkpoint_that_is_not_whole_is_refused_by_name(folder, tmp_path):
+    policy_of(folder).save(tmp_path)
+    file, name = tmp_path / "model.safetensors", "model.layers.1.mlp.up_proj.weight"
+    tensors = load_file(file)
+    lacking = {key: value for key, value in tensors.items() if key != name}
+    for changed, message in [
+        (lacking, f"lacks 1 tensor: {name}"),
+        (tensors | {"model.extra.weight": torch.ones(2)}, "has unknown 1 tensor: model.extra.weight"),
+        (tensors | {name: torch.ones(3, 2)}, rf"other sizes 1 tensor: {name} \(\[3, 2\] for \[64, 32\]\)"),
+    ]:
+        save_file(changed, file, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=message):
+            policy_of(tmp_path)
+    file.unlink()
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        policy_of(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"architectures": ["LlamaForSequenceClassification"]}, {"model_type": "t5"}])
+def test_another_kind_of_model_is_refused(folder, tmp_path, change):
+    policy_of(folder).save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    if "model_type" in change:
+        config["architectures"] = ["T5ForConditionalGeneration"]
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match="must be a causal language model"):
+        policy_of(tmp_path)
+
+
+def test_a_model_without_a_cache_of_keys_and_values_is_refused(tmp_path):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    write_tokenizer(tmp_path)
+    MambaForCausalLM(MambaConfig(vocab_size=14, hidden_size=16, num_hidden_layers=1)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="MambaForCausalLM takes no past_key_values"):
+        policy_of(tmp_path)
+
+
+def test_a_tokenizer_without_eos_is_refused(folder, tmp_path):
+    task = text_task(folder)
+    policy_of(folder).save(tmp_path)
+    write_tokenizer(tmp_path, eos=None)
+    with pytest.raises(ValueError, match="has no EOS token"):
+        HFPolicy(tmp_path, task)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path):
+    write_tokenizer(tmp_path)
+    tiny_model(width=11).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="tokenizer has 12 tokens, the model 11"):
+        policy_of(tmp_path)
+
+
+def test_the_embedded_policy_answers_embedded_prompts():
+    tokenizer = TinyConfig().load_tokenizer()
+    task = make_task("chat", tokenizer=tokenizer)
+    assert np.array_equal(task.response_tokens, make_task("chat").response_tokens)
+    policy = make_policy("tiny", task=task)
+    drawn, _ = policy.draw(task.held_out[:8], 4, Key(0))
+    assert all(y.text.endswith((".", "!", "?")) for row in drawn for y in row)
+    with torch.no_grad():
+        values = policy.logprob(task.held_out[:8], drawn)
+    assert ((values > -40) & (values < 0)).all()
+
+
+def test_copies_of_a_policy_draw_the_same(folder):
+    policy = policy_of(folder)
+    assert copy.deepcopy(policy).draw(PROMPTS, 2, Key(0))[0] == policy.draw(PROMPTS, 2, Key(0))[0]

@@ -1,0 +1,294 @@
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from agents import Frozen, Geometric, HFPolicy, Mixture, TabularPolicy
+from agents.policies.lm.loading import load_tokenizer
+from envs import Task
+from envs.tasks.finite import finite_task
+from envs.tasks.tokenizers import response_tokens
+from preference_duel.keyed_random import Key, Stream
+from preference_duel.types import Completion
+
+FIRST, SECOND, THIRD = (0.7, 0.2, 0.06, 0.04), (0.1, 0.2, 0.3, 0.4), (0.25, 0.05, 0.65, 0.05)
+DRAWS = 20_000
+
+
+def game(words=("a", "b", "c", "d")):
+    return finite_task("game", ("x", "y"), words, words)
+
+
+def table(law, exact=False):
+    return TabularPolicy(game(), torch.tensor(law, dtype=torch.float64), exact)
+
+
+def require_law(policy, law, key=None):
+    drawn, weights = policy.draw(["x"], DRAWS, Key(11) if key is None else key)
+    counts = [sum(y.text == text for y in drawn[0]) for text in "abcd"]
+    assert stats.chisquare(counts, np.array(law) * DRAWS).pvalue > 1e-3
+    assert weights.sum().item() == pytest.approx(1, abs=1e-3)
+    values = policy.logprob(["x"], [[Completion(text) for text in "abcd"]])
+    assert values.exp()[0].tolist() == pytest.approx(law)
+
+
+def write_model(folder, seed, letters="abx", width=None):
+    """A random Llama over single letters, and its tokenizer."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", *letters])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens(["<pad>", "<eos>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=width or len(vocabulary),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=32,
+        )
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return [write_model(tmp_path_factory.mktemp("model"), seed) for seed in (1, 2)]
+
+
+def text_task(folder, limit=3):
+    tokenizer = load_tokenizer(str(folder))
+    return Task("text", ("xa", "b"), ("b",), tokenizer, 4, limit, 1, response_tokens(tokenizer))
+
+
+def language_models(folders, task=None, **fields):
+    return [HFPolicy(folder, text_task(folders[0]) if task is None else task, **fields) for folder in folders]
+
+
+def every_response(letters=(2, 3, 4), limit=3):
+    ended = [(*word, 1) for length in (1, 2) for word in itertools.product(letters, repeat=length)]
+    return [Completion("", tokens) for tokens in [*ended, *itertools.product(letters, repeat=limit)]]
+
+
+def test_a_frozen_policy_stays_and_learns_nothing():
+    policy = table(FIRST)
+    frozen = Frozen(policy)
+    with torch.no_grad():
+        policy.logits.zero_()
+    require_law(frozen, FIRST)
+    assert not frozen.logprob(["x"], [[Completion("a")]]).requires_grad
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    with pytest.raises(TypeError, match="never learns"):
+        frozen.requires_grad_()
+    with pytest.raises(TypeError, match="never changes"):
+        frozen.blend(policy, 0.5)
+    require_law(frozen.frozen(), FIRST)
+
+
+def test_a_mixture_draws_from_the_weighted_sum_of_the_laws():
+    policy = Mixture([table(FIRST), table(SECOND)], [0.25, 0.75])
+    require_law(policy, [0.25 * a + 0.75 * b for a, b in zip(FIRST, SECOND, strict=True)])
+
+
+def test_mixtures_of_mixtures_choose_independently():
+    inner = Mixture([table(FIRST), table(SECOND)])
+    policy = Mixture([inner, table(THIRD)])
+    require_law(policy, [a / 4 + b / 4 + c / 2 for a, b, c in zip(FIRST, SECOND, THIRD, strict=True)])
+
+
+@pytest.mark.parametrize("stream", [Stream.TOKEN, Stream.OPPONENT])
+def test_the_choice_of_a_component_is_independent_of_what_it_draws(stream):
+    policy = Mixture([table(FIRST), table(SECOND)])
+    require_law(policy, [(a + b) / 2 for a, b in zip(FIRST, SECOND, strict=True)], Key(3, 1, stream))
+
+
+def test_a_mixture_draws_what_its_component_would_draw_at_the_same_place(folders):
+    first, second = language_models(folders)
+    prompts = ["xa", "b", "xa"]
+    alone = [policy.draw(prompts, 20, Key(5, 1))[0] for policy in (first, second)]
+    assert Mixture([first, second], [1, 0]).draw(prompts, 20, Key(5, 1))[0] == alone[0]
+    both = Mixture([first, second]).draw(prompts, 20, Key(5, 1))[0]
+    origin = [[[y == a, y == b] for y, a, b in zip(*rows, strict=True)] for rows in zip(both, *alone, strict=True)]
+    assert np.array(origin).any(2).all()
+    assert both != alone[0]
+    assert both != alone[1]
+    fewer = Mixture([first, second]).draw(prompts[:2], 5, Key(5, 1))[0]
+    assert fewer == [row[:5] for row in both[:2]]
+
+
+def test_an_exact_mixture_adds_the_laws():
+    policy = Mixture([table(FIRST, exact=True), table(SECOND, exact=True)], [0.25, 0.75])
+    responses, weights = policy.draw(["x", "y"], 1, Key(0))
+    law = torch.tensor([0.25 * a + 0.75 * b for a, b in zip(FIRST, SECOND, strict=True)], dtype=torch.float64)
+    assert [y.text for y in responses[1]] == list("abcd")
+    assert torch.allclose(weights, law.expand(2, 4))
+
+
+def test_an_exact_mixture_of_a_table_and_a_language_model_goes_by_text(folders):
+    task = game(("a", "ab", "b", "x"))
+    model = HFPolicy(
+        folders[0], finite_task("game", ("x", "xa"), ("b", "x", "ab", "a"), ("b", "x", "ab", "a")), exact=True
+    )
+    policy = Mixture([TabularPolicy(task, exact=True), model])
+    responses, weights = policy.draw(["x"], 1, Key(0))
+    assert (weights.sum(1) - 1).abs().max() < 1e-6
+    assert torch.allclose(policy.logprob(["x"], responses).exp(), weights, atol=1e-7)
+
+
+def test_the_gradient_of_a_mixture_reaches_its_components():
+    first, second = table(FIRST), table(SECOND)
+    Mixture([first, Frozen(second)]).logprob(["x"], [[Completion("a")]]).sum().backward()
+    assert first.logits.grad is not None
+    expected = 0.7 / 0.8 * (torch.tensor([1.0, 0, 0, 0]) - torch.tensor(FIRST))
+    assert torch.allclose(first.logits.grad[0], expected.double())
+    assert second.logits.grad is None
+
+
+def test_mixtures_that_do_not_fit_are_refused(folders, tmp_path):
+    first = table(FIRST)
+    for policies, weights in [([first], [0.5]), ([first, first], [1.5, -0.5]), ([first], [0.5, 0.5]), ([], None)]:
+        with pytest.raises(ValueError, match="one weight >= 0 for each policy, with sum 1"):
+            Mixture(policies, weights)
+    with pytest.raises(ValueError, match="some of the policies are exact"):
+        Mixture([first, table(SECOND, exact=True)])
+    other = HFPolicy(write_model(tmp_path, 0, "xab"), text_task(tmp_path))
+    with pytest.raises(ValueError, match="other vocabularies"):
+        Mixture([language_models(folders)[0], Frozen(other)])
+    with pytest.raises(TypeError, match="not blended"):
+        Mixture([first]).blend(Mixture([first]), 0.5)
+
+
+def test_a_geometric_mixture_of_tables_is_renormalised():
+    law = [a**0.7 * b**0.3 for a, b in zip(FIRST, SECOND, strict=True)]
+    law = [x / sum(law) for x in law]
+    require_law(Geometric(table(FIRST), table(SECOND), 0.3), law)
+    exact = Geometric(table(FIRST, exact=True), Frozen(table(SECOND, exact=True)), 0.3)
+    responses, weights = exact.draw(["y"], 1, Key(0))
+    assert weights[0].tolist() == pytest.approx(law)
+    assert exact.logprob(["y"], responses).exp()[0].tolist() == pytest.approx(law)
+    half = Geometric(Geometric(table(FIRST), table(SECOND), 0.3), table(FIRST), 1.0)
+    require_law(half, FIRST)
+
+
+def test_a_geometric_mixture_of_language_models_is_renormalised_for_each_token(folders):
+    first, second = language_models(folders, temperature=1.5)
+    policy, responses = Geometric(first, second, 0.25), every_response()
+    values, _ = policy.token_logprob(["xa"], [responses])
+    assert values.exp().prod(-1).sum().item() == pytest.approx(1, abs=1e-6)
+    legal = [2, 3, 4]
+    for y, row in zip(responses[:12], values[0], strict=False):
+        ids = list(first.tokenizer.prompt("xa"))
+        for t, token in enumerate(y.tokens):
+            logits = [p.model(input_ids=torch.tensor([ids])).logits[0, -1] / 1.5 for p in (first, second)]
+            options = legal if t == 0 else [1, *legal]
+            law = (0.75 * logits[0] + 0.25 * logits[1])[options].log_softmax(0)
+            assert row[t].item() == pytest.approx(law[options.index(token)].item(), abs=1e-5)
+            ids.append(token)
+
+
+def test_draws_of_a_geometric_mixture_follow_its_probabilities(folders):
+    policy, responses = Geometric(*language_models(folders, micro_tokens=5000), 0.5), every_response()
+    with torch.no_grad():
+        law = policy.logprob(["b"], [responses])[0].double().exp().numpy()
+    drawn, _ = policy.draw(["b"], DRAWS, Key(4))
+    place = {y.tokens: i for i, y in enumerate(responses)}
+    counts = np.bincount([place[y.tokens] for y in drawn[0]], minlength=len(responses))
+    often = law * DRAWS > 5
+    seen, expected = np.append(counts[often], counts[~often].sum()), np.append(law[often], law[~often].sum()) * DRAWS
+    assert stats.chisquare(seen, expected, sum_check=False).pvalue > 1e-3
+
+
+def test_the_internal_batch_changes_no_draw_of_a_geometric_mixture(folders):
+    task = text_task(folders[0], limit=12)
+    one, many = (
+        Geometric(*language_models(folders, task, micro_tokens=size), 0.5).draw(["xa", "b"], 20, Key(2))[0]
+        for size in (1, 1000)
+    )
+    assert one == many
+    assert len({len(y.tokens) for row in one for y in row}) > 5
+
+
+@pytest.mark.parametrize("b", [0.0, 1.0])
+def test_the_ends_of_a_geometric_mixture_are_its_parts(folders, b):
+    pair = language_models(folders)
+    policy, end = Geometric(*pair, b), pair[int(b)]
+    drawn, _ = policy.draw(["xa", "b"], 10, Key(1))
+    assert drawn == end.draw(["xa", "b"], 10, Key(1))[0]
+    assert torch.allclose(policy.logprob(["xa", "b"], drawn), end.logprob(["xa", "b"], drawn), atol=1e-6)
+
+
+def test_a_geometric_mixture_on_a_finite_task_sums_to_one(folders):
+    task = game(("a", "ab", "b", "xx"))
+    policy = Geometric(*(HFPolicy(folder, task, exact=True) for folder in folders), 0.4)
+    responses, weights = policy.draw(["x"], 1, Key(0))
+    assert [y.text for y in responses[0]] == ["a", "ab", "b", "xx"]
+    assert (weights.sum(1) - 1).abs().max() < 1e-6
+    twice = Geometric(policy, Frozen(policy), 0.5).draw(["x"], 1, Key(0))[1]
+    assert torch.allclose(twice, weights, atol=1e-6)
+
+
+def test_a_frozen_geometric_mixture_is_a_copy(folders):
+    first, second = language_models(folders)
+    policy = Geometric(first, second, 0.5)
+    frozen, drawn = policy.frozen(), policy.draw(["b"], 4, Key(0))[0]
+    before = frozen.logprob(["b"], drawn)
+    assert torch.equal(before, policy.logprob(["b"], drawn))
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.mul_(2.0)
+    assert torch.equal(before, frozen.logprob(["b"], drawn))
+    assert not torch.equal(before, policy.logprob(["b"], drawn))
+    policy.logprob(["b"], drawn).sum().backward()
+    assert all(parameter.grad is not None for parameter in policy.parameters())
+
+
+def test_geometric_mixtures_that_do_not_fit_are_refused(folders):
+    first, second = language_models(folders)
+    with pytest.raises(ValueError, match=r"b must lie in \[0, 1\]"):
+        Geometric(first, second, 1.5)
+    with pytest.raises(ValueError, match="top_p=1 and top_k=0"):
+        Geometric(first, language_models(folders, top_p=0.9)[1], 0.5)
+    with pytest.raises(ValueError, match="other limits or legal tokens"):
+        Geometric(first, language_models(folders, text_task(folders[0], limit=2))[1], 0.5)
+    with pytest.raises(ValueError, match="list other responses"):
+        Geometric(table(FIRST), TabularPolicy(game(("a", "b"))), 0.5)
+    with pytest.raises(TypeError, match="got TabularPolicy and HFPolicy"):
+        Geometric(TabularPolicy(game()), HFPolicy(folders[0], game(("a", "b"))), 0.5)
+    with pytest.raises(TypeError, match="got Mixture and TabularPolicy"):
+        Geometric(Mixture([table(FIRST)]), table(FIRST), 0.5)
+    with pytest.raises(TypeError, match="not blended"):
+        Geometric(first, second, 0.5).blend(first, 0.5)
+    with pytest.raises(TypeError, match="has no tokens"):
+        Geometric(table(FIRST), table(SECOND), 0.5).token_logprob(["x"], [[Completion("a")]])
+
+
+def test_combined_policies_save_their_parts(folders, tmp_path):
+    first, second = language_models(folders)
+    policy = Mixture([Geometric(first, Frozen(second), 0.25), first], [0.4, 0.6])
+    policy.save(tmp_path)
+    assert json.loads((tmp_path / "mixture.json").read_text()) == {"weights": [0.4, 0.6]}
+    assert json.loads((tmp_path / "component-0" / "geometric.json").read_text()) == {"b": 0.25}
+    for part, saved in [(second, "component-0/ref"), (first, "component-1")]:
+        again = HFPolicy(tmp_path / saved, text_task(folders[0]))
+        assert torch.equal(part.logprob(["b"], [[Completion("ab")]]), again.logprob(["b"], [[Completion("ab")]]))
+
+
+def test_tokens_that_one_model_cannot_write_have_no_probability(folders):
+    policy = Geometric(*language_models(folders), 0.5)
+    assert policy.logprob(["b"], [[Completion("", (0, 1))]]).item() == -math.inf
+    assert policy.logprob(["b"], [[Completion("", (1,))]]).item() == -math.inf

@@ -1,0 +1,99 @@
+"""DPO: where it ends on Bradley-Terry preferences, what it misses on cycles, its variants, the contract of an agent."""
+
+import pytest
+import torch
+
+from agents.check import check_agent
+from agents.dpo import DPOConfig
+from agents.optim.optimiser import OptimiserConfig
+from envs.games import bradley_terry_fit, regularised_exploitability
+from oracles.table import TableOracle
+from preference_duel.types import Completion, Duel
+from tests.matrix_games import COMAL, RANKED, RESPONSES, REWARD, START, game, law, play, require_page
+
+SOLVED = OptimiserConfig("lbfgs")
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0])
+@pytest.mark.parametrize(("loss", "smoothing"), [("sigmoid", 0.0), ("robust", 0.0)])
+def test_on_a_ranking_it_ends_at_the_optimum_of_the_reward(tau, loss, smoothing):
+    config = DPOConfig(tau=tau, loss=loss, label_smoothing=smoothing, average=False, optimiser=SOLVED)
+    agent, arena = game(config, RANKED, exact=True)
+    play(agent, arena, 2)
+    assert torch.allclose(law(agent.policy), torch.softmax(START.log() + REWARD / tau, 0), atol=1e-6)
+
+
+def test_on_a_cycle_it_ends_at_the_bradley_terry_fit_and_not_at_the_equilibrium():
+    config = DPOConfig(tau=0.5, average=False, refresh_every=10**6, optimiser=SOLVED)
+    agent, arena = game(config, exact=True)
+    play(agent, arena, 2)
+    fitted = torch.softmax(START.log() + bradley_terry_fit(COMAL, START) / 0.5, 0)
+    assert torch.allclose(law(agent.policy), fitted, atol=1e-6)
+    assert regularised_exploitability(COMAL, fitted, START, 0.5) > 0.05
+
+
+@pytest.mark.parametrize("fields", [{}, {"loss": "robust", "label_smoothing": 0.2}, {"refresh_every": 50}])
+def test_outcomes_lead_where_probabilities_do(fields):
+    optimiser = OptimiserConfig(learning_rate=0.03, decay=200.0)
+    agent, arena = game(DPOConfig(tau=0.5, average=False, optimiser=optimiser, **fields), RANKED)
+    flipped = fields.get("label_smoothing", 0.0)
+    arena.oracle = TableOracle((1 - 2 * flipped) * RANKED + flipped, ["x"], RESPONSES)
+    play(agent, arena, 3000)
+    goal = torch.softmax(START.log() + REWARD / 0.5, 0)
+    assert (law(agent.policy) - goal).abs().sum() < 0.2 * (START - goal).abs().sum()
+
+
+def test_a_duel_of_a_file_has_a_winner_and_a_loser():
+    agent, _ = game(DPOConfig(average=False, optimiser=OptimiserConfig("sgd", learning_rate=5.0)))
+    one = torch.ones(1, 1, dtype=torch.float64)
+    left, right = [[Completion("b")]], [[Completion("a")]]
+    duel = Duel(["x"], left, right, one[..., None], one, one, one[..., None] > 0, "outcome", 1)
+    before = law(agent.policy)
+    for _ in range(20):
+        agent.update(duel)
+    after = law(agent.policy)
+    assert after[1] > before[1]
+    assert after[0] < before[0]
+
+
+def test_the_best_meets_the_worst():
+    agent, arena = game(DPOConfig(pairs="best_worst", average=False))
+    assert play(agent, arena, 3)["loss/dpo"] > 0
+    exact, arena = game(DPOConfig(pairs="best_worst"), exact=True)
+    with pytest.raises(ValueError, match="without exact"):
+        play(exact, arena, 1)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"loss": "exo", "label_smoothing": 0.1, "refresh_every": 3},
+        {"loss": "hinge", "average": False},
+    ],
+)
+def test_it_keeps_the_contract_of_an_agent(fields, exact):
+    check_agent(*game(DPOConfig(**fields), exact=exact, prompts=("x", "y")))
+
+
+def test_its_page_names_every_setting_and_tag():
+    require_page("dpo", DPOConfig())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tau": 0.0}, "tau must be positive"),
+        ({"loss": "ipo"}, "loss must be one of"),
+        ({"pairs": "some"}, "pairs must be one of"),
+        ({"label_smoothing": 0.5}, "label_smoothing must lie in"),
+        ({"loss": "exo"}, "needs label_smoothing > 0"),
+        ({"loss": "hinge", "label_smoothing": 0.1}, "makes no use of label_smoothing"),
+        ({"responses": 1}, "responses must be at least 2"),
+        ({"refresh_every": 0}, "refresh_every must be at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        DPOConfig(**fields)

@@ -1,0 +1,241 @@
+"""The arena: who is asked, how often, what is revealed, and that nothing but the seed decides it."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from envs import Completion, DuelArena, Proposal
+from envs.arena import draw_prompts
+from oracles import outcomes
+from preference_duel.keyed_random import Key, Stream
+
+
+def rows(prompts, *letters):
+    """Responses by letter, told apart by prompt and row so that every pair is another question."""
+    return [[Completion(f"{letter}{row}") for letter in letters] for row in range(len(prompts))]
+
+
+def questions(oracle):
+    return [triple for call in oracle.calls for triple in call]
+
+
+@pytest.fixture
+def arena(words, oracle):
+    return DuelArena(words(), oracle, 3, seed=5)
+
+
+def test_a_duel_has_a_row_for_every_prompt_and_a_cell_for_every_pair(arena):
+    prompts = arena.reset()
+    left, right = rows(prompts, "a", "b"), rows(prompts, "c", "d", "e", "f")
+    duel = arena.play(Proposal(left, right))
+    assert duel.prob.shape == duel.asked.shape == (3, 2, 4)
+    assert duel.left_weight.tolist() == [[1 / 2] * 2] * 3
+    assert duel.right_weight.tolist() == [[1 / 4] * 4] * 3
+    assert duel.prob.dtype == duel.left_weight.dtype == duel.right_weight.dtype == torch.float64
+    assert duel.asked.all()
+    assert duel.prompts == prompts
+    assert (duel.left, duel.right) == (left, right)
+    assert not duel.self_play
+    assert (duel.feedback, duel.votes, duel.exact) == ("outcome", 1, False)
+    assert set(duel.prob.unique().tolist()) == {0.0, 1.0}
+
+
+def test_self_play_asks_each_unordered_pair_once(arena, oracle):
+    for _ in range(2):  # plays 1 and 2 look at one pair again, in the other order
+        prompts = arena.reset()
+        arena.play(Proposal(rows(prompts, "a", "b")))
+    oracle.calls.clear()
+    prompts = arena.reset()
+    left = rows(prompts, "a", "b", "c", "d")
+    duel = arena.play(Proposal(left))
+    [call] = oracle.calls
+    assert len(call) == 3 * 6
+    pairs = {(x, frozenset((a, b))) for x, a, b in call}
+    assert len(pairs) == 3 * 6
+    assert all(len(pair) == 2 for _, pair in pairs)
+    assert duel.self_play
+    assert (duel.prob + duel.prob.mT == 1).all()
+    assert (duel.prob.diagonal(dim1=1, dim2=2) == 0.5).all()
+    assert duel.asked.tolist() == (~torch.eye(4, dtype=torch.bool)).expand(3, 4, 4).tolist()
+
+
+def test_equal_texts_of_different_draws_are_a_fair_coin(words, oracle):
+    arena = DuelArena(words(), oracle, 2000, seed=1)
+    arena.reset()
+    duel = arena.play(Proposal([[Completion("a"), Completion("a")]] * 2000))
+    wins = int(duel.prob[:, 0, 1].sum())
+    assert set(duel.prob[:, 0, 1].tolist()) == {0.0, 1.0}
+    assert abs(wins - 1000) < 4 * np.sqrt(500)
+    assert len(oracle.calls[0]) == 2000
+
+
+@pytest.mark.parametrize("votes", [1, 3])
+def test_queries_count_asked_pairs_times_votes(words, oracle, votes):
+    arena = DuelArena(words(), oracle, 3, votes=votes)
+    assert arena.queries == 0
+    arena.play(Proposal(rows(arena.reset(), "a", "b", "c")))
+    assert arena.queries == 3 * 3 * votes
+    prompts = arena.reset()
+    arena.play(Proposal(rows(prompts, "a", "b"), rows(prompts, "c")))
+    assert arena.queries == (9 + 6) * votes
+    prompts = arena.reset()
+    ask = torch.zeros(3, 2, 2, dtype=torch.bool)
+    ask[0, 0, 1] = True
+    arena.play(Proposal(rows(prompts, "a", "b"), ask=ask))
+    assert arena.queries == (9 + 6 + 1) * votes
+
+
+def test_only_the_pairs_of_the_mask_are_asked(words, oracle):
+    arena = DuelArena(words(), oracle, 3, feedback="probability")
+    ask = torch.zeros(3, 2, 2, dtype=torch.bool)
+    ask[0, 0, 1] = ask[2, 1, 0] = ask[2, 1, 1] = True
+    for _ in range(2):
+        prompts = arena.reset()
+        arena.play(Proposal(rows(prompts, "a", "b")))
+    oracle.calls.clear()
+    prompts = arena.reset()
+    duel = arena.play(Proposal(rows(prompts, "a", "b"), rows(prompts, "c", "d"), ask=ask))
+    assert questions(oracle) == [(prompts[0], "a0", "d0"), (prompts[2], "b2", "c2"), (prompts[2], "b2", "d2")]
+    assert duel.asked.tolist() == ask.tolist()
+    assert (duel.prob[~ask] == 0.5).all()
+    assert duel.prob[ask].tolist() == [oracle.rule(*triple) for triple in questions(oracle)]
+
+
+def test_a_mask_in_self_play_counts_for_both_halves_and_never_for_the_diagonal(words, oracle):
+    arena = DuelArena(words(), oracle, 1, feedback="probability")
+    prompts = arena.reset()
+    ask = torch.eye(3, dtype=torch.bool)[None].clone()
+    ask[0, 2, 0] = True
+    duel = arena.play(Proposal(rows(prompts, "a", "b", "c"), ask=ask))
+    assert duel.asked[0].nonzero().tolist() == [[0, 2], [2, 0]]
+    assert duel.prob[0, 2, 0] == oracle.rule(prompts[0], "c0", "a0")
+    assert duel.prob[0, 0, 2] == 1 - duel.prob[0, 2, 0]
+    assert arena.queries == 1
+
+
+def test_probability_feedback_reveals_p(words, oracle):
+    arena = DuelArena(words(), oracle, 4, feedback="probability")
+    prompts = arena.reset()
+    left, right = rows(prompts, "a", "b"), rows(prompts, "c", "d", "e")
+    duel = arena.play(Proposal(left, right))
+    for b, k, l in itertools.product(range(4), range(2), range(3)):
+        assert duel.prob[b, k, l] == oracle.rule(prompts[b], left[b][k].text, right[b][l].text)
+
+
+def test_outcomes_are_drawn_from_the_key_of_episode_pair_and_vote(words, oracle):
+    arena = DuelArena(words(), oracle, 3, votes=5, seed=8)
+    arena.reset()
+    prompts = arena.reset()
+    left, right = rows(prompts, "a", "b"), rows(prompts, "c", "d", "e")
+    duel = arena.play(Proposal(left, right))
+    for b, k, l in itertools.product(range(3), range(2), range(3)):
+        uniforms = Key(8, 3 + b, Stream.VERDICT).uniform(k, l, np.arange(5))
+        expected = (uniforms < oracle.rule(prompts[b], left[b][k].text, right[b][l].text)).mean()
+        assert duel.prob[b, k, l] == pytest.approx(expected, abs=1e-15)
+
+
+def test_the_first_vote_of_the_first_pair_is_the_oracles_keyed_outcome(arena, oracle):
+    prompts = arena.reset()
+    left, right = rows(prompts, "a"), rows(prompts, "b")
+    duel = arena.play(Proposal(left, right))
+    first, second = ([row[0].text for row in seat] for seat in (left, right))
+    won = outcomes(oracle, prompts, first, second, Key(5, np.arange(3), Stream.VERDICT))
+    assert duel.prob[:, 0, 0].tolist() == won.double().tolist()
+
+
+def test_the_mean_of_many_votes_is_p(words, oracle):
+    arena = DuelArena(words(), oracle, 4, votes=10_000)
+    prompts = arena.reset()
+    left = rows(prompts, "a", "b", "c")
+    duel = arena.play(Proposal(left))
+    for b, k, l in itertools.product(range(4), range(3), range(3)):
+        prob = oracle.rule(prompts[b], left[b][k].text, left[b][l].text)
+        assert abs(duel.prob[b, k, l] - prob) <= 4 * np.sqrt(prob * (1 - prob) / 10_000)
+
+
+@pytest.mark.parametrize("self_play", [True, False])
+def test_the_batch_size_changes_no_prompt_and_no_verdict(words, oracle, self_play):
+    told = []
+    for size in (1, 4, 20):
+        arena = DuelArena(words(), oracle, size, votes=2, seed=13)
+        prompts, probs = [], []
+        for _ in range(20 // size):
+            batch = arena.reset()
+            left = [[Completion("a"), Completion("b"), Completion("c")]] * size
+            right = None if self_play else [[Completion("b"), Completion("cc")]] * size
+            probs.append(arena.play(Proposal(left, right)).prob)
+            prompts += batch
+        told.append((prompts, torch.cat(probs).tolist()))
+    assert told[0] == told[1] == told[2]
+    assert len(set(map(str, told[0][1]))) > 10
+
+
+def test_prompts_are_drawn_uniformly_and_named_by_the_seed(words, oracle):
+    arena = DuelArena(words(), oracle, 3000, seed=2)
+    prompts = arena.reset()
+    index = draw_prompts(Key(2, np.arange(3000), Stream.PROMPT), 3)
+    assert prompts == [arena.task.prompts[i] for i in index]
+    assert all(abs(prompts.count(prompt) - 1000) < 4 * np.sqrt(3000 * 2 / 9) for prompt in arena.task.prompts)
+    assert DuelArena(words(), oracle, 3000, seed=3).reset() != prompts
+    assert arena.reset() != prompts
+
+
+def test_without_a_batch_size_every_prompt_comes_once_in_order(words, oracle):
+    arena = DuelArena(words(), oracle, None)
+    assert arena.reset() == list(arena.task.prompts)
+    assert arena.reset() == list(arena.task.prompts)
+
+
+def test_a_whole_law_is_exact_and_has_no_query_count(words, oracle):
+    arena = DuelArena(words(), oracle, 2, feedback="probability")
+    prompts = arena.reset()
+    weight = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    duel = arena.play(Proposal(rows(prompts, "a", "b"), left_weight=weight))
+    assert duel.exact
+    assert duel.left_weight.tolist() == duel.right_weight.tolist() == weight.tolist()
+    assert arena.queries is None
+    prompts = arena.reset()
+    sampled = arena.play(Proposal(rows(prompts, "a", "b")))
+    assert not sampled.exact
+    assert arena.queries is None
+
+
+def test_each_seat_keeps_its_own_weights(words, oracle):
+    arena = DuelArena(words(), oracle, 1)
+    prompts = arena.reset()
+    ours, theirs = torch.tensor([[0.25, 0.75]]), torch.tensor([[0.5, 0.2, 0.3]])
+    proposal = Proposal(rows(prompts, "a", "b"), rows(prompts, "c", "d", "e"), ours, theirs)
+    duel = arena.play(proposal)
+    assert torch.allclose(duel.left_weight, ours.double())
+    assert torch.allclose(duel.right_weight, theirs.double())
+
+
+def test_a_position_bias_is_averaged_away(words, biased_oracle):
+    arena = DuelArena(words(), biased_oracle, 2, feedback="probability")
+    prompts = arena.reset()
+    left, right = rows(prompts, "a"), rows(prompts, "b")
+    duel = arena.play(Proposal(left, right))
+    for b, prompt in enumerate(prompts):
+        forward, backward = biased_oracle.rule(prompt, f"a{b}", f"b{b}"), biased_oracle.rule(prompt, f"b{b}", f"a{b}")
+        assert duel.prob[b, 0, 0] == pytest.approx((forward + 1 - backward) / 2, abs=1e-12)
+
+
+def test_a_resumed_arena_goes_on_as_the_uninterrupted_one(words, oracle):
+    def plays(arena, count):
+        told = []
+        for _ in range(count):
+            prompts = arena.reset()
+            told.append((prompts, arena.play(Proposal(rows(prompts, "a", "b", "c"))).prob.tolist(), arena.queries))
+        return told
+
+    whole = plays(DuelArena(words(), oracle, 3, seed=4), 9)
+    first = DuelArena(words(), oracle, 3, seed=4)
+    start = plays(first, 5)
+    state = json.loads(json.dumps(first.state_dict()))
+    second = DuelArena(words(), oracle, 3, seed=4)
+    second.load_state_dict(state)
+    assert start + plays(second, 4) == whole
+    assert second.state_dict() == first.state_dict() | {"episode": 27, "queries": 81, "plays": 9}

@@ -1,0 +1,113 @@
+"""The duel as a bandit: its spaces, its end, the public suites."""
+
+import copy
+import pickle
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_checker import check_env as check_sb3
+
+import envs
+from envs.views.bandit_env import ResponseDuel, response_env
+
+OPTIONS = {"task": "symbols", "oracle": "cyclic"}
+
+
+@pytest.fixture
+def bandit(words, oracle):
+    def build(**options):
+        return response_env(task=words(), oracle=oracle, **options)
+
+    return build
+
+
+def test_a_candidate_and_its_tokens_are_the_same_response(bandit):
+    texts = ["ab", "cccc", ""]
+    listed, free = bandit(candidates=texts), bandit(actions="tokens")
+    assert listed.action_space.n == 3
+    assert free.action_space.nvec.tolist() == [7] * 4
+    encode, eos = free.solo.game.duels.task.tokenizer.encode, free.solo.game.duels.rules.eos
+    seen = set()
+    for episode in range(40):
+        text = texts[episode % 3]
+        starts = [env.reset(seed=2 if episode == 0 else None) for env in (listed, free)]
+        assert starts[0][0].tolist() == starts[1][0].tolist()
+        tokens = [*encode(text), eos, 3, 3, 3, 3][:4]  # whatever follows EOS
+        ends = [listed.step(episode % 3), free.step(np.array(tokens))]
+        assert ends[0][1:] == ends[1][1:]
+        assert ends[0][0].tolist() == starts[0][0].tolist()
+        assert ends[0][2:4] == (True, False)
+        assert listed.solo.game.duels.completion(0, 0).text == text
+        seen.add(ends[0][1])
+    assert seen == {1.0, -1.0}
+
+
+def test_a_finite_task_lists_its_own_candidates():
+    env = response_env(learner="random", feedback="probability", **OPTIONS)
+    assert env.action_space.n == len(envs.make_task("symbols").responses)
+    env.reset(seed=0)
+    _, reward, _, _, info = env.step(5)
+    assert reward == pytest.approx((2 * info["preference"] - 1) * (1 if info["seat"] == 0 else -1))
+
+
+@pytest.mark.parametrize("options", [{}, {"actions": "tokens"}, {"learner": "random", "feedback": "probability"}])
+def test_the_public_suites_pass(options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(gymnasium.make(envs.views.bandit_env.ID, **OPTIONS, **options).unwrapped, skip_render_check=True)
+        check_sb3(response_env(**OPTIONS, **options))
+    PPO("MlpPolicy", response_env(**OPTIONS, **options), n_steps=16, batch_size=16, n_epochs=1).learn(16)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env)), ResponseDuel.clone])
+def test_copies_have_the_same_end(bandit, copied):
+    env = bandit(candidates=["a", "bb"], learner="random")
+    env.reset(seed=5)
+    twin, state = copied(env), env.get_state()
+    ends = [one.step(1)[1:] for one in (env, twin)]
+    env.set_state(state)
+    assert ends[0] == ends[1] == env.step(1)[1:]
+
+
+def test_it_shows_the_duel():
+    env = response_env(render_mode="ansi", opponent=["bbb"], **OPTIONS)
+    env.reset(seed=0)
+    env.step(0)
+    assert "player_0  aaa (limit)\nplayer_1  bbb (limit)\nverdict   player_" in env.render()
+
+
+def test_bad_input_is_named(bandit):
+    for options, message in (
+        ({}, "lists no responses; pass candidates"),
+        ({"candidates": []}, "at least one response text"),
+        ({"candidates": ["abcabc"]}, "longer than the limit of 4"),
+        ({"candidates": ["p"]}, "may not stand at place 1"),
+        ({"actions": "words"}, "actions must be one of"),
+        ({"actions": "tokens", "candidates": ["a"]}, "candidates need actions='candidates'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            bandit(**options)
+    listed, free = bandit(candidates=["a"]), bandit(actions="tokens")
+    with pytest.raises(RuntimeError, match="call reset"):
+        listed.step(0)
+    listed.reset()
+    for action in (1, -1, [0]):
+        with pytest.raises(ValueError, match=r"index of a candidate in \[0, 1\)"):
+            listed.step(action)
+    with pytest.raises(TypeError):
+        listed.step(0.5)
+    listed.step(0)
+    with pytest.raises(RuntimeError, match="call reset"):
+        listed.step(0)
+    free.reset()
+    for action in ([2, 2], [2.0] * 4, 2):
+        with pytest.raises(ValueError, match="token ids, got"):
+            free.step(action)
+    with pytest.raises(ValueError, match=r"ids in \[0, 7\)"):
+        free.step([99] * 4)
+    with pytest.raises(ValueError, match="knows no options"):
+        free.reset(options={"x": 1})

@@ -1,0 +1,191 @@
+"""Many one-player duels: the same as Gymnasium's own vector over the single environment, step by step."""
+
+import copy
+import pickle
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+import envs
+import envs.token_duel.opponents
+from agents.policies.tabular import TabularPolicy
+from envs import make_task
+from envs.token_duel.opponents import Pool, Uniform
+from envs.token_duel.rules import Rules
+from envs.views.gym_vector_env import SoloVector, solo_vector
+
+OPTIONS = {"task": "symbols", "oracle": "cyclic"}
+
+
+@pytest.fixture
+def vectors(words, oracle):
+    """The native vector and Gymnasium's own over the same duels, of free length."""
+
+    def build(count=5, **options):
+        options = {"task": words(), "oracle": oracle, **options}
+        return (
+            gymnasium.make_vec(envs.views.gym_env.ID, num_envs=count, **options),
+            gymnasium.make_vec(envs.views.gym_env.ID, num_envs=count, vectorization_mode="sync", **options),
+        )
+
+    return build
+
+
+def require_equal(native, own, where):
+    assert type(native) is type(own) or isinstance(native, np.generic), where
+    if isinstance(own, dict):
+        assert native.keys() == own.keys(), where
+        for key in own:
+            require_equal(native[key], own[key], f"{where}.{key}")
+        return
+    assert (native.dtype, native.shape) == (own.dtype, own.shape), where
+    assert native.tolist() == own.tolist(), where
+
+
+def legal(vector, rng):
+    masks = vector.action_masks()
+    return np.array([rng.choice(np.flatnonzero(mask)) for mask in masks])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"learner": "random", "feedback": "probability"},
+        {"learner": "player_1", "obs": "flat"},
+        {"mask": "none", "opponent": ["ab", "c", "cccc"]},
+    ],
+)
+def test_ten_thousand_steps_are_those_of_gymnasiums_own_vector(vectors, options):
+    native, own = vectors(**options)
+    assert isinstance(native.unwrapped, SoloVector)
+    assert native.observation_space == own.observation_space
+    assert native.action_space == own.action_space
+    rng = np.random.default_rng(0)
+    for mine, theirs in zip(native.reset(seed=3), own.reset(seed=3), strict=True):
+        require_equal(mine, theirs, "reset")
+    for step in range(2_000):
+        actions = rng.integers(0, native.single_action_space.n, 5)
+        for mine, theirs in zip(native.step(actions), own.step(actions), strict=True):
+            require_equal(mine, theirs, f"step {step}")
+
+
+def test_some_duels_are_reset_as_gymnasiums_own_vector_does(vectors):
+    native, own = vectors(count=4)
+    rng, mask = np.random.default_rng(1), np.array([True, False, True, False])
+    for vector in (native, own):
+        vector.reset(seed=8)
+    for step in range(60):
+        if step % 7 == 3:
+            seed = [step, None, None, 5] if step % 2 else None
+            results = [vector.reset(seed=seed, options={"reset_mask": mask}) for vector in (native, own)]
+        else:
+            actions = rng.integers(0, native.single_action_space.n, 4)
+            results = [vector.step(actions) for vector in (native, own)]
+        for mine, theirs in zip(*results, strict=True):
+            require_equal(mine, theirs, f"step {step}")
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_opponents_say_the_same_alone_and_in_a_batch(exact):
+    task = make_task("symbols", alphabet=3, length=2, prompts=2)
+    policy = TabularPolicy(task, torch.arange(1, 10, dtype=torch.float64) / 45, exact=exact)
+    pool = Pool([Uniform(Rules.of(task)), envs.token_duel.opponents.opponent(policy, task, Rules.of(task))], [1, 2])
+    options = {"task": task, "oracle": "cyclic", "opponent": pool, "learner": "random"}
+    native = gymnasium.make_vec(envs.views.gym_env.ID, num_envs=9, **options)
+    own = gymnasium.make_vec(envs.views.gym_env.ID, num_envs=9, vectorization_mode="sync", **options)
+    for vector in (native, own):
+        vector.reset(seed=0)
+    for step in range(30):
+        actions = native.action_space.sample()
+        for mine, theirs in zip(native.step(actions), own.step(actions), strict=True):
+            require_equal(mine, theirs, f"step {step}")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env)), SoloVector.clone])
+def test_copies_in_the_middle_have_the_same_end(vectors, copied):
+    vector, rng = vectors(learner="random")[0].unwrapped, np.random.default_rng(0)
+    vector.reset(seed=0)
+    vector.step(legal(vector, rng))
+    twin, state = copied(vector), vector.get_state()
+    plan = rng.integers(0, vector.single_action_space.n, (40, 5))
+    ends = [[one.step(actions)[1:3] for actions in plan] for one in (vector, twin)]
+    vector.set_state(state)
+    ends.append([vector.step(actions)[1:3] for actions in plan])
+    assert str(ends[0]) == str(ends[1]) == str(ends[2])
+
+
+def test_nothing_that_is_handed_out_is_shared(vectors):
+    native, _ = vectors(mask="info")
+    seen = [native.reset(seed=0)]
+    seen += [native.step(native.action_space.sample()) for _ in range(12)]
+    arrays = [array for result in seen for part in result for array in leaves(part)]
+    arrays += leaves(native.unwrapped.get_state())
+    owners = [array for array in arrays if array.size]
+    for i, one in enumerate(owners):
+        assert not any(np.shares_memory(one, other) for other in owners[i + 1 :])
+
+
+def leaves(part):
+    if isinstance(part, dict):
+        return [array for value in part.values() for array in leaves(value)]
+    return [part]
+
+
+def test_another_opponent_and_the_words_of_every_duel():
+    vector = solo_vector(3, render_mode="ansi", opponent=["aaa"], **OPTIONS)
+    vector.set_opponent(["bbb"])
+    vector.reset(seed=0)
+    for _ in range(3):
+        vector.step(vector.action_space.sample())
+    texts = vector.render()
+    assert len(texts) == 3
+    assert all("player_1  bbb (limit)" in text and "is preferred" in text for text in texts)
+
+
+def test_bad_input_is_named(vectors):
+    native = vectors(count=2)[0].unwrapped
+    with pytest.raises(RuntimeError, match="call reset"):
+        native.step(np.zeros(2, int))
+    native.reset(seed=0)
+    for actions, message in (
+        (np.zeros(3, int), r"actions must be \[2\] integers"),
+        (np.zeros((2, 2), int), r"actions must be \[2\] integers"),
+        (np.zeros(2), r"actions must be \[2\] integers"),
+        (np.array([0, 99]), "tokens must be"),
+        (np.array([0, -1]), "tokens must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            native.step(actions)
+    for options, message in (
+        ({"mask": [True, False]}, "knows the option 'reset_mask'"),
+        ({"reset_mask": [True, False]}, "must be a NumPy array"),
+        ({"reset_mask": np.zeros(2, bool)}, "with a True in it"),
+        ({"reset_mask": np.ones(3, bool)}, "must be a NumPy array"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            native.reset(options=options)
+    with pytest.raises(ValueError, match="one for each of 2 duels"):
+        native.reset(seed=[1, 2, 3])
+    for options, message in (({"num_envs": 0}, "at least 1 duel"), ({"render_mode": "human"}, "render_mode must be")):
+        with pytest.raises(ValueError, match=message):
+            solo_vector(**{"num_envs": 2, **OPTIONS, **options})
+
+    class Wrong:
+        def respond(self, prompts, key):
+            return [[0]]
+
+    native.set_opponent(Wrong())
+    with pytest.raises(ValueError, match="one response for each of 2 prompts, got 1"):
+        native.reset()
+
+
+def test_an_unseeded_vector_has_other_seeds_in_every_row():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vector = solo_vector(64, **OPTIONS)
+    vector.reset()
+    assert vector.get_state()["seeds"].tolist() == list(range(64))

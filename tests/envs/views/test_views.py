@@ -1,0 +1,279 @@
+"""One game, ten views: the same seed and tokens have the same prompt and verdict, and the promises hold in each."""
+
+import copy
+import itertools
+import json
+import pickle
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+import envs
+from envs import Completion, DuelArena, Proposal, TokenDuels, preference_duel_v0
+from envs.token_duel.duels_torch import TorchDuels
+from envs.views.bandit_env import response_env
+from envs.views.gym_env import solo_env
+from envs.views.gym_vector_env import solo_vector
+from envs.views.sb3_vec_env import sb3_env
+from tests.paths import ROOT
+
+EPISODES = 12
+
+
+def whole(task, text):
+    return [*task.tokenizer.encode(text), task.tokenizer.eos_id][: task.max_new_tokens]
+
+
+def shown(task, board):
+    return task.tokenizer.decode([int(token) for token in board[: task.max_prompt_tokens]])
+
+
+def parallel(task, oracle, seed, plan):
+    env = preference_duel_v0.parallel_env(task=task, oracle=oracle)
+    for episode, texts in enumerate(plan):
+        observations, _ = env.reset(seed=seed if episode == 0 else None)
+        prompt, rows = shown(task, observations["player_0"]["observation"]), [whole(task, text) for text in texts]
+        for step in range(max(map(len, rows))):
+            tokens = [row[step] if step < len(row) else task.tokenizer.eos_id for row in rows]
+            _, rewards, over, cut, infos = env.step(dict(zip(env.possible_agents, tokens, strict=True)))
+            assert len(set(over.values())) == 1
+            assert not any(cut.values())
+        assert rewards["player_0"] == -rewards["player_1"]
+        yield prompt, rewards["player_0"], infos["player_0"]["outcome"]
+
+
+def aec(task, oracle, seed, plan):
+    env = preference_duel_v0.env(task=task, oracle=oracle)
+    for episode, texts in enumerate(plan):
+        env.reset(seed=seed if episode == 0 else None)
+        prompt, rows = shown(task, env.observe("player_0")["observation"]), [whole(task, text) for text in texts]
+        for step in range(max(map(len, rows))):
+            for row in rows:
+                env.step(row[step] if step < len(row) else task.tokenizer.eos_id)
+        assert all(env.terminations.values())
+        assert not any(env.truncations.values())
+        assert env.rewards["player_0"] == -env.rewards["player_1"]
+        yield prompt, env.rewards["player_0"], env.infos["player_0"]["outcome"]
+
+
+def single(task, oracle, seed, plan):
+    env = gymnasium.make(envs.views.gym_env.ID, task=task, oracle=oracle)
+    for episode, (mine, theirs) in enumerate(plan):
+        env.unwrapped.set_opponent([theirs])
+        observation, _ = env.reset(seed=seed if episode == 0 else None)
+        over, tokens = False, iter([*whole(task, mine), *[task.tokenizer.eos_id] * 9])
+        while not over:
+            _, reward, over, cut, info = env.step(next(tokens))
+            assert not cut
+        yield shown(task, observation["observation"]), reward, info["outcome"]
+
+
+def swapped(task, oracle, seed, plan):
+    env = solo_env(task=task, oracle=oracle, learner="player_1")
+    for episode, (mine, theirs) in enumerate(plan):
+        env.set_opponent([mine])
+        observation, _ = env.reset(seed=seed if episode == 0 else None)
+        over, tokens = False, iter([*whole(task, theirs), *[task.tokenizer.eos_id] * 9])
+        while not over:
+            _, reward, over, _, info = env.step(next(tokens))
+        yield shown(task, observation["observation"]), -reward, info["outcome"]
+
+
+def bandit(task, oracle, seed, plan):
+    env = response_env(task=task, oracle=oracle, candidates=[mine for mine, _ in plan])
+    for episode, (_, theirs) in enumerate(plan):
+        env.set_opponent([theirs])
+        observation, _ = env.reset(seed=seed if episode == 0 else None)
+        _, reward, over, cut, info = env.step(episode)
+        assert (over, cut) == (True, False)
+        yield shown(task, observation), reward, info["outcome"]
+
+
+def vector(mode):
+    def play(task, oracle, seed, plan):
+        env = gymnasium.make_vec(envs.views.gym_env.ID, num_envs=3, vectorization_mode=mode, task=task, oracle=oracle)
+        for episode, (mine, theirs) in enumerate(plan):
+            env.call("set_opponent", [theirs]) if mode else env.unwrapped.set_opponent([theirs])
+            observations, _ = env.reset(seed=[9, seed, 10] if episode == 0 else None)
+            over, tokens = [False] * 3, iter([*whole(task, mine), *[task.tokenizer.eos_id] * 9])
+            while not over[1]:
+                _, rewards, over, cut, infos = env.step(np.full(3, next(tokens)))
+                assert not cut.any()
+            yield shown(task, observations["observation"][1]), rewards[1], infos["outcome"][1]
+
+    return play
+
+
+def sb3(dummy):
+    def play(task, oracle, seed, plan):
+        options = {"task": task, "oracle": oracle}
+        env = DummyVecEnv([lambda: solo_env(**options)] * 2) if dummy else sb3_env(2, **options)
+        for episode, (mine, theirs) in enumerate(plan):
+            env.env_method("set_opponent", [theirs])
+            if episode == 0:
+                env.seed(seed)
+                observations = env.reset()
+            over, tokens = [False], iter([*whole(task, mine), *[task.tokenizer.eos_id] * 9])
+            prompt = shown(task, observations["observation"][0])
+            later = plan[episode + 1][1] if episode + 1 < len(plan) else theirs
+            env.env_method("set_opponent", [later])  # it is reset within the step that ends it
+            while not over[0]:
+                observations, rewards, over, infos = env.step(np.full(2, next(tokens)))
+                assert infos[0]["TimeLimit.truncated"] is False
+            yield prompt, rewards[0], infos[0]["outcome"]
+
+    return play
+
+
+def arena(task, oracle, seed, plan):
+    env = DuelArena(task, oracle, 1, seed=seed)
+    for mine, theirs in plan:
+        (prompt,) = env.reset()
+        duel = env.play(Proposal([[Completion(mine)]], [[Completion(theirs)]]))
+        yield prompt, 2 * duel.prob.item() - 1, duel.prob.item()
+
+
+def arrays(task, oracle, seed, plan):
+    duels = TokenDuels(task, oracle, 2)
+    duels.seed([seed, 77])
+    yield from core(task, duels, plan, lambda tokens: tokens)
+
+
+def tensors(task, oracle, seed, plan):
+    duels = TorchDuels(task, oracle, 2)
+    duels.seed([seed, 77])
+    yield from core(task, duels, plan, torch.from_numpy)
+
+
+def core(task, duels, plan, made):
+    for texts in plan:
+        duels.reset()
+        rows = [whole(task, text) for text in texts]
+        prompt = shown(task, duels.board[0, 0])
+        for step in range(max(map(len, rows))):
+            tokens = [row[step] if step < len(row) else task.tokenizer.eos_id for row in rows]
+            duels.step(made(np.array([tokens, tokens])))
+        gain = duels.rewards(made(np.array([0])))[0].tolist()
+        assert gain[0] == -gain[1]
+        yield prompt, gain[0], duels.outcome[0].item()
+
+
+VIEWS = {
+    "Parallel": parallel,
+    "AEC": aec,
+    "Gymnasium": single,
+    "Gymnasium, other seat": swapped,
+    "bandit": bandit,
+    "sync vector": vector("sync"),
+    "native vector": vector(None),
+    "SB3's DummyVecEnv": sb3(dummy=True),
+    "SB3 VecEnv": sb3(dummy=False),
+    "arena": arena,
+    "numpy": arrays,
+    "torch": tensors,
+}
+
+
+def plans(seed):
+    """Responses of every pair of lengths, the limit (4) included."""
+    rng, lengths = np.random.default_rng(seed), list(itertools.product(range(5), repeat=2))
+    chosen = [lengths[i] for i in rng.permutation(len(lengths))[:EPISODES]]
+    return [tuple("".join(rng.choice(list("abc"), length)) for length in pair) for pair in chosen]
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_every_view_has_the_same_prompts_and_verdicts(words, oracle, name):
+    outcomes = set()
+    for seed in (0, 5, 2**40 + 1):
+        plan = plans(seed % 7)
+        expected = list(arena(words(), oracle, seed, plan))
+        found = [tuple(row) for row in VIEWS[name](words(), oracle, seed, plan)]
+        assert found == expected
+        outcomes |= {row[2] for row in found}
+    assert outcomes == {0, 1}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_every_view_asks_the_oracle_once_for_each_duel(words, oracle, name):
+    plan = plans(1)
+    played = list(VIEWS[name](words(), oracle, 3, plan))
+    asked = [triple for call in oracle.calls for triple in call]
+    for (prompt, _, _), (mine, theirs) in zip(played, plan, strict=True):
+        assert (prompt, mine, theirs) in asked
+    duels = {"sync vector": 3, "native vector": 3, "SB3's DummyVecEnv": 2, "SB3 VecEnv": 2, "numpy": 2, "torch": 2}
+    spot_checks = 8 if name == "arena" else 0  # the arena looks at both orders now and then
+    assert len(asked) <= len(plan) * duels.get(name, 1) + spot_checks
+
+
+def test_another_process_has_the_same_verdicts():
+    command = [sys.executable, "-c", SCRIPT]
+    root = ROOT
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True, cwd=root) for _ in range(2)]
+    verdicts = json.loads(runs[0].stdout)
+    assert runs[0].stdout == runs[1].stdout
+    assert len({json.dumps(row) for row in verdicts.values()}) == 1
+    assert set(verdicts["Parallel"]) == {0, 1}
+
+
+SCRIPT = """
+import json
+import pickle
+from envs import make_task
+from oracles import make
+from tests.envs.views.test_views import VIEWS
+task = make_task("symbols", alphabet=3, length=3, prompts=2)
+oracle = make("cyclic", prompts=task.all_prompts, responses=task.response_texts)
+plan = [("abc", "bca"), ("aaa", "ccc"), ("cba", "cab"), ("bbb", "abb"), ("aca", "bcb"), ("cca", "aab")]
+print(json.dumps({name: [int(row[2]) for row in view(task, oracle, 11, plan)] for name, view in VIEWS.items()}))
+"""
+
+
+def boards(observations):
+    return observations["observation"] if isinstance(observations, dict) else observations
+
+
+BATCHES = {"native vector": solo_vector, "SB3 VecEnv": sb3_env}
+
+
+@pytest.mark.parametrize("build", BATCHES.values(), ids=BATCHES)
+def test_an_opponents_tokens_are_never_seen_in_a_batch(words, oracle, build):
+    envs_ = [build(3, task=words(least=4), oracle=oracle, opponent=[text]) for text in ("aaaa", "cbac")]
+    starts = [env.reset() for env in envs_]
+    assert np.array_equal(*(boards(start[0] if isinstance(start, tuple) else start) for start in starts))
+    for token in (2, 3, 4):
+        steps = [env.step(np.full(3, token)) for env in envs_]
+        assert np.array_equal(*(boards(step[0]) for step in steps))
+        assert not steps[0][2].any()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_an_sb3_environment_is_copied_in_the_middle_of_its_episodes(words, oracle, copied):
+    env = sb3_env(4, task=words(), oracle=oracle, learner="random")
+    env.seed(1)
+    env.reset()
+    env.step(np.full(4, 2))
+    twin = copied(env)
+    plan = np.random.default_rng(0).integers(0, env.action_space.n, (30, 4))
+    ends = [[[part.tolist() for part in one.step(actions)[1:3]] for actions in plan] for one in (env, twin)]
+    assert ends[0] == ends[1]
+
+
+def test_nothing_that_an_sb3_environment_hands_out_is_shared(words, oracle):
+    env = sb3_env(2, task=words(), oracle=oracle)
+    seen = [env.reset(), *(env.step(np.full(2, 2)) for _ in range(9))]
+    arrays = [leaf for result in seen for leaf in leaves(result)]
+    for one, other in itertools.combinations(arrays, 2):
+        assert not np.shares_memory(one, other)
+
+
+def leaves(part):
+    if isinstance(part, dict):
+        return [leaf for value in part.values() for leaf in leaves(value)]
+    if isinstance(part, list | tuple):
+        return [leaf for value in part for leaf in leaves(value)]
+    return [part] if isinstance(part, np.ndarray) else []

@@ -1,0 +1,258 @@
+"""A judge behind an endpoint: what it says, and that nothing is made up when it is slow, broken, or gone."""
+
+import json
+import math
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+
+from oracles import check_oracle, make
+from oracles.readers.endpoint import EndpointConfig, EndpointJudge
+from preference_duel.keyed_random import hash_seed
+from preference_duel.protocols import Unanswered
+from runners.duel import main
+from runners.run.checkpoint import steps
+from runners.run.record import read_lines
+
+QUICK = {"backoff": 0.01, "retries": 3, "timeout": 0.5}
+PAIRS = [f"x{i}" for i in range(40)], [f"a{i}" for i in range(40)], [f"b{i}" for i in range(40)]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as `server.served` says."""
+
+    def do_GET(self):
+        self.answer(200, {"data": [{"id": "referee"}]})
+
+    def do_POST(self):
+        served = self.server.served
+        content = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with served.lock:
+            served.asked += 1
+            misdeed = served.misdeeds.pop(served.asked, served.misdeeds.get("always"))
+            served.questions.append((content, {name.lower(): value for name, value in self.headers.items()}))
+            served.under_way += 1
+            served.most = max(served.most, served.under_way)
+        if misdeed == "slow":
+            time.sleep(0.8)
+        with served.lock:
+            served.under_way -= 1  # before the answer: the next question may follow it at once
+        if misdeed in (None, "slow"):
+            self.judge(content)
+        else:
+            self.misbehave(misdeed)
+
+    def misbehave(self, misdeed):
+        if misdeed == "garbage":
+            self.write(200, b"<html>busy</html>")
+        elif misdeed == "binary":
+            self.write(200, bytes(range(256)))
+        elif misdeed == "list":
+            self.answer(200, {"choices": ["B"]})
+        elif misdeed == "empty":
+            self.answer(200, {"choices": []})
+        elif misdeed == "half":
+            self.send_response(200)
+            self.send_header("content-length", "1000")
+            self.end_headers()
+            self.wfile.write(b'{"choices": [')
+            self.close_connection = True
+        else:
+            self.answer(misdeed, {"error": "not now"})
+
+    def judge(self, content):
+        served = self.server.served
+        chance = served.chance(content["messages"][0]["content"])
+        tops = [
+            {"token": letter, "logprob": math.log(p)}
+            for letter, p in zip(served.letters, (chance, 1 - chance), strict=True)
+        ]
+        choice = {"message": {"content": served.letters[chance < 0.5]}}
+        if served.logprobs:
+            choice["logprobs"] = {"content": [{"top_logprobs": tops}]}
+        self.answer(200, {"choices": [choice]})
+
+    def answer(self, status, content):
+        self.write(status, json.dumps(content).encode())
+
+    def write(self, status, body):
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Served:
+    """An OpenAI-compatible server whose every misdeed is set from outside."""
+
+    def __init__(self):
+        self.asked, self.questions = 0, []
+        self.misdeeds = {}
+        self.logprobs, self.letters, self.bias = True, ("A", "B"), 0.0
+        self.under_way = self.most = 0
+        self.lock = threading.Lock()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads, self.server.served = True, self
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    def chance(self, text):
+        """What it thinks of the first answer: any number of the two, and something for standing first."""
+        first, second = (text.split(f"[Answer {label}]\n")[1].split("\n\n[")[0] for label in "AB")
+        worth = [hash_seed(one) / 2**63 for one in (first, second)]
+        return 1 / (1 + math.exp(worth[1] - worth[0] - self.bias))
+
+
+@pytest.fixture
+def served():
+    one = Served()
+    yield one
+    one.server.shutdown()
+    one.server.server_close()
+
+
+def judge(served, **fields):
+    return EndpointJudge(served.address, EndpointConfig(**(QUICK | fields)))
+
+
+def test_it_keeps_the_contract_of_an_oracle(served):
+    check_oracle(judge(served), ["x", "y"], [["a", "b", "c"], ["d", "e", "f"]])
+
+
+def test_both_orders_take_out_a_liking_for_the_first_seat(served):
+    plain = judge(served).prob(*PAIRS)
+    served.bias = 0.7
+    oracle = judge(served)
+    biased = oracle.prob(*PAIRS)
+    assert (biased - plain).abs().max() < 0.02
+    assert oracle.unread == oracle.draws == 0
+    content, _ = served.questions[0]
+    assert (content["model"], content["temperature"], content["max_tokens"]) == ("referee", 0, 1)
+    assert content["top_logprobs"] == 20
+
+
+@pytest.mark.parametrize("misdeed", ["slow", "garbage", "binary", "list", "empty", "half", 500, 502, 429, 408])
+def test_what_fails_now_and_then_is_asked_again(served, misdeed):
+    expected = judge(served).prob(*PAIRS)
+    served.misdeeds = {served.asked + i: misdeed for i in (1, 7, 20, 33)}
+    assert torch.equal(judge(served).prob(*PAIRS), expected)
+
+
+@pytest.mark.parametrize(
+    ("misdeed", "message"),
+    [
+        ("slow", "failed 2 times, the last time with ReadTimeout"),
+        ("garbage", "no answer in the expected form"),
+        ("empty", "no answer in the expected form"),
+        ("half", "RemoteProtocolError"),
+        (503, "503: .*not now"),
+    ],
+)
+def test_what_always_fails_is_told_and_never_scored(served, misdeed, message):
+    oracle = judge(served, retries=1, timeout=0.1)
+    served.misdeeds["always"] = misdeed
+    with pytest.raises(Unanswered, match=message):
+        oracle.prob(["x"], ["a"], ["b"])
+
+
+def test_a_refused_question_is_not_asked_again(served):
+    oracle = judge(served)
+    served.misdeeds["always"] = 401
+    with pytest.raises(ValueError, match="refuses the question with 401"):
+        oracle.prob(["x"], ["a"], ["b"])
+    assert served.asked <= 2
+
+
+def test_no_letter_is_a_draw_that_is_counted_and_never_a_loss(served):
+    oracle = judge(served)
+    served.letters = ("Well", "Hm")
+    assert oracle.prob(["x"], ["a"], ["b"]).item() == 0.5
+    assert (oracle.draws, oracle.unread) == (1, 2)
+    with pytest.raises(ValueError, match=r"named neither A nor B for 2. of .* pairs; is it a chat model"):
+        oracle.prob(*PAIRS)
+
+
+def test_one_letter_of_two_orders_counts_alone(served):
+    oracle = judge(served)
+    assert oracle._together(0.8, None) == 0.8
+    assert oracle._together(None, 0.8) == pytest.approx(0.2)
+    assert (oracle.unread, oracle.draws) == (2, 0)
+
+
+def test_letters_count_where_there_are_no_log_probabilities(served):
+    served.logprobs = False
+    with pytest.raises(ValueError, match=r"gives no log-probabilities; with --oracle.endpoint.logprobs False"):
+        judge(served).prob(["x"], ["a"], ["b"])
+    prob = judge(served, logprobs=False).prob(*PAIRS)
+    assert set(prob.tolist()) == {0.0, 1.0}
+
+
+def test_no_more_questions_are_under_way_than_allowed(served):
+    served.misdeeds["always"] = "slow"
+    judge(served, concurrency=3, timeout=5).prob(*(column[:6] for column in PAIRS))
+    assert served.most <= 3
+
+
+def test_answers_are_kept_in_a_file(served, tmp_path):
+    path = str(tmp_path / "kept/answers.sqlite")
+    first = judge(served, cache=path).prob(*PAIRS)
+    count = served.asked
+    assert torch.equal(judge(served, cache=path).prob(*PAIRS), first)
+    assert served.asked == count
+    judge(served, cache=path, template="{prompt} [Answer A]\n{first}\n\n[ [Answer B]\n{second}").prob(*PAIRS)
+    assert served.asked > count
+
+
+def test_the_key_goes_to_the_endpoint_and_nowhere_else(served, monkeypatch):
+    monkeypatch.setenv("REFEREE_KEY", "secret")
+    oracle = judge(served, key_variable="REFEREE_KEY")
+    oracle.prob(["x"], ["a"], ["b"])
+    assert served.questions[0][1]["authorization"] == "Bearer secret"
+    assert "secret" not in oracle.description + repr(oracle.config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"retries": -1}, "endpoint.retries must be at least 0"),
+        ({"concurrency": 0}, "concurrency at least 1"),
+        ({"template": "{prompt} {first}"}, r"endpoint.template lacks \{second\}"),
+    ],
+)
+def test_wrong_settings_are_told(fields, message):
+    with pytest.raises(ValueError, match=message):
+        EndpointConfig(**fields)
+
+
+def test_fields_that_nothing_reads_are_told():
+    with pytest.raises(ValueError, match=r"is no address, and nothing reads --oracle.endpoint"):
+        make("judge", of="my_lab:shorter", endpoint=EndpointConfig(retries=2))
+    with pytest.raises(ValueError, match="an endpoint is asked for both orders"):
+        make("judge", of="http://localhost:1", orders="one")
+
+
+def test_a_run_whose_judge_dies_stops_after_a_whole_step_and_goes_on(served, tmp_path, capsys):
+    line = f"--agent ipo --oracle judge --oracle.of {served.address} --oracle.endpoint.backoff 0.01 --run.threads 1"
+    line += " --oracle.endpoint.retries 1 --run.batch_size 4 --run.steps 4 --run.eval_every 0 --run.save_every 100"
+    assert main([*line.split(), "--run.dir", str(tmp_path / "whole")]) == 0
+    asked = served.asked
+    served.asked, served.misdeeds = 0, {i: 500 for i in range(asked // 2 + 30, 10 * asked)}
+    assert main([*line.split(), "--run.dir", str(tmp_path / "cut")]) == 1
+    said = capsys.readouterr().err
+    assert "failed 2 times, the last time with 500" in said
+    (last,) = steps(tmp_path / "cut")
+    assert 1 <= last < 4
+    assert f"the run goes on after step {last} with" in said
+    assert [line["step"] for line in read_lines(tmp_path / "cut/metrics.jsonl")] == list(range(1, last + 1))
+    served.misdeeds = {}
+    assert main(["--resume", str(tmp_path / "cut")]) == 0
+    whole, cut = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut"))
+    for one, other in zip(whole, cut, strict=True):
+        for tag in one.keys() - {"wall_time"}:
+            assert tag.startswith("time/") or one[tag] == other[tag], tag

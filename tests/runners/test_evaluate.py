@@ -1,0 +1,168 @@
+import json
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+import torch
+
+from envs import games
+from envs.tasks.task import make_task
+from preference_duel.names import UnknownNameError
+from runners.duel import main as duel
+from runners.evaluate import main, read_path
+from runners.evaluation.comparison import Assessment, Options
+from runners.evaluation.judges import read_judge
+from runners.evaluation.saved_runs import labels, read_finished
+from runners.run.record import read_settings
+from tests.paths import GOLDEN
+
+COMAL = GOLDEN / "games" / "comal3.json"
+EXACT = f"--task {COMAL} --policy.exact --run.feedback probability --run.steps 6 --run.eval_every 2"
+SMALL = "--task symbols --task.length 2 --task.prompts 3 --run.steps 3 --run.eval_every 2"
+RUNS = {
+    "comal": EXACT,
+    "a": f"{SMALL} --oracle.lam 0.75",
+    "b": f"{SMALL} --oracle.lam 0.75 --run.seed 1 --agent.optimiser.learning_rate 0.3",
+    "c": f"{SMALL} --oracle bt",
+    "text": "--oracle bt --run.steps 1 --run.batch_size 4 --run.eval_every 0",
+    "text2": "--oracle bt --run.steps 1 --run.batch_size 4 --run.eval_every 0 --run.seed 1",
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One directory for each of RUNS."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, arguments in RUNS.items():
+        assert duel([*arguments.split(), "--run.dir", str(folder / name)]) == 0
+    return folder
+
+
+def evaluated(*arguments):
+    """The command's evaluation.json."""
+    assert main([*map(str, arguments)]) == 0
+    return json.loads((Path(arguments[arguments.index("--out") + 1]) / "evaluation.json").read_text(encoding="utf-8"))
+
+
+def test_a_finite_run_is_measured_by_its_last_and_average_policy(runs, tmp_path):
+    found = evaluated(runs / "comal", "--tau", "0.2", "--out", tmp_path)
+    rows = found["results"][0][0]
+    assert list(rows) == ["start", "last", "average", "regularised Nash", "von Neumann winner"]
+    payoff, start = make_task(str(COMAL)).prob, torch.full((3,), 1 / 3, dtype=torch.float64)
+    laws = [json.loads(line) for line in (runs / "comal" / "laws.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in laws] == [0, 2, 4, 6]
+    for name, law in {"last": laws[-1]["policy"], "average": laws[-1]["average"]}.items():
+        policy = torch.tensor(law, dtype=torch.float64)
+        assert rows[name]["exploitability"] == pytest.approx(games.exploitability(payoff, policy).item())
+        gap = games.regularised_exploitability(payoff, policy, start, 0.2).item()
+        assert rows[name]["regularised_exploitability"] == pytest.approx(gap)
+        assert rows[name]["win_rate"] == pytest.approx((policy @ payoff @ start).item())
+        assert rows[name]["kl_to_start"] == pytest.approx((policy * (policy / start).log()).sum().item())
+    assert rows["regularised Nash"]["regularised_exploitability"] < 1e-12
+    assert rows["von Neumann winner"]["exploitability"] < 1e-9
+    measured = games.intransitivity(payoff)
+    assert found["judges"][0]["intransitivity"]["pure"] == pytest.approx(measured.pure.item())
+    assert found["judges"][0]["intransitivity"]["curl_ratio"] == pytest.approx(measured.curl_ratio.item())
+
+
+def test_pictures_are_drawn(runs, tmp_path):
+    evaluated(runs / "comal", "--out", tmp_path)
+    for name in ("payoff", "simplex", "gap"):
+        assert matplotlib.image.imread(tmp_path / f"{name}.png").std() > 0.05
+    path, average = read_path(read_finished([runs / "comal"], "cpu")[0], "COMAL-3")
+    assert path.shape == average.shape == (4, 3)
+
+
+def test_runs_meet_and_are_ranked(runs, tmp_path, capsys):
+    found = evaluated(runs / "a", runs / "b", "--out", tmp_path)
+    met = found["meetings"][0]
+    assert met["entrants"] == [
+        "sppo optimiser.learning_rate=None seed=0",
+        "sppo optimiser.learning_rate=0.3 seed=1",
+        "start",
+    ]
+    table = torch.tensor(met["table"])
+    assert torch.allclose(table + table.T, torch.ones(3, 3))
+    assert table[0, 2] == pytest.approx(found["results"][0][0]["last"]["win_rate"])
+    assert sum(met["nash_average"]) == pytest.approx(1)
+    assert sum(met["alpha_rank"]) == pytest.approx(1)
+    assert met["elo"][1] > met["elo"][2]
+    printed = capsys.readouterr().out
+    assert "P(row beats column), judged by cyclic,lam=0.75" in printed
+    assert "Oracle queries until a gap was a tenth of the first" in printed
+    assert found["runs"][0]["queries_to_tenth"] == {"exploitability": None, "regularised_exploitability": None}
+    assert "Nash average" in printed
+
+
+def test_a_run_is_judged_by_oracles_it_did_not_learn_from(runs, tmp_path, capsys):
+    found = evaluated(runs / "a", runs / "c", "--oracle", "bt", "cyclic,lam=1,seed=5", "--out", tmp_path)
+    assert [judge["label"] for judge in found["judges"]] == ["bt", "cyclic,lam=1,seed=5"]
+    assert found["judges"][1]["intransitivity"]["curl_ratio"] == pytest.approx(1)
+    assert found["judges"][0]["intransitivity"]["curl_ratio"] == pytest.approx(0, abs=1e-9)
+    assert [run["own_judge"] for run in found["runs"]] == [None, 0]
+    own, other = (found["results"][1][j]["last"]["win_rate"] for j in (0, 1))
+    assert own != other
+    printed = capsys.readouterr().out
+    assert "Transfer, win rate vs start" in printed
+    assert "* the judge that it learned from" in printed
+
+
+def test_runs_of_different_oracles_make_the_transfer_table_by_themselves(runs, tmp_path):
+    found = evaluated(runs / "a", runs / "c", runs / "b", "--out", tmp_path)
+    assert [judge["label"] for judge in found["judges"]] == ["cyclic,lam=0.75", "bt"]
+    assert [run["own_judge"] for run in found["runs"]] == [0, 1, 0]
+    assert [len(row) for row in found["results"]] == [2, 2, 2]
+
+
+def test_free_text_is_judged_by_draws_with_intervals(runs, tmp_path):
+    out = "--prompts", 6, "--pairs", 2, "--out", tmp_path
+    found = evaluated(runs / "text", runs / "text2", "--oracle", "bt,seed=3", *out)
+    for rows in (found["results"][0][0], found["results"][1][0]):
+        for row in rows.values():
+            assert 0 <= row["win_rate_low"] < row["win_rate"] < row["win_rate_high"] <= 1
+    met = found["meetings"][0]
+    assert met["low"][0][1] < met["table"][0][1] < met["high"][0][1]
+    assert met["low"][0][1] == pytest.approx(1 - met["high"][1][0])
+    assert found["judges"][0]["intransitivity"] is None
+    again = evaluated(runs / "text", runs / "text2", "--oracle", "bt,seed=3", *out)
+    assert again["results"] == found["results"]
+    assert again["meetings"] == found["meetings"]
+
+
+def test_what_can_not_be_compared_is_refused(runs, tmp_path, capsys):
+    wrong = {
+        (runs / "a", runs / "text"): "must share a task",
+        (tmp_path,): "is no run directory",
+        (runs / "a", runs / "a"): "a run is named twice",
+        (runs / "a", "--tau", "0"): "--tau must be positive, got 0",
+        (runs / "a", "--oracle", "cyclic,lam"): "expected FIELD=VALUE after a comma, got 'lam'",
+        (runs / "a", "--oracle", "cyclic,lam=2"): "lam must lie in",
+        (runs / "a", "--prompts", "0"): "--prompts must be at least 1",
+    }
+    for arguments, message in wrong.items():
+        assert main([*map(str, arguments)]) == 1
+        assert message in capsys.readouterr().err
+    assert main([str(runs / "a"), "--oracle", "cyclik"]) == 2
+    assert "did you mean 'cyclic'" in capsys.readouterr().err
+
+
+def test_a_judges_fields_are_read_as_their_types():
+    task = make_task("symbols", length=2)
+    judge = read_judge("cyclic,shape=random,lam=0.25,seed=7", task, "cpu")
+    assert judge.fields == {"name": "cyclic", "shape": "random", "lam": 0.25, "scale": 2.0, "seed": 7}
+    with pytest.raises(UnknownNameError):
+        read_judge("bradley", task, "cpu")
+
+
+def test_a_label_says_what_differs(runs):
+    directories = [runs / name for name in ("a", "b", "c")]
+    told = labels([read_settings(directory) for directory in directories], directories)
+    rate = "optimiser.learning_rate"
+    assert told == [f"sppo cyclic {rate}=None seed=0", f"sppo cyclic {rate}=0.3 seed=1", f"sppo bt {rate}=None seed=0"]
+    twice = [runs / "a", runs / "a"]
+    assert labels([read_settings(directory) for directory in twice], twice) == ["sppo (a)", "sppo (a)"]
+
+
+def test_the_average_policy_meets_the_others_where_asked(runs):
+    met = [Assessment(Options((runs / "a", runs / "b"), policy=name)).meetings(0).table for name in ("last", "average")]
+    assert not torch.allclose(*met)

@@ -1,0 +1,142 @@
+"""Fitting an oracle: what each kind can learn of a cycle, the measures by hand, the checkpoint, and what is refused."""
+
+import json
+import math
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from envs.offline import Preference, read_preferences
+from oracles.check import check_oracle
+from oracles.registry import make
+from oracles.table import TableOracle
+from runners.duel import main as duel
+from runners.fit_oracle import main, measure, split
+
+ANSWERS = [
+    "What a lovely question! Rinse the rice. You can do this!",
+    "Rinse the rice.",
+    "Rinse the rice 3 times, then simmer the rice for 12 minutes.",
+]
+PROMPT = "How do I cook rice?"
+CYCLE = [(1, 0), (2, 1), (0, 2)]
+"""Against the majority that the shipped PairRM has learned."""
+
+
+def compared(count):
+    return [
+        {"prompt": PROMPT, "first": ANSWERS[a], "second": ANSWERS[b], "outcome": 1}
+        if i % 2
+        else {"prompt": PROMPT, "first": ANSWERS[b], "second": ANSWERS[a], "outcome": 0}
+        for i in range(count)
+        for a, b in [CYCLE[i % 3]]
+    ]
+
+
+def write(path, records):
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    return str(path)
+
+
+def fitted(tmp_path, capsys, kind, *more, count=180):
+    data = write(tmp_path / "compared.jsonl", compared(count))
+    out = tmp_path / kind
+    assert main(["--kind", kind, "--data", data, "--out", str(out), *more]) == 0
+    return out, json.loads((out / "fit.json").read_text()), capsys.readouterr().out
+
+
+def prob(oracle):
+    return oracle.prob([PROMPT] * 3, [ANSWERS[a] for a, _ in CYCLE], [ANSWERS[b] for _, b in CYCLE])
+
+
+def test_an_embedding_learns_a_cycle_and_its_checkpoint_judges(tmp_path, capsys):
+    out, found, printed = fitted(tmp_path, capsys, "gpm", "--epochs", "12")
+    assert found["eval/accuracy"] == 1
+    assert found["eval/log_loss"] < 0.2
+    oracle = make("gpm", model=str(out))
+    assert (prob(oracle) > 0.8).all()
+    check_oracle(oracle, [PROMPT], [ANSWERS])
+    assert f"--oracle gpm --oracle.model {out}" in printed
+    assert printed.count("epoch ") == 12
+    curves = EventAccumulator(str(out))
+    curves.Reload()
+    assert {"loss/gpm", "eval/accuracy", "eval/log_loss", "eval/calibration_error"} <= set(curves.Tags()["scalars"])
+    run = ["--oracle", "gpm", "--oracle.model", str(out), "--run.steps", "1", "--run.eval_every", "0"]
+    assert duel([*run, "--run.dir", str(tmp_path / "run")]) == 0
+    assert f"judge: gpm lam=0.5 model={out}" in capsys.readouterr().out
+
+
+def test_a_reward_knows_no_cycle(tmp_path, capsys):
+    out, found, _ = fitted(tmp_path, capsys, "bt", "--epochs", "4")
+    assert found["eval/log_loss"] > 0.6
+    oracle = make("bt", model=str(out))
+    check_oracle(oracle, [PROMPT], [ANSWERS])
+    logits = torch.logit(prob(oracle).double())
+    assert logits.sum().item() == pytest.approx(0, abs=1e-4)
+
+
+def test_a_pairrm_learns_and_its_checkpoint_judges(tmp_path, capsys):
+    out, found, printed = fitted(tmp_path, capsys, "pairrm", "--epochs", "4")
+    assert found["eval/accuracy"] == 1
+    oracle = make("pairrm", checkpoint=str(out))
+    assert (prob(oracle) > 0.8).all()
+    assert f"--oracle pairrm --oracle.checkpoint {out}" in printed
+
+
+def test_the_same_seed_gives_the_same_checkpoint(tmp_path, capsys):
+    figures = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        figures.append(fitted(tmp_path / name, capsys, "gpm", "--epochs", "1", count=40)[1])
+    assert figures[0] == figures[1]
+
+
+def test_the_measures_are_those_by_hand():
+    payoff = torch.tensor([[0.5, 0.9], [0.1, 0.5]], dtype=torch.float64)
+    oracle = TableOracle(payoff, ["x", "y"], ["a", "b"])
+    asked = [Preference("x", "a", "b", 1.0), Preference("x", "a", "b", 0.0), Preference("y", "b", "a", 0.0)]
+    found = measure(oracle, asked)
+    assert found.scalars["eval/accuracy"] == pytest.approx((0.5 + 1) / 2)
+    assert found.scalars["eval/log_loss"] == pytest.approx(-(2 * math.log(0.9) + math.log(0.1)) / 3)
+    assert found.scalars["eval/brier"] == pytest.approx((0.01 + 0.81 + 0.01) / 3)
+    assert found.scalars["eval/calibration_error"] == pytest.approx(0.9 - 2 / 3)
+    assert found.bins[-1] == pytest.approx((3, 0.9, 2 / 3))
+    assert "0.9 - 1.0              3   0.900   0.667" in found.table()
+
+
+def test_whole_prompts_are_held_out_where_there_are_enough():
+    many = [Preference(f"x{i % 20}", "a", "b", 1.0) for i in range(100)]
+    learned, held = split(many, 0.1, seed=0)
+    assert len(held) == 10
+    assert not {one.prompt for one in learned} & {one.prompt for one in held}
+    one_prompt = [Preference("x", "a", "b", 1.0)] * 30
+    assert [len(part) for part in split(one_prompt, 0.1, seed=0)] == [27, 3]
+    with pytest.raises(ValueError, match="too few"):
+        split(one_prompt[:1], 0.1, seed=0)
+
+
+def test_duels_of_a_run_are_comparisons(tmp_path):
+    lines = [
+        {"step": 1, "prompt": "x", "left": "a", "right": "b", "prob": 1.0},
+        {"step": 2, "prompt": "x", "left": "a", "right": "a", "prob": 0.0},
+        {"step": 3, "prompt": "x", "left": "c", "right": "b", "prob": 0.0},
+    ]
+    found = read_preferences(write(tmp_path / "duels.jsonl", lines))
+    assert found == [Preference("x", "a", "b", 1.0), Preference("x", "c", "b", 0.0)]
+
+
+def test_what_cannot_be_fitted_is_told(tmp_path, capsys):
+    good = write(tmp_path / "good.jsonl", compared(20))
+    one_class = write(tmp_path / "one.jsonl", [record for record in compared(20) if record["outcome"]])
+    wrong = [
+        (["--data", one_class], "all 10 outcomes are 1"),
+        (["--data", str(tmp_path / "none.jsonl")], "none.jsonl"),
+        (["--data", good, "--base", str(tmp_path / "nobody")], "nobody"),
+        (["--data", good, "--out", str(tmp_path)], "never overwritten"),
+    ]
+    for arguments, message in wrong:
+        out = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
+        assert main(["--kind", "bt", *arguments, *out]) == 1
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
