@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from preference_duel.keyed_random import Key
+from preference_duel.keyed_random import Key, verdict
 from preference_duel.protocols import Oracle, PayoffOracle
 
 
@@ -70,9 +70,7 @@ def payoff(
     asked = [prompts[b] for b, _, _ in pairs]
     first = [left[b][k] for b, k, _ in pairs]
     second = [opposite[b][l] for b, _, l in pairs]
-    answers = _ask(oracle, asked, first, second)
-    if not oracle.antisymmetric:
-        answers = (answers + 1 - _ask(oracle, asked, second, first)) / 2
+    answers = ask_pairs(oracle, asked, first, second)
     prob = torch.full(wanted.shape, 0.5, dtype=answers.dtype)
     prob[wanted] = answers
     if right is None:
@@ -80,10 +78,30 @@ def payoff(
     return prob
 
 
-def _ask(oracle: Oracle, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
+def ask_pairs(oracle: Oracle, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
+    """Returns [N] P(first beats second | prompt), both orders averaged if the oracle is not antisymmetric.
+
+    Raises:
+        ValueError: if the oracle answers anything but N probabilities.
+    """
+    answers = _answers(oracle, prompts, first, second)
+    return answers if oracle.antisymmetric else _average(answers, _answers(oracle, prompts, second, first))
+
+
+def _answers(oracle: Oracle, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
     answers = oracle.prob(prompts, first, second)
-    require_prob(answers, (len(prompts),), type(oracle).__name__)
+    shape = (len(prompts),)
+    if prompts and isinstance(answers, Tensor) and answers.dtype == torch.float64 and answers.device.type == "cpu":
+        values = answers.numpy()  # whose reductions of few numbers cost half of torch's
+        if values.shape == shape and values.min() >= 0 and values.max() <= 1:
+            return answers
+    require_prob(answers, shape, type(oracle).__name__)
     return answers
+
+
+def _average(prob: Tensor, swapped: Tensor) -> Tensor:
+    """Returns P without position bias: the mean of P(a, b) and 1 - P(b, a)."""
+    return (prob + 1 - swapped) / 2
 
 
 def _read_alone(
@@ -97,7 +115,7 @@ def _read_alone(
     prob = oracle.payoff(prompts, left, right)
     require_prob(prob, shape, f"{type(oracle).__name__}.payoff")
     if not oracle.antisymmetric:
-        prob = (prob + 1 - oracle.payoff(prompts, right, left).mT) / 2
+        prob = _average(prob, oracle.payoff(prompts, right, left).mT)
     return prob if ask is None else torch.where(ask, prob, torch.full_like(prob, 0.5))
 
 
@@ -117,10 +135,10 @@ def outcomes(oracle: Oracle, prompts: Sequence[str], first: Sequence[str], secon
     Raises:
         ValueError: if the oracle answers anything but N probabilities.
     """
-    return draw(_ask(oracle, prompts, first, second), key)
+    return draw(_answers(oracle, prompts, first, second), key)
 
 
 def draw(prob: Tensor, key: Key, k: Any = 0, l: Any = 0, vote: Any = 0) -> Tensor:
-    """Draws y ~ Bernoulli(prob) at the key's positions; the one place where a verdict is drawn."""
+    """Draws y ~ Bernoulli(prob) at the key's positions."""
     uniforms = np.broadcast_to(key.uniform(k, l, vote), prob.shape)
-    return torch.from_numpy(uniforms.copy()) < prob.double()
+    return verdict(prob.double(), torch.from_numpy(uniforms.copy()))

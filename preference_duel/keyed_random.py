@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -80,6 +81,32 @@ def uniform(
         )
     bits = (high << np.uint64(21)) ^ (low >> np.uint64(11))
     return bits.astype(np.float64) * 2.0**-53
+
+
+def verdict(prob: Any, uniforms: Any) -> Any:
+    """Returns y ~ Bernoulli(prob): True where the first response wins; every verdict of the project is drawn here.
+
+    Args:
+        prob: P(first beats second), an array or a tensor of float64.
+        uniforms: [0, 1), of the same kind and shape.
+    """
+    return uniforms < prob
+
+
+def choose(weights: ArrayLike, uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Draws indices by inversion of the cumulative distribution.
+
+    Args:
+        weights: [..., N] at least 0, not all 0; need not sum to 1.
+        uniforms: [...] in [0, 1); broadcasts with the weights' leading axes.
+
+    Returns:
+        [...] indices; one of weight 0 is never among them.
+    """
+    edges = np.cumsum(np.asarray(weights, dtype=np.float64), axis=-1)
+    total = edges[..., -1]
+    points = np.minimum(uniforms * total, np.nextafter(total, 0))  # u * total may round up to the total
+    return (edges <= points[..., None]).sum(axis=-1)
 
 
 def hash_seed(*parts: object) -> int:

@@ -47,17 +47,17 @@ def uniform(seed: Tensor, stream: int, episode: Tensor) -> Tensor:
     return ((c0 << 21) ^ (c1 >> 11)).double() * 2.0**-53
 
 
-def invert(scores: Tensor, uniforms: Tensor) -> Tensor:
-    """Draws by inversion of the cumulative distribution.
+def choose(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """Draws indices by inversion of the cumulative distribution, several from each row.
 
     Args:
-        scores: [R, V] log-law up to a constant of each row.
+        weights: [R, V] at least 0, not all 0; need not sum to 1.
         uniforms: [R, n] float64 in [0, 1).
 
     Returns:
-        [R, n] columns; one of probability 0 is never among them.
+        [R, n] columns; one of weight 0 is never among them.
     """
-    edges = scores.softmax(-1).double().cumsum(-1)
+    edges = weights.double().cumsum(-1)
     total = edges[:, -1:]
     points = torch.minimum(uniforms * total, total.nextafter(torch.zeros_like(total)))
     return torch.searchsorted(edges, points, right=True)

@@ -20,7 +20,7 @@ from agents.policies.lm.decoder import Autoregressive
 from agents.policies.lm.enumeration import listed_law
 from agents.policies.lm.hf_policy import HFPolicy
 from agents.policies.lm.response_trie import ResponseTrie
-from preference_duel.keyed_random import Key
+from preference_duel.keyed_random import Key, choose
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion
 
@@ -103,8 +103,7 @@ class Mixture(Policy):
             return self._list(prompts, n, key)
         depth = key.depth if isinstance(key, _Places) else 0
         uniforms = key.uniform(k=np.arange(n)[None, :], l=np.arange(len(prompts))[:, None], vote=_CHOICE - depth)
-        edges = self.weights.cumsum(0).cpu().numpy()
-        chosen = np.searchsorted(edges, uniforms * edges[-1], side="right")
+        chosen = choose(self.weights.cpu().numpy(), uniforms)
         drawn: dict[tuple[int, int], Completion] = {}
         for i, policy in enumerate(self._components):
             rows, draws = np.nonzero(chosen == i)

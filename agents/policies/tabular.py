@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from envs.tasks.task import Task
 from preference_duel.keyed_random import Key, Stream, hash_seed
-from preference_duel.keyed_random_torch import invert
+from preference_duel.keyed_random_torch import choose
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion
 
@@ -140,7 +140,7 @@ class Cells:
         if n is None:
             return [self.responses] * len(law), law.exp()
         uniforms = key.uniform(k=np.arange(n)[None, :], l=np.arange(len(law))[:, None])
-        chosen = invert(law, torch.from_numpy(uniforms))
+        chosen = choose(law.softmax(-1), torch.from_numpy(uniforms))
         drawn = [[self.responses[i] for i in row] for row in chosen.tolist()]
         return drawn, torch.full(chosen.shape, 1 / n, dtype=torch.float64)
 

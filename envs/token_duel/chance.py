@@ -6,38 +6,14 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from oracles import Oracle
-from oracles.check import require_prob
 from preference_duel.keyed_random import Key, Stream, uniform
 
 _BLOCK = 512
 AHEAD = 32
 """Episodes of a duel whose chance is drawn at once."""
 _STREAMS = np.array([Stream.PROMPT, Stream.VERDICT])
-
-
-def ask(oracle: Oracle, prompts: list[str], first: list[str], second: list[str]) -> NDArray[np.float64]:
-    """Returns [N] P(first beats second | prompt), both orders averaged where the oracle is not antisymmetric.
-
-    Raises:
-        ValueError: if the oracle does not return N probabilities.
-    """
-    prob = _checked(oracle, prompts, first, second)
-    return prob if oracle.antisymmetric else (prob + 1 - _checked(oracle, prompts, second, first)) / 2
-
-
-def _checked(oracle: Oracle, prompts: list[str], first: list[str], second: list[str]) -> NDArray[np.float64]:
-    answers = oracle.prob(prompts, first, second)
-    if isinstance(answers, Tensor) and answers.dtype == torch.float64 and answers.device.type == "cpu":
-        prob = answers.numpy()  # whose reductions of few numbers cost half of torch's
-        if prob.shape == (len(prompts),) and prob.min() >= 0 and prob.max() <= 1:
-            return prob
-    require_prob(answers, (len(prompts),), type(oracle).__name__)
-    return answers.double().numpy()
 
 
 def prompt_index(uniforms: NDArray[np.float64], count: int) -> NDArray[np.int64]:

@@ -11,10 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from envs.tasks.task import Task
 from envs.token_duel.boards import prompt_tokens
-from envs.token_duel.chance import ask, episode_uniform, prompt_index, prompts_and_verdicts
+from envs.token_duel.chance import episode_uniform, prompt_index, prompts_and_verdicts
 from envs.token_duel.rules import ENDED, Rules
 from oracles import Oracle
-from preference_duel.keyed_random import Stream
+from oracles.base import ask_pairs
+from preference_duel.keyed_random import Stream, verdict
 from preference_duel.types import Completion, Feedback
 
 Illegal = Literal["replace", "raise"]
@@ -263,10 +264,10 @@ class TokenDuels:
         self.revealed[rows] = np.nan
 
     def _judge(self, rows: NDArray[np.intp]) -> None:
-        """Asks the oracle about these duels and draws their verdicts: the one place for both."""
+        """Asks the oracle about these duels and draws their verdicts."""
         prompts = [self.task.prompts[i] for i in self.prompts[rows].tolist()]
-        prob = ask(self.oracle, prompts, self._texts(rows, 0), self._texts(rows, 1))
-        self.outcome[rows] = won = self.chance[rows] < prob
+        prob = ask_pairs(self.oracle, prompts, self._texts(rows, 0), self._texts(rows, 1)).double().numpy()
+        self.outcome[rows] = won = verdict(prob, self.chance[rows])
         self.revealed[rows] = won if self.feedback == "outcome" else prob
 
     def _texts(self, rows: NDArray[np.intp], seat: int) -> list[str]:

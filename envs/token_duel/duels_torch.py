@@ -10,11 +10,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from envs.tasks.task import Task
-from envs.token_duel.chance import ask
 from envs.token_duel.duels import Illegal, TokenDuels
 from envs.token_duel.rules import ENDED
 from oracles import Oracle, payoff
-from preference_duel.keyed_random import Stream
+from oracles.base import ask_pairs
+from preference_duel.keyed_random import Stream, verdict
 from preference_duel.keyed_random_torch import as_seeds, uniform
 from preference_duel.types import Feedback
 
@@ -168,7 +168,7 @@ class TorchDuels:
         if (self.episodes[rows] < 0).any():
             raise RuntimeError("step() needs a running duel; call reset() on every row first")
         prob = self._look_up(rows) if self._table is not None else self._ask(rows)
-        won = self.chance[rows] < prob
+        won = verdict(prob, self.chance[rows])
         self.outcome[rows] = won.to(self.outcome.dtype)
         self.revealed[rows] = won.double() if self.feedback == "outcome" else prob
 
@@ -178,7 +178,7 @@ class TorchDuels:
         said = self.board[rows, :, self.width : -1].tolist()
         decode = self.task.tokenizer.decode
         first, second = ([decode([t for t in pair[seat] if t != self.fill]) for pair in said] for seat in (0, 1))
-        return torch.from_numpy(ask(self.oracle, prompts, first, second)).to(self.device)
+        return ask_pairs(self.oracle, prompts, first, second).double().to(self.device)
 
     def _look_up(self, rows: Tensor) -> Tensor:
         """Returns [M] P from the table."""

@@ -14,7 +14,7 @@ from envs.token_duel.boards import Responses, response_board, tokens_of
 from envs.token_duel.chance import Ahead
 from envs.token_duel.duels import TokenDuels
 from envs.token_duel.rules import Rules
-from preference_duel.keyed_random import Rows, Stream
+from preference_duel.keyed_random import Rows, Stream, choose
 
 _PICK = 2**31
 """The counter k by which a pool picks; responses are drawn by k = 0."""
@@ -89,9 +89,7 @@ class Drawing:
         drawn, weights = self.policy.draw(list(prompts), 1, key)
         places = [0] * len(prompts)
         if len(drawn[0]) > 1:
-            edges = np.cumsum(np.asarray(weights, dtype=np.float64), axis=1)
-            targets = key.uniform(l=np.arange(len(prompts))) * edges[:, -1]
-            places = (edges <= targets[:, None]).sum(axis=1).tolist()
+            places = choose(weights, key.uniform(l=np.arange(len(prompts)))).tolist()
         chosen = [row[place] for row, place in zip(drawn, places, strict=True)]
         for response in chosen:
             if response.tokens is None:
@@ -121,9 +119,7 @@ class Pool:
 
     def respond(self, prompts: Sequence[str], key: Rows) -> list[Sequence[int]]:
         """Returns the response of one of them to each prompt."""
-        edges = np.cumsum(self._chances())
-        uniforms = key.uniform(k=_PICK, l=np.arange(len(prompts)))
-        chosen = np.searchsorted(edges, uniforms * edges[-1], side="right")
+        chosen = choose(self._chances(), key.uniform(k=_PICK, l=np.arange(len(prompts))))
         responses: list[Any] = [()] * len(prompts)
         for i in np.unique(chosen).tolist():
             rows = np.flatnonzero(chosen == i)

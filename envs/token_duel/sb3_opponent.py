@@ -20,7 +20,7 @@ from envs.tasks.task import Task
 from envs.token_duel.boards import prompt_tokens
 from envs.token_duel.rules import ENDED, Rules
 from envs.token_duel.spaces import board_space
-from preference_duel.keyed_random import Rows
+from preference_duel.keyed_random import Rows, choose
 
 
 class ModelOpponent:
@@ -81,9 +81,8 @@ def write(
     phase, live = np.full(len(boards), rules.by_step.item(0)), np.arange(len(boards))
     for step in range(uniforms.shape[1]):
         with torch.no_grad():
-            edges = law(boards[live], rules.masks[phase[live]]).double().cpu().numpy().cumsum(axis=1)
-        targets = uniforms[live, step] * edges[:, -1]
-        drawn[live, step] = token = (edges <= targets[:, None]).sum(axis=1)
+            weights = law(boards[live], rules.masks[phase[live]]).double().cpu().numpy()
+        drawn[live, step] = token = choose(weights, uniforms[live, step])
         boards[live, width + step] = rules.written[phase[live], token]
         phase[live] = np.maximum(rules.after[phase[live], token], rules.by_step[step + 1])
         live = np.flatnonzero(phase < ENDED)

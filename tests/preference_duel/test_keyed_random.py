@@ -4,8 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
-from preference_duel.keyed_random import Key, Stream, hash_seed, philox, uniform
+from preference_duel.keyed_random import Key, Stream, choose, hash_seed, philox, uniform
+from preference_duel.keyed_random_torch import choose as torch_choose
 
 ONES = 0xFFFFFFFF
 KNOWN = [  # counter, key, answer: Random123's kat_vectors for philox4x32 with 10 rounds
@@ -82,3 +84,17 @@ def test_hashed_seeds_are_stable_and_unlike_their_neighbours():
     assert all(0 <= seed < 2**63 for seed in seeds)
     bits = [(a ^ b).bit_count() for a, b in itertools.pairwise(seeds)]
     assert 28 < np.mean(bits) < 35
+
+
+def test_a_choice_inverts_the_cumulative_distribution():
+    uniforms = np.array([0.0, 0.25, 0.999])
+    assert choose([1.0, 3.0, 0.0], uniforms).tolist() == [0, 1, 1]
+    assert choose([[0.0, 2.0], [1.0, 1.0], [5.0, 0.0]], uniforms).tolist() == [1, 0, 0]
+
+
+def test_a_choice_never_leaves_the_weights_even_at_the_last_uniform():
+    last = np.array([1 - 2.0**-53])
+    for total in (1.0, 0.3, 3e-320, 7.1):
+        assert choose([total, 0.0], last).tolist() == [0]
+        weights = torch.tensor([[total, 0.0]], dtype=torch.float64)
+        assert torch_choose(weights, torch.from_numpy(last[None])).tolist() == [[0]]

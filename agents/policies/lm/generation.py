@@ -15,7 +15,7 @@ from agents.policies.lm.constraints import Rules
 from agents.policies.lm.decoder import Autoregressive, Reader
 from preference_duel import distributed
 from preference_duel.keyed_random import Key
-from preference_duel.keyed_random_torch import invert
+from preference_duel.keyed_random_torch import choose
 from preference_duel.types import Completion
 
 UNLEARNED = 4
@@ -108,7 +108,7 @@ def write(reader: Reader, rules: Rules, uniforms: Tensor) -> list[list[int]]:
     states = torch.full_like(rows, rules.first)
     live = torch.ones_like(rows, dtype=torch.bool)
     for t in range(rules.limit):
-        chosen = torch.where(live, invert(reader.scores(states), uniforms[rows, t, None]).squeeze(1), 0)
+        chosen = torch.where(live, choose(reader.scores(states).softmax(-1), uniforms[rows, t, None]).squeeze(1), 0)
         tokens[rows[live], t] = chosen[live]
         states = torch.where(live, rules.follow(states, chosen), states)
         live = live & ~rules.ended(states)

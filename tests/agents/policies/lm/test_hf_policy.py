@@ -16,7 +16,7 @@ from agents.policies.lm.loading import load_tokenizer
 from envs import Task, make_task
 from envs.tasks.tokenizers import response_tokens
 from preference_duel.keyed_random import Key
-from preference_duel.keyed_random_torch import invert
+from preference_duel.keyed_random_torch import choose
 from preference_duel.types import Completion, Conversation
 
 SPECIAL = ("<pad>", "<eos>", "<user>", "<bot>")
@@ -403,8 +403,8 @@ def test_a_draw_at_the_edge_of_a_truncation_is_never_called_impossible():
 def test_inversion_never_takes_what_has_no_probability():
     law = torch.tensor([[0.0, 0.25, 0.75, 0.0]]).log().expand(2, 4)
     ends = torch.tensor([[0.0, 0.2499], [0.2501, 1 - 2.0**-53]], dtype=torch.float64)
-    assert invert(law, ends).tolist() == [[1, 1], [2, 2]]
-    assert invert(law + 3.7, ends).tolist() == [[1, 1], [2, 2]]
+    assert choose(law.softmax(-1), ends).tolist() == [[1, 1], [2, 2]]
+    assert choose((law + 3.7).softmax(-1), ends).tolist() == [[1, 1], [2, 2]]
 
 
 def test_settings_out_of_range_are_refused(folder):
