@@ -40,6 +40,8 @@ class DuelArena:
             in the task, play as if each were alone.
     """
 
+    offline = False
+
     def __init__(
         self,
         task: Task,
@@ -87,15 +89,17 @@ class DuelArena:
         self._episode += self._size
         return list(self._prompts)
 
-    def play(self, proposal: Proposal) -> Duel:
+    def play(self, proposal: Proposal | None) -> Duel:
         """Asks the oracle once about every wanted pair of the proposal.
 
         Raises:
-            ValueError: if the proposal does not fit the prompts, or the oracle breaks its contract.
+            ValueError: if there is no proposal or it does not fit the prompts, or the oracle breaks its contract.
             RuntimeError: if there was no reset since the last play.
         """
         if self._prompts is None:
             raise RuntimeError("play() needs the prompts of a reset(); call reset() before every play()")
+        if proposal is None:
+            raise ValueError("play() needs a proposal, got None; only an arena that is `offline` plays without one")
         prompts, self_play = self._prompts, proposal.right is None
         right = proposal.left if proposal.right is None else proposal.right
         shape = (len(prompts), _width("left", proposal.left, prompts), _width("right", right, prompts))

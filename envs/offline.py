@@ -141,6 +141,8 @@ class FileArena:
         ValueError: if the batch is larger than the file, or a response is none of a finite task.
     """
 
+    offline = True
+
     def __init__(self, task: Task, preferences: Sequence[Preference], batch_size: int | None, seed: int = 0) -> None:
         self.batch_size = len(preferences) if batch_size is None else batch_size
         if not 1 <= self.batch_size <= len(preferences):

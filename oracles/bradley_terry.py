@@ -14,6 +14,7 @@ from torch import Tensor
 from oracles.readers.classifier import ReaderConfig, RewardModel, require_idle
 from preference_duel.keyed_random import hash_seed
 from preference_duel.names import nearest
+from preference_duel.protocols import forget
 
 Rewards = Callable[[Sequence[str], Sequence[str]], Tensor]
 """Returns [N] rewards of N (prompt, response) pairs."""
@@ -78,7 +79,7 @@ class RewardOracle:
 
     def forget(self) -> None:
         """Drops what a reward model remembers; a runner does so at every step, so that a resumed run equals it."""
-        getattr(self.rewards, "forget", lambda: None)()
+        forget(self.rewards)
 
     def _table(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> Tensor:
         asked = [prompt for prompt, texts in zip(prompts, responses, strict=True) for _ in texts]

@@ -17,7 +17,7 @@ from torch import Tensor
 from preference_duel.checks import require_share
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from preference_duel.names import UnknownNameError, nearest
-from preference_duel.protocols import Oracle, PayoffOracle
+from preference_duel.protocols import Oracle, PayoffOracle, forget
 
 
 class Build(Protocol):
@@ -110,7 +110,7 @@ class AlteredOracle:
 
     def forget(self) -> None:
         """Drops what the inner oracle remembers."""
-        getattr(self.inner, "forget", lambda: None)()
+        forget(self.inner)
 
 
 class AlteredPayoffOracle(AlteredOracle):

@@ -4,11 +4,12 @@ It imports nothing of the other packages: runners, agents, envs and oracles stan
 """
 
 from preference_duel.keyed_random import Key, Stream
-from preference_duel.protocols import Agent, Oracle, Policy
+from preference_duel.protocols import Agent, Arena, Oracle, Policy
 from preference_duel.types import Completion, Conversation, Duel, Feedback, Proposal
 
 __all__ = [
     "Agent",
+    "Arena",
     "Completion",
     "Conversation",
     "Duel",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -105,9 +106,8 @@ class Policy(nn.Module, ABC):
 class Agent(Protocol):
     """Proposes responses for both seats and learns from the duels that come back.
 
-    Agents never see an oracle: all they learn is in `Duel`. One may say of itself, as a class attribute that is True:
-    `learns_from_files` (duels of others, --run.data), `one_pass` (each comparison of a file counts once),
-    `learns_worlds` (nothing that it does mixes prompts, so that the seeds of a benchmark can learn in one batch).
+    Agents never see an oracle: all they learn is in `Duel`. Class attributes of the names of `Traits` say what else
+    they can do.
     """
 
     policy: Policy
@@ -131,6 +131,51 @@ class Agent(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What an agent can do, as class attributes of these names; an agent without one has the default."""
+
+    learns_from_files: bool = False
+    """Learns from duels of others (--run.data)."""
+    one_pass: bool = False
+    """Counts each comparison of a file once."""
+    learns_worlds: bool = False
+    """Never mixes prompts, so that the seeds of a benchmark can learn in one batch."""
+
+
+def traits(agent: Agent) -> Traits:
+    """Returns what an agent says of itself."""
+    return Traits(**{field.name: bool(getattr(agent, field.name, field.default)) for field in fields(Traits)})
+
+
+class Arena(Protocol):
+    """Turns proposals into duels: by an oracle, or by looking them up in a file of comparisons."""
+
+    offline: bool
+    """True if the duels were made beforehand: agents propose nothing, and `play` is given None."""
+
+    @property
+    def queries(self) -> int | None:
+        """Comparisons so far; None once a whole distribution was played, which no oracle could be asked."""
+        ...
+
+    def reset(self) -> list[str]:
+        """Returns the prompts of the next duel."""
+        ...
+
+    def play(self, proposal: Proposal | None) -> Duel:
+        """Returns the duel of a proposal for the prompts of the last `reset`."""
+        ...
+
+    def state_dict(self) -> dict[str, int | bool]:
+        """Returns everything that a resumed run needs."""
+        ...
+
+    def load_state_dict(self, state: dict[str, int | bool]) -> None:
+        """Continues from `state_dict()`."""
+        ...
+
+
 class Unanswered(OSError):
     """An oracle could not be asked; nothing was made up in place of its answer."""
 
@@ -139,7 +184,8 @@ class Unanswered(OSError):
 class Oracle(Protocol):
     """Knows who wins: the chance that one response is preferred to another.
 
-    One that reads each response alone has `payoff` too: `PayoffOracle`.
+    An oracle may have more: `payoff` if it reads each response alone (`PayoffOracle`), `forget` if it remembers answers
+    (`RememberingOracle`), and a `description` for the first line of a run (`DescribedOracle`).
     """
 
     antisymmetric: bool
@@ -166,3 +212,32 @@ class PayoffOracle(Oracle, Protocol):
     def payoff(self, prompts: Sequence[str], left: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> Tensor:
         """Returns [B, K, L], equal to `prob` on every pair."""
         ...
+
+
+@runtime_checkable
+class RememberingOracle(Protocol):
+    """An oracle that remembers answers."""
+
+    def forget(self) -> None:
+        """Drops them."""
+        ...
+
+
+@runtime_checkable
+class DescribedOracle(Protocol):
+    """An oracle that describes itself."""
+
+    @property
+    def description(self) -> str:
+        """One line: which model, with which settings."""
+        ...
+
+
+def forget(oracle: Any) -> None:
+    """Drops the answers that an oracle remembers, if it does; a runner calls this at every step and evaluation.
+
+    What is remembered is left out of a batch, and a network's answers depend on their batch in the last bits: the
+    memory may not reach back further than a resumed run could know.
+    """
+    if isinstance(oracle, RememberingOracle):
+        oracle.forget()

@@ -18,7 +18,7 @@ from envs.arena import DuelArena
 from envs.tasks.task import Task
 from oracles.table import TableOracle
 from preference_duel.keyed_random import Worlds
-from preference_duel.protocols import Agent
+from preference_duel.protocols import Agent, traits
 from runners.run.build import Players, gather, seed_of, tau_of
 from runners.run.config import RunConfig, Settings
 from runners.run.evaluator import Evaluation
@@ -67,9 +67,9 @@ def _require_stackable(players: Players, run: RunConfig) -> None:
     """Raises TogetherError where one world would learn another thing in company."""
     if not isinstance(players.agent.policy, TabularPolicy):
         raise TogetherError("only tables have rows that learn by themselves")
-    if not getattr(players.agent, "learns_worlds", False):
+    if not traits(players.agent).learns_worlds:
         raise TogetherError("the agent does not say that it `learns_worlds`")
-    if not isinstance(players.arena, DuelArena):
+    if players.arena.offline:
         raise TogetherError("a file is learned from alone")
     if players.task.prompts != players.task.held_out or len(players.task.prompts) > run.eval_prompts:
         raise TogetherError("the prompts that are measured are not all that are learned from")

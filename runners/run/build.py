@@ -15,7 +15,7 @@ from envs.tasks.task import Task
 from oracles import Oracle
 from preference_duel import distributed
 from preference_duel.keyed_random import hash_seed
-from preference_duel.protocols import Agent, Policy
+from preference_duel.protocols import Agent, Arena, DescribedOracle, Policy, traits
 from runners.run.config import DEFAULT_TAU, RunConfig, Settings, changed, is_finite
 from runners.run.evaluator import Evaluation
 from runners.run.split_oracle import SplitOracle
@@ -38,7 +38,7 @@ class Players:
     oracle: Oracle
     reference: Policy
     agent: Agent
-    arena: DuelArena | FileArena
+    arena: Arena
     evaluation: Evaluation
 
 
@@ -65,20 +65,20 @@ def gather(settings: Settings, device: str) -> Players:
             _shard(policy, settings.names["policy"])
     reference = policy.frozen()
     agent: Agent = configs["agent"].build(policy=policy, seed=seed("agent"))
-    arena = DuelArena(task, oracle, run.batch_size, run.feedback, run.votes, seed("arena"))
+    arena: Arena = DuelArena(task, oracle, run.batch_size, run.feedback, run.votes, seed("arena"))
     if run.data is not None:
-        if not getattr(agent, "learns_from_files", False):
+        if not traits(agent).learns_from_files:
             raise ValueError(
                 f"agent '{settings.names['agent']}' learns from its own draws; of --run.data learn dpo, ipo and pelhf"
             )
         preferences = read_preferences(run.data)
         batch = None if run.batch_size is None else min(run.batch_size, len(preferences))
-        arena = FileArena(task, preferences, batch, seed("arena"))
-        if getattr(agent, "one_pass", False) and run.steps * arena.batch_size > len(preferences):
+        arena = recorded = FileArena(task, preferences, batch, seed("arena"))
+        if traits(agent).one_pass and run.steps * recorded.batch_size > len(preferences):
             raise ValueError(
                 f"agent '{settings.names['agent']}' counts each comparison once: {run.steps} steps of "
-                f"{arena.batch_size} are more than the {len(preferences)} of {run.data}; take --run.steps "
-                f"{len(preferences) // arena.batch_size}, or all at once by --run.batch_size None --run.steps 1"
+                f"{recorded.batch_size} are more than the {len(preferences)} of {run.data}; take --run.steps "
+                f"{len(preferences) // recorded.batch_size}, or all at once by --run.batch_size None --run.steps 1"
             )
     evaluation = Evaluation(
         task, oracle, reference, run.eval_prompts, run.eval_pairs, seed("evaluation"), tau_of(settings)
@@ -106,9 +106,8 @@ def tau_of(settings: Settings) -> float:
 
 def judge(settings: Settings, oracle: Oracle) -> str:
     """Returns one line that says who judges: the oracle's own `description`, or its name and telling fields."""
-    described = getattr(oracle, "description", None)
-    if isinstance(described, str):
-        return described
+    if isinstance(oracle, DescribedOracle):
+        return oracle.description
     config: Any = settings.configs["oracle"]
     leading = dataclasses.fields(config)[:1]  # a checkpoint, a path, the kind of game
     first = {field.name: getattr(config, field.name) for field in leading}

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from oracles import Oracle
 from preference_duel import distributed
-from preference_duel.protocols import PayoffOracle
+from preference_duel.protocols import DescribedOracle, PayoffOracle, forget
 
 
 class SplitOracle:
     """Asks an oracle, of which every process has one, about a share of the pairs, and gathers the answers.
 
     Args:
-        oracle: this process' own; whatever else is asked of it, it answers itself.
+        oracle: this process' own.
     """
 
     def __init__(self, oracle: Oracle) -> None:
@@ -25,9 +24,8 @@ class SplitOracle:
         self.antisymmetric = oracle.antisymmetric
         if isinstance(oracle, PayoffOracle):
             self.payoff = self._payoff
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._oracle, name)
+        if isinstance(oracle, DescribedOracle):
+            self.description = oracle.description
 
     def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Returns [N] float64."""
@@ -35,6 +33,10 @@ class SplitOracle:
         columns = ([column[i] for i in own] for column in (prompts, first, second))
         mine = self._oracle.prob(*columns).tolist() if own else []
         return torch.tensor(distributed.exchange(mine, len(prompts)), dtype=torch.float64)
+
+    def forget(self) -> None:
+        """Drops what this process' own oracle remembers."""
+        forget(self._oracle)
 
     def _payoff(self, prompts: Sequence[str], left: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> Tensor:
         """Returns [B, K, L] float64; processes share the prompts."""

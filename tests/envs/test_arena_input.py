@@ -35,6 +35,12 @@ def test_every_play_needs_a_reset(arena):
         arena.play(Proposal([]))
 
 
+def test_only_an_offline_arena_plays_without_a_proposal(arena):
+    arena.reset()
+    with pytest.raises(ValueError, match="needs a proposal, got None"):
+        arena.play(None)
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
