@@ -16,23 +16,24 @@ from benchmarks.timing import machine
 from runners.benchmark.batched_seeds import stack
 from runners.run.build import Players, gather
 from runners.run.cli import parse
-from runners.run.config import Settings
+from runners.run.config import RunConfig, Settings
+from runners.run.loop import steps
 
 GAME = "--task symbols --task.length 3 --task.prompts 1 --oracle cyclic --policy tabular --policy.spread 1"
 
 
-def settings(agent: str, seed: int) -> Settings:
+def settings(agent: str, seed: int, steps: int) -> Settings:
     """Returns what a seed is, alone or in company."""
-    more = ["--run.batch_size", "None", "--run.eval_tau", "0.1", "--run.seed", str(seed)]
+    more = ["--run.batch_size", "None", "--run.eval_tau", "0.1", "--run.seed", str(seed), "--run.steps", str(steps)]
     return parse(["--agent", agent, *GAME.split(), *more]).settings
 
 
-def play(players: Players, steps: int) -> tuple[float, dict[str, torch.Tensor]]:
-    """Returns the seconds of so many updates, and the measures after them, by prompt."""
-    agent, arena = players.agent, players.arena
+def play(players: Players, run: RunConfig) -> tuple[float, dict[str, torch.Tensor]]:
+    """Returns the seconds of a run's steps, and the measures after them, by prompt."""
+    agent = players.agent
     start = time.perf_counter()
-    for _ in range(steps):
-        agent.update(arena.play(agent.propose(arena.reset())))  # pyright: ignore[reportCallIssue] - no file's arena
+    for _ in steps(players, run):
+        pass
     return time.perf_counter() - start, players.evaluation.by_prompt(agent.policy, agent.average)
 
 
@@ -44,15 +45,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     found = parser.parse_args()
     torch.set_num_threads(1)
-    worlds = [settings(found.agent, seed) for seed in range(found.seeds)]
+    worlds = [settings(found.agent, seed, found.steps) for seed in range(found.seeds)]
     begun = time.perf_counter()
     together = stack(worlds)
     building = time.perf_counter() - begun
-    seconds, ours = play(together, found.steps)
+    seconds, ours = play(together, worlds[0].run)
     print(f"one batch of {found.seeds} seeds: {seconds:.1f} s, and {building:.1f} s to build it", flush=True)
     alone, worst = 0.0, 0.0
     for seed, one in enumerate(worlds):
-        took, theirs = play(gather(one, "cpu"), found.steps)
+        took, theirs = play(gather(one, "cpu"), one.run)
         alone += took
         worst = max(worst, *(float((ours[tag][seed] / theirs[tag][0] - 1).abs()) for tag in theirs))
         if (seed + 1) % 10 == 0:

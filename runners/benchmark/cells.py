@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from preference_duel.keyed_random import hash_seed
+from preference_duel.protocols import forget
 from preference_duel.types import Duel
 from runners.benchmark.batched_seeds import stack
 from runners.benchmark.suites import Cell
@@ -20,7 +20,7 @@ from runners.run.build import Players, choose_device, gather
 from runners.run.cli import parse
 from runners.run.config import RunConfig
 from runners.run.evaluator import law
-from runners.run.loop import evaluation_due, forget, one_step, over
+from runners.run.loop import steps
 
 REGRET = "regret/von_neumann"
 """Against the best fixed response to each prompt in hindsight, per query: `envs.games.von_neumann_regret`."""
@@ -83,14 +83,10 @@ def play(players: Players, run: RunConfig, meter: Meter) -> None:
     if not (run.eval_every or run.eval_queries):
         raise ValueError("a cell of a benchmark must be measured: give --run.eval_every or --run.eval_queries")
     meter.measure(0)
-    done = 0
-    while not over(run, done, meter.queries()):
-        asked = meter.queries()
-        _, duel = one_step(players, hash_seed(run.seed, "step", done + 1))
-        meter.saw(duel)
-        done += 1
-        if evaluation_due(run, done, asked, meter.queries()):
-            meter.measure(done)
+    for step in steps(players, run, worlds=meter.worlds):
+        meter.saw(step.duel)
+        if step.evaluate:
+            meter.measure(step.number)
 
 
 class Meter:

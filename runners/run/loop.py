@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 
-from envs.offline import FileArena
-from oracles import Oracle
 from preference_duel import distributed
 from preference_duel.keyed_random import hash_seed
-from preference_duel.protocols import Unanswered
+from preference_duel.protocols import Unanswered, forget
 from preference_duel.types import Duel
 from runners.run.build import Players
 from runners.run.checkpoint import Checkpoint, load
@@ -19,6 +19,23 @@ from runners.run.null_record import Bystander
 from runners.run.progress import Progress
 from runners.run.record import Record
 from runners.run.signals import Interrupt
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass through the loop that was made.
+
+    Attributes:
+        number: of the step, from 1 on.
+        scalars: by tag.
+        duel: what was played.
+        evaluate: whether the run is measured after it.
+    """
+
+    number: int
+    scalars: dict[str, float]
+    duel: Duel
+    evaluate: bool
 
 
 def play(players: Players, run: RunConfig, record: Record | Bystander, interrupt: Interrupt) -> int:
@@ -31,21 +48,14 @@ def play(players: Players, run: RunConfig, record: Record | Bystander, interrupt
     with Progress(done, run.steps) as progress:
         if record.saved is None and (run.eval_every or run.eval_queries):
             progress.evaluated(0, _evaluate(players, record, 0))
-        while not over(run, done, players.arena.queries or 0) and interrupt.signal is None:
-            arena, asked = players.arena.state_dict(), players.arena.queries or 0
-            try:
-                scalars, duel = one_step(players, hash_seed(run.seed, "step", done + 1))
-            except Unanswered:
-                players.arena.load_state_dict(arena)  # the agent has learned nothing of this step
-                if record.saved != done and distributed.count() == 1:
-                    _save(players, record, done)
-                raise
-            done += 1
-            record.log(done, scalars)
-            progress.stepped(done, scalars)
+        made = steps(players, run, done, stopped=lambda: interrupt.signal is not None)
+        for step in _saved_if_unanswered(made, players, record, done):
+            done = step.number
+            record.log(done, step.scalars)
+            progress.stepped(done, step.scalars)
             if _due(done, run.duel_every):
-                record.duels(done, duel, run.duel_prompts)
-            if evaluation_due(run, done, asked, players.arena.queries or 0):
+                record.duels(done, step.duel, run.duel_prompts)
+            if step.evaluate:
                 progress.evaluated(done, _evaluate(players, record, done))
             if _due(done, run.save_every):
                 _save(players, record, done)
@@ -53,6 +63,48 @@ def play(players: Players, run: RunConfig, record: Record | Bystander, interrupt
         if record.saved is None or record.saved < done:
             _save(players, record, done)
     return done
+
+
+def steps(
+    players: Players, run: RunConfig, done: int = 0, worlds: int = 1, stopped: Callable[[], bool] = lambda: False
+) -> Iterator[Step]:
+    """Yields every step of a run once it is made; what is logged, measured and saved is up to the caller.
+
+    Args:
+        players: who plays.
+        run: how long, and how often it is measured.
+        done: steps that were made before.
+        worlds: W independent worlds of which the arena counts the queries together.
+        stopped: asked before each step, whether to make no more.
+
+    Raises:
+        Unanswered: if the oracle could not be asked; agent and arena are as they were before that step.
+    """
+    asked = (players.arena.queries or 0) // worlds
+    while not over(run, done, asked) and not stopped():
+        arena, before = players.arena.state_dict(), asked
+        try:
+            scalars, duel = one_step(players, hash_seed(run.seed, "step", done + 1))
+        except Unanswered:
+            players.arena.load_state_dict(arena)  # the agent has learned nothing of this step
+            raise
+        done += 1
+        asked = (players.arena.queries or 0) // worlds
+        yield Step(done, scalars, duel, evaluation_due(run, done, before, asked))
+
+
+def _saved_if_unanswered(
+    made: Iterator[Step], players: Players, record: Record | Bystander, done: int
+) -> Iterator[Step]:
+    """Yields the steps; where the oracle stops answering, the last whole one is saved before that ends the run."""
+    try:
+        for step in made:
+            done = step.number
+            yield step
+    except Unanswered:
+        if record.saved != done and distributed.count() == 1:
+            _save(players, record, done)
+        raise
 
 
 def one_step(players: Players, seed: int) -> tuple[dict[str, float], Duel]:
@@ -70,12 +122,9 @@ def one_step(players: Players, seed: int) -> tuple[dict[str, float], Duel]:
     agent, arena = players.agent, players.arena
     prompts = arena.reset()
     start = time.perf_counter()
-    if isinstance(arena, FileArena):
-        sampled, duel = start, arena.play()
-    else:
-        proposal = agent.propose(prompts)
-        sampled = time.perf_counter()
-        duel = arena.play(proposal)
+    proposal = None if arena.offline else agent.propose(prompts)
+    sampled = time.perf_counter()
+    duel = arena.play(proposal)
     asked = time.perf_counter()
     scalars = agent.update(duel)
     updated = time.perf_counter()
@@ -88,17 +137,6 @@ def _reseed(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
-
-
-def forget(oracle: Oracle) -> None:
-    """Calls an oracle's own `forget()`, where it has a memory.
-
-    What is remembered is left out of a batch, and a network's answers depend on their batch in the last bits: the
-    memory may not reach back further than a resumed run could know.
-    """
-    clear = getattr(oracle, "forget", None)
-    if clear is not None:
-        clear()
 
 
 def describe(duel: Duel) -> dict[str, float]:
