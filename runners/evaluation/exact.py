@@ -11,17 +11,15 @@ import torch
 from torch import Tensor
 
 from envs.games import (
-    exploitability,
     intransitivity,
     kl_divergence,
     payoff_matrix,
-    regularised_exploitability,
     regularised_nash,
     von_neumann_winner,
 )
 from envs.tasks.task import Task
 from runners.evaluation.judges import Judge
-from runners.run.evaluator import over_prompts, require_affordable
+from runners.run.evaluator import exact_measures, over_prompts, require_affordable
 
 NASH, WINNER = "regularised Nash", "von Neumann winner"
 
@@ -75,19 +73,17 @@ class Board:
         return {NASH: regularised_nash(self.matrices, start, tau).policy, WINNER: self.winner}
 
     def _worth(self, law: Tensor, start: Tensor, nash: Tensor | None, tau: float) -> dict[str, float | None]:
-        win_rate = over_prompts(torch.einsum("bn,bnm,bm->b", law, self.matrices, start))
-        worth: dict[str, float | None] = {
+        measures = exact_measures(law, self.matrices, start, tau, nash)
+        win_rate = over_prompts(measures.pop("win_rate"))
+        return {
             "win_rate": win_rate.mean,
             "win_rate_low": win_rate.low,
             "win_rate_high": win_rate.high,
-            "exploitability": _mean(exploitability(self.matrices, law)),
+            "exploitability": _mean(measures.pop("exploitability")),
             "kl_to_start": _mean(kl_divergence(law, start)),
             "entropy": _mean(torch.special.entr(law).sum(-1)),
+            **{name: _mean(values) for name, values in measures.items()},
         }
-        if nash is not None:
-            worth["regularised_exploitability"] = _mean(regularised_exploitability(self.matrices, law, start, tau))
-            worth["kl_to_nash"] = _mean(kl_divergence(law, nash))
-        return worth
 
 
 def _mean(values: Tensor) -> float | None:

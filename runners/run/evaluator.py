@@ -28,6 +28,11 @@ from preference_duel.types import Completion
 Row = Sequence[Completion]
 LARGEST = 2**26
 """Entries of payoff matrices that an evaluation holds: 512 MiB of float64."""
+_TAGS = {
+    "exploitability": "game/exploitability",
+    "regularised_exploitability": "game/regularised_exploitability",
+    "kl_to_nash": "game/nash_kl",
+}
 SMALL = 16
 """Responses up to which a policy's whole law is written down at every evaluation."""
 
@@ -107,6 +112,28 @@ def require_affordable(prompts: Sequence[str], responses: Sequence[str], flag: s
         )
 
 
+def exact_measures(
+    law: Tensor, matrices: Tensor, reference: Tensor, tau: float, nash: Tensor | None
+) -> dict[str, Tensor]:
+    """Returns what a policy of a finite task is worth, [B] by name.
+
+    Args:
+        law: [B, N] the policy's probabilities.
+        matrices: [B, N, N] the payoff of every prompt.
+        reference: [B, N] the opponent of the win rate and the reference of the regularised game.
+        tau: KL coefficient of the regularised game.
+        nash: [B, N] its equilibrium; None leaves out what is measured in it.
+    """
+    measures = {
+        "win_rate": torch.einsum("bn,bnm,bm->b", law, matrices, reference),
+        "exploitability": exploitability(matrices, law),
+    }
+    if nash is not None:
+        measures["regularised_exploitability"] = regularised_exploitability(matrices, law, reference, tau)
+        measures["kl_to_nash"] = kl_divergence(law, nash)
+    return measures
+
+
 class Evaluation:
     """Measures policies against one reference, with the same prompts and random numbers each time.
 
@@ -148,13 +175,9 @@ class Evaluation:
             if one is None:
                 continue
             probs = law(one, self.task, self.prompts)
-            won = torch.einsum("bn,bnm,bm->b", probs, self.matrices, self.reference_law)
-            found["eval/win_rate" + (end or "_vs_ref")] = won
-            found["game/exploitability" + end] = exploitability(self.matrices, probs)
-            if self.nash is not None:
-                gap = regularised_exploitability(self.matrices, probs, self.reference_law, self.tau)
-                found["game/regularised_exploitability" + end] = gap
-                found["game/nash_kl" + end] = kl_divergence(probs, self.nash)
+            measures = exact_measures(probs, self.matrices, self.reference_law, self.tau, self.nash)
+            found["eval/win_rate" + (end or "_vs_ref")] = measures.pop("win_rate")
+            found |= {_TAGS[name] + end: values for name, values in measures.items()}
         return found
 
     def _beats(self, policy: Policy) -> WinRate:
