@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from oracles.readers.batching import Budget, Memory
-from oracles.readers.classifier import load_tokenizer
+from oracles.readers.loading import load_network
 
 CONTEXT = (
     "\n{% for message in messages %}{% if loop.index0 % 2 == 0 %}\n\n<turn> user\n {{ message['content'] }}"
@@ -62,23 +60,9 @@ class PairLMConfig:
             ValueError: if it is no causal language model, or has no chat template or labels.
         """
         del prompts, responses
-        from transformers import AutoModelForCausalLM
-
-        folder = Path(self.model).expanduser()
-        if not folder.is_dir() and not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", self.model):
-            raise FileNotFoundError(f"no directory '{self.model}', and it is no hub id (--oracle.model)")
-        source = str(folder) if folder.is_dir() else self.model
-        where: dict[str, Any] = {"revision": self.revision or "main", "trust_remote_code": self.trust_remote_code}
-        dtype = self.dtype if self.dtype != "auto" or torch.device(device).type == "cuda" else "float32"
-        try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **where)
-        except (OSError, ValueError) as error:
-            kind = OSError if isinstance(error, OSError) else ValueError
-            raise kind(f"cannot load the pairwise model '{self.model}': {error}") from error
-        network, info = loaded
-        if info["missing_keys"]:
-            raise ValueError(f"'{self.model}' is no whole language model, it lacks {sorted(info['missing_keys'])[:3]}")
-        return PairLM(network.to(device), load_tokenizer(source, **where), self)
+        advice = "pass a directory or a hub id as --oracle.model"
+        network, tokenizer = load_network("AutoModelForCausalLM", "pairwise model", self.model, self, device, advice)
+        return PairLM(network, tokenizer, self)
 
 
 class PairLM:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from oracles.pairrm.encoding import CANDIDATE_LIMIT, FIRST, SECOND, SOURCE, SOURCE_LIMIT, UNUSED, PairEncoder
 from oracles.pairrm.network import PairRM
+from oracles.readers.loading import find_source
 
 if TYPE_CHECKING:
     from transformers import DebertaV2Config
@@ -62,12 +63,10 @@ def locate(checkpoint: str, revision: str | None = None) -> Path:
         if not _EMBEDDED_FOLDER.is_dir():
             raise FileNotFoundError(f"the embedded checkpoint is missing at {_EMBEDDED_FOLDER}; reinstall the package")
         return _EMBEDDED_FOLDER
-    folder = Path(checkpoint).expanduser()
+    advice = f"pass a directory that holds the checkpoint, or '{EMBEDDED}' for the tiny one shipped with the package"
+    folder = Path(find_source(checkpoint, advice, owner=True))
     if folder.is_dir():
         return folder
-    advice = f"pass a directory that holds the checkpoint, or '{EMBEDDED}' for the tiny one shipped with the package"
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", checkpoint):
-        raise FileNotFoundError(f"no directory '{checkpoint}', and it is no hub id; {advice}")
     from huggingface_hub import snapshot_download
 
     try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from oracles.readers.batching import Budget, Memory
+from oracles.readers.loading import load_network
 
 _log = logging.getLogger(__name__)
 _ADVICE = "pass a directory with config.json, weights and tokenizer, or no model for a reward drawn at random"
@@ -108,17 +109,11 @@ class RewardModel:
             ValueError: if it is a classifier with another number of labels, or tensors are missing.
             OSError: if it cannot be found or fetched.
         """
-        folder = Path(model).expanduser()
-        if not folder.is_dir() and not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model):
-            raise FileNotFoundError(f"no directory '{model}', and it is no hub id; {_ADVICE}")
-        try:
-            network, tokenizer, info = _fetch(str(folder) if folder.is_dir() else model, config, device, embeds)
-        except (OSError, ValueError) as error:
-            kind = OSError if isinstance(error, OSError) else ValueError
-            raise kind(f"cannot load the reward model '{model}': {error}; {_ADVICE}") from error
-        if info["missing_keys"]:
-            raise ValueError(f"'{model}' is no whole reward model, it lacks the tensors {sorted(info['missing_keys'])}")
-        return cls(network.to(device), tokenizer, config)
+        network, tokenizer = load_network(
+            "AutoModelForSequenceClassification", "reward model", model, config, device, _ADVICE,
+            partial(_require_labels, embeds=embeds),
+        )  # fmt: skip
+        return cls(network, tokenizer, config)
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """Returns the rewards, [N] float32 on the CPU; see `rows`."""
@@ -222,37 +217,13 @@ class RewardModel:
         return pad
 
 
-def _fetch(source: str, config: ReaderConfig, device: str, embeds: bool) -> tuple[Any, Any, dict[str, Any]]:
-    """Returns network, tokenizer and what transformers says about the loading."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
-    where: dict[str, Any] = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
-    settings = AutoConfig.from_pretrained(source, **where)
+def _require_labels(settings: Any, embeds: bool) -> None:
+    """Raises unless the classifier has as many labels as are read."""
     labels = settings.num_labels
     if embeds and labels not in range(3, _UNLIMITED, 2):
         raise ValueError(f"a model with an embedding in k planes has 1 + 2k labels, 3, 5, ..., this one has {labels}")
     if not embeds and labels != 1:
         raise ValueError(f"a reward model has one label, this one has {labels}")
-    dtype = config.dtype if config.dtype != "auto" or torch.device(device).type == "cuda" else "float32"
-    loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-        source, config=settings, dtype=dtype, output_loading_info=True, **where
-    )
-    network, info = loaded
-    return network, load_tokenizer(source, **where), info
-
-
-def load_tokenizer(source: str, revision: str = "main", trust_remote_code: bool = False) -> Any:
-    """Returns the tokenizer, from the very tokenizer.json where there is one.
-
-    transformers 5 rebuilds the pipeline of some tokenizer classes (DeBERTa-v2 among them) and then gives other ids.
-    """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-    from transformers.utils.hub import cached_file
-
-    found = cached_file(source, "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False)
-    if found is None or trust_remote_code:
-        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-    return PreTrainedTokenizerFast.from_pretrained(source, revision=revision)
 
 
 def _form(form: str, tokenizer: Any) -> str:

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oracles.readers.batching import Budget, Memory
-from oracles.readers.classifier import ReaderConfig, load_tokenizer
+from oracles.readers.classifier import ReaderConfig
+from oracles.readers.loading import load_network
 
 _log = logging.getLogger(__name__)
 VALUE, PROMPT = "value_head.weight", "prompt_head.weight"
@@ -84,16 +85,9 @@ class PublishedGPM:
         Raises:
             ValueError: if tensors are missing.
         """
-        from transformers import AutoModel
-
-        source = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
-        where: dict[str, Any] = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
-        dtype = config.dtype if config.dtype != "auto" or torch.device(device).type == "cuda" else "float32"
-        loaded: Any = AutoModel.from_pretrained(source, dtype=dtype, output_loading_info=True, **where)
-        network, info = loaded
-        if info["missing_keys"]:
-            raise ValueError(f"'{model}' is no whole model, it lacks {sorted(info['missing_keys'])[:3]}")
-        return cls(network.to(device), load_tokenizer(source, **where), heads, config)
+        advice = "pass a directory or a hub id as --oracle.model"
+        network, tokenizer = load_network("AutoModel", "preference model", model, config, device, advice)
+        return cls(network, tokenizer, heads, config)
 
     def rows(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """Returns [N, 3k] float32 on the CPU: v, then the planes' weights."""

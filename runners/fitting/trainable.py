@@ -18,7 +18,8 @@ from oracles import Oracle
 from oracles.bradley_terry import RewardOracle
 from oracles.gpm import gpm_logits, gpm_oracle
 from oracles.pairrm.oracle import EMBEDDED, PairRMConfig, PairRMOracle, load, locate, save
-from oracles.readers.classifier import ReaderConfig, RewardModel, load_tokenizer
+from oracles.readers.classifier import ReaderConfig, RewardModel
+from oracles.readers.loading import load_tokenizer
 from preference_duel.keyed_random import Key, hash_seed
 
 
