@@ -14,6 +14,7 @@ from oracles.features import FeatureOracle, feature_oracle, unit_gaps
 from oracles.readers.classifier import ReaderConfig, RewardModel, require_idle
 from oracles.readers.published_gpm import PublishedGPM, find_heads, published_logits
 from preference_duel.checks import require_positive, require_share
+from preference_duel.planes import quarter_turn
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class GPMConfig:
 
 def _gpm(lam: float, scale: float, left: Tensor, right: Tensor) -> Tensor:
     gradient = left[..., :, None, 0] - right[..., None, :, 0]
-    cycle = _turned(left[..., 1:]) @ right[..., 1:].mT
+    cycle = quarter_turn(left[..., 1:]) @ right[..., 1:].mT
     return torch.sigmoid(gradient.mul_(scale * math.sqrt(1 - lam)).add_(cycle, alpha=scale * math.sqrt(lam)))
 
 
@@ -97,20 +98,14 @@ def gpm_logits(left: Tensor, right: Tensor) -> Tensor:
     """
     gradient = left[..., :, None, 0] - right[..., None, :, 0]
     planes = left.shape[-1] // 2
-    return gradient + _turned(left[..., 1:]) @ right[..., 1:].mT / planes if planes else gradient
-
-
-def _turned(vectors: Tensor) -> Tensor:
-    """Returns [..., 2k] R u: (x, y) -> (-y, x) in each plane."""
-    pairs = vectors.unflatten(-1, (-1, 2))
-    return torch.stack([-pairs[..., 1], pairs[..., 0]], dim=-1).flatten(-2)
+    return gradient + quarter_turn(left[..., 1:]) @ right[..., 1:].mT / planes if planes else gradient
 
 
 def _gpm_listed(drawn: Tensor) -> Tensor:
     count = len(drawn)
     embedding = drawn[:, 1:]
     gram = embedding.mT @ embedding
-    energy = (_turned(_turned(gram).mT) * gram).sum()  # of <R u_i, u_j>^2 over pairs
+    energy = (quarter_turn(quarter_turn(gram).mT) * gram).sum()  # of <R u_i, u_j>^2 over pairs
     return torch.cat([unit_gaps(drawn[:, :1]), embedding * (count * (count - 1) / energy) ** 0.25], dim=1)
 
 

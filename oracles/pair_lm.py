@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oracles.readers.batching import Budget, Memory
 from oracles.readers.loading import load_network
+from preference_duel.types import messages_of
 
 CONTEXT = (
     "\n{% for message in messages %}{% if loop.index0 % 2 == 0 %}\n\n<turn> user\n {{ message['content'] }}"
@@ -112,7 +113,7 @@ class PairLM:
 
     def encode(self, prompt: str, first: str, second: str) -> list[int]:
         """Returns the ids of a question, by the released code's recipe."""
-        turns = list(getattr(prompt, "messages", None) or ({"role": "user", "content": str(prompt)},))
+        turns = messages_of(prompt)
         context = self.tokenizer.apply_chat_template(turns, chat_template=CONTEXT, tokenize=False)
         question = QUESTION.format(context=context, first=first, second=second)
         text = self.tokenizer.apply_chat_template(

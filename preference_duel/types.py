@@ -31,6 +31,11 @@ class Conversation(str):
         return (self.messages,)
 
 
+def messages_of(prompt: str) -> list[dict[str, str]]:
+    """Returns the messages that a prompt keeps, as a `Conversation` does, or its text as the user's only one."""
+    return list(getattr(prompt, "messages", None) or ({"role": "user", "content": str(prompt)},))
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One response.

@@ -19,6 +19,7 @@ from agents.policies.lm.hidden_states import copied_layers, hidden_at
 from agents.policies.tensors import restore, tensors
 from agents.preference_models.metrics import foresight
 from preference_duel.keyed_random import Key, Stream, hash_seed
+from preference_duel.planes import quarter_turn
 from preference_duel.types import Completion, Duel
 
 _LEAST = 1e-12
@@ -80,9 +81,7 @@ class PreferenceNetwork(nn.Module):
         gap = first[..., :, None, 0] - second[..., None, :, 0]
         if self.planes == 0:
             return gap
-        pairs = first[..., 1:].unflatten(-1, (-1, 2))
-        turned = torch.stack([-pairs[..., 1], pairs[..., 0]], dim=-1).flatten(-2)
-        return gap + turned @ second[..., 1:].mT / self.planes
+        return gap + quarter_turn(first[..., 1:]) @ second[..., 1:].mT / self.planes
 
 
 class NetworkModel:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from oracles.readers.batching import Budget, Memory
 from oracles.readers.loading import load_network
+from preference_duel.types import messages_of
 
 _log = logging.getLogger(__name__)
 _ADVICE = "pass a directory with config.json, weights and tokenizer, or no model for a reward drawn at random"
@@ -157,7 +158,7 @@ class RewardModel:
         A pair loses the ends of its longer text, anything else its beginning: the response counts most.
         """
         if self.form == "chat":
-            turns = getattr(prompt, "messages", None) or ({"role": "user", "content": str(prompt)},)
+            turns = messages_of(prompt)
             ids = self.tokenizer.apply_chat_template(
                 [*turns, {"role": "assistant", "content": response}], tokenize=True, return_dict=False
             )

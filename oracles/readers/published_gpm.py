@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from oracles.readers.batching import Budget, Memory
 from oracles.readers.classifier import ReaderConfig
 from oracles.readers.loading import load_network
+from preference_duel.planes import quarter_turn
+from preference_duel.types import messages_of
 
 _log = logging.getLogger(__name__)
 VALUE, PROMPT = "value_head.weight", "prompt_head.weight"
@@ -99,7 +101,7 @@ class PublishedGPM:
 
     def encode(self, prompt: str, response: str) -> tuple[list[int], int]:
         """Returns the ids of an input, and where its prompt ends."""
-        turns = list(getattr(prompt, "messages", None) or ({"role": "user", "content": str(prompt)},))
+        turns = messages_of(prompt)
         before = self._ids(turns)
         ids = self._ids([*turns, {"role": "assistant", "content": response}])
         end = max(0, min(len(before), len(ids)) - 1)
@@ -150,6 +152,5 @@ def published_logits(left: Tensor, right: Tensor, tau: float) -> Tensor:
         tau: temperature, > 0.
     """
     width = 2 * (left.shape[-1] // 3)
-    pairs = left[..., :width].unflatten(-1, (-1, 2))
-    turned = torch.stack([-pairs[..., 1], pairs[..., 0]], dim=-1) * left[..., width:, None]
-    return turned.flatten(-2) @ right[..., :width].mT / tau
+    turned = quarter_turn(left[..., :width]) * left[..., width:].repeat_interleave(2, dim=-1)
+    return turned @ right[..., :width].mT / tau
