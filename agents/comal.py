@@ -59,7 +59,6 @@ class COMAL:
             ValueError: as `INPO.update`.
         """
         scalars = self.inner.update(duel)
-        scalars["loss/comal"] = scalars.pop("loss/inpo")
         self._updates += 1
         if self._updates % self.config.renew_every == 0:
             self.inner.renew_reference()

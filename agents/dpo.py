@@ -133,7 +133,7 @@ class DPO:
         if training.updates % self.config.refresh_every == 0:
             self.opponent.load_state_dict(self.policy.state_dict())
         scalars = policy_scalars(duel.left_weight, step.log_policy[:, :count], log_start[:, :count])
-        return {**scalars, "loss/learning_rate": rate, "loss/dpo": step.loss, "loss/grad_norm": step.grad_norm}
+        return {**scalars, "loss/learning_rate": rate, "loss/policy": step.loss, "loss/grad_norm": step.grad_norm}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the policy and its frozen copies, the optimiser and the number of updates."""

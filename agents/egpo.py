@@ -98,7 +98,7 @@ class EGPO:
         if first:
             self.half.load_state_dict(self.policy.state_dict())
             self.policy.load_state_dict(self._start.state_dict())
-        return {**scalars, "loss/egpo": loss, "loss/grad_norm": grad_norm}
+        return {**scalars, "loss/policy": loss, "loss/grad_norm": grad_norm}
 
     @property
     def _player(self) -> Policy:

@@ -104,7 +104,7 @@ class INPO:
         training.updates += 1
         if training.updates % config.refresh_every == 0:
             self.opponent.load_state_dict(self.policy.state_dict())
-        return {**scalars, "loss/inpo": loss, "loss/grad_norm": grad_norm}
+        return {**scalars, "loss/policy": loss, "loss/grad_norm": grad_norm}
 
     def renew_reference(self) -> None:
         """Makes the current policy the reference: the outer step of a proximal method."""

@@ -99,7 +99,7 @@ class IPO:
         step = pair_step(training, duel, log_start, squares, squares=True, length_normalised=normalised)
         training.updates += 1
         scalars = policy_scalars(duel.left_weight, step.log_policy[:, :count], log_start[:, :count])
-        return {**scalars, "loss/learning_rate": rate, "loss/ipo": step.loss, "loss/grad_norm": step.grad_norm}
+        return {**scalars, "loss/learning_rate": rate, "loss/policy": step.loss, "loss/grad_norm": step.grad_norm}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the policy and its frozen copies, the optimiser and the number of updates."""

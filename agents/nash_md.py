@@ -119,7 +119,7 @@ class NashMD:
             scalars |= policy_scalars(duel.left_weight, log_policy, log_reference)
             loss, grad_norm = training.fit(self._batch(duel), self._loss)
         training.updates += 1
-        return {**scalars, "loss/nash_md": loss, "loss/grad_norm": grad_norm}
+        return {**scalars, "loss/policy": loss, "loss/grad_norm": grad_norm}
 
     @property
     def _share(self) -> float:

@@ -136,7 +136,7 @@ class OELHF:
             self.doubt.add(duel)
         scalars = self._solve(duel) if self.planner == "exact" else self._learn(duel.prompts)
         self._updates += 1
-        return {**scalars, **foresight, "loss/oelhf": surprise}
+        return {**scalars, **foresight, "loss/policy": surprise}
 
     def _solve(self, duel: Duel) -> dict[str, float]:
         """Gives the policy the regularised Nash law of the model for a duel's prompts; returns what it was before."""
@@ -168,6 +168,7 @@ class OELHF:
             weight = torch.full(prob.shape[:2], 1 / prob.shape[1], dtype=torch.float64)
             asked = ~torch.eye(prob.shape[1], dtype=torch.bool).expand(prob.shape)
             scalars = self.main.update(Duel(prompts, left, left, prob, weight, weight, asked, "probability", 1))
+        scalars["loss/planner"] = scalars.pop("loss/policy")
         return scalars
 
     def _enhanced(self, prompts: Sequence[str], left: Sequence[Sequence[Completion]]) -> list[list[Completion]]:

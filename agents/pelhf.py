@@ -91,7 +91,7 @@ class PELHF:
             plan = regularised_saddle(self.lower(prompts), log_ref.exp(), self.config.tau, tol=1e-5).policy
             self.policy.logits[self.policy.cells.rows_of(prompts)] = plan.clamp_min(_LEAST).log()
         self._updates += 1
-        return {**policy_scalars(log_policy.exp(), log_policy, log_ref), **foresight, "loss/pelhf": surprise}
+        return {**policy_scalars(log_policy.exp(), log_policy, log_ref), **foresight, "loss/policy": surprise}
 
     def lower(self, prompts: Sequence[str]) -> Tensor:
         """Returns [B, N, N] float64 the least that P(row beats column) may be; a response is even with itself."""

@@ -102,7 +102,7 @@ class RLHF:
             scalars = self._gradient.step(draws, reward)
         training.updates += 1
         surrogate = scalars.pop("loss")
-        return {**scalars, "loss/rlhf": surrogate, **foresight, "loss/model": surprise}
+        return {**scalars, "loss/policy": surrogate, **foresight, "loss/model": surprise}
 
     def _key(self, step: int) -> Key:
         return Key(self.seed, self._training.updates * (1 + self.config.inner_steps) + step, Stream.TOKEN)

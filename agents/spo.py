@@ -90,7 +90,7 @@ class SPO:
         scalars = self._gradient.step(draws, reward)
         training.updates += 1
         surrogate = scalars.pop("loss")
-        return {**scalars, "loss/spo": surrogate}
+        return {**scalars, "loss/policy": surrogate}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the policy and its frozen copies, the optimiser, the value function and the number of updates."""

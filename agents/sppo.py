@@ -129,7 +129,7 @@ class SPPO:
         for epoch in range(config.epochs):
             loss, grad_norm = training.fit(batch, self._loss, self._terms)
             if epoch == 0:
-                scalars |= {"loss/sppo": loss, "loss/grad_norm": grad_norm}
+                scalars |= {"loss/policy": loss, "loss/grad_norm": grad_norm}
         training.updates += 1
         if training.updates % config.refresh_every == 0:
             self.opponent.load_state_dict(self.policy.state_dict())

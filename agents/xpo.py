@@ -100,7 +100,7 @@ class XPO:
         )
         training.updates += 1
         scalars = policy_scalars(duel.left_weight, step.log_policy[:, :count], log_reference[:, :count])
-        return {**scalars, "loss/learning_rate": rate, "loss/xpo": step.loss, "loss/grad_norm": step.grad_norm}
+        return {**scalars, "loss/learning_rate": rate, "loss/policy": step.loss, "loss/grad_norm": step.grad_norm}
 
     def _bonus(self, count: int, ratio: Tensor, weight: Tensor) -> Tensor:
         """Returns [b] alpha E[log pi/ref (y')] over the start's draws, which is to fall."""

@@ -46,7 +46,7 @@ def write_pictures(assessment: Assessment, folder: Path) -> list[Path]:
             draw_simplex(folder / "simplex.png", texts, board.matrices[0], paths, points)
             written.append(folder / "simplex.png")
     curves = [Curves(run.label, read_lines(run.directory / "metrics.jsonl")) for run in runs]
-    axis = "queries" if all(run.tag("duel/queries") for run in curves) else "steps"
+    axis = "queries" if all(run.has("duel/queries") for run in curves) else "steps"
     if any(run.moves(panel.tags[0], axis) for run in curves for panel in GAPS):
         draw(curves, folder / "gap.png", axis, GAPS)
         written.append(folder / "gap.png")

@@ -18,7 +18,7 @@ class Panel:
 
     Attributes:
         title: what is shown, with its unit.
-        tags: the curves, solid first; "loss/" stands for the loss of the run's own agent.
+        tags: the curves, solid first.
         band: the tags of an interval around the first curve.
         level: a line that means "no better than the start".
         log: whether y is logarithmic.
@@ -39,7 +39,7 @@ PANELS = (
         0.5,
     ),
     Panel("Exploitability (last, dashed: average)", ("game/exploitability", "game/exploitability_average")),
-    Panel("Training loss", ("loss/",)),
+    Panel("Training loss", ("loss/policy",)),
     Panel("KL to the start, nats", ("policy/kl",)),
     Panel("Response length, tokens", ("policy/length",)),
 )
@@ -90,14 +90,13 @@ def draw(runs: Sequence[Curves], out: Path, axis: Axis = "steps", panels: Sequen
 
 
 def _curve(axes: Any, panel: Panel, run: Curves, colour: str, axis: Axis) -> None:
-    for number, wanted in enumerate(panel.tags):
-        tag = run.tag(wanted)
-        if tag is not None:
+    for number, tag in enumerate(panel.tags):
+        if run.has(tag):
             marker = "o" if tag.startswith(("eval/", "game/")) else None
             label = run.label if number == 0 else None
             style = {"color": colour, "linestyle": DASHES[number], "marker": marker, "markersize": 3.5}
             axes.plot(*run.points(tag, axis), label=label, linewidth=1.6, **style)
-    if panel.band and all(run.tag(tag) for tag in panel.band):
+    if panel.band and all(run.has(tag) for tag in panel.band):
         x, low = run.points(panel.band[0], axis)
         axes.fill_between(x, low, run.points(panel.band[1], axis)[1], color=colour, alpha=0.18, linewidth=0)
 

@@ -17,8 +17,8 @@ from envs.token_duel.rules import ENDED
 from preference_duel.types import Duel
 
 _TAGS = {
-    "train/policy_gradient_loss": "loss/{}",
-    "train/policy_loss": "loss/{}",
+    "train/policy_gradient_loss": "loss/policy",
+    "train/policy_loss": "loss/policy",
     "train/value_loss": "loss/value",
     "train/approx_kl": "loss/approx_kl",
     "train/clip_fraction": "loss/clip_fraction",
@@ -96,10 +96,8 @@ def drawn_scalars(policy: SB3Policy, start: SB3Policy, duel: Duel) -> dict[str, 
 
 
 def logged(model: Any, algorithm: str) -> dict[str, float]:
-    """Returns what an algorithm logged since the last call, by our tags; its policy's loss is `loss/ALGORITHM`."""
-    tags = {**_TAGS, "train/loss": "loss/dqn"} if algorithm == "dqn" else _TAGS
-    told = {
-        tags[tag].format(algorithm): float(value) for tag, value in model.logger.name_to_value.items() if tag in tags
-    }
+    """Returns what an algorithm logged since the last call, by our tags."""
+    tags = {**_TAGS, "train/loss": "loss/policy"} if algorithm == "dqn" else _TAGS
+    scalars = {tags[name]: float(value) for name, value in model.logger.name_to_value.items() if name in tags}
     model.logger.name_to_value.clear()
-    return {tag: value for tag, value in told.items() if math.isfinite(value)}
+    return {tag: value for tag, value in scalars.items() if math.isfinite(value)}

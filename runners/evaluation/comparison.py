@@ -159,9 +159,9 @@ def queries_to_tenth(run: Finished) -> dict[str, float | None]:
     """
     curves = Curves(run.label, read_lines(run.directory / "metrics.jsonl"))
     tags = {name: f"game/{name}" for name in ("exploitability", "regularised_exploitability")}
-    if not curves.tag("duel/queries"):
+    if not curves.has("duel/queries"):
         return {}
-    return {name: queries_to(*curves.points(tag, "queries")) for name, tag in tags.items() if curves.tag(tag)}
+    return {name: queries_to(*curves.points(tag, "queries")) for name, tag in tags.items() if curves.has(tag)}
 
 
 def content(assessment: Assessment) -> dict[str, Any]:

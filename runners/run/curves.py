@@ -20,11 +20,6 @@ DASHES = "-", "--", "-.", ":"
 Axis = Literal["steps", "queries"]
 
 
-_BESIDE = "learning_rate", "grad_norm", "model", "value", "approx_kl", "clip_fraction", "explained_variance"
-BESIDE = {f"loss/{name}" for name in _BESIDE}
-"""What stands beside an agent's loss."""
-
-
 @dataclass(frozen=True)
 class Curves:
     """The metrics of one run.
@@ -37,10 +32,9 @@ class Curves:
     label: str
     lines: Sequence[Mapping[str, Any]]
 
-    def tag(self, wanted: str) -> str | None:
-        """Returns the run's own tag for one of a panel."""
-        tags = [tag for line in self.lines for tag in line if tag not in BESIDE]
-        return next((tag for tag in tags if tag == wanted or (wanted == "loss/" and tag.startswith(wanted))), None)
+    def has(self, tag: str) -> bool:
+        """Returns whether the run has this curve."""
+        return any(tag in line for line in self.lines)
 
     def points(self, tag: str, axis: Axis) -> tuple[list[float], list[float]]:
         """Returns x and y of a curve."""
@@ -48,10 +42,9 @@ class Curves:
         where = self._queries() if axis == "queries" else float
         return [where(line["step"]) for line in chosen], [line[tag] for line in chosen]
 
-    def moves(self, wanted: str, axis: Axis) -> bool:
+    def moves(self, tag: str, axis: Axis) -> bool:
         """Returns whether the run has this curve, and it is no constant."""
-        tag = self.tag(wanted)
-        return tag is not None and len(set(self.points(tag, axis)[1])) > 1
+        return self.has(tag) and len(set(self.points(tag, axis)[1])) > 1
 
     def _queries(self) -> Callable[[int], float]:
         """Returns the queries made up to a step."""
@@ -75,6 +68,8 @@ def read_curves(directories: Sequence[Path]) -> list[Curves]:
         if not lines:
             raise ValueError(f"{directory / 'metrics.jsonl'} has no metrics yet")
         names = content["names"]
+        own = f"loss/{names['agent']}"  # runs of version 0.1 wrote loss/sppo for loss/policy
+        lines = [{"loss/policy" if tag == own else tag: value for tag, value in line.items()} for line in lines]
         label = f"{names['agent']}, {names['oracle']}, {names['task']}, seed {content['run']['seed']}"
         curves.append(Curves(label, lines))
     labels = [run.label for run in curves]

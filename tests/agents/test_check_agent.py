@@ -39,12 +39,12 @@ class MutatesDuel(SPPO):
 
 class ReturnsNan(SPPO):
     def update(self, duel: Duel) -> dict[str, float]:
-        return super().update(duel) | {"loss/sppo": float("nan")}
+        return super().update(duel) | {"loss/policy": float("nan")}
 
 
 class ReturnsTensor(SPPO):
     def update(self, duel: Duel) -> dict[str, float]:
-        return super().update(duel) | {"loss/sppo": torch.tensor(1.0)}
+        return super().update(duel) | {"loss/policy": torch.tensor(1.0)}
 
 
 class UnknownTag(SPPO):
@@ -131,8 +131,8 @@ def test_a_sound_agent_passes_and_comes_back_as_it_was(votes):
     ("kind", "message"),
     [
         (MutatesDuel, "changed duel.prob"),
-        (ReturnsNan, "finite floats, got loss/sppo = nan"),
-        (ReturnsTensor, "finite floats, got loss/sppo = tensor"),
+        (ReturnsNan, "finite floats, got loss/policy = nan"),
+        (ReturnsTensor, "finite floats, got loss/policy = tensor"),
         (UnknownTag, "the tag 'reward' must be GROUP/NAME"),
         (GivesWeights, "left_weight is given"),
         (ForgetsOptimiser, "other scalars in step .*middle"),

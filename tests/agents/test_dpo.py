@@ -58,7 +58,7 @@ def test_a_duel_of_a_file_has_a_winner_and_a_loser():
 
 def test_the_best_meets_the_worst():
     agent, arena = game(DPOConfig(pairs="best_worst", average=False))
-    assert play(agent, arena, 3)["loss/dpo"] > 0
+    assert play(agent, arena, 3)["loss/policy"] > 0
     exact, arena = game(DPOConfig(pairs="best_worst"), exact=True)
     with pytest.raises(ValueError, match="without exact"):
         play(exact, arena, 1)

@@ -135,7 +135,7 @@ def test_one_step_is_the_gradient_worked_out_by_hand():
     half = double([[0.5, 0.5]])
     duel = Duel(["x"], rows, rows, prob, half, half, ~torch.eye(2, dtype=torch.bool)[None], "outcome", 1)
     scalars = agent.update(duel)
-    assert scalars["loss/ipo"] == pytest.approx(1.0)
+    assert scalars["loss/policy"] == pytest.approx(1.0)
     assert scalars["policy/kl"] == pytest.approx(0)
     moved = agent.policy.logits.detach()[0] - double(START).log()
     assert moved.tolist() == pytest.approx([0.2, -0.2, 0.0])
@@ -151,7 +151,7 @@ def test_length_normalised_ratios_are_means_over_tokens():
         policy = TabularPolicy(task, probs=double(START), exact=True)
         agent = IPOConfig(length_normalised=flag, tau=1e9).build(policy=policy)
         policy.logits.data.copy_(double([[0.2, 0.2, 0.6]]).log())
-        losses.append(play(agent, arena, 1)["loss/ipo"])
+        losses.append(play(agent, arena, 1)["loss/policy"])
     assert losses[1] == pytest.approx(losses[0] / 4, rel=1e-6)
 
 
@@ -162,7 +162,7 @@ def test_scalars_are_what_the_documentation_says():
     scalars = play(agent, arena, 1)
     ratio = (now / double(START)).log()
     squares = (ratio[:, None] - ratio[None, :] - (payoff - 0.5) / 0.3) ** 2
-    assert scalars["loss/ipo"] == pytest.approx((now @ squares @ now).item())
+    assert scalars["loss/policy"] == pytest.approx((now @ squares @ now).item())
     assert scalars["policy/kl"] == pytest.approx(kl_divergence(now, double(START)).item())
     page = (DOCS / "agents/ipo.md").read_text(encoding="utf-8")
     assert all(f"`{tag}`" in page for tag in scalars)

@@ -150,7 +150,7 @@ def test_scalars_are_what_the_documentation_says():
     played, payoff = law(agent.opponent), double(COMAL)
     scalars = play(agent, arena, 1)
     advantage = payoff @ played - 0.5
-    assert scalars["loss/sppo"] == pytest.approx((played @ (0.5 * advantage) ** 2).item())
+    assert scalars["loss/policy"] == pytest.approx((played @ (0.5 * advantage) ** 2).item())
     assert scalars["policy/kl"] == pytest.approx(kl_divergence(played, double(START)).item())
     assert scalars["policy/entropy"] == pytest.approx(-(played @ played.log()).item())
     assert scalars["duel/win_rate_std"] == pytest.approx((played @ advantage**2).sqrt().item())

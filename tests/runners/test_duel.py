@@ -48,9 +48,9 @@ def test_run_measures_before_during_and_after(lab):
     assert main(arguments.split()) == 0
     lines = read_lines(lab / "run" / "metrics.jsonl")
     assert [line["step"] for line in lines if "eval/win_rate_vs_ref" in line] == [0, 3, 6, 7]
-    assert [line["step"] for line in lines if "loss/nudge" in line] == [1, 2, 3, 4, 5, 6, 7]
+    assert [line["step"] for line in lines if "loss/policy" in line] == [1, 2, 3, 4, 5, 6, 7]
     assert set(lines[1]) == {
-        "step", "wall_time", "loss/nudge", "duel/prob_std", "duel/advantage", "duel/queries", "policy/length",
+        "step", "wall_time", "loss/policy", "duel/prob_std", "duel/advantage", "duel/queries", "policy/length",
         "time/sample_s", "time/oracle_s", "time/update_s",
     }  # fmt: skip
     assert [line["duel/queries"] for line in lines if "duel/queries" in line] == [32 * i for i in range(1, 8)]
@@ -111,7 +111,7 @@ def test_arena_agent_and_evaluation_are_seeded_apart(lab):
     ("fields", "message"),
     [
         ("--oracle.broken", "prob must lie in [0, 1], Ladder returned nan"),
-        ("--agent.forgets", "loss/nudge is nan at step 1"),
+        ("--agent.forgets", "loss/policy is nan at step 1"),
     ],
 )
 def test_broken_part_ends_the_run_in_one_line(lab, fields, message, capsys):
@@ -149,7 +149,7 @@ def test_log_gets_plain_lines_and_a_terminal_a_bar(capsys, monkeypatch):
         monkeypatch.setattr("sys.stdout.isatty", lambda: terminal, raising=False)  # noqa: B023 - used at once
         monkeypatch.setenv("TERM", "xterm")
         with Progress(0, 20) as progress:
-            progress.stepped(1, {"loss/sppo": 0.25})
+            progress.stepped(1, {"loss/policy": 0.25})
             progress.evaluated(10, {"eval/win_rate_vs_ref": 0.625})
         output = capsys.readouterr().out
         assert "step 10/20" in output

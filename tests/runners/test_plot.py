@@ -16,7 +16,7 @@ def make_run(directory, seed=0, queries=True, lines=None):
         lines = [{"step": 0, "eval/win_rate_vs_ref": 0.5, "eval/win_rate_low": 0.45, "eval/win_rate_high": 0.55}]
         for step in range(1, 11):
             counted = {"duel/queries": step * 192.0} if queries else {}
-            lines.append({"step": step, "loss/sppo": 1 / step, "policy/kl": step / 10 + seed, **counted})
+            lines.append({"step": step, "loss/policy": 1 / step, "policy/kl": step / 10 + seed, **counted})
         lines.append({"step": 10, "eval/win_rate_vs_ref": 0.7, "eval/win_rate_low": 0.6, "eval/win_rate_high": 0.8})
         lines = [{"wall_time": 0.0, **line} for line in lines]
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -42,7 +42,7 @@ def test_queries_are_those_of_the_step(tmp_path):
     assert run[0].label == "sppo, pairrm, chat, seed 0"
     assert run[0].points("eval/win_rate_vs_ref", "queries") == ([0.0, 1920.0], [0.5, 0.7])
     assert run[0].points("eval/win_rate_vs_ref", "steps") == ([0.0, 10.0], [0.5, 0.7])
-    assert run[0].points("loss/sppo", "queries")[0][:2] == [192.0, 384.0]
+    assert run[0].points("loss/policy", "queries")[0][:2] == [192.0, 384.0]
 
 
 def test_runs_of_the_same_kind_are_told_apart(tmp_path):
@@ -53,12 +53,18 @@ def test_runs_of_the_same_kind_are_told_apart(tmp_path):
 
 
 def test_curve_that_never_changes_gets_no_panel():
-    run = Curves("run", [{"step": step, "policy/length": 3.0, "loss/x": float(step)} for step in range(3)])
+    run = Curves("run", [{"step": step, "policy/length": 3.0, "loss/policy": float(step)} for step in range(3)])
     assert not run.moves("policy/length", "steps")
-    assert run.moves("loss/", "steps")
-    beside = Curves("run", [{"step": 0, "loss/learning_rate": 1.0, "loss/model": 1.0, "loss/rlhf": 2.0}])
-    assert beside.tag("loss/") == "loss/rlhf"
+    assert run.moves("loss/policy", "steps")
     assert not run.moves("policy/kl", "steps")
+
+
+def test_runs_that_named_their_loss_after_the_agent_are_still_drawn(tmp_path):
+    losses = {"loss/learning_rate": 1.0, "loss/model": 1.0, "loss/sppo": 2.0}
+    make_run(tmp_path / "run", lines=[{"step": 0, **losses}])
+    (run,) = read_curves([tmp_path / "run"])
+    assert run.points("loss/policy", "steps") == ([0.0], [2.0])
+    assert run.points("loss/model", "steps") == ([0.0], [1.0])
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ class Nudge:
         loss.backward()
         self.optimiser.step()
         trouble("update", self.updates)
-        return {"loss/nudge": float("nan") if self.config.forgets else loss.item()}
+        return {"loss/policy": float("nan") if self.config.forgets else loss.item()}
 
     def state_dict(self):
         return {

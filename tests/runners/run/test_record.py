@@ -71,22 +71,22 @@ def duel_of(texts, asked=True):
 def test_metrics_and_tensorboard_hold_the_same(opened):
     record = opened()
     record.log(0, {"eval/win_rate_vs_ref": 0.5})
-    record.log(1, {"loss/sppo": 0.1, "policy/kl": 1e-9})
-    record.log(2, {"loss/sppo": 0.2, "policy/kl": 3})
+    record.log(1, {"loss/policy": 0.1, "policy/kl": 1e-9})
+    record.log(2, {"loss/policy": 0.2, "policy/kl": 3})
     # no close: what was logged must be there already
     assert curves(record.directory) == logged(record.directory)
-    assert [(step, value) for _, step, value in curves(record.directory)["loss/sppo"]] == [
+    assert [(step, value) for _, step, value in curves(record.directory)["loss/policy"]] == [
         (1, pytest.approx(0.1)),
         (2, pytest.approx(0.2)),
     ]
-    assert read_lines(record.directory / "metrics.jsonl")[1]["loss/sppo"] == 0.1
+    assert read_lines(record.directory / "metrics.jsonl")[1]["loss/policy"] == 0.1
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_scalar_that_is_not_finite_stops_the_run(opened, value):
     record = opened()
-    with pytest.raises(ValueError, match=f"loss/sppo is {value} at step 3"):
-        record.log(3, {"policy/kl": 1.0, "loss/sppo": value})
+    with pytest.raises(ValueError, match=f"loss/policy is {value} at step 3"):
+        record.log(3, {"policy/kl": 1.0, "loss/policy": value})
     assert record.metrics() == []
 
 
@@ -116,12 +116,12 @@ def test_duels_are_written_for_people(opened):
 def test_reopened_run_is_cut_back_to_its_checkpoint(opened, policy):
     record = opened()
     for step in range(8):
-        record.log(step, {"loss/sppo": step / 7})
+        record.log(step, {"loss/policy": step / 7})
         record.duels(step, duel_of(["yes", "no"]), 1)
         record.laws(step, [{"prompt": "x", "policy": [0.5, 0.5]}])
         if step == 4:
             record.save(Checkpoint(step, {"updates": step}, {}), policy)
-    before = curves(record.directory)["loss/sppo"]
+    before = curves(record.directory)["loss/policy"]
     with (record.directory / "metrics.jsonl").open("a") as file:
         file.write('{"step": 8, "wall_ti')  # what a kill leaves
     record = opened()
@@ -130,15 +130,15 @@ def test_reopened_run_is_cut_back_to_its_checkpoint(opened, policy):
     assert [line["step"] for line in record.metrics()] == [0, 1, 2, 3, 4]
     for file in ("duels.jsonl", "laws.jsonl"):
         assert [line["step"] for line in read_lines(record.directory / file)] == [0, 1, 2, 3, 4]
-    assert curves(record.directory)["loss/sppo"] == before[:5]
-    record.log(5, {"loss/sppo": 9.0})
+    assert curves(record.directory)["loss/policy"] == before[:5]
+    record.log(5, {"loss/policy": 9.0})
     assert curves(record.directory) == logged(record.directory)
     assert len(list(record.directory.glob("events.out.tfevents.*"))) == 1
 
 
 def test_run_without_a_checkpoint_starts_again(opened):
     record = opened()
-    record.log(0, {"loss/sppo": 1.0})
+    record.log(0, {"loss/policy": 1.0})
     record = opened()
     assert record.saved is None
     assert record.metrics() == []
