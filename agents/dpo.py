@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
 from agents import losses
-from agents.learning.learner import Training, policy_scalars
-from agents.learning.pairwise import MarginLoss, pair_step, responses_of
+from agents.learning.learner import LearningAgent, MarginLoss, policy_scalars, responses_of
 from agents.optim.optimiser import OptimiserConfig
-from preference_duel.keyed_random import Key, Stream
 from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
 
@@ -88,7 +86,7 @@ class DPOConfig:
         return partial(losses.dpo, beta=self.tau, label_smoothing=self.label_smoothing)
 
 
-class DPO:
+class DPO(LearningAgent):
     """Draws from a frozen copy of the policy and makes the winners' log-ratios the larger ones.
 
     Attributes:
@@ -98,21 +96,15 @@ class DPO:
     """
 
     learns_from_files = True
-    learns_worlds = True
 
     def __init__(self, config: DPOConfig, policy: Policy, seed: int) -> None:
-        self.config, self.policy, self.seed = config, policy, seed
-        self.opponent, self._start = policy.frozen(), policy.frozen()
-        self.average = policy.frozen() if config.average else None
-        self._training = Training(
-            policy, config.optimiser, opponent=self.opponent, start=self._start, average=self.average
-        )
+        self.config, self.opponent, self.start = config, policy.frozen(), policy.frozen()
+        copies = {"opponent": self.opponent, "start": self.start}
+        super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws for both seats, or the whole law where the policy is exact."""
-        key = Key(self.seed, self._training.updates, Stream.TOKEN)
-        responses, weight = self.opponent.draw(prompts, self.config.responses, key)
-        return Proposal(responses, left_weight=weight if self.opponent.exact else None)
+        return self.self_play(self.opponent, prompts, self.config.responses)
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Takes one step on the duel's pairs; they may be of any two seats, such as a file's.
@@ -120,28 +112,14 @@ class DPO:
         Raises:
             ValueError: if the duel has no asked pair, or the policy could not have drawn a response.
         """
-        training = self._training
-        if training.updates % self.config.refresh_every == 0:
-            training.include_in_average(self.policy, training.updates // self.config.refresh_every + 1)
-        responses = responses_of(duel)
+        self.include_in_average(self.policy, self.config.refresh_every)
         with torch.no_grad():
-            log_start = self._start.logprob(duel.prompts, responses)
-        rate, count = training.learning_rate, len(duel.left[0])
-        learned = _best_against_worst(duel) if self.config.pairs == "best_worst" else duel
-        step = pair_step(training, learned, log_start, self.config.margin_loss())
-        training.updates += 1
-        if training.updates % self.config.refresh_every == 0:
-            self.opponent.load_state_dict(self.policy.state_dict())
-        scalars = policy_scalars(duel.left_weight, step.log_policy[:, :count], log_start[:, :count])
-        return {**scalars, "loss/learning_rate": rate, "loss/policy": step.loss, "loss/grad_norm": step.grad_norm}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the policy and its frozen copies, the optimiser and the number of updates."""
-        return self._training.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from `state_dict()`."""
-        self._training.load_state_dict(state)
+            log_start = self.start.logprob(duel.prompts, responses_of(duel))  # [B, K], of a file [B, K + L]
+        pairs = _best_against_worst(duel) if self.config.pairs == "best_worst" else duel
+        scalars, log_policy = self.learner.step_on_pairs(pairs, log_start, self.config.margin_loss())
+        self.renew(self.opponent, self.config.refresh_every)
+        k = len(duel.left[0])
+        return {**policy_scalars(duel.left_weight, log_policy[:, :k], log_start[:, :k]), **scalars}
 
 
 def _best_against_worst(duel: Duel) -> Duel:

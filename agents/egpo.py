@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from agents.inpo import mirror_step
-from agents.learning.learner import Training, policy_scalars
+from agents.learning.learner import LearningAgent, policy_scalars
 from agents.optim.optimiser import OptimiserConfig
-from preference_duel.keyed_random import Key, Stream
 from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
 
@@ -50,7 +48,7 @@ class EGPOConfig:
         return EGPO(self, policy, seed)
 
 
-class EGPO:
+class EGPO(LearningAgent):
     """Takes turns: a half step from pi_t against pi_t, then a whole step from pi_t against the half-way policy.
 
     Attributes:
@@ -59,23 +57,15 @@ class EGPO:
         average: the mean of pi_1..pi_T, start included, where kept.
     """
 
-    learns_worlds = True
-
     def __init__(self, config: EGPOConfig, policy: Policy, seed: int) -> None:
-        self.config, self.policy, self.seed = config, policy, seed
-        self.half, self.reference = policy.frozen(), policy.frozen()
-        self.average = policy.frozen() if config.average else None
-        self._start = policy.frozen()
-        self._training = Training(
-            policy, config.optimiser, start=self._start, half=self.half, reference=self.reference, average=self.average
-        )
+        self.config = config
+        self.half, self.reference, self.start = policy.frozen(), policy.frozen(), policy.frozen()
+        copies = {"start": self.start, "half": self.half, "reference": self.reference}
+        super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws of pi_t, or in turn of the half-way policy, or the whole law where it is exact."""
-        key = Key(self.seed, self._training.updates, Stream.TOKEN)
-        with torch.no_grad():
-            responses, weight = self._player.draw(prompts, self.config.responses, key)
-        return Proposal(responses, left_weight=weight if self.policy.exact else None)
+        return self.self_play(self._player, prompts, self.config.responses)
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Takes a half step, or in turn the whole one.
@@ -83,32 +73,22 @@ class EGPO:
         Raises:
             ValueError: if the duel has no pair of one's own draws, or the policy could not have drawn a response.
         """
-        config, training, first = self.config, self._training, self._training.updates % 2 == 0
-        if first:
-            training.include_in_average(self.policy, training.updates // 2 + 1)
-            self._start.load_state_dict(self.policy.state_dict())
+        is_half_step = self.learner.updates % 2 == 0
+        if is_half_step:
+            self.include_in_average(self.policy, every=2)
+            self.start.load_state_dict(self.policy.state_dict())
         with torch.no_grad():
-            log_reference = self.reference.logprob(duel.prompts, duel.left)
-            log_player = self._player.logprob(duel.prompts, duel.left)
-            log_policy = self.policy.logprob(duel.prompts, duel.left)
+            log_reference = self.reference.logprob(duel.prompts, duel.left)  # [B, K]
+            log_player = self._player.logprob(duel.prompts, duel.left)  # [B, K]
+            log_policy = self.policy.logprob(duel.prompts, duel.left)  # [B, K]
         scalars = policy_scalars(duel.left_weight, log_player, log_reference)
-        scalars["loss/learning_rate"] = training.learning_rate
-        loss, grad_norm = mirror_step(training, duel, log_policy, log_reference, config.eta, config.tau)
-        training.updates += 1
-        if first:
+        scalars |= mirror_step(self.learner, duel, log_policy, log_reference, self.config.eta, self.config.tau)
+        if is_half_step:
             self.half.load_state_dict(self.policy.state_dict())
-            self.policy.load_state_dict(self._start.state_dict())
-        return {**scalars, "loss/policy": loss, "loss/grad_norm": grad_norm}
+            self.policy.load_state_dict(self.start.state_dict())
+        return scalars
 
     @property
     def _player(self) -> Policy:
-        """Who draws and is played against."""
-        return self.policy if self._training.updates % 2 == 0 else self.half
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the policy and its frozen copies, the optimiser and the number of updates."""
-        return self._training.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from `state_dict()`."""
-        self._training.load_state_dict(state)
+        """The policy that samples and is played against."""
+        return self.policy if self.learner.updates % 2 == 0 else self.half

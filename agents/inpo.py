@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from agents import losses
-from agents.learning.learner import Training, policy_scalars
-from agents.learning.pairwise import pair_step
+from agents.learning.learner import Learner, LearningAgent, policy_scalars
 from agents.optim.optimiser import OptimiserConfig
-from preference_duel.keyed_random import Key, Stream
 from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
 
@@ -60,7 +56,7 @@ class INPOConfig:
         return INPO(self, policy, seed)
 
 
-class INPO:
+class INPO(LearningAgent):
     """Draws from a frozen pi_t and moves the policy towards pi_t^(1 - eta tau) ref^(eta tau) exp(eta P(. beats pi_t)).
 
     Attributes:
@@ -70,21 +66,14 @@ class INPO:
         average: the mean of pi_1..pi_T, start included, where kept.
     """
 
-    learns_worlds = True
-
     def __init__(self, config: INPOConfig, policy: Policy, seed: int) -> None:
-        self.config, self.policy, self.seed = config, policy, seed
-        self.opponent, self.reference = policy.frozen(), policy.frozen()
-        self.average = policy.frozen() if config.average else None
-        self._training = Training(
-            policy, config.optimiser, opponent=self.opponent, reference=self.reference, average=self.average
-        )
+        self.config, self.opponent, self.reference = config, policy.frozen(), policy.frozen()
+        copies = {"opponent": self.opponent, "reference": self.reference}
+        super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws of pi_t for both seats, or its whole law where it is exact."""
-        key = Key(self.seed, self._training.updates, Stream.TOKEN)
-        responses, weight = self.opponent.draw(prompts, self.config.responses, key)
-        return Proposal(responses, left_weight=weight if self.opponent.exact else None)
+        return self.self_play(self.opponent, prompts, self.config.responses)
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Regresses the policy onto the duel's targets, and renews pi_t when its time has come.
@@ -92,57 +81,48 @@ class INPO:
         Raises:
             ValueError: if the duel has no pair of one's own draws, or the policy could not have drawn a response.
         """
-        config, training = self.config, self._training
-        if training.updates % config.refresh_every == 0:
-            training.include_in_average(self.opponent, training.updates // config.refresh_every + 1)
+        config = self.config
+        self.include_in_average(self.opponent, config.refresh_every)
         with torch.no_grad():
-            log_reference = self.reference.logprob(duel.prompts, duel.left)
-            log_opponent = self.opponent.logprob(duel.prompts, duel.left)
+            log_reference = self.reference.logprob(duel.prompts, duel.left)  # [B, K]
+            log_opponent = self.opponent.logprob(duel.prompts, duel.left)  # [B, K]
         scalars = policy_scalars(duel.left_weight, log_opponent, log_reference)
-        scalars["loss/learning_rate"] = training.learning_rate
-        loss, grad_norm = mirror_step(training, duel, log_opponent, log_reference, config.eta, config.tau)
-        training.updates += 1
-        if training.updates % config.refresh_every == 0:
-            self.opponent.load_state_dict(self.policy.state_dict())
-        return {**scalars, "loss/policy": loss, "loss/grad_norm": grad_norm}
+        scalars |= mirror_step(self.learner, duel, log_opponent, log_reference, config.eta, config.tau)
+        self.renew(self.opponent, config.refresh_every)
+        return scalars
 
     def renew_reference(self) -> None:
         """Makes the current policy the reference: the outer step of a proximal method."""
         self.reference.load_state_dict(self.policy.state_dict())
 
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the policy and its frozen copies, the optimiser and the number of updates."""
-        return self._training.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from `state_dict()`."""
-        self._training.load_state_dict(state)
-
 
 def mirror_step(
-    training: Training, duel: Duel, log_opponent: Tensor, log_reference: Tensor, eta: float, tau: float
-) -> tuple[float, float]:
+    learner: Learner, duel: Duel, log_opponent: Tensor, log_reference: Tensor, eta: float, tau: float
+) -> dict[str, float]:
     """Takes one optimiser step towards opponent^(1 - eta tau) reference^(eta tau) exp(eta P(. beats who drew)).
 
     Zhang et al. 2024, arXiv:2407.00617, equation 12, with 1/eta for the paper's eta and the mean over outcomes for its
     hard label: (log pi/anchor(y) - log pi/anchor(y') - eta (P(y beats y') - 1/2))^2 over pairs of the duel's draws.
 
     Args:
-        training: of the policy.
-        duel: draws of one law in both seats.
+        learner: of the policy.
+        duel: the same samples in both seats.
         log_opponent: [B, K] nats.
         log_reference: [B, K] nats.
         eta: step size, 1/nats.
         tau: KL coefficient.
 
     Returns:
-        The loss before the step, and its gradient's norm.
+        Its scalars by tag, see `Learner.step`.
 
     Raises:
         ValueError: if the seats hold different draws.
     """
     if not duel.self_play:
         raise ValueError("a mirror step learns from pairs of one law's draws, and the seats hold different ones")
-    anchor = (1 - eta * tau) * log_opponent + eta * tau * log_reference
-    step = pair_step(training, duel, anchor, partial(losses.ipo, tau=1 / eta), squares=True)
-    return step.loss, step.grad_norm
+
+    def loss(margin: Tensor, prob: Tensor) -> Tensor:
+        return losses.ipo(margin, prob, tau=1 / eta)  # [b, K, K] (margin - eta (P - 1/2))^2
+
+    anchor = (1 - eta * tau) * log_opponent + eta * tau * log_reference  # [B, K]
+    return learner.step_on_pairs(duel, anchor, loss, squares=True).scalars

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from agents import losses
-from agents.learning.learner import Training, policy_scalars
-from agents.learning.pairwise import pair_step, responses_of
+from agents.learning.learner import LearningAgent, policy_scalars, responses_of
 from agents.optim.optimiser import OptimiserConfig
 from agents.policies.mixtures import Geometric
-from preference_duel.keyed_random import Key, Stream
 from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
 
@@ -58,7 +55,7 @@ class IPOConfig:
         return IPO(self, policy, seed)
 
 
-class IPO:
+class IPO(LearningAgent):
     """Draws independent responses of the policy itself and moves their margins towards (P - 1/2)/tau.
 
     Attributes:
@@ -67,21 +64,15 @@ class IPO:
     """
 
     learns_from_files = True
-    learns_worlds = True
 
     def __init__(self, config: IPOConfig, policy: Policy, seed: int) -> None:
-        self.config, self.policy, self.seed = config, policy, seed
-        self.average = policy.frozen() if config.average else None
-        self._start = policy.frozen()
-        self._training = Training(policy, config.optimiser, average=self.average, start=self._start)
+        self.config, self.start = config, policy.frozen()
+        super().__init__(policy, config.optimiser, seed, average=config.average, start=self.start)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws for both seats, or the whole law where the policy is exact."""
-        player = self.policy if self.config.mixture == 0 else Geometric(self.policy, self._start, self.config.mixture)
-        key = Key(self.seed, self._training.updates, Stream.TOKEN)
-        with torch.no_grad():
-            responses, weight = player.draw(prompts, self.config.responses, key)
-        return Proposal(responses, left_weight=weight if player.exact else None)
+        player = self.policy if self.config.mixture == 0 else Geometric(self.policy, self.start, self.config.mixture)
+        return self.self_play(player, prompts, self.config.responses)
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Takes one step on the duel's pairs: one's own draws, or pairs that were given (Azar et al. 2023).
@@ -89,22 +80,16 @@ class IPO:
         Raises:
             ValueError: if the duel has no asked pair, or the policy could not have drawn a response.
         """
-        training = self._training
-        training.include_in_average(self.policy, training.updates + 1)
+        self.include_in_average(self.policy)
         with torch.no_grad():
-            log_start = self._start.logprob(duel.prompts, responses_of(duel))
-        rate, count = training.learning_rate, len(duel.left[0])
-        squares = partial(losses.ipo, tau=self.config.tau)
+            log_start = self.start.logprob(duel.prompts, responses_of(duel))  # [B, K], of a file [B, K + L]
+
+        def loss(margin: Tensor, prob: Tensor) -> Tensor:
+            return losses.ipo(margin, prob, self.config.tau)  # [b, K, L] (margin - (P - 1/2) / tau)^2
+
         normalised = self.config.length_normalised
-        step = pair_step(training, duel, log_start, squares, squares=True, length_normalised=normalised)
-        training.updates += 1
-        scalars = policy_scalars(duel.left_weight, step.log_policy[:, :count], log_start[:, :count])
-        return {**scalars, "loss/learning_rate": rate, "loss/policy": step.loss, "loss/grad_norm": step.grad_norm}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the policy and its frozen copies, the optimiser and the number of updates."""
-        return self._training.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from `state_dict()`."""
-        self._training.load_state_dict(state)
+        scalars, log_policy = self.learner.step_on_pairs(
+            duel, log_start, loss, squares=True, length_normalised=normalised
+        )
+        k = len(duel.left[0])
+        return {**policy_scalars(duel.left_weight, log_policy[:, :k], log_start[:, :k]), **scalars}

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from agents import losses
 from agents.inpo import mirror_step
-from agents.learning.learner import Batch, Training, policy_scalars, token_logprob
+from agents.learning.learner import Batch, LearningAgent, policy_scalars, token_logprob
 from agents.optim.optimiser import OptimiserConfig
 from agents.policies.mixtures import Geometric
-from preference_duel.keyed_random import Key, Stream
+from preference_duel.keyed_random import Stream
 from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
 
@@ -69,7 +69,7 @@ class NashMDConfig:
         return NashMD(self, policy, seed)
 
 
-class NashMD:
+class NashMD(LearningAgent):
     """Moves the policy to beat the opponent pi^(1-b) ref^b.
 
     Attributes:
@@ -78,23 +78,19 @@ class NashMD:
         average: the mean of pi_1..pi_T, start included, where kept.
     """
 
-    learns_worlds = True
-
     def __init__(self, config: NashMDConfig, policy: Policy, seed: int) -> None:
-        self.config, self.policy, self.seed = config, policy, seed
-        self.reference = policy.frozen()
-        self.average = policy.frozen() if config.average else None
-        self._training = Training(policy, config.optimiser, reference=self.reference, average=self.average)
+        self.config, self.reference = config, policy.frozen()
+        super().__init__(policy, config.optimiser, seed, average=config.average, reference=self.reference)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws of the policy against K of the opponent, or of the opponent alone in the mirror form."""
-        count, key = self.config.responses, Key(self.seed, self._training.updates, Stream.TOKEN)
+        count = self.config.responses
         opponent = Geometric(self.policy, self.reference, self._share)
         with torch.no_grad():
-            right, right_weight = opponent.draw(prompts, count, Key(key.seed, key.episode, Stream.OPPONENT))
+            right, right_weight = opponent.draw(prompts, count, self.key(Stream.OPPONENT))
             if self.config.form == "mirror":
                 return Proposal(right, left_weight=right_weight if opponent.exact else None)
-            left, left_weight = self.policy.draw(prompts, count, key)
+            left, left_weight = self.policy.draw(prompts, count, self.key())
         if self.policy.exact:
             return Proposal(left, right, left_weight, right_weight)
         return Proposal(left, right, ask=torch.eye(count, dtype=torch.bool).expand(len(prompts), count, count))
@@ -105,49 +101,41 @@ class NashMD:
         Raises:
             ValueError: if the duel's seats are not those of the form, or the policy could not have drawn a response.
         """
-        training = self._training
-        training.include_in_average(self.policy, training.updates + 1)
+        self.include_in_average(self.policy)
+        return self._mirror(duel) if self.config.form == "mirror" else self._gradient(duel)
+
+    def _mirror(self, duel: Duel) -> dict[str, float]:
+        """Regresses onto pi^(1-b) ref^b exp(eta P(. beats the opponent)) with b = eta tau."""
         with torch.no_grad():
-            log_reference = self.reference.logprob(duel.prompts, duel.left)
-            log_policy = self.policy.logprob(duel.prompts, duel.left)
-        scalars = {"loss/learning_rate": training.learning_rate}
-        if self.config.form == "mirror":
-            share = self._share
-            eta = share / self.config.tau
-            loss, grad_norm = mirror_step(training, duel, log_policy, log_reference, eta, self.config.tau)
-        else:
-            scalars |= policy_scalars(duel.left_weight, log_policy, log_reference)
-            loss, grad_norm = training.fit(self._batch(duel), self._loss)
-        training.updates += 1
-        return {**scalars, "loss/policy": loss, "loss/grad_norm": grad_norm}
+            log_reference = self.reference.logprob(duel.prompts, duel.left)  # [B, K]
+            log_policy = self.policy.logprob(duel.prompts, duel.left)  # [B, K]
+        eta = self._share / self.config.tau
+        return mirror_step(self.learner, duel, log_policy, log_reference, eta, self.config.tau)
+
+    def _gradient(self, duel: Duel) -> dict[str, float]:
+        """Takes a step up E[P(y beats y') - 1/2 - tau log pi/ref (y)]."""
+        if duel.self_play:
+            raise ValueError("Nash-MD plays against its mixture with the start, and this duel is self-play")
+        with torch.no_grad():
+            log_policy, mask = token_logprob(self.policy, duel.prompts, duel.left)  # [B, K, T]
+            log_reference, _ = token_logprob(self.reference, duel.prompts, duel.left)  # [B, K, T]
+            whole_policy = self.policy.logprob(duel.prompts, duel.left)  # [B, K]
+            whole_reference = self.reference.logprob(duel.prompts, duel.left)  # [B, K]
+        weight = duel.right_weight[:, None, :] * duel.asked  # [B, K, L]
+        reward = (weight * (duel.prob - 0.5)).sum(2) / weight.sum(2)  # [B, K]
+        kl = log_policy - log_reference  # [B, K, T]
+        advantage = losses.reward_to_go(reward.to(log_policy), kl, mask, self.config.tau)  # [B, K, T]
+
+        def loss(part: Batch) -> Tensor:
+            log_policy, mask = token_logprob(self.policy, part.prompts, part.responses)  # [b, K, t]
+            advantage = part["advantage"][:, :, : log_policy.shape[2]]
+            return (part["weight"] * losses.policy_gradient(log_policy, advantage, mask)).sum(1)  # [b]
+
+        values = {"advantage": advantage, "weight": duel.left_weight.to(log_policy)}
+        scalars = self.learner.step(Batch(duel.prompts, duel.left, values), loss)
+        return {**policy_scalars(duel.left_weight, whole_policy, whole_reference), **scalars}
 
     @property
     def _share(self) -> float:
         """The start's share in the opponent."""
-        return 2 / (self._training.updates + 3) if self.config.anneal else self.config.mixture
-
-    def _batch(self, duel: Duel) -> Batch:
-        if duel.self_play:
-            raise ValueError("Nash-MD plays against its mixture with the start, and this duel is self-play")
-        with torch.no_grad():
-            log_policy, mask = token_logprob(self.policy, duel.prompts, duel.left)
-            log_reference, _ = token_logprob(self.reference, duel.prompts, duel.left)
-        weight = duel.right_weight[:, None, :] * duel.asked
-        reward = (weight * (duel.prob - 0.5)).sum(2) / weight.sum(2)
-        earned = losses.reward_to_go(reward.to(log_policy), log_policy - log_reference, mask, self.config.tau)
-        return Batch(duel.prompts, duel.left, {"earned": earned, "weight": duel.left_weight.to(log_policy)})
-
-    def _loss(self, part: Batch) -> Tensor:
-        """Returns [b] the surrogate of each prompt."""
-        log_policy, mask = token_logprob(self.policy, part.prompts, part.responses)
-        width = log_policy.shape[2]
-        surrogate = losses.policy_gradient(log_policy, part["earned"][:, :, :width], mask)
-        return (part["weight"] * surrogate).sum(1)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the policy and its frozen copies, the optimiser and the number of updates."""
-        return self._training.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from `state_dict()`."""
-        self._training.load_state_dict(state)
+        return 2 / (self.learner.updates + 3) if self.config.anneal else self.config.mixture

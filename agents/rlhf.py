@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from agents.learning.learner import Training
+from agents.learning.learner import LearningAgent
 from agents.learning.policy_gradient import Draws, GradientConfig, PolicyGradient
 from agents.optim.optimiser import OptimiserConfig
 from agents.preference_models.factory import foretold, model_of
@@ -62,7 +62,7 @@ class RLHFConfig:
         return RLHF(self, policy, seed)
 
 
-class RLHF:
+class RLHF(LearningAgent):
     """Asks about pairs of its own draws, fits a reward to the verdicts, and learns from that reward.
 
     Attributes:
@@ -71,15 +71,11 @@ class RLHF:
         model: the reward.
     """
 
-    learns_worlds = True
-
     def __init__(self, config: RLHFConfig, policy: Policy, seed: int) -> None:
-        self.config, self.policy, self.seed = config, policy, seed
-        self.average = policy.frozen() if config.average else None
+        self.config, self.start = config, policy.frozen()
+        super().__init__(policy, config.optimiser, seed, average=config.average, start=self.start)
         self.model = model_of(policy, config.model, seed)
-        self._start = policy.frozen()
-        self._training = Training(policy, config.optimiser, average=self.average, start=self._start)
-        self._gradient = PolicyGradient(self._training, self._start, config.tau, config.gradient)
+        self._gradient = PolicyGradient(self.learner, self.start, config.tau, config.gradient)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws for both seats, or the whole law where the policy is exact."""
@@ -89,31 +85,29 @@ class RLHF:
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Adds the duel to what the reward is fitted to, and takes steps on fresh draws."""
-        training = self._training
-        training.include_in_average(self.policy, training.updates + 1)
+        self.include_in_average(self.policy)
         surprise, foresight = foretold(self.model, duel)
         self.model.add(duel)
         scalars: dict[str, float] = {}
         for step in range(self.config.inner_steps):
             with torch.no_grad():
                 drawn, weight = self.policy.draw(duel.prompts, self.config.responses, self._key(1 + step))
-            reward = self.model.reward(duel.prompts, drawn)
+            reward = self.model.reward(duel.prompts, drawn)  # [B, K]
             draws = Draws(duel.prompts, drawn, weight, self.policy.exact)
             scalars = self._gradient.step(draws, reward)
-        training.updates += 1
-        surrogate = scalars.pop("loss")
-        return {**scalars, "loss/policy": surrogate, **foresight, "loss/model": surprise}
+        self.learner.updates += 1
+        return {**scalars, **foresight, "loss/model": surprise}
 
     def _key(self, step: int) -> Key:
-        return Key(self.seed, self._training.updates * (1 + self.config.inner_steps) + step, Stream.TOKEN)
+        return Key(self.seed, self.learner.updates * (1 + self.config.inner_steps) + step, Stream.TOKEN)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of policy, copies and optimiser, of the value function, and of the reward."""
-        parts = {"training": self._training, "gradient": self._gradient, "model": self.model}
+        parts = {"training": self.learner, "gradient": self._gradient, "model": self.model}
         return {name: part.state_dict() for name, part in parts.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from `state_dict()`."""
-        self._training.load_state_dict(state["training"])
+        self.learner.load_state_dict(state["training"])
         self._gradient.load_state_dict(state["gradient"])
         self.model.load_state_dict(state["model"])

@@ -6,13 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from agents import losses
-from agents.learning.learner import Training
+from agents.learning.learner import LearningAgent
 from agents.learning.policy_gradient import Draws, GradientConfig, PolicyGradient
 from agents.optim.optimiser import OptimiserConfig
-from preference_duel.keyed_random import Key, Stream
 from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
 
@@ -51,7 +48,7 @@ class SPOConfig:
         return SPO(self, policy, seed)
 
 
-class SPO:
+class SPO(LearningAgent):
     """Draws from the policy, and moves it towards the draws that beat the others.
 
     Attributes:
@@ -59,21 +56,14 @@ class SPO:
         average: the mean of pi_1..pi_T, start included, where kept.
     """
 
-    learns_worlds = True
-
     def __init__(self, config: SPOConfig, policy: Policy, seed: int) -> None:
-        self.config, self.policy, self.seed = config, policy, seed
-        self.average = policy.frozen() if config.average else None
-        self._start = policy.frozen()
-        self._training = Training(policy, config.optimiser, average=self.average, start=self._start)
-        self._gradient = PolicyGradient(self._training, self._start, config.tau, config.gradient)
+        self.config, self.start = config, policy.frozen()
+        super().__init__(policy, config.optimiser, seed, average=config.average, start=self.start)
+        self._gradient = PolicyGradient(self.learner, self.start, config.tau, config.gradient)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws for both seats, or the whole law where the policy is exact."""
-        key = Key(self.seed, self._training.updates, Stream.TOKEN)
-        with torch.no_grad():
-            responses, weight = self.policy.draw(prompts, self.config.responses, key)
-        return Proposal(responses, left_weight=weight if self.policy.exact else None)
+        return self.self_play(self.policy, prompts, self.config.responses)
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Takes one step, with ppo some, on the win rates of the duel's draws.
@@ -83,20 +73,17 @@ class SPO:
         """
         if not duel.self_play:
             raise ValueError("SPO learns from its own draws, and this duel's seats hold different ones")
-        training = self._training
-        training.include_in_average(self.policy, training.updates + 1)
-        reward = losses.win_rate(duel.prob, duel.right_weight, leave_one_out=not duel.exact) - 0.5
-        draws = Draws(duel.prompts, duel.left, duel.left_weight, duel.exact)
-        scalars = self._gradient.step(draws, reward)
-        training.updates += 1
-        surrogate = scalars.pop("loss")
-        return {**scalars, "loss/policy": surrogate}
+        self.include_in_average(self.policy)
+        win_rate = losses.win_rate(duel.prob, duel.right_weight, leave_one_out=not duel.exact)  # [B, K] P(y beats pi_t)
+        scalars = self._gradient.step(Draws(duel.prompts, duel.left, duel.left_weight, duel.exact), win_rate - 0.5)
+        self.learner.updates += 1
+        return scalars
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the policy and its frozen copies, the optimiser, the value function and the number of updates."""
-        return {"training": self._training.state_dict(), "gradient": self._gradient.state_dict()}
+        return {"training": self.learner.state_dict(), "gradient": self._gradient.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from `state_dict()`."""
-        self._training.load_state_dict(state["training"])
+        self.learner.load_state_dict(state["training"])
         self._gradient.load_state_dict(state["gradient"])

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from agents import losses
-from agents.learning.learner import Batch, Training, policy_scalars, require_finite
+from agents.learning.learner import Batch, LearningAgent, policy_scalars, require_finite
 from agents.optim.optimiser import OptimiserConfig
-from preference_duel.keyed_random import Key, Stream
 from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
 
@@ -84,55 +83,57 @@ class SPPOConfig:
         return SPPO(self, policy, seed)
 
 
-class SPPO:
-    """Plays K draws of a frozen pi_t against each other and moves the policy towards pi_t exp(eta P(y beats pi_t)).
+class SPPO(LearningAgent):
+    """Plays K samples of a frozen pi_t against each other and moves the policy towards pi_t exp(eta P(y beats pi_t)).
 
     Attributes:
         policy: what is trained.
-        opponent: pi_t, which draws and is played against.
-        average: the mean of pi_1..pi_T, start included, where kept.
+        opponent: pi_t, which samples and is played against.
+        average: the mean of pi_1..pi_T, start included, if kept.
     """
 
-    learns_worlds = True
-
     def __init__(self, config: SPPOConfig, policy: Policy, seed: int) -> None:
-        self.config, self.policy, self.seed = config, policy, seed
-        self.opponent = policy.frozen()
-        self.average = policy.frozen() if config.average else None
-        self._start = policy.frozen() if config.log_kl else None
-        self._training = Training(
-            policy, config.optimiser, opponent=self.opponent, average=self.average, start=self._start
-        )
+        self.config, self.opponent = config, policy.frozen()
+        self.start = policy.frozen() if config.log_kl else None
+        copies = {"opponent": self.opponent, "start": self.start}
+        super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
-        """Returns K draws of pi_t for both seats, or its whole law where it is exact."""
-        key = Key(self.seed, self._training.updates, Stream.TOKEN)
-        responses, weight = self.opponent.draw(prompts, self.config.responses, key)
-        return Proposal(responses, left_weight=weight if self.opponent.exact else None)
+        """Returns K samples of pi_t for both seats, or its whole distribution if it is exact."""
+        return self.self_play(self.opponent, prompts, self.config.responses)
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Regresses the policy onto the duel's targets, and renews pi_t when its time has come.
 
         Raises:
-            ValueError: if the duel has too few draws, outcomes where the projection needs probabilities, or a
-                response that the policy could not have drawn.
+            ValueError: if the duel has too few samples, outcomes where the projection needs probabilities, or a
+                response that the policy could not have sampled.
         """
-        config, training = self.config, self._training
-        if training.updates % config.refresh_every == 0:
-            training.include_in_average(self.opponent, training.updates // config.refresh_every + 1)
-        win_rate = self._win_rate(duel)
+        config = self.config
+        self.include_in_average(self.opponent, config.refresh_every)
+        win_rate = self._win_rate(duel)  # [B, K] P(y beats pi_t)
         with torch.no_grad():
-            log_opponent = self.opponent.logprob(duel.prompts, duel.left)
-            scalars = self._describe(duel, win_rate, log_opponent.to(win_rate))
-        scalars["loss/learning_rate"] = training.learning_rate
-        batch = self._batch(duel, win_rate, log_opponent)
-        for epoch in range(config.epochs):
-            loss, grad_norm = training.fit(batch, self._loss, self._terms)
-            if epoch == 0:
-                scalars |= {"loss/policy": loss, "loss/grad_norm": grad_norm}
-        training.updates += 1
-        if training.updates % config.refresh_every == 0:
-            self.opponent.load_state_dict(self.policy.state_dict())
+            log_old = self.opponent.logprob(duel.prompts, duel.left)  # [B, K] log pi_t(y)
+            log_start = None if self.start is None else self.start.logprob(duel.prompts, duel.left)  # [B, K]
+        values = {"win_rate": win_rate, "log_old": log_old, "weight": duel.left_weight}
+        if config.normaliser == "log_z":
+            values["log_z"] = losses.log_partition(win_rate, config.eta, duel.left_weight)  # [B]
+        batch = Batch(duel.prompts, duel.left, {name: value.to(log_old) for name, value in values.items()})
+        if config.pairs == "best_worst":
+            batch = _best_and_worst(batch)
+
+        def loss(part: Batch) -> Tensor:
+            ratio = require_finite(self.policy.logprob(part.prompts, part.responses) - part["log_old"])  # [b, K]
+            squares = losses.sppo(ratio, part["win_rate"], config.eta, part.values.get("log_z"))  # [b, K]
+            return (part["weight"] * squares).sum(1)  # [b]
+
+        def terms(part: Batch) -> Tensor:
+            return part["weight"].sqrt() * self.policy.logprob(part.prompts, part.responses)  # [b, K]
+
+        scalars = policy_scalars(duel.left_weight, log_old.to(win_rate), log_start)
+        scalars |= _win_rate_scalars(win_rate, duel.left_weight)
+        scalars |= self.learner.step(batch, loss, terms, config.epochs)
+        self.renew(self.opponent, config.refresh_every)
         return scalars
 
     def _win_rate(self, duel: Duel) -> Tensor:
@@ -147,45 +148,17 @@ class SPPO:
         samples = duel.self_play and not duel.exact
         return losses.win_rate(prob, duel.right_weight, leave_one_out=self.config.leave_one_out and samples)
 
-    def _describe(self, duel: Duel, win_rate: Tensor, log_opponent: Tensor) -> dict[str, float]:
-        """Returns what is known before the step: docs/agents/sppo.md has each tag's formula."""
-        weight = duel.left_weight
-        spread = (weight * (win_rate - (weight * win_rate).sum(1, keepdim=True)).square()).sum(1).sqrt()
-        log_start = None if self._start is None else self._start.logprob(duel.prompts, duel.left)
-        return {
-            **policy_scalars(weight, log_opponent, log_start),
-            "duel/win_rate_std": spread.mean().item(),
-            "duel/win_rate_max": win_rate.amax(1).mean().item(),
-        }
 
-    def _batch(self, duel: Duel, win_rate: Tensor, log_opponent: Tensor) -> Batch:
-        """Returns what the regression needs, all draws or the best and the worst with weight 1/2 each."""
-        responses, weight = duel.left, duel.left_weight
-        values = {"win_rate": win_rate, "log_opponent": log_opponent}
-        if self.config.normaliser == "log_z":
-            values["log_z"] = losses.log_partition(win_rate, self.config.eta, weight)
-        if self.config.pairs == "best_worst":
-            columns = losses.best_and_worst(win_rate)
-            responses = [[row[k] for k in chosen] for row, chosen in zip(responses, columns.tolist(), strict=True)]
-            values |= {"win_rate": win_rate.gather(1, columns), "log_opponent": log_opponent.cpu().gather(1, columns)}
-            weight = torch.full_like(weight[:, :2], 0.5)
-        values["weight"] = weight
-        return Batch(duel.prompts, responses, {name: value.to(log_opponent) for name, value in values.items()})
+def _win_rate_scalars(win_rate: Tensor, weight: Tensor) -> dict[str, float]:
+    """Returns spread and maximum of the win rates [B, K], by tag."""
+    spread = (weight * (win_rate - (weight * win_rate).sum(1, keepdim=True)).square()).sum(1).sqrt()
+    return {"duel/win_rate_std": spread.mean().item(), "duel/win_rate_max": win_rate.amax(1).mean().item()}
 
-    def _loss(self, part: Batch) -> Tensor:
-        """Returns [b] the weighted squares of each prompt."""
-        ratio = require_finite(self.policy.logprob(part.prompts, part.responses) - part["log_opponent"])
-        squares = losses.sppo(ratio, part["win_rate"], self.config.eta, part.values.get("log_z"))
-        return (part["weight"] * squares).sum(1)
 
-    def _terms(self, part: Batch) -> Tensor:
-        """Returns [b, K] what the loss sums the squares of, constants left out."""
-        return part["weight"].sqrt() * self.policy.logprob(part.prompts, part.responses)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the policy and its frozen copies, the optimiser and the number of updates."""
-        return self._training.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from `state_dict()`."""
-        self._training.load_state_dict(state)
+def _best_and_worst(batch: Batch) -> Batch:
+    """Returns the samples of highest and of lowest win rate alone, weighted 1/2 each."""
+    columns = losses.best_and_worst(batch["win_rate"])  # [B, 2]
+    responses = [[row[k] for k in chosen] for row, chosen in zip(batch.responses, columns.tolist(), strict=True)]
+    values = {name: batch[name].gather(1, columns) for name in ("win_rate", "log_old")}
+    values["weight"] = torch.full_like(values["log_old"], 0.5)
+    return Batch(batch.prompts, responses, {**batch.values, **values})

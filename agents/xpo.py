@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from agents import losses
-from agents.learning.learner import Training, policy_scalars
-from agents.learning.pairwise import pair_step, responses_of
+from agents.learning.learner import LearningAgent, policy_scalars, responses_of
 from agents.optim.optimiser import OptimiserConfig
-from preference_duel.keyed_random import Key, Stream
+from preference_duel.keyed_random import Stream
 from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
 
@@ -55,7 +52,7 @@ class XPOConfig:
         return XPO(self, policy, seed)
 
 
-class XPO:
+class XPO(LearningAgent):
     """Plays against the start and classifies who won, optimistic about what the start does not say.
 
     Attributes:
@@ -64,20 +61,16 @@ class XPO:
         average: the mean of pi_1..pi_T, start included, where kept.
     """
 
-    learns_worlds = True
-
     def __init__(self, config: XPOConfig, policy: Policy, seed: int) -> None:
-        self.config, self.policy, self.seed = config, policy, seed
-        self.reference = policy.frozen()
-        self.average = policy.frozen() if config.average else None
-        self._training = Training(policy, config.optimiser, reference=self.reference, average=self.average)
+        self.config, self.reference = config, policy.frozen()
+        super().__init__(policy, config.optimiser, seed, average=config.average, reference=self.reference)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws of the policy against K of the start, or both whole laws where they are exact."""
-        count, key = self.config.responses, Key(self.seed, self._training.updates, Stream.TOKEN)
+        count = self.config.responses
         with torch.no_grad():
-            left, left_weight = self.policy.draw(prompts, count, key)
-        right, right_weight = self.reference.draw(prompts, count, Key(key.seed, key.episode, Stream.OPPONENT))
+            left, left_weight = self.policy.draw(prompts, count, self.key())
+            right, right_weight = self.reference.draw(prompts, count, self.key(Stream.OPPONENT))
         if self.policy.exact:
             return Proposal(left, right, left_weight, right_weight)
         return Proposal(left, right, ask=torch.eye(count, dtype=torch.bool).expand(len(prompts), count, count))
@@ -90,26 +83,16 @@ class XPO:
         """
         if duel.self_play:
             raise ValueError("XPO plays against the start, and this duel is self-play")
-        training, count = self._training, len(duel.left[0])
-        training.include_in_average(self.policy, training.updates + 1)
+        self.include_in_average(self.policy)
         with torch.no_grad():
-            log_reference = self.reference.logprob(duel.prompts, responses_of(duel))
-        rate = training.learning_rate
-        step = pair_step(
-            training, duel, log_reference, partial(losses.dpo, beta=self.config.tau), extra=partial(self._bonus, count)
-        )
-        training.updates += 1
-        scalars = policy_scalars(duel.left_weight, step.log_policy[:, :count], log_reference[:, :count])
-        return {**scalars, "loss/learning_rate": rate, "loss/policy": step.loss, "loss/grad_norm": step.grad_norm}
+            log_reference = self.reference.logprob(duel.prompts, responses_of(duel))  # [B, K + L]
+        k = len(duel.left[0])
 
-    def _bonus(self, count: int, ratio: Tensor, weight: Tensor) -> Tensor:
-        """Returns [b] alpha E[log pi/ref (y')] over the start's draws, which is to fall."""
-        return self.config.alpha * (weight.sum(1) * ratio[:, count:]).sum(1)
+        def loss(margin: Tensor, prob: Tensor) -> Tensor:
+            return losses.dpo(margin, prob, self.config.tau)  # [b, K, L] -log sigma(tau margin of the winner)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the policy and its frozen copies, the optimiser and the number of updates."""
-        return self._training.state_dict()
+        def bonus(ratio: Tensor, weight: Tensor) -> Tensor:
+            return self.config.alpha * (weight.sum(1) * ratio[:, k:]).sum(1)  # [b] alpha E[log pi/ref (y')], y' of ref
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from `state_dict()`."""
-        self._training.load_state_dict(state)
+        scalars, log_policy = self.learner.step_on_pairs(duel, log_reference, loss, extra=bonus)
+        return {**policy_scalars(duel.left_weight, log_policy[:, :k], log_reference[:, :k]), **scalars}

@@ -1,1 +1,1 @@
-"""What the gradient agents share: the learner, losses over pairs, policy gradients, value functions."""
+"""Learner of the gradient agents, policy gradients and value functions."""

@@ -1,19 +1,24 @@
-"""What every agent that trains a policy keeps and does: frozen copies, the optimiser, its state, one fit to a duel."""
+"""The learner of the gradient agents (policy, optimiser, frozen copies, steps, state) and their base class."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from agents import losses
 from agents.optim.optimiser import Optimiser, OptimiserConfig
 from agents.policies.tensors import restore, tensors
 from preference_duel import distributed
+from preference_duel.keyed_random import Key, Stream
 from preference_duel.protocols import Policy
-from preference_duel.types import Completion
+from preference_duel.types import Completion, Duel, Proposal
+
+MarginLoss = Callable[[Tensor, Tensor], Tensor]
+"""Returns a loss [b, K, L] of margins [b, K, L] and the chances [b, K, L] that the first response wins."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,19 @@ class Batch:
             yield Batch([self.prompts[b] for b in part], [self.responses[b] for b in part], values, part)
 
 
-class Training:
+class PairStep(NamedTuple):
+    """One optimiser step on pairs.
+
+    Attributes:
+        scalars: loss and gradient norm before the step, and the learning rate, by tag.
+        log_policy: [B, K] (self-play) or [B, K + L] nats, before the step.
+    """
+
+    scalars: dict[str, float]
+    log_policy: Tensor
+
+
+class Learner:
     """A policy, its optimiser, and the frozen copies of it that an agent needs.
 
     Attributes:
@@ -101,6 +118,72 @@ class Training:
 
         return self._optimiser.step(accumulate, None if terms is None else squared)
 
+    def step(
+        self,
+        batch: Batch,
+        loss: Callable[[Batch], Tensor],
+        terms: Callable[[Batch], Tensor] | None = None,
+        epochs: int = 1,
+    ) -> dict[str, float]:
+        """Takes `epochs` optimiser steps on a duel, and counts it; see `fit`.
+
+        Returns:
+            The loss before the first step, its gradient's norm, and the learning rate that the duel began with.
+        """
+        rate = self.learning_rate
+        steps = [self.fit(batch, loss, terms) for _ in range(epochs)]
+        self.updates += 1
+        return {"loss/learning_rate": rate, "loss/policy": steps[0][0], "loss/grad_norm": steps[0][1]}
+
+    def step_on_pairs(
+        self,
+        duel: Duel,
+        anchor: Tensor,
+        loss: MarginLoss,
+        *,
+        squares: bool = False,
+        length_normalised: bool = False,
+        extra: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> PairStep:
+        """Takes one optimiser step on the mean loss over a duel's pairs, and counts it.
+
+        Args:
+            duel: of any two seats.
+            anchor: [B, K] (self-play) or [B, K + L] nats: subtracted from log pi of `responses_of(duel)`.
+            loss: of margins and chances.
+            squares: whether the loss is a sum of squares of the margins' distances, which lbfgs can make use of;
+                self-play alone.
+            length_normalised: whether log-ratios are divided by the responses' tokens.
+            extra: returns [b] what is added to each prompt's loss, of log-ratios [b, K (+ L)] and weights [b, K, L].
+
+        Raises:
+            ValueError: if the duel has no asked pair, or the policy could not have drawn a response.
+        """
+        responses, count = responses_of(duel), len(duel.left[0])
+        weight = losses.pair_weight(duel.left_weight, duel.right_weight, duel.asked, duel.exact)  # [B, K, L]
+        values = {"anchor": anchor, "prob": duel.prob, "weight": weight, "length": _lengths(responses)}
+        first_log_policy = torch.full_like(anchor, torch.nan)
+
+        def ratio(part: Batch) -> Tensor:
+            log_policy = self.policy.logprob(part.prompts, part.responses)  # [b, K (+ L)]
+            rows, before = list(part.rows), first_log_policy[list(part.rows)]
+            first_log_policy[rows] = torch.where(before.isnan(), log_policy.detach(), before)
+            log_ratio = require_finite(log_policy - part["anchor"])
+            return log_ratio / part["length"] if length_normalised else log_ratio
+
+        def mean_loss(part: Batch) -> Tensor:
+            r = ratio(part)
+            margin = losses.margins(r) if duel.self_play else losses.margins(r[:, :count], r[:, count:])  # [b, K, L]
+            mean = (part["weight"] * loss(margin, part["prob"])).sum((1, 2))
+            return mean if extra is None else mean + extra(r, part["weight"])
+
+        def terms(part: Batch) -> Tensor:
+            return losses.squared_terms(ratio(part), part["weight"])
+
+        batch = Batch(duel.prompts, responses, {name: value.to(anchor) for name, value in values.items()})
+        scalars = self.step(batch, mean_loss, terms if squares and duel.self_play else None)
+        return PairStep(scalars, distributed.largest(first_log_policy.nan_to_num(nan=-torch.inf)))
+
     def _parts(self, batch: Batch, own: Sequence[int]) -> list[tuple[Batch, int]]:
         """Returns what this process learns from, and 1 for each.
 
@@ -132,11 +215,6 @@ class Training:
         """The optimiser's step size."""
         return self._optimiser.learning_rate
 
-    def include_in_average(self, policy: Policy, count: int) -> None:
-        """Makes the copy `average`, where kept, the mean of `count` policies, of which this is the last."""
-        if "average" in self.copies:
-            self.copies["average"].blend(policy, 1 / count)
-
     def state_dict(self) -> dict[str, Any]:
         """Returns the policy and its frozen copies, the optimiser and the number of updates."""
         state = {name: tensors(policy) for name, policy in self._policies().items()}
@@ -161,6 +239,75 @@ class Training:
 
     def _policies(self) -> dict[str, Policy]:
         return {"policy": self.policy, **self.copies}
+
+
+class LearningAgent:
+    """Base class of the gradient agents; nothing of it is overridden but, where there is more state, `state_dict`.
+
+    `propose` and `update` are the paper's.
+
+    Attributes:
+        policy: what is trained.
+        average: the mean of pi_1..pi_T, start included, if kept.
+        learner: steps and state.
+
+    Args:
+        policy: what is trained.
+        optimiser: how.
+        seed: random seed of the responses.
+        average: whether the average is kept.
+        **copies: frozen policies by name, saved with the agent.
+    """
+
+    learns_worlds = True
+
+    def __init__(
+        self, policy: Policy, optimiser: OptimiserConfig, seed: int, *, average: bool, **copies: Policy | None
+    ) -> None:
+        self.policy, self.seed = policy, seed
+        self.average = policy.frozen() if average else None
+        self.learner = Learner(policy, optimiser, average=self.average, **copies)
+
+    def key(self, stream: Stream = Stream.TOKEN) -> Key:
+        """Returns the key of this update's random numbers."""
+        return Key(self.seed, self.learner.updates, stream)
+
+    def self_play(self, player: Policy, prompts: Sequence[str], count: int) -> Proposal:
+        """Returns `count` responses of a player for both seats, or its whole distribution if it is exact."""
+        with torch.no_grad():
+            responses, weight = player.draw(prompts, count, self.key())
+        return Proposal(responses, left_weight=weight if player.exact else None)
+
+    def include_in_average(self, policy: Policy, every: int = 1) -> None:
+        """Adds a policy to the average, if kept, in the first of each `every` updates."""
+        rounds, rest = divmod(self.learner.updates, every)
+        if self.average is not None and rest == 0:
+            self.average.blend(policy, 1 / (rounds + 1))
+
+    def renew(self, copy: Policy, every: int = 1) -> None:
+        """Makes a frozen copy the current policy after each `every` updates."""
+        if self.learner.updates % every == 0:
+            copy.load_state_dict(self.policy.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the policy and its frozen copies, the optimiser and the number of updates."""
+        return self.learner.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        self.learner.load_state_dict(state)
+
+
+def responses_of(duel: Duel) -> list[list[Completion]]:
+    """Returns what both seats hold, [B][K] in self-play, else [B][K + L] the left ones first."""
+    if duel.self_play:
+        return [list(row) for row in duel.left]
+    return [[*left, *right] for left, right in zip(duel.left, duel.right, strict=True)]
+
+
+def _lengths(responses: Sequence[Sequence[Completion]]) -> Tensor:
+    """Returns [B, K] the tokens of each response, at least 1."""
+    return torch.tensor([[max(1, len(y.tokens or ())) for y in row] for row in responses])
 
 
 def require_finite(ratio: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agents import losses
 from agents.learning.critic import critic_of
-from agents.learning.learner import Batch, Training, policy_scalars, require_finite, token_logprob
+from agents.learning.learner import Batch, Learner, policy_scalars, require_finite, token_logprob
 from agents.optim.optimiser import Optimiser, OptimiserConfig, TogetherError
 from agents.policies.tensors import restore, tensors
 from preference_duel.protocols import Policy
@@ -81,7 +81,7 @@ class PolicyGradient:
     """Moves a policy up the gradient of E[reward] - tau KL(policy || start).
 
     Args:
-        training: of the policy.
+        learner: of the policy.
         start: what the KL term pulls towards.
         tau: KL coefficient, at least 0.
         config: how.
@@ -90,15 +90,15 @@ class PolicyGradient:
         ValueError: if a value function is asked for, and the policy is exact or of an unknown kind.
     """
 
-    def __init__(self, training: Training, start: Policy, tau: float, config: GradientConfig) -> None:
-        self.training, self.start, self.tau, self.config = training, start, tau, config
+    def __init__(self, learner: Learner, start: Policy, tau: float, config: GradientConfig) -> None:
+        self.learner, self.start, self.tau, self.config = learner, start, tau, config
         self.critic, self._optimiser = None, None
         if config.baseline == "value":
-            if training.policy.worlds > 1:
+            if learner.policy.worlds > 1:
                 raise TogetherError("baseline='value' learns one value function from all worlds")
-            if training.policy.exact:
+            if learner.policy.exact:
                 raise ValueError("a whole law needs no value function: build the policy without exact")
-            self.critic = critic_of(training.policy)
+            self.critic = critic_of(learner.policy)
             self._optimiser = Optimiser(self.critic.parameters(), config.value, 1e-3)
 
     def step(self, draws: Draws, reward: Tensor) -> dict[str, float]:
@@ -109,9 +109,9 @@ class PolicyGradient:
             reward: [B, K] of whole responses.
 
         Returns:
-            Scalars by tag, and the surrogate before the first step under "loss".
+            Scalars by tag, the loss before the first step among them.
         """
-        training, config, policy = self.training, self.config, self.training.policy
+        learner, config, policy = self.learner, self.config, self.learner.policy
         with torch.no_grad():
             drew, mask = token_logprob(policy, draws.prompts, draws.responses)
             log_start, _ = token_logprob(self.start, draws.prompts, draws.responses)
@@ -139,12 +139,12 @@ class PolicyGradient:
 
         batch = Batch(draws.prompts, draws.responses, values)
         scalars = policy_scalars(draws.weight, drew.sum(-1), log_start.sum(-1))
-        scalars["loss/learning_rate"] = training.learning_rate
+        scalars["loss/learning_rate"] = learner.learning_rate
         if self.critic is not None:
             scalars["loss/value"] = self._fit_critic(batch, mask)
         squares = distance if config.form == "rebel" else None
-        steps = [training.fit(batch, loss, squares) for _ in range(config.epochs)]
-        return {**scalars, "loss": steps[0][0], "loss/grad_norm": steps[-1][1]}
+        steps = [learner.fit(batch, loss, squares) for _ in range(config.epochs)]
+        return {**scalars, "loss/policy": steps[0][0], "loss/grad_norm": steps[-1][1]}
 
     def _advantages(self, draws: Draws, reward: Tensor, log_ratio: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Returns what each token earns [B, K, T], and the returns where a value function learns from them."""
@@ -164,7 +164,7 @@ class PolicyGradient:
 
         def accumulate() -> Tensor:
             total = torch.zeros(())
-            for part in batch.split(self.training.policy.parts(batch.prompts, batch.responses)):
+            for part in batch.split(self.learner.policy.parts(batch.prompts, batch.responses)):
                 value = critic(part.prompts, part.responses)
                 target = part["returns"][:, :, : value.shape[2]].to(value)
                 loss = (value - target).square().sum() / count  # both are 0 after a response's end

@@ -60,7 +60,7 @@ class GivesWeights(SPPO):
     def _key(self):
         from preference_duel.keyed_random import Key
 
-        return Key(0, self._training.updates)
+        return Key(0, self.learner.updates)
 
 
 class ForgetsOptimiser(SPPO):
@@ -70,9 +70,9 @@ class ForgetsOptimiser(SPPO):
 
 class ForgetsUpdates(SPPO):
     def load_state_dict(self, state) -> None:
-        updates = self._training.updates
+        updates = self.learner.updates
         super().load_state_dict(state)
-        self._training.updates = updates
+        self.learner.updates = updates
 
 
 class HasHiddenCounter(SPPO):

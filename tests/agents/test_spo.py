@@ -10,7 +10,7 @@ import oracles
 from agents import losses, make_policy
 from agents.check import check_agent
 from agents.learning.critic import critic_of
-from agents.learning.learner import Training
+from agents.learning.learner import Learner
 from agents.learning.policy_gradient import Draws, GradientConfig, PolicyGradient
 from agents.optim.optimiser import OptimiserConfig
 from agents.policies.lm.config import TinyConfig
@@ -144,7 +144,7 @@ def test_the_value_function_learns_what_is_earned():
 def unmoved(config):
     """A policy that does not move, so that what it earns stays."""
     policy = TabularPolicy(finite_task("game", ("x",), RESPONSES, RESPONSES), START)
-    training = Training(policy, OptimiserConfig("sgd", learning_rate=1e-12))
+    training = Learner(policy, OptimiserConfig("sgd", learning_rate=1e-12))
     return training, policy.frozen(), 0.0, config
 
 
