@@ -1,12 +1,17 @@
 """Agents and policies: `make` builds an agent, `make_policy` a policy, `check_agent` tests one."""
 
-from agents.check import check_agent
-from agents.optim.optimiser import OptimiserConfig
-from agents.policies.lm.hf_policy import HFPolicy
-from agents.policies.mixtures import Frozen, Geometric, Mixture
-from agents.policies.tabular import TabularPolicy
+from typing import TYPE_CHECKING
+
 from agents.registry import make, make_policy
-from preference_duel.protocols import Agent, Policy
+from preference_duel.lazy import lazy
+
+if TYPE_CHECKING:
+    from agents.check import check_agent
+    from agents.optim.optimiser import OptimiserConfig
+    from agents.policies.lm.hf_policy import HFPolicy
+    from agents.policies.mixtures import Frozen, Geometric, Mixture
+    from agents.policies.tabular import TabularPolicy
+    from preference_duel.protocols import Agent, Policy
 
 __all__ = [
     "Agent",
@@ -21,3 +26,18 @@ __all__ = [
     "make",
     "make_policy",
 ]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "Agent": "preference_duel.protocols",
+        "Frozen": "agents.policies.mixtures",
+        "Geometric": "agents.policies.mixtures",
+        "HFPolicy": "agents.policies.lm.hf_policy",
+        "Mixture": "agents.policies.mixtures",
+        "OptimiserConfig": "agents.optim.optimiser",
+        "Policy": "preference_duel.protocols",
+        "TabularPolicy": "agents.policies.tabular",
+        "check_agent": "agents.check",
+    },
+)

@@ -1,12 +1,14 @@
-"""The two contracts of learning: a policy answers prompts, an agent proposes duels and learns from them."""
+"""The built-in agents and policies by name, and their construction."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from envs.tasks.task import Task
 from preference_duel.names import configure
-from preference_duel.protocols import Agent, Policy
+
+if TYPE_CHECKING:
+    from envs.tasks.task import Task
+    from preference_duel.protocols import Agent, Policy
 
 AGENTS = {
     "sppo": "agents.sppo:SPPOConfig",

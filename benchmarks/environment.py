@@ -27,12 +27,12 @@ from rich.table import Table
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+import envs
 from benchmarks.timing import machine
 from envs import TokenDuels, make_task, preference_duel_v0
 from envs.tasks.task import Task
 from envs.tasks.tokenizers import ListTokenizer
 from envs.token_duel.duels_torch import TorchDuels
-from envs.views import gym_env
 from envs.views.gym_env import solo_env
 from envs.views.gym_vector_env import solo_vector
 from envs.views.sb3_vec_env import sb3_env
@@ -177,7 +177,7 @@ def views(game: dict[str, Any]) -> list[Comparison]:
             "Gymnasium vector, N = 256",
             15,
             ("make_vec()", lambda: vector(solo_vector(256, **game))),
-            ("SyncVectorEnv", lambda: vector(gymnasium.make_vec(gym_env.ID, 256, "sync", **game))),
+            ("SyncVectorEnv", lambda: vector(gymnasium.make_vec(envs.registration.DUEL, 256, "sync", **game))),
         ),
         Comparison(
             "SB3 VecEnv, N = 64",

@@ -3,18 +3,18 @@
 On import it is registered with PettingZoo and with Gymnasium.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from envs import preference_duel_v0
-from envs.arena import DuelArena
+from envs import registration
 from envs.tasks.task import Task, make_task
-from envs.token_duel.duels import TokenDuels
-from envs.views import bandit_env, gym_env  # noqa: F401 - each registers its Gymnasium id
 from preference_duel.keyed_random import Key
+from preference_duel.lazy import lazy
 from preference_duel.types import Completion, Conversation, Duel, Feedback, Proposal
 
 if TYPE_CHECKING:
+    from envs import preference_duel_v0
+    from envs.arena import DuelArena
+    from envs.token_duel.duels import TokenDuels
     from envs.token_duel.duels_torch import TorchDuels
     from envs.views.one_hot import OneHot
     from envs.views.sb3_vec_env import TokenExtractor, sb3_env
@@ -37,15 +37,17 @@ __all__ = [
     "sb3_env",
 ]
 
-_LAZY = {
-    "OneHot": "envs.views.one_hot",
-    "TokenExtractor": "envs.views.sb3_vec_env",
-    "TorchDuels": "envs.token_duel.duels_torch",
-    "sb3_env": "envs.views.sb3_vec_env",
-}
+__getattr__ = lazy(
+    __name__,
+    {
+        "DuelArena": "envs.arena",
+        "OneHot": "envs.views.one_hot",
+        "TokenDuels": "envs.token_duel.duels",
+        "TokenExtractor": "envs.views.sb3_vec_env",
+        "TorchDuels": "envs.token_duel.duels_torch",
+        "preference_duel_v0": "envs.preference_duel_v0",
+        "sb3_env": "envs.views.sb3_vec_env",
+    },
+)
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'envs' has no attribute {name!r}")
+registration.register()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pettingzoo import AECEnv, register
-from pettingzoo.env_registry.registration import aec_registry
+from pettingzoo import AECEnv
 from pettingzoo.utils.conversions import parallel_to_aec_wrapper
 from pettingzoo.utils.wrappers import AssertOutOfBoundsWrapper, OrderEnforcingWrapper
 
@@ -16,8 +15,6 @@ from envs.token_duel.spaces import Mask, Obs
 from envs.views.pettingzoo_env import PreferenceDuel
 from oracles import Oracle
 from preference_duel.types import Feedback
-
-ID = "duel/preference_duel-v0"
 
 
 def parallel_env(  # noqa: PLR0913 - the options of the public constructor, all by name
@@ -71,8 +68,3 @@ def raw_env(**options: Any) -> AECEnv:
 def env(**options: Any) -> AECEnv:
     """Builds the duel as an AECEnv that checks actions and the order of calls; the options are `parallel_env`'s."""
     return OrderEnforcingWrapper(AssertOutOfBoundsWrapper(raw_env(**options)))
-
-
-if ID not in aec_registry:
-    register("aec", ID, f"{__name__}:env")
-    register("parallel", ID, f"{__name__}:parallel_env")

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 from torch import Tensor
 
 from oracles.readers.classifier import ReaderConfig, RewardModel, require_idle
@@ -148,5 +147,7 @@ class DrawnRewards:
 
     def _normal(self, prompt: str, response: str) -> float:
         """Returns a standard normal keyed by seed and texts."""
+        from scipy.special import ndtri  # scipy takes a quarter of a second
+
         bits = hash_seed("reward", self.seed, prompt, response) >> 10
         return float(ndtri((bits + 0.5) * 2.0**-53))

@@ -11,7 +11,6 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtri
 from torch import Tensor
 
 from oracles.table import TableOracle
@@ -117,6 +116,8 @@ def _circulant(count: int, seed: int) -> NDArray[np.float64]:
 
 
 def _random(count: int, seed: int) -> NDArray[np.float64]:
+    from scipy.special import ndtri  # scipy takes a quarter of a second
+
     skew = np.zeros((count, count))
     upper = np.triu_indices(count, 1)
     bits = np.random.Philox(key=seed).random_raw(len(upper[0])) >> np.uint64(11)
@@ -151,4 +152,6 @@ def _uniform(seed: int, k: NDArray, part: int) -> NDArray[np.float64]:
 
 
 def _normal(seed: int, k: NDArray, part: int) -> NDArray[np.float64]:
+    from scipy.special import ndtri
+
     return ndtri(_uniform(seed, k, part) + 2.0**-54)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 from torch import Tensor
 
 from preference_duel.keyed_random import Key, Stream, hash_seed
@@ -91,6 +90,8 @@ class ListedFeatures:
 
     def _table(self, prompt: str) -> Tensor:
         if prompt not in self._tables:
+            from scipy.special import ndtri  # scipy takes a quarter of a second
+
             key = Key(hash_seed(self.name, self.seed, prompt), 0, Stream.INIT)
             uniforms = key.uniform(k=np.arange(len(self._column))[:, None], l=np.arange(self.width))
             self._tables[prompt] = self.finish(torch.from_numpy(ndtri(uniforms + 2.0**-54)))
@@ -125,6 +126,8 @@ class WordFeatures:
 
     def _vector(self, word: str) -> Tensor:
         if word not in self._words:
+            from scipy.special import ndtri
+
             uniforms = Key(hash_seed(self.name, self.seed, "word", word), 0, Stream.INIT).uniform(
                 l=np.arange(self.width)
             )

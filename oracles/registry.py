@@ -1,14 +1,14 @@
-"""What an oracle is called: built-in families, named games, wrappers, and classes of your own."""
+"""Names of oracles: built-in families, named games, wrappers, and classes of your own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from oracles.table import GAMES, NamedGameConfig
-from oracles.wrappers import wrapped
-from preference_duel.names import fill, find
-from preference_duel.protocols import Oracle
+from preference_duel.names import fill, find, require_known
+
+if TYPE_CHECKING:
+    from preference_duel.protocols import Oracle
 
 BUILT_IN = {
     "bt": "oracles.bradley_terry:BradleyTerryConfig",
@@ -22,6 +22,26 @@ BUILT_IN = {
     "judge": "oracles.judge:JudgeConfig",
     "pair_lm": "oracles.pair_lm:PairLMConfig",
 }
+GAMES = "rps", "comal3", "cycle5", "clone_rps"
+"""Small games by name, as tasks and as their oracles."""
+WRAPPERS = {
+    "noise": "oracles.wrappers:Noise",
+    "position_bias": "oracles.wrappers:PositionBias",
+    "per_prompt": "oracles.wrappers:PerPrompt",
+}
+_NAMES = BUILT_IN | dict.fromkeys(GAMES, "oracles.table:NamedGameConfig")
+
+
+def require_oracle(name: str) -> None:
+    """Raises if a name can't be an oracle's, without importing one.
+
+    Raises:
+        UnknownNameError: if a part of the name is unknown; the nearest one is suggested.
+    """
+    base, *wrappers = name.split("+")
+    require_known("oracle", base, _NAMES)
+    for wrapper in wrappers:
+        require_known("wrapper", wrapper, WRAPPERS, own=False)
 
 
 def oracle_config(name: str) -> tuple[Any, dict[str, Any]]:
@@ -34,9 +54,14 @@ def oracle_config(name: str) -> tuple[Any, dict[str, Any]]:
         UnknownNameError: if a part of the name is unknown; the nearest one is suggested.
         ValueError: if a wrapper is named twice or does not go with the oracle.
     """
+    require_oracle(name)
     base, *wrappers = name.split("+")
-    kind = NamedGameConfig if base in GAMES else find("oracle", base, BUILT_IN | dict.fromkeys(GAMES, ""))
-    return wrapped(kind, tuple(wrappers)) if wrappers else kind, {"game": base} if base in GAMES else {}
+    kind = find("oracle", base, _NAMES)
+    if wrappers:
+        from oracles.wrappers import wrapped
+
+        kind = wrapped(kind, tuple(wrappers))
+    return kind, {"game": base} if base in GAMES else {}
 
 
 def make(

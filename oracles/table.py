@@ -12,10 +12,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from oracles.registry import GAMES
 from preference_duel.names import nearest
 
-GAMES = "rps", "comal3", "cycle5", "clone_rps"
-"""Small games by name, as tasks and as their oracles."""
 SMALL = 2**20
 """Tables of so few entries are kept as one, which answers questions about many prompts at once."""
 TOLERANCE = 1e-6

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from oracles.registry import WRAPPERS
 from preference_duel.checks import require_share
 from preference_duel.keyed_random import Key, Stream, hash_seed
-from preference_duel.names import UnknownNameError, nearest
+from preference_duel.names import find
 from preference_duel.protocols import Oracle, PayoffOracle, forget
 
 
@@ -87,9 +88,6 @@ class PerPrompt:
         """Returns the lam of a prompt."""
         share = float(Key(hash_seed("per_prompt", self.seed, prompt), 0, Stream.INIT).uniform())
         return self.low + (self.high - self.low) * share
-
-
-WRAPPERS = {"noise": Noise, "position_bias": PositionBias, "per_prompt": PerPrompt}
 
 
 class AlteredOracle:
@@ -172,21 +170,17 @@ def wrapped(kind: type, names: tuple[str, ...]) -> type:
         names: of wrappers.
 
     Raises:
-        UnknownNameError: if there is no such wrapper.
         ValueError: if one is named twice, or does not go with the oracle.
     """
     known = {field.name for field in dataclasses.fields(kind)}
     for i, name in enumerate(names):
-        if name not in WRAPPERS:
-            raise UnknownNameError(
-                f"unknown wrapper '{name}'{nearest(name, WRAPPERS) or '.'} Known: {', '.join(WRAPPERS)}."
-            )
         if name in names[:i]:
             raise ValueError(f"wrapper '{name}' is named twice")
         if name == "per_prompt" and (i > 0 or "lam" not in known):
             why = "stands first after an oracle" if "lam" in known else "needs an oracle"
             raise ValueError(f"wrapper 'per_prompt' {why} with a field 'lam'")
-    fields = [(name, WRAPPERS[name], dataclasses.field(default=WRAPPERS[name]())) for name in names]
+    kinds = [find("wrapper", name, WRAPPERS) for name in names]
+    fields = [(name, wrapper, dataclasses.field(default=wrapper())) for name, wrapper in zip(names, kinds, strict=True)]
     parameters: Any = getattr(kind, "__dataclass_params__")  # noqa: B009 - pyright knows no such attribute
 
     def build(
@@ -204,5 +198,5 @@ def wrapped(kind: type, names: tuple[str, ...]) -> type:
         return made(prompts)
 
     namespace = {"build": build, "__doc__": kind.__doc__}
-    title = kind.__name__ + "".join(WRAPPERS[name].__name__ for name in names)
+    title = kind.__name__ + "".join(wrapper.__name__ for wrapper in kinds)
     return dataclasses.make_dataclass(title, fields, bases=(kind,), namespace=namespace, frozen=parameters.frozen)

@@ -22,6 +22,27 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
 
 
+def require_known(kind: str, name: str, built_in: Mapping[str, str], own: bool = True) -> None:
+    """Raises unless a name is built in or has the form "module:Attribute"; imports nothing.
+
+    Args:
+        kind: what is looked for, for the message.
+        name: the name.
+        built_in: the known names.
+        own: whether "module:Attribute" is allowed.
+
+    Raises:
+        UnknownNameError: with the nearest known name.
+    """
+    module, _, attribute = name.partition(":")
+    if name in built_in or (own and attribute and module and not module.startswith(".")):
+        return
+    or_own = ", or your own as 'module:Config'" if own else ""
+    raise UnknownNameError(
+        f"unknown {kind} '{name}'{nearest(name, built_in) or '.'} Known: {', '.join(sorted(built_in))}{or_own}."
+    )
+
+
 def find(kind: str, name: str, built_in: Mapping[str, str]) -> Any:
     """Returns the object that a name stands for.
 
@@ -33,13 +54,8 @@ def find(kind: str, name: str, built_in: Mapping[str, str]) -> Any:
     Raises:
         UnknownNameError: with the nearest known name, or what could not be imported.
     """
-    path = built_in.get(name, name)
-    module_name, _, attribute = path.partition(":")
-    if not attribute or not module_name or module_name.startswith("."):
-        raise UnknownNameError(
-            f"unknown {kind} '{name}'{nearest(name, built_in) or '.'} Known: {', '.join(sorted(built_in))}, "
-            f"or your own as 'module:Config'."
-        )
+    require_known(kind, name, built_in)
+    module_name, _, attribute = built_in.get(name, name).partition(":")
     if name not in built_in and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     importlib.invalidate_caches()

@@ -8,24 +8,23 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from preference_duel.names import UnknownNameError, nearest
-from runners.benchmark.executors import ENGINES, Engine, local, ray
-from runners.benchmark.results import beside, gather, shipped, write_results
-from runners.benchmark.schedule import play
-from runners.benchmark.scores import show
-from runners.benchmark.suites import BUILT_IN, Cell, Suite, find_suite
-from runners.benchmark.tuning import TRIALS, by_default, settings_of, tune, tuned_for
-from runners.report import write as report
+from runners.benchmark.suites import BUILT_IN, TRIALS, Cell, Suite, find_suite, require_suite
+from runners.run.config import require_name
+
+if TYPE_CHECKING:
+    from runners.benchmark.executors import Engine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line; returns 0, 1 after an error or a failed cell, 2 after a wrong name, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
+        require_suite(options.suite)
+        for agent in options.agent or ():
+            require_name("agent", agent)
         with _engine(options) as engine:
             return _tune(options, engine) if options.tune else _bench(options, engine)
     except KeyboardInterrupt:
@@ -44,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--suite", default="quick", help=f"{', '.join(BUILT_IN)}, or a FILE.py (default: quick)")
     parser.add_argument("--agent", nargs="+", help="who plays a built-in suite, beside the published results")
     parser.add_argument("--dir", type=Path, help="where it is written, and goes on (default: bench/SUITE)")
-    parser.add_argument("--engine", choices=tuple(ENGINES), default="local", help="processes here, or a Ray cluster")
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="processes here, or a Ray cluster")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="of --engine local")
     parser.add_argument("--ray.address", dest="address", help="of the cluster, or auto (default: one of its own)")
     parser.add_argument("--cells", nargs="+", metavar="NAME", help="play these alone")
@@ -57,10 +56,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _engine(options: argparse.Namespace) -> Any:
+    from runners.benchmark.executors import local, ray  # torch takes more than a second: --help need not wait for it
+
     return ray(options.address) if options.engine == "ray" else local(options.processes)
 
 
 def _tune(options: argparse.Namespace, engine: Engine) -> int:
+    from runners.benchmark.tuning import by_default, tune
+
     suite = find_suite(options.suite, by_default)
     folder = options.dir or Path("bench") / f"{suite.name}-tuned"
     print(tune(suite, options.agent, folder, engine, options.trials))
@@ -68,6 +71,14 @@ def _tune(options: argparse.Namespace, engine: Engine) -> int:
 
 
 def _bench(options: argparse.Namespace, engine: Engine) -> int:
+    from rich.console import Console
+
+    from runners.benchmark.report.page import write
+    from runners.benchmark.results import beside, gather, shipped, write_results
+    from runners.benchmark.schedule import play
+    from runners.benchmark.scores import show
+    from runners.benchmark.tuning import by_default, settings_of, tuned_for
+
     if options.tuned is not None and not options.tuned.is_file():
         raise FileNotFoundError(f"the file of settings {options.tuned} does not exist")
     tuned = partial(settings_of, path=options.tuned or tuned_for(options.suite))
@@ -82,7 +93,7 @@ def _bench(options: argparse.Namespace, engine: Engine) -> int:
     for name in failed:
         print(f"failed:  {name}, see {folder / 'cells' / name / 'log.txt'}", file=sys.stderr)
     if results["cells"]:
-        print(f"Report:  {report(results, folder / 'report')}")
+        print(f"Report:  {write(results, folder / 'report')}")
     return 1 if failed else 0
 
 

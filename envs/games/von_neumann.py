@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
 from envs.games.regularised_nash import NotConvergedError, Solution
@@ -89,6 +88,8 @@ def _exploitability(matrix: Tensor, x: Tensor) -> float:
 
 def _highs(matrix: Tensor) -> tuple[Tensor, int]:
     """Minimises t subject to (P - 1/2) x <= t."""
+    from scipy.optimize import linprog  # scipy takes half a second
+
     n = len(matrix)
     solved = linprog(
         np.append(np.zeros(n), 1.0),

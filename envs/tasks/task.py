@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from envs.tasks.tokenizers import Tokenizer
-from oracles.table import GAMES
-from preference_duel.names import UnknownNameError, configure, find, nearest
+from oracles.registry import GAMES
+from preference_duel.names import UnknownNameError, configure, find, nearest, require_known
 from preference_duel.types import Completion
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TASKS = {
     "chat": "envs.tasks.text:ChatConfig",
@@ -91,6 +93,15 @@ def task_config(name: str) -> tuple[Any, dict[str, str]]:
     """
     table, preset = _resolve(name)
     return find("task", name, table), preset
+
+
+def require_task(name: str) -> None:
+    """Raises if a name can't be a task's, without importing one.
+
+    Raises:
+        UnknownNameError: with the nearest name.
+    """
+    require_known("task", name, _resolve(name)[0])
 
 
 def make_task(name: str, *, tokenizer: Tokenizer | None = None, **fields: Any) -> Task:

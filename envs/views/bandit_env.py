@@ -16,7 +16,6 @@ from envs.token_duel.boards import tokens_of
 from envs.token_duel.one_player import Learner
 from envs.views.gym_env import SoloDuel, solo_env
 
-ID = "duel/ResponseDuel-v0"
 Actions = Literal["candidates", "tokens"]
 
 
@@ -162,7 +161,3 @@ def response_env(
 def _told(info: dict[str, Any]) -> dict[str, Any]:
     """Returns infos without the token masks, which a whole response has no use for."""
     return {key: value for key, value in info.items() if key != "action_mask"}
-
-
-if ID not in gymnasium.registry:
-    gymnasium.register(ID, entry_point=f"{__name__}:response_env")

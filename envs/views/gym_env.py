@@ -18,7 +18,6 @@ from envs.token_duel.opponents import OtherSeat
 from envs.views.pettingzoo_env import PreferenceDuel
 from preference_duel.keyed_random import Stream
 
-ID = "duel/PreferenceDuel-v0"
 _ROW = np.zeros(1, np.intp)
 
 
@@ -137,9 +136,3 @@ def solo_env(*, opponent: Any = "uniform", learner: Learner = "player_0", **opti
         ValueError: if an argument is out of its range.
     """
     return SoloDuel(parallel_env(**options), opponent, learner)
-
-
-if ID not in gymnasium.registry:
-    gymnasium.register(
-        ID, entry_point=f"{__name__}:solo_env", vector_entry_point="envs.views.gym_vector_env:solo_vector"
-    )

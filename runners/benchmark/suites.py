@@ -1,4 +1,4 @@
-"""What a benchmark plays: every entrant in every game, so many times, with the same budget of oracle queries."""
+"""Suites of a benchmark: entrants, games, seeds and the budget of oracle queries."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ SEED = "{seed}"
 HELD_OUT, FIRST_HELD_OUT = 12, 1000
 """Runs of a trial, and the first of their seeds."""
 WIN_RATE = "eval/win_rate_vs_ref"
+TRIALS = 16
+"""Settings tried for each agent by --tune."""
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,17 @@ BUILT_IN: dict[str, tuple[Callable[[Sequence[Entrant]], Suite], tuple[str, ...]]
 """Name -> what it is, and who plays where nobody is named."""
 
 
+def require_suite(name: str) -> None:
+    """Raises if a name is neither a built-in suite's nor a FILE.py.
+
+    Raises:
+        UnknownNameError: with the nearest name.
+    """
+    if name not in BUILT_IN and Path(name).suffix != ".py":
+        known = ", ".join(sorted(BUILT_IN))
+        raise UnknownNameError(f"unknown suite '{name}'{nearest(name, BUILT_IN) or '.'} Known: {known}, or a FILE.py")
+
+
 def find_suite(
     name: str, entrants: Callable[[Sequence[str]], Sequence[Entrant]], agents: Sequence[str] | None = None
 ) -> Suite:
@@ -239,13 +252,11 @@ def find_suite(
         ValueError: if the file raises, or has no suite; or if agents are named beside a file.
         OSError: if there is no such file.
     """
+    require_suite(name)
     if name in BUILT_IN:
         made, own = BUILT_IN[name]
         return made(entrants(own if agents is None else agents))
     path = Path(name)
-    if path.suffix != ".py":
-        known = ", ".join(sorted(BUILT_IN))
-        raise UnknownNameError(f"unknown suite '{name}'{nearest(name, BUILT_IN) or '.'} Known: {known}, or a FILE.py")
     if agents is not None:
         raise ValueError(f"--agent goes with a built-in suite; {name} says itself who plays")
     if not path.is_file():

@@ -24,7 +24,6 @@ from runners.benchmark.suites import Entrant, Suite
 from runners.run.config import config_class
 from runners.run.record import write_whole
 
-TRIALS = 16
 RATES = "0.003", "0.01", "0.03", "0.1", "0.3"
 DECAYS = "None", "2000", "500", "100"
 TAUS = "0.2", "0.1", "0.05", "0.02", "0.01"

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,49 +17,12 @@ from preference_duel.protocols import Policy
 from runners.evaluation.cross_play import Meetings, drawn_meetings, exact_meetings
 from runners.evaluation.exact import Board
 from runners.evaluation.judges import own_judges, read_judge
+from runners.evaluation.options import AVERAGE, LAST, START, Options
 from runners.evaluation.saved_runs import Finished, read_finished
 from runners.run.build import choose_device, tau_of
 from runners.run.curves import Curves
 from runners.run.evaluator import Evaluation, choose, law
 from runners.run.record import read_lines
-
-START, LAST, AVERAGE = "start", "last", "average"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line asks for.
-
-    Attributes:
-        runs: run directories.
-        oracles: who judges, NAME[,FIELD=VALUE...]; none: each run's own oracle.
-        tau: KL coefficient of the regularised game; None: each run's own.
-        policy: which policy of a run meets the other runs'.
-        prompts: held-out prompts at most.
-        pairs: draws for each prompt where the task is not finite.
-        seed: names these draws.
-        device: where networks run.
-        out: folder for evaluation.json and the pictures; None: RUN/evaluation, or evaluations/TIME for several runs.
-    """
-
-    runs: tuple[Path, ...]
-    oracles: tuple[str, ...] = ()
-    tau: float | None = None
-    policy: str = LAST
-    prompts: int = 128
-    pairs: int = 4
-    seed: int = 0
-    device: str = "auto"
-    out: Path | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("prompts", "pairs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        if self.tau is not None and not 0 < self.tau < math.inf:
-            raise ValueError(f"--tau must be positive, got {self.tau:g}")
-        if len(set(map(Path.resolve, self.runs))) < len(self.runs):
-            raise ValueError("a run is named twice")
 
 
 class Assessment:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from oracles.pairrm.oracle import PairEncoder, PairRM
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from runners.fitting.supervised import descend
+from runners.pretrain.config import PairRMTraining
 from runners.pretrain.grammar import SUBJECTS, parse, prompts, sample_corpus, subject_of
 from runners.pretrain.population import population_prob
 from runners.pretrain.questions import Mix, Question, sample_questions
@@ -31,34 +31,6 @@ SPECIAL = (
 )
 SOURCE_LIMIT, CANDIDATE_LIMIT = 40, 60
 _SUBJECT = {subject.do: i for i, subject in enumerate(SUBJECTS)}
-
-
-@dataclass(frozen=True)
-class PairRMTraining:
-    """How the embedded PairRM is made."""
-
-    reading_steps: int = 1000
-    """Steps of AdamW on what texts are about and how they are written; above 0."""
-    steps: int = 5000
-    """Steps of AdamW on votes; above 0."""
-    batch: int = 64
-    """Pairs per step, all of them new."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of either lesson."""
-    initializer_range: float = 0.1
-    """Standard deviation of the first weights; DeBERTa's 0.02 is for much wider networks."""
-    hidden: int = 96
-    """Width."""
-    layers: int = 2
-    """Transformer blocks."""
-    heads: int = 2
-    """Attention heads."""
-    on_topic: float = 0.8
-    """Chance that an answer of a training pair is about what was asked."""
-    broken: float = 0.2
-    """Chance that an answer of a training pair is damaged, so that text outside the grammar is known to lose."""
-    samples: int = 4000
-    """Held-out pairs that measure the result."""
 
 
 def build_encoder(seed: int) -> PairEncoder:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from runners.fitting.supervised import descend
+from runners.pretrain.config import PolicyTraining
 from runners.pretrain.grammar import Split, on_topic, parse, prompts, sample_corpus
 
 if TYPE_CHECKING:
@@ -31,26 +31,6 @@ CONTEXT = 128
 """Positions of the network."""
 MAX_NEW_TOKENS = 28
 """The limit of a sampled answer, its EOS included; the grammar's longest has 25."""
-
-
-@dataclass(frozen=True)
-class PolicyTraining:
-    """How the embedded policy is made."""
-
-    steps: int = 4000
-    """Steps of AdamW; above 0."""
-    batch: int = 64
-    """Pairs of prompt and answer per step, all of them new."""
-    learning_rate: float = 4e-3
-    """Peak learning rate."""
-    vocabulary: int = 1536
-    """At most so many tokens, with 4 special ones and 256 bytes; above 260. The corpus fills 1431: a token per word."""
-    hidden: int = 128
-    """Width; heads are 32 wide."""
-    layers: int = 4
-    """Transformer blocks."""
-    samples: int = 2048
-    """Answers sampled on held-out prompts to measure the result."""
 
 
 def build_tokenizer(size: int, seed: int) -> PreTrainedTokenizerFast:

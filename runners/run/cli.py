@@ -16,12 +16,12 @@ import tyro
 from agents.registry import AGENTS, POLICIES
 from envs.tasks.task import TASKS
 from oracles.registry import BUILT_IN as ORACLES
-from oracles.table import GAMES
-from oracles.wrappers import WRAPPERS
-from runners.run.config import PARTS, RunConfig, Settings, config_class, is_finite
-from runners.run.record import read_settings
+from oracles.registry import GAMES, WRAPPERS
+from runners.run.config import PARTS, RunConfig, Settings, config_class, is_finite, require_name
 
 PROGRAM = "python -m runners.duel"
+TRACEBACK = "DUEL_TRACEBACK"
+"""Environment variable that asks for the traceback of an error."""
 MAY_CHANGE = ("run", "steps"), ("run", "parallel")
 """Fields of a run that another command line may set on --resume."""
 CHOICES = {
@@ -62,9 +62,13 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     """
     arguments = tuple(sys.argv[1:] if arguments is None else arguments)
     chosen, resume = _choices(arguments)
+    for part, name in chosen.items():
+        require_name(part, name)  # before a configuration is imported, which takes a second
     if resume is None:
         names = _names(chosen)
         return Command(_fields(arguments, names, _presets(names), RunConfig()), arguments)
+    from runners.run.record import read_settings
+
     before = read_settings(resume)
     before = dataclasses.replace(before, run=dataclasses.replace(before.run, dir=str(resume)))
     for part, name in chosen.items():

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from agents.registry import AGENTS, POLICIES
-from envs.tasks.task import task_config
-from oracles.registry import oracle_config
-from oracles.table import GAMES
-from preference_duel.names import UnknownNameError, find, nearest
+from envs.tasks.task import require_task, task_config
+from oracles.registry import GAMES, oracle_config, require_oracle
+from preference_duel.names import UnknownNameError, find, nearest, require_known
 from preference_duel.types import Feedback
 
 PARTS = "task", "policy", "oracle", "agent"
@@ -127,6 +126,27 @@ class Settings:
         return Settings(names, configs, filled(RunConfig, content["run"]))
 
 
+def require_name(part: str, name: str) -> None:
+    """Raises if a name can't be one of a task, policy, oracle or agent, without importing what it stands for.
+
+    Raises:
+        UnknownNameError: with the nearest known name.
+    """
+    if part == "task":
+        require_task(name)
+    elif part == "oracle":
+        require_oracle(name)
+    elif part == "policy" and name not in POLICIES and ":" not in name:
+        if "/" not in name and not Path(name).is_dir() and nearest(name, POLICIES):
+            known = ", ".join(sorted(POLICIES))
+            raise UnknownNameError(
+                f"unknown policy '{name}'{nearest(name, POLICIES)} Known: {known}, a transformers directory or hub "
+                f"id, or your own as 'module:Config'."
+            )
+    else:
+        require_known(part, name, TABLES[part])
+
+
 def config_class(part: str, name: str) -> tuple[type, dict[str, Any]]:
     """Returns the configuration dataclass that a name stands for, and the fields that the name itself sets.
 
@@ -138,12 +158,7 @@ def config_class(part: str, name: str) -> tuple[type, dict[str, Any]]:
     elif part == "oracle":
         kind, preset = oracle_config(name)
     elif part == "policy" and name not in POLICIES and ":" not in name:
-        if "/" not in name and not Path(name).is_dir() and nearest(name, POLICIES):
-            known = ", ".join(sorted(POLICIES))
-            raise UnknownNameError(
-                f"unknown policy '{name}'{nearest(name, POLICIES)} Known: {known}, a transformers directory or hub "
-                f"id, or your own as 'module:Config'."
-            )
+        require_name(part, name)
         kind, preset = find(part, "hf", POLICIES), {"path": name}
     else:
         kind, preset = find(part, name, TABLES[part]), {}

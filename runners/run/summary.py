@@ -1,4 +1,4 @@
-"""The last words of a run: how much was won, what the policy says now, where the files are."""
+"""The summary printed at the end of a run: gains, example responses, files."""
 
 from __future__ import annotations
 

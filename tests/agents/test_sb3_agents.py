@@ -104,7 +104,7 @@ def test_what_is_learned_from_is_what_the_gymnasium_view_shows(name, game):
     sharpened(agent.policy)
     arena, view = (
         DuelArena(task, judge, 1, seed=11),
-        gymnasium.make(envs.views.gym_env.ID, task=task, oracle=judge, obs="flat", mask="info"),
+        gymnasium.make(envs.registration.DUEL, task=task, oracle=judge, obs="flat", mask="info"),
     )
     for episode in range(20):
         agent._play.updates = episode
@@ -161,7 +161,7 @@ def test_a_saved_model_plays_the_gymnasium_view(name, tmp_path):
     policy.exploration.zero_()
     policy.save(tmp_path)
     model = KINDS[name].load(tmp_path / "model.zip")
-    view = gymnasium.make(envs.views.gym_env.ID, task=task, oracle="cyclic", obs="flat", opponent=model)
+    view = gymnasium.make(envs.registration.DUEL, task=task, oracle="cyclic", obs="flat", opponent=model)
     key = Key(0, 0, Stream.OPPONENT)
     for seed in range(12):
         view.reset(seed=seed)

@@ -14,8 +14,8 @@ from tests.paths import DOCS
 PAGE = (DOCS / "environment.md").read_text(encoding="utf-8")
 VERSIONS = {
     "duel/preference_duel-v0": preference_duel_v0.parallel_env,
-    "duel/PreferenceDuel-v0": lambda: gymnasium.make(envs.views.gym_env.ID).unwrapped,
-    "duel/ResponseDuel-v0": lambda: gymnasium.make(envs.views.bandit_env.ID).unwrapped,
+    "duel/PreferenceDuel-v0": lambda: gymnasium.make(envs.registration.DUEL).unwrapped,
+    "duel/ResponseDuel-v0": lambda: gymnasium.make(envs.registration.RESPONSE).unwrapped,
 }
 
 
@@ -43,7 +43,7 @@ def test_the_hash_sees_a_changed_verdict():
 
 
 @pytest.mark.parametrize("options", [{}, {"feedback": "probability", "learner": "random"}])
-@pytest.mark.parametrize("name", [envs.views.gym_env.ID, envs.views.bandit_env.ID])
+@pytest.mark.parametrize("name", [envs.registration.DUEL, envs.registration.RESPONSE])
 def test_environments_of_a_kind_match_over_whole_episodes(name, options):
     one, other = (gymnasium.make(name, task="symbols", oracle="cyclic", **options) for _ in range(2))
     check_environments_match(one, other, num_steps=300, seed=3)

@@ -35,13 +35,13 @@ def test_all_libraries_but_rllib_are_tried_here():
 
 
 def test_one_hot_rows_are_the_tokens():
-    plain = gymnasium.make(envs.views.gym_env.ID, obs="flat", mask="none")
-    rows = OneHot(gymnasium.make(envs.views.gym_env.ID, obs="flat", mask="none"))
+    plain = gymnasium.make(envs.registration.DUEL, obs="flat", mask="none")
+    rows = OneHot(gymnasium.make(envs.registration.DUEL, obs="flat", mask="none"))
     board, _ = plain.reset(seed=0)
     shown, _ = rows.reset(seed=0)
     assert rows.observation_space.contains(shown)
     assert shown.reshape(len(board), -1).argmax(1).tolist() == board.tolist()
     assert shown.sum() == len(board)
     with pytest.raises(ValueError, match="build the environment with obs='flat'"):
-        OneHot(gymnasium.make(envs.views.gym_env.ID))
+        OneHot(gymnasium.make(envs.registration.DUEL))
     assert rows.observation_space.dtype == np.float32

@@ -291,6 +291,6 @@ def test_an_interrupted_benchmark_says_how_to_go_on(suite, tmp_path, monkeypatch
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("runners.bench.play", interrupted)
+    monkeypatch.setattr("runners.benchmark.schedule.play", interrupted)
     assert bench(suite, tmp_path / "out") == 130
     assert capsys.readouterr().err == "interrupted: finished cells are kept, call again to go on\n"

@@ -9,9 +9,10 @@ from envs import games
 from envs.tasks.task import make_task
 from preference_duel.names import UnknownNameError
 from runners.duel import main as duel
-from runners.evaluate import main, read_path
+from runners.evaluate import main
 from runners.evaluation.comparison import Assessment, Options
 from runners.evaluation.judges import read_judge
+from runners.evaluation.results import read_path
 from runners.evaluation.saved_runs import labels, read_finished
 from runners.run.record import read_settings
 from tests.paths import GOLDEN

@@ -12,7 +12,8 @@ from oracles.check import check_oracle
 from oracles.registry import make
 from oracles.table import TableOracle
 from runners.duel import main as duel
-from runners.fit_oracle import main, measure, split
+from runners.fit_oracle import main
+from runners.fitting.fit import measure, split
 
 ANSWERS = [
     "What a lovely question! Rinse the rice. You can do this!",

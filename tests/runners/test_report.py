@@ -11,13 +11,14 @@ from rich.console import Console
 from envs.games import exploitability
 from runners.bench import main as bench
 from runners.benchmark.report.findings import EXPLOITABILITY, WIN_RATE, final, sentences
+from runners.benchmark.report.page import numbers
 from runners.benchmark.report.standings import Field, clones, dialled, measures, standing
 from runners.benchmark.report.tables import Table
 from runners.benchmark.results import read_results
 from runners.benchmark.scores import show
 from runners.benchmark.statistics import Interval
 from runners.benchmark.suites import Game
-from runners.report import main, numbers
+from runners.report import main
 
 FILE = """
 from runners.benchmark.suites import Entrant, Game, Suite, tabular

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from preference_duel import distributed
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 
 def shard(model: Any) -> None:
@@ -20,6 +22,9 @@ def shard(model: Any) -> None:
 
     Gradients are summed over processes.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
     blocks = set(model._no_split_modules or ())
     mesh = init_device_mesh(model.device.type, (distributed.count(),))
     for part in model.modules():
@@ -63,20 +68,32 @@ def twin(model: Any) -> Any:
 
 def whole(tensor: Tensor) -> Tensor:
     """Returns a tensor that may be spread over processes as one; every process must ask for it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_spread(tensor) else tensor
 
 
 def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
     """Returns a whole tensor, which all processes have, spread as another one is."""
-    if not isinstance(like, DTensor) or tensor.shape != like.shape:
+    if not _is_spread(like) or tensor.shape != like.shape:
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
     """Returns whether `shard` was applied."""
-    return isinstance(model, FSDPModule)
+    return _is_module(model)
 
 
 def _parts(model: Any) -> list[FSDPModule]:
-    return [part for part in model.modules() if isinstance(part, FSDPModule)]
+    return [part for part in model.modules() if _is_module(part)]
+
+
+def _is_module(module: object) -> TypeGuard[FSDPModule]:
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # not loaded: none exists; loading it takes most of a second
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
+
+
+def _is_spread(tensor: Tensor) -> TypeGuard[DTensor]:
+    spread = sys.modules.get("torch.distributed.tensor")
+    return spread is not None and isinstance(tensor, spread.DTensor)

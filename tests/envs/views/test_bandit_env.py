@@ -58,7 +58,7 @@ def test_a_finite_task_lists_its_own_candidates():
 def test_the_public_suites_pass(options):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(gymnasium.make(envs.views.bandit_env.ID, **OPTIONS, **options).unwrapped, skip_render_check=True)
+        check_env(gymnasium.make(envs.registration.RESPONSE, **OPTIONS, **options).unwrapped, skip_render_check=True)
         check_sb3(response_env(**OPTIONS, **options))
     PPO("MlpPolicy", response_env(**OPTIONS, **options), n_steps=16, batch_size=16, n_epochs=1).learn(16)
 

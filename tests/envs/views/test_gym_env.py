@@ -145,14 +145,14 @@ def rest(env):
 def test_the_public_suites_pass(options):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(gymnasium.make(envs.views.gym_env.ID, **OPTIONS, **options).unwrapped, skip_render_check=True)
+        check_env(gymnasium.make(envs.registration.DUEL, **OPTIONS, **options).unwrapped, skip_render_check=True)
         check_sb3(solo_env(**OPTIONS, **options))
     policy = "MlpPolicy" if options.get("obs") == "flat" else "MultiInputPolicy"
     PPO(policy, solo_env(**OPTIONS, **options), n_steps=16, batch_size=16, n_epochs=1).learn(16)
 
 
 def test_gymnasiums_own_vectors_run_it():
-    vector = gymnasium.make_vec(envs.views.gym_env.ID, num_envs=3, vectorization_mode="sync", **OPTIONS)
+    vector = gymnasium.make_vec(envs.registration.DUEL, num_envs=3, vectorization_mode="sync", **OPTIONS)
     observations, _ = vector.reset(seed=4)
     alone = [solo_env(**OPTIONS).reset(seed=4 + i)[0]["observation"] for i in range(3)]
     assert np.array_equal(observations["observation"], np.stack(alone))
@@ -163,7 +163,7 @@ def test_gymnasiums_own_vectors_run_it():
 
 
 def test_it_shows_both_responses_and_the_verdict():
-    env = gymnasium.make(envs.views.gym_env.ID, render_mode="ansi", **OPTIONS)
+    env = gymnasium.make(envs.registration.DUEL, render_mode="ansi", **OPTIONS)
     play(env.unwrapped, np.random.default_rng(0), seed=0)
     assert "is preferred" in env.unwrapped.render()
 

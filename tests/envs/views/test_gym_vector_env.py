@@ -27,8 +27,8 @@ def vectors(words, oracle):
     def build(count=5, **options):
         options = {"task": words(), "oracle": oracle, **options}
         return (
-            gymnasium.make_vec(envs.views.gym_env.ID, num_envs=count, **options),
-            gymnasium.make_vec(envs.views.gym_env.ID, num_envs=count, vectorization_mode="sync", **options),
+            gymnasium.make_vec(envs.registration.DUEL, num_envs=count, **options),
+            gymnasium.make_vec(envs.registration.DUEL, num_envs=count, vectorization_mode="sync", **options),
         )
 
     return build
@@ -95,8 +95,8 @@ def test_opponents_say_the_same_alone_and_in_a_batch(exact):
     policy = TabularPolicy(task, torch.arange(1, 10, dtype=torch.float64) / 45, exact=exact)
     pool = Pool([Uniform(Rules.of(task)), envs.token_duel.opponents.opponent(policy, task, Rules.of(task))], [1, 2])
     options = {"task": task, "oracle": "cyclic", "opponent": pool, "learner": "random"}
-    native = gymnasium.make_vec(envs.views.gym_env.ID, num_envs=9, **options)
-    own = gymnasium.make_vec(envs.views.gym_env.ID, num_envs=9, vectorization_mode="sync", **options)
+    native = gymnasium.make_vec(envs.registration.DUEL, num_envs=9, **options)
+    own = gymnasium.make_vec(envs.registration.DUEL, num_envs=9, vectorization_mode="sync", **options)
     for vector in (native, own):
         vector.reset(seed=0)
     for step in range(30):

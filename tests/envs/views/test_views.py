@@ -62,7 +62,7 @@ def aec(task, oracle, seed, plan):
 
 
 def single(task, oracle, seed, plan):
-    env = gymnasium.make(envs.views.gym_env.ID, task=task, oracle=oracle)
+    env = gymnasium.make(envs.registration.DUEL, task=task, oracle=oracle)
     for episode, (mine, theirs) in enumerate(plan):
         env.unwrapped.set_opponent([theirs])
         observation, _ = env.reset(seed=seed if episode == 0 else None)
@@ -96,7 +96,7 @@ def bandit(task, oracle, seed, plan):
 
 def vector(mode):
     def play(task, oracle, seed, plan):
-        env = gymnasium.make_vec(envs.views.gym_env.ID, num_envs=3, vectorization_mode=mode, task=task, oracle=oracle)
+        env = gymnasium.make_vec(envs.registration.DUEL, num_envs=3, vectorization_mode=mode, task=task, oracle=oracle)
         for episode, (mine, theirs) in enumerate(plan):
             env.call("set_opponent", [theirs]) if mode else env.unwrapped.set_opponent([theirs])
             observations, _ = env.reset(seed=[9, seed, 10] if episode == 0 else None)

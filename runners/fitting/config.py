@@ -1,0 +1,49 @@
+"""The settings of `runners.fit_oracle`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Trains an oracle on comparisons and saves a checkpoint that `runners.duel --oracle` loads."""
+
+    kind: Literal["bt", "pairrm", "gpm"]
+    """bt: one reward for each response, no cycles. gpm: a reward and an embedding that can express cycles. pairrm: a
+    cross-encoder that reads both responses."""
+    data: str
+    """What was compared: FILE.jsonl of {"prompt", "chosen", "rejected"} or {"prompt", "first", "second", "outcome"}, a
+    run's duels.jsonl, or a data set's directory."""
+    out: Path | None = None
+    """Where the checkpoint is written, a new directory; None: runs/oracle-KIND-TIME."""
+    base: str | None = None
+    """Where the weights start, a directory or hub id. bt and gpm: any transformers encoder or decoder, its head made
+    anew; pairrm: a PairRM. None: the shipped `tiny`, the shipped PairRM."""
+    planes: int = 3
+    """gpm: k, cycles that the embedding has room for, >= 1."""
+    epochs: int = 3
+    """Times that each comparison is learned from, >= 1."""
+    batch_size: int = 32
+    """Comparisons per step, >= 1."""
+    learning_rate: float | None = None
+    """Peak of AdamW's, > 0; None: 5e-4 for the shipped networks, 1e-5 for a `base` (PairRM's own)."""
+    held_out: float = 0.1
+    """Share of the prompts whose comparisons measure the result, in (0, 1); of the comparisons where all are about
+    fewer than 10 prompts."""
+    seed: int = 0
+    """Names what is held out, the order of the rest, and a new head's weights."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it runs; auto: cuda where there is one."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        for name in ("planes", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out must lie in (0, 1), got {self.held_out:g}")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate:g}")

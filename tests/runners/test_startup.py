@@ -1,0 +1,124 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "accelerate",
+    "datasets",
+    "httpx",
+    "jinja2",
+    "matplotlib",
+    "peft",
+    "sb3_contrib",
+    "scipy",
+    "stable_baselines3",
+    "tensorboard",
+    "transformers",
+    "vllm",
+}
+LOADED = """
+import json, runpy, sys
+sys.argv = {argv!r}
+code = 0
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+except SystemExit as error:
+    code = error.code or 0
+print()
+print(json.dumps([code, sorted({{name.partition(".")[0] for name in sys.modules}})]))
+"""
+
+
+def loaded(*words):
+    """The exit code of a command line, what it wrote, and the top-level modules that it imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED.format(argv=["runners." + words[0], *words[1:]])],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    text, _, last = done.stdout.rstrip().rpartition("\n")
+    code, modules = json.loads(last)
+    return code, text + done.stderr, set(modules)
+
+
+@pytest.mark.parametrize("name", ["bench", "evaluate", "fit_oracle", "plot", "pretrain", "report"])
+def test_help_needs_no_torch(name):
+    code, text, modules = loaded(name, "--help")
+    assert code == 0
+    assert "usage" in text.lower()
+    assert not modules & (HEAVY | {"torch"})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["duel", "--agent", "sppp"], "unknown agent 'sppp'; did you mean 'sppo'?"),
+        (["duel", "--oracle", "cyclik"], "unknown oracle 'cyclik'; did you mean 'cyclic'?"),
+        (["duel", "--oracle", "cyclic+nois"], "unknown wrapper 'nois'; did you mean 'noise'?"),
+        (["duel", "--task", "symbol"], "unknown task 'symbol'; did you mean 'symbols'?"),
+        (["duel", "--policy", "tabula"], "unknown policy 'tabula'; did you mean 'tabular'?"),
+        (["bench", "--suite", "quik"], "unknown suite 'quik'; did you mean 'quick'?"),
+        (["bench", "--agent", "sppp"], "unknown agent 'sppp'; did you mean 'sppo'?"),
+        (["evaluate", "run", "--oracle", "cyclik,lam=1"], "unknown oracle 'cyclik'; did you mean 'cyclic'?"),
+    ],
+)
+def test_a_wrong_name_is_answered_before_torch_is_imported(words, message):
+    code, text, modules = loaded(*words)
+    assert code == 2
+    assert message in text
+    assert not modules & (HEAVY | {"torch"})
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--agent.tauu", "1"]])
+@pytest.mark.parametrize("rest", [[], ["--agent", "oelhf", "--oracle", "cyclic", "--task", "symbols"]])
+def test_help_and_wrong_flags_of_a_run_import_configurations_alone(words, rest):
+    code, text, modules = loaded("duel", *rest, *words)
+    assert code == (0 if words == ["--help"] else 2)
+    assert "--agent" in text
+    assert not modules & HEAVY
+
+
+def test_importing_envs_registers_with_libraries_that_are_imported_later():
+    script = """
+import sys, envs
+assert "torch" not in sys.modules
+import gymnasium
+assert gymnasium.make("duel/PreferenceDuel-v0").reset(seed=0)
+assert gymnasium.make_vec("duel/PreferenceDuel-v0", num_envs=2).reset(seed=0)
+assert gymnasium.make("duel/ResponseDuel-v0").reset(seed=0)
+import pettingzoo
+assert pettingzoo.make("parallel", "duel/preference_duel-v0").reset(seed=0)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("first", ["gymnasium", "pettingzoo"])
+def test_importing_envs_registers_with_libraries_that_were_imported_before(first):
+    script = f"""
+import {first}, envs, gymnasium, pettingzoo
+assert "duel/PreferenceDuel-v0" in gymnasium.registry and "duel/ResponseDuel-v0" in gymnasium.registry
+assert pettingzoo.make("aec", "duel/preference_duel-v0")
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("package", ["agents", "envs", "oracles", "preference_duel"])
+def test_every_public_name_can_be_imported(package):
+    script = f"""
+import {package} as package
+for name in package.__all__:
+    assert getattr(package, name) is not None, name
+try:
+    package.nothing
+except AttributeError as error:
+    assert str(error) == "module '{package}' has no attribute 'nothing'"
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
