@@ -17,8 +17,8 @@ from runners.run.cli import TRACEBACK
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line; returns 0, 1 after an error and 2 after an unknown name, both told in one line."""
-    options = _parse(arguments)
     try:
+        options = _parse(arguments)
         for oracle in options.oracles:
             require_oracle(oracle.split(",")[0])
         from runners.evaluation.results import evaluate  # torch takes more than a second: a wrong name need not wait
