@@ -2,12 +2,62 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_CACHES = "cache", "past_key_values"
+"""Names of the argument that is the cache: transformers renamed it, and code that a checkpoint brings along did not."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What a model's forward pass takes beside tokens and a mask.
+
+    Attributes:
+        cache: the name by which it takes a cache of keys and values.
+        positions: whether it takes `position_ids`.
+        last_only: whether it takes `logits_to_keep`.
+    """
+
+    cache: str
+    positions: bool
+    last_only: bool
+
+
+@torch.no_grad()
+def arguments_of(model: Any) -> Arguments:
+    """Tries what a model's forward pass takes: its signature may be a wrapper's, and need not name all that it takes.
+
+    Raises:
+        ValueError: if it fills no cache of keys and values.
+    """
+    from agents.policies.lm.kv_cache import roomy_cache
+
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    places = {"position_ids": torch.arange(2, device=model.device)[None]}
+    last = {"logits_to_keep": 1}
+
+    def fills(name: str, options: dict[str, Any]) -> bool:
+        cache = roomy_cache(model, 2)
+        try:
+            model(input_ids=ids, use_cache=True, **{name: cache}, **options)
+        except TypeError:  # an unknown argument; or it is taken and handed on to what does not know it
+            return False
+        return any(getattr(layer, "keys", None) is not None for layer in cache.layers) and cache.get_seq_length() == 2
+
+    for name in _CACHES:
+        if fills(name, places | last):
+            return Arguments(name, True, True)
+        if fills(name, {}):
+            return Arguments(name, fills(name, places), fills(name, last))
+    raise ValueError(
+        f"'{model.name_or_path}': {type(model).__name__} fills no cache of keys and values, by which responses are "
+        f"written token by token; take a transformer"
+    )
 
 
 class CachedReader:
@@ -15,6 +65,7 @@ class CachedReader:
 
     Args:
         model: a causal language model.
+        takes: the arguments of its forward pass.
         prompts: prompts in tokens; equal ones are read once.
         score: makes the next token's scores of its logits [R, V] and the states [R].
         room: tokens of a response that are made room for.
@@ -24,6 +75,7 @@ class CachedReader:
     def __init__(
         self,
         model: Any,
+        takes: Arguments,
         prompts: Sequence[tuple[int, ...]],
         score: Callable[[Tensor, Tensor], Tensor],
         room: int,
@@ -31,9 +83,7 @@ class CachedReader:
     ) -> None:
         from agents.policies.lm.kv_cache import roomy_cache
 
-        self._model, self._score, self._autocast = model, score, autocast
-        takes = inspect.signature(model.forward).parameters
-        self._takes_positions = "position_ids" in takes
+        self._model, self._takes, self._score, self._autocast = model, takes, score, autocast
         distinct = list(dict.fromkeys(prompts))
         width = max(map(len, distinct))
         self._cache = roomy_cache(model, width + room)
@@ -42,7 +92,7 @@ class CachedReader:
         self._mask = (torch.arange(width, device=model.device) >= width - lengths[:, None]).long()
         self._padded = bool((lengths < width).any())
         self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
-        self._forward(ids, **({"logits_to_keep": 1} if "logits_to_keep" in takes else {}))
+        self._forward(ids, **({"logits_to_keep": 1} if takes.last_only else {}))
         if len(distinct) < len(prompts):
             place = {prompt: i for i, prompt in enumerate(distinct)}
             self.keep(torch.tensor([place[prompt] for prompt in prompts], device=model.device))
@@ -65,10 +115,11 @@ class CachedReader:
     def _forward(self, ids: Tensor, **options: Any) -> None:
         if self._padded:
             options["attention_mask"] = self._mask
-        if self._takes_positions:
+        if self._takes.positions:
             options["position_ids"] = self._positions
+        options[self._takes.cache] = self._cache
         with torch.no_grad(), torch.autocast(ids.device.type, torch.bfloat16, enabled=self._autocast):
-            output = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, **options)
+            output = self._model(input_ids=ids, use_cache=True, **options)
         self._logits = output.logits[:, -1]
 
 

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from agents.policies.lm import generation, lora, sharding
 from agents.policies.lm.activation_checkpointing import recompute_layers
-from agents.policies.lm.cached_decoder import CachedReader, logits_before
+from agents.policies.lm.cached_decoder import CachedReader, arguments_of, logits_before
 from agents.policies.lm.config import DTYPES, SAMPLERS, HFConfig
 from agents.policies.lm.constraints import walk
 from agents.policies.lm.decoder import Reader
@@ -67,6 +67,7 @@ class HFPolicy(Policy):
                 f"bfloat16; got {config.dtype!r} with lora.rank {config.lora.rank}"
             )
         self.model = load_model(config.path, device, config.trust_remote_code, getattr(torch, config.dtype))
+        self._takes = arguments_of(self.model)
         width = self.model.get_output_embeddings().weight.shape[0]
         if self.tokenizer.vocab_size > width:
             raise ValueError(
@@ -159,7 +160,7 @@ class HFPolicy(Policy):
     def reader(self, prompts: Sequence[str], rows: Sequence[int]) -> Reader:
         """Starts one response to `prompts[i]` for each i of `rows`."""
         ids = self._encode([prompts[i] for i in rows])
-        return CachedReader(self.model, ids, self._score, self.rules.limit, self._autocast)
+        return CachedReader(self.model, self._takes, ids, self._score, self.rules.limit, self._autocast)
 
     def scores(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M, V] float32: the scores before each of the M tokens of R responses, differentiable."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -142,8 +141,6 @@ def load_model(
         )
     model, info = loaded
     _require_whole(path, info)
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
-        raise ValueError(f"'{path}': {type(model).__name__} takes no past_key_values; take a transformer")
     return model.to(device).eval()
 
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scipy import stats
+from transformers import LlamaForCausalLM
 
 from agents import HFPolicy, make_policy
+from agents.policies.lm.cached_decoder import Arguments
 from agents.policies.lm.config import HFConfig, TinyConfig
 from agents.policies.lm.generation import Sharpening, groups
 from agents.policies.lm.loading import load_tokenizer
@@ -521,8 +523,31 @@ def test_a_model_without_a_cache_of_keys_and_values_is_refused(tmp_path):
 
     write_tokenizer(tmp_path)
     MambaForCausalLM(MambaConfig(vocab_size=14, hidden_size=16, num_hidden_layers=1)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="MambaForCausalLM takes no past_key_values"):
+    with pytest.raises(ValueError, match="MambaForCausalLM fills no cache of keys and values"):
         policy_of(tmp_path)
+
+
+def test_what_a_forward_pass_takes_is_tried_and_not_read_off_its_signature(folder, monkeypatch):
+    usual = policy_of(folder)
+    prompts, forward = list(PROMPTS), usual.model.forward
+
+    def hidden(*arguments, **named):
+        return forward(*arguments, **named)
+
+    def older(input_ids, attention_mask=None, past_key_values=None, use_cache=None):
+        cache = {usual._takes.cache: past_key_values}
+        positions = None if attention_mask is None else (attention_mask.cumsum(1) - 1).clamp(min=0)
+        positions = positions if positions is None else positions[:, -input_ids.shape[1] :]
+        return forward(input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=use_cache, **cache)
+
+    drawn = usual.draw(prompts, 2, Key(0))[0]
+    for wrapper, takes in [(hidden, usual._takes), (older, Arguments("past_key_values", False, False))]:
+        monkeypatch.setattr(
+            LlamaForCausalLM, "forward", lambda _, *arguments, f=wrapper, **named: f(*arguments, **named)
+        )
+        policy = policy_of(folder)
+        assert policy._takes == takes
+        assert policy.draw(prompts, 2, Key(0))[0] == drawn
 
 
 def test_a_tokenizer_without_eos_is_refused(folder, tmp_path):
