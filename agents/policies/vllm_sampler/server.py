@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from agents.policies.vllm_sampler.engine import SUPPORTED, Model, Written
+from agents.policies.vllm_sampler.engine import SUPPORTED_NAMES, Model, Written, is_supported
 from preference_duel import distributed
 
 _AT_ONCE = 64
@@ -35,8 +35,8 @@ class Server:
         self.address, self.exchange = address.rstrip("/"), exchange.expanduser().resolve()
         self._client = httpx.Client(base_url=self.address, timeout=600)
         version = self._ask("GET", "/version")["version"]
-        if not version.startswith(SUPPORTED):
-            raise ValueError(f"the server at {self.address} is vLLM {version}, and this speaks with {SUPPORTED}.x")
+        if not is_supported(version):
+            raise ValueError(f"the server at {self.address} is vLLM {version}, and this speaks with {SUPPORTED_NAMES}")
         self._model = self._ask("GET", "/v1/models")["data"][0]["id"]
 
     def load(self, model: Model) -> None:

@@ -134,14 +134,21 @@ def test_without_vllm_it_says_what_to_install(monkeypatch, tmp_path):
 
 def test_another_release_is_refused(monkeypatch):
     monkeypatch.setattr(local.metadata, "version", lambda name: "0.27.1" if name == "vllm" else absent(name))
-    with pytest.raises(ValueError, match=r"needs 0.32.x, found vllm 0.27.1"):
+    with pytest.raises(ValueError, match=r"needs 0.32.x or 0.33.x, found vllm 0.27.1"):
         local._require_vllm()
+
+
+@pytest.mark.parametrize("version", ["0.32.0", "0.33.1"])
+def test_the_releases_that_can_be_installed_are_taken(version, monkeypatch):
+    monkeypatch.setattr(local.metadata, "version", lambda name: version if name == "vllm" else absent(name))
+    local._require_vllm()
 
 
 @pytest.mark.parametrize(
     ("version", "error", "message"),
     [
-        ("0.9.0", ValueError, "is vLLM 0.9.0, and this speaks with 0.32.x"),
+        ("0.320.0", ValueError, "is vLLM 0.320.0, and this speaks with 0.32.x or 0.33.x"),
+        ("0.9.0", ValueError, "is vLLM 0.9.0, and this speaks with 0.32.x or 0.33.x"),
         (None, ValueError, "has no /version; start it"),
     ],
 )
