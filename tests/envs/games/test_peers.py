@@ -51,11 +51,28 @@ def test_nash_averaging_is_openspiels(seed):
     assert nash_average(payoff).tolist() == pytest.approx(theirs.tolist(), abs=1e-4)
 
 
+def attempts(algorithm):
+    """What one of nashpy's algorithms yields before it fails, which depends on the processor's last bits."""
+    try:
+        yield from algorithm()
+    except Exception as error:  # each has its own
+        print(error)
+
+
+@pytest.mark.filterwarnings("ignore")  # of nashpy, on what it cannot solve
 @pytest.mark.parametrize("seed", range(10))
 def test_the_von_neumann_winner_is_among_nashpys_equilibria(seed):
     nashpy = pytest.importorskip("nashpy")
     payoff = random_game(3 + seed % 4, seed)
     advantage = (payoff - 0.5).numpy()
     winner = von_neumann_winner(payoff).policy.numpy()
-    equilibria = list(nashpy.Game(advantage, -advantage).support_enumeration())
-    assert min(np.abs(first - winner).max() for first, _ in equilibria) < 1e-7
+    assert (advantage @ winner).max() < 1e-9, "no response gains against it"
+    game = nashpy.Game(advantage, -advantage)
+    algorithms = (
+        game.support_enumeration,
+        game.vertex_enumeration,
+        game.lemke_howson_enumeration,
+        lambda: [game.linear_program()],
+    )
+    equilibria = [first for algorithm in algorithms for first, _ in attempts(algorithm) if first.shape == winner.shape]
+    assert min(np.abs(first - winner).max() for first in equilibria if np.isfinite(first).all()) < 1e-7
