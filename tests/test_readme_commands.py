@@ -1,7 +1,8 @@
-"""The README's promises: its commands run, its examples work, its table names every tag."""
+"""The documentation's promises: its commands run, its examples work, its links and file names exist."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
@@ -24,139 +25,170 @@ from runners.benchmark.scores import table
 from runners.benchmark.suites import BUILT_IN as SUITES
 from runners.benchmark.suites import find_suite
 from runners.benchmark.tuning import settings_of, tuned_for
+from runners.run.cli import parse
 from runners.duel import main
-from runners.evaluate import main as evaluate
-from runners.fit_oracle import main as fit_oracle
-from runners.report import main as report
+from tests.documents import PAGES, arguments, blocks, commands, files, name
 from tests.paths import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXTS = {name(page): page.read_text(encoding="utf-8") for page in PAGES}
+README = TEXTS["README.md"]
 SHORT = ["--run.steps", "2", "--run.eval_every", "2", "--run.eval_prompts", "4", "--run.device", "cpu"]
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
-def commands(program: str) -> list[str]:
-    lines = [part.strip() for block in blocks("bash") for line in block.splitlines() for part in line.split("&&")]
-    return [line for line in lines if line.startswith(program)]
+HUB = re.compile(r"hf:|--policy [\w.-]+/[\w.-]+")
+"""Commands that need a network: they are parsed and not run."""
+WITH_COMMANDS = [page for page, text in TEXTS.items() if commands(text)]
 
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """A folder with the README's own files and the repository's games, as the working directory."""
-    for name, code in re.findall(r"Save this as `(\w+\.py)`:\n\n```python\n(.*?)```", README, flags=re.DOTALL):
-        (tmp_path / name).write_text(code, encoding="utf-8")
+    """An empty folder with the repository's games as the working directory, in which pages may save files."""
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     yield tmp_path
-    for name in ("my_lab", "my_judge"):
-        sys.modules.pop(name, None)
+    for path in tmp_path.glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
-@pytest.mark.parametrize("command", commands("python -m runners.duel"))
-def test_every_run_in_the_readme_runs(command, elsewhere):
-    arguments = shlex.split(command)[3:]
-    assert main([*arguments, *SHORT, "--run.dir", "run"]) == 0
-    assert json.loads((elsewhere / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+def save(text, folder):
+    for path, code in files(text).items():
+        (folder / path).write_text(code, encoding="utf-8")
+        sys.modules.pop(path.removesuffix(".py"), None)
 
 
-@pytest.mark.slow
-def test_the_run_in_several_processes_runs(tmp_path):
-    (command,) = commands("torchrun")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", *shlex.split(command)[1:]]
-    subprocess.run([*launcher, *SHORT, "--run.dir", str(tmp_path / "run")], check=True, timeout=240, cwd=ROOT)
-    config = json.loads((tmp_path / "run/config.json").read_text(encoding="utf-8"))
-    assert (config["processes"], config["run"]["parallel"]) == (2, "fsdp")
-
-
-def test_the_runs_that_the_readme_judges_are_judged(elsewhere, capsys):
-    for command in commands("python -m runners.duel"):
-        if "--run.dir" in command:
-            assert main([*shlex.split(command)[3:], *SHORT]) == 0
-    (command,) = commands("python -m runners.evaluate")
-    assert evaluate([*shlex.split(command)[3:], "--out", "found"]) == 0
-    assert "Transfer, exploitability" in capsys.readouterr().out
-    assert (elsewhere / "found" / "evaluation.json").exists()
-
-
-def test_every_run_of_the_oracles_page_runs(elsewhere):
-    page = (ROOT / "docs" / "oracles.md").read_text(encoding="utf-8")
-    lines = [line for line in page.splitlines() if line.startswith("python -m runners.")]
-    for i, line in enumerate(lines):
-        arguments = shlex.split(line)[3:]
-        if "runners.fit_oracle" in line:
-            assert fit_oracle(arguments) == 0
-        else:
-            where = [] if "--run.dir" in line else ["--run.dir", f"run{i}"]
-            assert main([*arguments, *SHORT, *where]) == 0
-    assert len(lines) == 6
-    for name in [*BUILT_IN, *GAMES, *WRAPPERS]:
-        assert f"`{name}`" in page
-
-
-def test_the_benchmarks_commands_name_what_there_is(elsewhere):
-    lines = [line.split("#")[0] for line in commands("python -m runners.bench")]
-    page = (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
-    lines += [line.split("#")[0] for line in page.splitlines() if line.startswith("python -m runners.bench")]
-    sys.path.insert(0, str(elsewhere))
-    for line in lines:
-        options = bench_parser().parse_args(shlex.split(line)[3:])
+def run(command, number):
+    """Runs a command in few steps; returns its exit code, None if it takes minutes or needs a network."""
+    words = arguments(command)
+    if "runners.duel" in command:
+        if HUB.search(command) or command.startswith("torchrun"):
+            assert parse(words).settings
+            return None
+        return main([*words, *SHORT, *([] if "--run.dir" in words else ["--run.dir", f"run{number}"])])
+    module = importlib.import_module(re.match(r"python -m (\S+)", command)[1])
+    if "runners.bench" in command:
+        options = bench_parser().parse_args(words)
         suite = find_suite(options.suite, partial(settings_of, path=tuned_for(options.suite)), options.agent)
         assert shipped(suite) is not None
-    assert len(lines) >= 4
-    assert all(f"`{name}`" in page for name in SUITES)
+        return None
+    return module.main(words)
 
 
-def test_the_published_results_are_reported(elsewhere, capsys):
-    (command,) = commands("python -m runners.report")
-    assert report(["quick"]) == 0
-    assert capsys.readouterr().out.strip() == "report/quick/index.html"
-    assert shlex.split(command)[3] in SUITES
+@pytest.mark.parametrize("page", [page for page in WITH_COMMANDS if page != "docs/tutorial.md"])
+def test_every_command_of_a_page_runs(page, elsewhere):
+    save(TEXTS[page] + README, elsewhere)
+    codes = [run(command, number) for number, command in enumerate(commands(TEXTS[page]))]
+    assert set(codes) <= {0, None}
+    for directory in elsewhere.glob("run*/metrics.jsonl"):
+        assert json.loads(directory.read_text().splitlines()[-1])
+
+
+def test_every_page_with_commands_is_known():
+    assert {"README.md", "docs/oracles.md", "docs/runs.md", "docs/tutorial.md"} <= set(WITH_COMMANDS)
+    assert sum(len(commands(TEXTS[page])) for page in WITH_COMMANDS) >= 30
 
 
 @pytest.mark.slow
-def test_an_agent_of_ones_own_is_added_to_the_published_results_by_one_command(elsewhere):
-    sys.path.insert(0, str(elsewhere))
-    assert bench(["--suite", "quick", "--agent", "my_lab:Config", "--processes", "2"]) == 0
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_the_run_in_several_processes_runs(page, tmp_path):
+    for command in commands(TEXTS[page]):
+        if command.startswith("torchrun") and not HUB.search(command):
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", *shlex.split(command)[1:]]
+            subprocess.run([*launcher, *SHORT, "--run.dir", str(tmp_path / "run")], check=True, timeout=240, cwd=ROOT)
+            config = json.loads((tmp_path / "run/config.json").read_text(encoding="utf-8"))
+            assert config["processes"] == 2
+
+
+def test_the_tutorial_runs_until_its_last_step(elsewhere, capsys):
+    text = TEXTS["docs/tutorial.md"]
+    save(text, elsewhere)
+    short, long = (commands(text)[:3], commands(text)[3:])
+    assert [run(command, number) for number, command in enumerate(short)] == [0, 0, 0]
+    check = compile(files(text)["check.py"], "check.py", "exec")
+    with pytest.raises(ValueError, match=re.escape("state_dict() must hold all that update() changes")) as error:
+        exec(check, {})
+    assert str(error.value) in text
+    repair(text, elsewhere)
+    exec(check, {})
+    assert capsys.readouterr().out.splitlines()[-1] in text
+    assert [run(command, number) for number, command in enumerate(long)] == [None, None]
+
+
+def repair(text, folder):
+    """Replaces the last two methods of the agent as the tutorial says."""
+    (methods,) = [block for block in blocks(text, "python") if block.startswith("    def state_dict")]
+    code = files(text)["my_lab.py"]
+    (folder / "my_lab.py").write_text(code[: code.index("    def state_dict")] + methods, encoding="utf-8")
+    sys.modules.pop("my_lab", None)
+
+
+@pytest.mark.slow
+def test_the_tutorial_ends_in_a_row_of_the_quick_benchmark(elsewhere):
+    text = TEXTS["docs/tutorial.md"]
+    save(text, elsewhere)
+    repair(text, elsewhere)
+    command = next(command for command in commands(text) if "runners.bench" in command)
+    assert bench([*arguments(command), "--processes", "2"]) == 0
     results = read_results(elsewhere / "bench/quick/results.json")
     assert list(results["entrants"])[-1] == "my_lab:Config"
     assert len(results["entrants"]) == 12
     assert np.median(table(results)["my_lab:Config"]["cyclic lam=0"]) < 0.9
 
 
-def test_an_oracle_is_fitted_as_the_readme_says(elsewhere, capsys):
-    (command,) = commands("python -m runners.fit_oracle")
-    assert fit_oracle(shlex.split(command)[3:]) == 0
-    assert (
-        "Judge with it: python -m runners.duel --oracle gpm --oracle.model runs/oracle-gpm-" in capsys.readouterr().out
-    )
+def test_runs_are_compared_on_the_oracle_of_each_other(elsewhere, capsys):
+    text = TEXTS["docs/runs.md"]
+    for number, command in enumerate(commands(text)):
+        if "--run.dir" in command:
+            assert run(command, number) == 0
+    (command,) = [command for command in commands(text) if "runners.evaluate" in command]
+    assert run(f"{command} --out found", 0) == 0
+    assert "Transfer, exploitability" in capsys.readouterr().out
+    assert (elsewhere / "found" / "evaluation.json").exists()
 
 
-def test_the_environment_example_prints_a_verdict(elsewhere, capsys):
-    (example,) = [block for block in blocks("python") if "parallel_env" in block]
-    exec(compile(example, "README.md", "exec"), {})
-    assert re.match(r"\{'player_0': -?1.0, 'player_1': -?1.0\} [01]\n", capsys.readouterr().out)
+def test_the_pages_name_every_oracle_agent_and_suite():
+    for part in [*BUILT_IN, *GAMES, *WRAPPERS]:
+        assert f"`{part}`" in TEXTS["docs/oracles.md"]
+    for suite in SUITES:
+        assert f"`{suite}`" in TEXTS["docs/benchmark.md"]
+    for agent in AGENTS:
+        assert f"`{agent}`" in README
+        assert f"[`{agent}`]({agent}.md)" in TEXTS["docs/agents/README.md"]
 
 
-def test_the_readme_names_every_tag(elsewhere):
+def test_the_published_results_are_reported(elsewhere, capsys):
+    report = importlib.import_module("runners.report").main
+    assert report(["quick"]) == 0
+    assert capsys.readouterr().out.strip() == "report/quick/index.html"
+
+
+def test_the_metrics_page_names_every_tag(elsewhere):
     tags = set()
     games = {agent: ["--task", "symbols", "--agent", agent] for agent in AGENTS}
-    for name, arguments in {"text": [], **games}.items():
-        assert main([*arguments, *SHORT, "--run.dir", name]) == 0
-        for line in (elsewhere / name / "metrics.jsonl").read_text().splitlines():
+    for directory, words in {"text": [], **games}.items():
+        assert main([*words, *SHORT, "--run.dir", directory]) == 0
+        for line in (elsewhere / directory / "metrics.jsonl").read_text().splitlines():
             tags |= {tag for tag in json.loads(line) if "/" in tag}
-    documented = set(re.findall(r"`((?:loss|model|policy|duel|eval|game|time)/\w+)`", README))
+    documented = set(re.findall(r"`((?:loss|model|policy|duel|eval|game|time)/\w+)`", TEXTS["docs/metrics.md"]))
     assert tags == documented
     for agent in AGENTS:
-        assert "`loss/policy`" in (ROOT / "docs" / "agents" / f"{agent}.md").read_text(encoding="utf-8")
+        assert "`loss/policy`" in TEXTS[f"docs/agents/{agent}.md"]
 
 
-def test_every_file_that_the_readme_links_to_exists():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+def test_the_readme_fits_on_a_few_screens():
+    assert len(README.splitlines()) <= 180
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_file_that_a_page_links_to_or_names_exists(page):
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", TEXTS[page]) if "://" not in link]
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+    folders = "|".join(path.name for path in ROOT.iterdir() if (path / "__init__.py").exists() or path.name == "docs")
+    named = re.findall(rf"(?<![\w/])((?:{folders}|preference_duel)/[\w/]+\.(?:py|md|html))\b", TEXTS[page])
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_site_has_every_page():
+    listed = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    assert listed == {page.removeprefix("docs/") for page in TEXTS if page.startswith("docs/")}
 
 
 @pytest.mark.slow
