@@ -183,7 +183,7 @@ class EndpointJudge:
         steps = (choice.get("logprobs") or {}).get("content")
         if steps is None:
             raise ValueError(
-                f"{self.address} gives no log-probabilities; with --oracle.endpoint.logprobs False the letter itself "
+                f"{self.address} gives no log-probabilities; with --oracle.endpoint.no-logprobs the letter itself "
                 f"counts, as 0 or 1"
             )
         mass = dict.fromkeys(_LABELS, 0.0)

@@ -187,7 +187,7 @@ def test_one_letter_of_two_orders_counts_alone(served):
 
 def test_letters_count_where_there_are_no_log_probabilities(served):
     served.logprobs = False
-    with pytest.raises(ValueError, match=r"gives no log-probabilities; with --oracle.endpoint.logprobs False"):
+    with pytest.raises(ValueError, match=r"gives no log-probabilities; with --oracle.endpoint.no-logprobs"):
         judge(served).prob(["x"], ["a"], ["b"])
     prob = judge(served, logprobs=False).prob(*PAIRS)
     assert set(prob.tolist()) == {0.0, 1.0}
