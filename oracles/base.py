@@ -46,8 +46,8 @@ def payoff(
     Args:
         oracle: the oracle.
         prompts: B prompts.
-        left: [B][K] responses.
-        right: [B][L] responses; None: the left ones.
+        left: `[B][K]` responses.
+        right: `[B][L]` responses; None: the left ones.
         ask: [B, K, L] bool, True where the answer is wanted; the others come back as 1/2. None: all.
 
     Returns:

@@ -22,7 +22,7 @@ def check_oracle(oracle: Oracle, prompts: Sequence[str], responses: Sequence[Seq
     Args:
         oracle: the oracle to check.
         prompts: B prompts.
-        responses: [B][K] responses, K >= 2.
+        responses: `[B][K]` responses, K >= 2.
 
     Raises:
         ValueError: naming the broken promise and the pair that broke it.

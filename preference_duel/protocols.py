@@ -45,7 +45,7 @@ class Policy(nn.Module, ABC):
                 internal batch size changes nothing.
 
         Returns:
-            Responses [B][n], and their weights [B, n] on the CPU: 1/n for samples, probabilities where exact.
+            Responses `[B][n]`, and their weights [B, n] on the CPU: 1/n for samples, probabilities where exact.
         """
 
     @abstractmethod

@@ -54,8 +54,8 @@ class Proposal:
     """What an agent brings to the arena: responses for both seats, for each prompt.
 
     Attributes:
-        left: [B][K] responses of the left seat.
-        right: [B][L] responses of the right seat; None is self-play: the left ones sit on both sides, and each
+        left: `[B][K]` responses of the left seat.
+        right: `[B][L]` responses of the right seat; None is self-play: the left ones sit on both sides, and each
             unordered pair is asked once.
         left_weight: [B, K] the probabilities of `left` where it lists a policy's whole law, rows sum to 1.
             None: `left` are samples, each counting 1/K.
@@ -76,8 +76,8 @@ class Duel:
 
     Attributes:
         prompts: B prompts.
-        left: [B][K] responses.
-        right: [B][L] responses; the same object as `left` in self-play.
+        left: `[B][K]` responses.
+        right: `[B][L]` responses; the same object as `left` in self-play.
         prob: [B, K, L] what the environment reveals of P(left k beats right l | prompt): the mean of `votes`
             Bernoulli outcomes, or P itself; 1/2 where nothing was asked.
         left_weight: [B, K], rows sum to 1.
