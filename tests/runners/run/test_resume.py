@@ -77,23 +77,35 @@ def require_equal_runs(one, other):
         assert (one / f"step-{last}" / file).read_bytes() == (other / f"step-{last}" / file).read_bytes()
 
 
-def test_run_killed_at_a_random_step_goes_on_as_if_it_had_not_been(lab):
-    arguments = "--task symbols --agent.optimiser.learning_rate 0.05 --run.threads 1 --run.steps 200"
+def require_survives_a_kill(lab, at):
+    """A run that is killed from outside after about so many steps, each time, goes on as if it had not been."""
+    arguments = "--task symbols --agent.optimiser.learning_rate 0.05 --run.threads 1 --run.steps 120"
     assert main(f"{arguments} --run.dir whole".split()) == 0
-    process = start(lab, f"{arguments} --run.dir killed")
-    until = random.SystemRandom().randrange(1, 160)
-    print(f"killed at about step {until}")  # shown if the test fails
-    metrics = lab / "killed" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not metrics.exists() or metrics.read_bytes().count(b"\n") < until:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    process.kill()
-    assert finish(process)[0] == -signal.SIGKILL
-    assert values(lab / "killed") != values(lab / "whole")
-    assert main(["--resume", "killed"]) == 0
-    require_equal_runs(lab / "killed", lab / "whole")
+    for until in at:
+        killed = lab / f"killed-{until}"
+        process = start(lab, f"{arguments} --run.dir {killed}")
+        metrics = killed / "metrics.jsonl"
+        deadline = time.monotonic() + 60
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < until:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.kill()
+        assert finish(process)[0] == -signal.SIGKILL
+        assert values(killed) != values(lab / "whole")
+        assert main(["--resume", str(killed)]) == 0
+        require_equal_runs(killed, lab / "whole")
+
+
+def test_run_killed_at_its_beginning_middle_and_end_goes_on_as_if_it_had_not_been(lab):
+    require_survives_a_kill(lab, (1, 37, 90))
+
+
+@pytest.mark.slow
+def test_run_killed_at_a_random_step_goes_on_as_if_it_had_not_been(lab):
+    at = random.SystemRandom().sample(range(1, 90), 5)
+    print(f"killed at about the steps {at}")  # shown if the test fails
+    require_survives_a_kill(lab, at)
 
 
 @pytest.mark.parametrize("trouble", ["SIGKILL@update3", "SIGKILL@update12", "SIGKILL@save2"])
