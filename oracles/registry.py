@@ -60,7 +60,7 @@ def oracle_config(name: str) -> tuple[Any, dict[str, Any]]:
     if wrappers:
         from oracles.wrappers import wrapped
 
-        kind = wrapped(kind, tuple(wrappers))
+        kind = wrapped(kind, tuple((name, find("wrapper", name, WRAPPERS)) for name in wrappers))
     return kind, {"game": base} if base in GAMES else {}
 
 

@@ -14,10 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from oracles.registry import WRAPPERS
 from preference_duel.checks import require_share
 from preference_duel.keyed_random import Key, Stream, hash_seed
-from preference_duel.names import find
 from preference_duel.protocols import Oracle, PayoffOracle, forget
 
 
@@ -162,25 +160,25 @@ class PerPromptOracle:
 
 
 @cache
-def wrapped(kind: type, names: tuple[str, ...]) -> type:
+def wrapped(kind: type, wrappers: tuple[tuple[str, type], ...]) -> type:
     """Returns a configuration with the fields of an oracle's and one field for each wrapper, innermost first.
 
     Args:
         kind: the oracle's configuration, a dataclass with `build`.
-        names: of wrappers.
+        wrappers: the name and the class of each.
 
     Raises:
         ValueError: if one is named twice, or does not go with the oracle.
     """
     known = {field.name for field in dataclasses.fields(kind)}
+    names = [name for name, _ in wrappers]
     for i, name in enumerate(names):
         if name in names[:i]:
             raise ValueError(f"wrapper '{name}' is named twice")
         if name == "per_prompt" and (i > 0 or "lam" not in known):
             why = "stands first after an oracle" if "lam" in known else "needs an oracle"
             raise ValueError(f"wrapper 'per_prompt' {why} with a field 'lam'")
-    kinds = [find("wrapper", name, WRAPPERS) for name in names]
-    fields = [(name, wrapper, dataclasses.field(default=wrapper())) for name, wrapper in zip(names, kinds, strict=True)]
+    fields = [(name, wrapper, dataclasses.field(default=wrapper())) for name, wrapper in wrappers]
     parameters: Any = getattr(kind, "__dataclass_params__")  # noqa: B009 - pyright knows no such attribute
 
     def build(
@@ -198,5 +196,5 @@ def wrapped(kind: type, names: tuple[str, ...]) -> type:
         return made(prompts)
 
     namespace = {"build": build, "__doc__": kind.__doc__}
-    title = kind.__name__ + "".join(wrapper.__name__ for wrapper in kinds)
+    title = kind.__name__ + "".join(wrapper.__name__ for _, wrapper in wrappers)
     return dataclasses.make_dataclass(title, fields, bases=(kind,), namespace=namespace, frozen=parameters.frozen)

@@ -14,8 +14,7 @@ from functools import cache
 import pytest
 
 from agents.registry import AGENTS, POLICIES
-from oracles.registry import BUILT_IN
-from oracles.wrappers import WRAPPERS
+from oracles.registry import BUILT_IN, WRAPPERS
 from preference_duel.names import UnknownNameError
 from runners.run.cli import parse
 from runners.run.config import RunConfig, config_class

@@ -15,9 +15,8 @@ import pytest
 
 from agents.registry import AGENTS
 from benchmarks.chat import measure, parse_share
-from oracles.registry import BUILT_IN
+from oracles.registry import BUILT_IN, WRAPPERS
 from oracles.table import GAMES
-from oracles.wrappers import WRAPPERS
 from runners.bench import _parser as bench_parser
 from runners.bench import main as bench
 from runners.benchmark.results import read_results, shipped

@@ -7,9 +7,8 @@ import torch
 
 import oracles
 from oracles import check_oracle, payoff
-from oracles.registry import BUILT_IN, oracle_config
+from oracles.registry import BUILT_IN, WRAPPERS, oracle_config
 from oracles.table import GAMES, game_file, read_game
-from oracles.wrappers import WRAPPERS
 from tests.paths import DOCS, GOLDEN
 
 PROMPTS = ["x", "y"]
