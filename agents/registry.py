@@ -30,8 +30,8 @@ AGENTS = {
 }
 POLICIES = {
     "tabular": "agents.policies.tabular:TabularConfig",
-    "tiny": "agents.policies.lm.config:TinyConfig",
-    "hf": "agents.policies.lm.config:HFConfig",
+    "tiny": "agents.policies.lm.hf_policy:TinyConfig",
+    "hf": "agents.policies.lm.hf_policy:HFConfig",
     "sb3": "agents.sb3.policy:SB3PolicyConfig",
 }
 

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from agents import make
 from agents.optim.optimiser import OptimiserConfig
-from agents.policies.lm.config import HFConfig
+from agents.policies.lm.hf_policy import HFConfig
 from agents.policies.lm.loading import load_tokenizer
 from benchmarks.models import SIZES, free_text, write_model
 from benchmarks.timing import machine

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from agents.policies.lm.config import HFConfig, Sampler
+from agents.policies.lm.hf_policy import HFConfig, Sampler
 from agents.policies.lm.loading import load_tokenizer
 from benchmarks.models import SIZES, free_text, write_model
 from benchmarks.timing import clock, machine, matrix_rate, write_measurement

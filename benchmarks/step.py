@@ -25,7 +25,7 @@ from torch import Tensor
 
 from agents import make
 from agents.optim.optimiser import OptimiserConfig
-from agents.policies.lm.config import SAMPLERS, HFConfig
+from agents.policies.lm.hf_policy import SAMPLERS, HFConfig
 from agents.policies.lm.loading import load_tokenizer
 from agents.policies.lm.lora import LoRAConfig
 from benchmarks.memory import Peak

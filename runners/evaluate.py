@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parse(arguments)
         for oracle in options.oracles:
             require_oracle(oracle.split(",")[0])
-        from runners.evaluation.results import evaluate  # torch takes more than a second: a wrong name need not wait
+        from runners.evaluation.output import evaluate  # torch takes more than a second: a wrong name need not wait
 
         evaluate(options)
         return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from runners.fitting.config import FitConfig
+from runners.fitting.fit_settings import FitConfig
 
 PROGRAM = "python -m runners.fit_oracle"
 

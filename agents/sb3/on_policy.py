@@ -17,7 +17,7 @@ from torch import Tensor
 from agents.sb3.policy import SB3Policy
 from agents.sb3.pool import PoolConfig
 from agents.sb3.rollout import Rollout, drawn_scalars, gains, logged, require_network
-from agents.sb3.self_play import SelfPlay
+from agents.sb3.sb3_agent import SelfPlay
 from preference_duel.protocols import OwnPolicy, Policy
 from preference_duel.types import Duel, Proposal
 

@@ -19,7 +19,7 @@ from agents.policies.lm.loading import quiet
 from envs.offline import Preference, read_preferences
 from oracles import Oracle
 from preference_duel.keyed_random import Key, Stream, hash_seed
-from runners.fitting.config import FitConfig
+from runners.fitting.fit_settings import FitConfig
 from runners.fitting.supervised import descend
 from runners.fitting.trainable import student
 from runners.run.build import choose_device

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.policies.lm.config import TINY
+from agents.policies.lm.hf_policy import TINY
 from agents.policies.lm.loading import quiet
 from envs.offline import Preference
 from oracles import Oracle

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import tyro
 
-from runners.pretrain.config import PretrainConfig
+from runners.pretrain.settings import PretrainConfig
 
 PROGRAM = "python -m runners.pretrain"
 

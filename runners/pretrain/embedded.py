@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from oracles.pairrm.oracle import PairRMConfig, save
-from runners.pretrain.config import PretrainConfig
 from runners.pretrain.grammar import prompts
 from runners.pretrain.pairrm import build_encoder, train_pairrm
 from runners.pretrain.policy import (
@@ -18,6 +17,7 @@ from runners.pretrain.policy import (
     train_policy,
 )
 from runners.pretrain.questions import measure_judge
+from runners.pretrain.settings import PretrainConfig
 
 POLICY_CARD = """\
 ---

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from runners.fitting.supervised import descend
-from runners.pretrain.config import PolicyTraining
 from runners.pretrain.grammar import Split, on_topic, parse, prompts, sample_corpus
+from runners.pretrain.settings import PolicyTraining
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

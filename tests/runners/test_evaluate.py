@@ -12,7 +12,7 @@ from runners.duel import main as duel
 from runners.evaluate import main
 from runners.evaluation.comparison import Assessment, Options
 from runners.evaluation.judges import read_judge
-from runners.evaluation.results import read_path
+from runners.evaluation.output import read_path
 from runners.evaluation.saved_runs import labels, read_finished
 from runners.run.record import read_settings
 from tests.paths import GOLDEN

@@ -12,8 +12,8 @@ from transformers import LlamaForCausalLM
 
 from agents import HFPolicy, make_policy
 from agents.policies.lm.cached_decoder import Arguments
-from agents.policies.lm.config import HFConfig, TinyConfig
 from agents.policies.lm.generation import Sharpening, groups
+from agents.policies.lm.hf_policy import HFConfig, TinyConfig
 from agents.policies.lm.loading import load_tokenizer
 from envs import Task, make_task
 from envs.tasks.tokenizers import response_tokens

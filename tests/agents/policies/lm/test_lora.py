@@ -10,8 +10,7 @@ from safetensors.torch import load_file
 from agents import make
 from agents.check import check_agent
 from agents.policies.lm import generation
-from agents.policies.lm.config import TinyConfig
-from agents.policies.lm.hf_policy import HFPolicy
+from agents.policies.lm.hf_policy import HFPolicy, TinyConfig
 from agents.policies.lm.lora import LoRAConfig
 from agents.policies.tensors import tensors
 from envs import DuelArena, make_task
