@@ -164,6 +164,8 @@ def test_every_command_that_a_page_mentions_is_there_and_has_the_flags():
             path = ROOT / module.replace(".", "/")
             path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
             source = path.read_text(encoding="utf-8")
+            for own in re.findall(r"^from (runners[\w.]+) import", source, re.MULTILINE):  # where its options may be
+                source += (ROOT / own.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
             found += 1
             if module != "runners.duel":
                 flags = re.findall(r"--[a-z][\w.-]*", words.split("  #")[0])
