@@ -38,7 +38,7 @@ def test_outcomes_lead_where_probabilities_do(fields):
     agent, arena = game(DPOConfig(tau=0.5, average=False, optimiser=optimiser, **fields), RANKED)
     flipped = fields.get("label_smoothing", 0.0)
     arena.oracle = TableOracle((1 - 2 * flipped) * RANKED + flipped, ["x"], RESPONSES)
-    play(agent, arena, 3000)
+    play(agent, arena, 1500)
     goal = torch.softmax(START.log() + REWARD / 0.5, 0)
     assert (law(agent.policy) - goal).abs().sum() < 0.2 * (START - goal).abs().sum()
 

@@ -202,7 +202,7 @@ def test_a_network_learns_a_cycle_that_rewards_can_not(chat):
     duel = Duel(prompts, circle, circle, prob, weight, weight, asked, "probability", 1)
     losses = {}
     for planes in (0, 2):
-        model = NetworkModel(policy, ModelConfig(planes=planes, steps=60, batch_size=16), seed=0)
+        model = NetworkModel(policy, ModelConfig(planes=planes, steps=40, batch_size=16), seed=0)
         assert model.foresight(duel)["log_loss"] == pytest.approx(np.log(2), abs=0.02)
         model.add(duel)
         losses[planes] = model.foresight(duel)["log_loss"]

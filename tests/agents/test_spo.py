@@ -52,7 +52,9 @@ def test_with_a_kl_term_the_last_iterate_settles_at_the_regularised_nash_policy(
     assert torch.allclose(law(agent.policy), regularised_nash(COMAL, START, 0.3).policy, atol=1e-4)
 
 
-@pytest.mark.parametrize(("steps", "expected"), [(100, 0.023208), (1_000, 0.012813)])
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(100, 0.023208), pytest.param(1_000, 0.012813, marks=pytest.mark.slow)]
+)
 def test_the_average_of_exact_hedge_has_the_published_gap(steps, expected):
     """Of 2 max_y P(y beats the average) - 1, eta the best for so many steps, as in test_sppo_theory."""
     gradient = GradientConfig("rebel", eta=math.sqrt(8 * math.log(5) / steps))

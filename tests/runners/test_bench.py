@@ -1,10 +1,12 @@
 """The benchmark plays what is missing and nothing twice, tells what failed, and keeps what is finished."""
 
+import contextlib
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from envs.games import von_neumann_regret
 from runners.bench import main
@@ -37,6 +39,26 @@ def suite(tmp_path):
     return path
 
 
+class Here:
+    """An engine that plays in this process."""
+
+    def submit(self, batch):
+        return batch
+
+    def finished(self, under_way):
+        return under_way[0], play_cells(under_way[0])
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Saves the seconds of a process of its own and of drawing the page, which other tests look at."""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("runners.benchmark.executors.local", lambda processes: contextlib.nullcontext(Here()))
+    monkeypatch.setattr("runners.benchmark.report.page.write", lambda results, folder: folder / "index.html")
+    yield
+    torch.set_num_threads(threads)
+
+
 def bench(suite, folder):
     return main(["--suite", str(suite), "--dir", str(folder), "--processes", "1"])
 
@@ -62,6 +84,7 @@ def test_what_is_finished_is_not_played_again_and_the_tables_are_the_same(suite,
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
 
+@pytest.mark.usefixtures("here")
 def test_a_cell_that_fails_does_not_stop_the_others(tmp_path, capsys):
     path = tmp_path / "small.py"
     path.write_text(FILE.format(agents=["ipo", "nosuch"]), encoding="utf-8")
@@ -189,6 +212,7 @@ def test_a_suite_is_what_its_file_says(suite):
     assert found.conditions()["games"][1]["label"] == "cyclic lam=1"
 
 
+@pytest.mark.usefixtures("here")
 def test_a_full_disk_is_told_and_keeps_what_is_finished(suite, tmp_path, monkeypatch, capsys):
     written = []
 
@@ -202,7 +226,7 @@ def test_a_full_disk_is_told_and_keeps_what_is_finished(suite, tmp_path, monkeyp
     assert bench(suite, tmp_path / "out") == 1
     assert "No space left on device; finished cells are kept, call again to go on" in capsys.readouterr().err
     assert len(list((tmp_path / "out/cells").glob("*/done.json"))) == 2
-    monkeypatch.undo()
+    monkeypatch.setattr("runners.benchmark.results.write_whole", write_whole)
     assert bench(suite, tmp_path / "out") == 0
 
 
@@ -212,6 +236,7 @@ def test_results_of_another_version_are_told(tmp_path):
         read_results(tmp_path / "results.json")
 
 
+@pytest.mark.usefixtures("here")
 def test_an_agent_of_ones_own_stands_beside_the_published_results(tmp_path, monkeypatch, capsys):
     def small(entrants):
         return Suite("quick", "a test", tuple(entrants), (Game("cyclic", 0.5),), 2, tabular(60, 1, 2))
@@ -234,6 +259,7 @@ def test_an_agent_of_ones_own_stands_beside_the_published_results(tmp_path, monk
     assert "'quick' were made under other conditions: leave --agent out" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("here")
 def test_settings_are_tuned_on_held_out_games_and_played(tmp_path, capsys):
     more = "120, 1, 1), tuned_on=GAMES"
     (tmp_path / "small.py").write_text(FILE.format(agents=["ipo"]).replace("60, 1, 2)", more))

@@ -88,6 +88,12 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Patient(ThreadingHTTPServer):
+    """Keeps all questions waiting: beyond five the system would drop them, to be sent again after a second."""
+
+    request_queue_size = 64
+
+
 class Served:
     """An OpenAI-compatible server whose every misdeed is set from outside."""
 
@@ -97,9 +103,9 @@ class Served:
         self.logprobs, self.letters, self.bias = True, ("A", "B"), 0.0
         self.under_way = self.most = 0
         self.lock = threading.Lock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = Patient(("127.0.0.1", 0), Handler)
         self.server.daemon_threads, self.server.served = True, self
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         self.address = f"http://127.0.0.1:{self.server.server_port}/v1"
 
     def chance(self, text):

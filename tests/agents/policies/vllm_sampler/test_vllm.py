@@ -163,7 +163,7 @@ def test_a_server_that_will_not_do_is_told(version, error, message, tmp_path):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         with pytest.raises(error, match=message):
             Server(f"http://127.0.0.1:{server.server_port}", tmp_path)
