@@ -79,7 +79,7 @@ def require_equal_runs(one, other):
 
 def require_survives_a_kill(lab, at):
     """A run that is killed from outside after about so many steps, each time, goes on as if it had not been."""
-    arguments = "--task symbols --agent.optimiser.learning_rate 0.05 --run.threads 1 --run.steps 120"
+    arguments = "--task symbols --agent.optimiser.learning_rate 0.05 --run.threads 1 --run.steps 60"
     assert main(f"{arguments} --run.dir whole".split()) == 0
     for until in at:
         killed = lab / f"killed-{until}"
@@ -98,12 +98,12 @@ def require_survives_a_kill(lab, at):
 
 
 def test_run_killed_at_its_beginning_middle_and_end_goes_on_as_if_it_had_not_been(lab):
-    require_survives_a_kill(lab, (1, 37, 90))
+    require_survives_a_kill(lab, (1, 20, 45))
 
 
 @pytest.mark.slow
 def test_run_killed_at_a_random_step_goes_on_as_if_it_had_not_been(lab):
-    at = random.SystemRandom().sample(range(1, 90), 5)
+    at = random.SystemRandom().sample(range(1, 45), 3)
     print(f"killed at about the steps {at}")  # shown if the test fails
     require_survives_a_kill(lab, at)
 
