@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
@@ -108,6 +109,10 @@ def together(device: str) -> Iterator[None]:
                 f"(torchrun --nproc-per-node), or take --run.device cpu"
             )
         torch.cuda.set_device(local)
+    # Its functions hold the group of the time of their import as a default: a library that imports it later would keep
+    # the group alive until the interpreter ends, where its threads abort the process.
+    import_module("torch.distributed.nn")
+
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     try:
         yield
