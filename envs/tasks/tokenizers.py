@@ -15,7 +15,8 @@ class Tokenizer(Protocol):
     """Turns text into token ids and back.
 
     One with more special tokens than EOS and PAD lists their ids as `special_ids`, so that no response holds them. One
-    that is quicker at many texts has `decode_rows(ids [M, T])`, in which the id V gives no text.
+    whose responses end at several tokens lists them as `end_ids`, `eos_id` among them. One that is quicker at many
+    texts has `decode_rows(ids [M, T])`, in which the id V gives no text.
     """
 
     vocab_size: int
@@ -31,10 +32,15 @@ class Tokenizer(Protocol):
         ...
 
 
+def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Returns every id that ends a response, in order."""
+    return tuple(sorted({tokenizer.eos_id, *getattr(tokenizer, "end_ids", ())}))
+
+
 def response_tokens(tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    """Returns [V] bool: every id but EOS, PAD and the other special tokens."""
+    """Returns [V] bool: every id but PAD, those that end a response and the other special tokens."""
     legal = np.ones(tokenizer.vocab_size, dtype=np.bool_)
-    special = {tokenizer.eos_id, *getattr(tokenizer, "special_ids", ())}
+    special = {*end_ids(tokenizer), *getattr(tokenizer, "special_ids", ())}
     legal[list(special if tokenizer.pad_id is None else special | {tokenizer.pad_id})] = False
     return legal
 

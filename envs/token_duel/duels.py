@@ -210,7 +210,7 @@ class TokenDuels:
         told = {
             "outcome": self.outcome.item(row),
             "lengths": (len(tokens[0]), len(tokens[1])),
-            "hit_limit": (tokens[0][-1] != self.rules.eos, tokens[1][-1] != self.rules.eos),
+            "hit_limit": (not self.rules.is_end[tokens[0][-1]], not self.rules.is_end[tokens[1][-1]]),
         }
         return {**told, "preference": self.revealed.item(row)} if self.feedback == "probability" else told
 

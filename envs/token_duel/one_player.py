@@ -110,7 +110,7 @@ class SoloDuels:
         duels = self.duels
         responses = duels.board[rows, :, duels.width : -1]
         lengths, last = (responses != duels.rules.fill).sum(axis=2), responses[:, :, -1]
-        hit_limit = (last != duels.rules.fill) & (last != duels.rules.eos)
+        hit_limit = (last != duels.rules.fill) & ~duels.rules.is_end[np.minimum(last, duels.rules.vocab_size - 1)]
         told: dict[str, list[Any]] = {
             "outcome": duels.outcome[rows].tolist(),
             "lengths": list(map(tuple, lengths.tolist())),

@@ -49,8 +49,8 @@ class Uniform:
         phase = rules.by_step[:-1]  # of a response that goes on; EOS hides what is drawn after it
         uniforms = key.uniform(l=np.arange(len(prompts))[:, None], vote=np.arange(limit))
         tokens = rules.legal[phase, (uniforms * rules.legal_count[phase]).astype(np.int64)]
-        ended = np.logical_or.accumulate(tokens == rules.eos, axis=1)
-        tokens[ended] = rules.eos
+        ended = np.logical_or.accumulate(rules.is_end[tokens], axis=1)
+        tokens[:, 1:][ended[:, :-1]] = rules.eos
         return tokens
 
 

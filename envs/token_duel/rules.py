@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.tasks.task import Task
+from envs.tasks.tokenizers import end_ids
 
 SPEAKING, MAY_END, ENDED = range(3)
 """The phases of a response: EOS is illegal, EOS is legal, EOS is all that is left. They only grow."""
@@ -19,7 +20,8 @@ class Rules:
     """What each token means in each phase, and which phase each step brings.
 
     Attributes:
-        eos: the token that ends a response.
+        eos: the token that follows the end of a response on a board.
+        is_end: [V] bool, the tokens that end a response, EOS among them.
         fill: stands where no token was played: PAD, or V where the vocabulary has none.
         masks: [3, V] int8, 1 where a token is legal in a phase.
         written: [3, V] int64, what playing it puts into the response: itself; for an illegal one EOS where EOS is
@@ -31,6 +33,7 @@ class Rules:
     """
 
     eos: int
+    is_end: NDArray[np.bool_]
     fill: int
     masks: NDArray[np.int8]
     written: NDArray[np.int64]
@@ -58,9 +61,11 @@ class Rules:
         """
         tokenizer, size = task.tokenizer, task.tokenizer.vocab_size
         eos, pad = tokenizer.eos_id, tokenizer.pad_id
+        is_end = np.isin(np.arange(size), end_ids(tokenizer))
         speaking = _speaking(task)
         masks = np.stack([speaking, speaking, np.zeros(size, np.int8)])
-        masks[MAY_END:, eos] = 1
+        masks[MAY_END, is_end] = 1
+        masks[ENDED, eos] = 1
         ids = np.arange(size)
         fill = size if pad is None or pad == eos else pad
         written = np.stack(
@@ -70,12 +75,12 @@ class Rules:
                 np.full(size, fill),
             ]
         )
-        after = np.where(written == eos, ENDED, SPEAKING)
+        after = np.where(np.isin(written, end_ids(tokenizer)), ENDED, SPEAKING)
         after[ENDED] = ENDED
         by_step = np.where(np.arange(task.max_new_tokens + 1) < task.min_new_tokens, SPEAKING, MAY_END)
         by_step[-1] = ENDED
         legal = np.argsort(masks == 0, axis=1, kind="stable")
-        return cls(eos, fill, masks, written, after, by_step, legal, masks.sum(axis=1, dtype=np.int64))
+        return cls(eos, is_end, fill, masks, written, after, by_step, legal, masks.sum(axis=1, dtype=np.int64))
 
 
 def _speaking(task: Task) -> NDArray[np.int8]:
@@ -89,7 +94,7 @@ def _speaking(task: Task) -> NDArray[np.int8]:
             f"got {task.min_new_tokens} and {task.max_new_tokens}"
         )
     speaking = tokens.astype(np.int8)
-    speaking[[i for i in (tokenizer.eos_id, tokenizer.pad_id) if i is not None]] = 0
+    speaking[[i for i in (*end_ids(tokenizer), tokenizer.pad_id) if i is not None]] = 0
     if not speaking.any():
         raise ValueError(f"task '{task.name}' allows no token but EOS and PAD in a response; see response_tokens")
     return speaking

@@ -25,4 +25,5 @@ def _ending(duels: TokenDuels, row: int, seat: int) -> str:
     """Returns "…" while a response goes on, "" after EOS, " (limit)" at the limit."""
     if duels.phase[row, seat] != ENDED:
         return "…"
-    return "" if (duels.completion(row, seat).tokens or ())[-1:] == (duels.rules.eos,) else " (limit)"
+    tokens = duels.completion(row, seat).tokens
+    return "" if tokens and duels.rules.is_end[tokens[-1]] else " (limit)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -41,39 +42,50 @@ class Rules(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TextRules:
-    """Free text: a state counts the tokens so far, and is -1 after EOS.
+    """Free text: a state counts the tokens so far, and is -1 after one that ends the response.
 
     Attributes:
         words: [V] bool, tokens that may stand in a response at any place.
         eos: the token that ends one.
         fewest: EOS is illegal before so many other tokens.
         limit: after so many tokens a response is complete without EOS.
+        further_ends: other tokens that end one, by the rules of EOS.
     """
 
     words: Tensor
     eos: int
     fewest: int
     limit: int
+    further_ends: frozenset[int] = frozenset()
     first: int = 0
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Every token that ends a response, in order."""
+        return sorted({self.eos, *self.further_ends})
+
+    @cached_property
+    def _is_end(self) -> Tensor:
+        """[V] bool."""
+        return torch.zeros_like(self.words).index_fill(0, torch.tensor(self.end_ids, device=self.words.device), True)
 
     def same_as(self, other: object) -> bool:
         """Returns whether the same tokens may be written in the same states."""
         return isinstance(other, TextRules) and (
-            (self.eos, self.fewest, self.limit) == (other.eos, other.fewest, other.limit)
+            (self.end_ids, self.fewest, self.limit) == (other.end_ids, other.fewest, other.limit)
             and torch.equal(self.words.cpu(), other.words.cpu())
         )
 
     def legal(self, states: Tensor) -> Tensor:
         """Returns [R, V] bool."""
-        words = self.words.to(states.device)
-        is_eos = torch.arange(len(words), device=states.device) == self.eos
+        words, ends = self.words.to(states.device), self._is_end.to(states.device)
         if self.fewest == 0:
-            return (words | is_eos)[None]
-        return (words & ~is_eos) | (is_eos & (states >= self.fewest)[:, None])
+            return (words | ends)[None]
+        return (words & ~ends) | (ends & (states >= self.fewest)[:, None])
 
     def follow(self, states: Tensor, tokens: Tensor) -> Tensor:
         """Returns [R] states."""
-        return torch.where(tokens == self.eos, -1, states + 1)
+        return torch.where(self._is_end.to(tokens.device)[tokens], -1, states + 1)
 
     def ended(self, states: Tensor) -> Tensor:
         """Returns [R] bool."""

@@ -61,6 +61,8 @@ class HFConfig:
     checkpointing: bool = False
     """Keep each layer's input alone for the backward pass and compute the rest again: a third more work for a fraction
     of the memory, so that `micro_tokens` may be larger."""
+    thinking: bool | None = None
+    """The chat template's switch `enable_thinking` (Qwen3 and its like); none: the template's own default."""
     trust_remote_code: bool = False
     """Run Python code that the checkpoint brings along."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
@@ -80,7 +82,7 @@ class HFConfig:
 
     def load_tokenizer(self) -> ModelTokenizer:
         """Returns its vocabulary, for a task of free text to be built with."""
-        return load_tokenizer(self.path, self.trust_remote_code)
+        return load_tokenizer(self.path, self.trust_remote_code, self.thinking)
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class HFPolicy(Policy):
         self.exact = config.exact
         self.micro_tokens = config.micro_tokens
         self.sharpening = Sharpening(config.temperature, config.top_k, config.top_p)
-        self.tokenizer = load_tokenizer(config.path, config.trust_remote_code)
+        self.tokenizer = load_tokenizer(config.path, config.trust_remote_code, config.thinking)
         if config.dtype not in DTYPES or (config.dtype != "float32" and config.lora.rank == 0):
             raise ValueError(
                 f"dtype is one of {DTYPES}, and float32 where all weights learn, since small steps vanish in "
@@ -323,6 +325,7 @@ class HFPolicy(Policy):
     def save(self, directory: Path) -> None:
         """Writes a transformers folder: config.json, model.safetensors, adapters merged, and the tokenizer's files."""
         state = lora.merged(self.model) if self.adapted else tensors(self.model)
+        self.model.generation_config.eos_token_id = sorted(self.tokenizer.end_ids)
         if distributed.rank() == 0:
             with quiet():
                 self.model.save_pretrained(directory, state_dict=state)

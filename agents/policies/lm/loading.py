@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,12 +22,19 @@ class ModelTokenizer:
 
     Args:
         backend: the transformers tokenizer.
+        ends: further ids that end a response, as the model's configuration names them.
+        thinking: the chat template's `enable_thinking`; None: its default.
+
+    Attributes:
+        eos_id: closes a text that was not sampled: what the chat template writes after an assistant's content, else the
+            tokenizer's EOS.
+        end_ids: all ids that end a sampled response; `eos_id` is one of them.
 
     Raises:
         ValueError: if it has no EOS token, without which no response could end.
     """
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: Any, ends: Iterable[int] = (), thinking: bool | None = None) -> None:
         vocabulary = backend.get_vocab()
         if backend.eos_token_id is None:
             raise ValueError(
@@ -35,13 +43,22 @@ class ModelTokenizer:
             )
         self.backend = backend
         self.vocab_size: int = max(vocabulary.values()) + 1
-        self.eos_id: int = backend.eos_token_id
-        self.pad_id: int | None = None if backend.pad_token_id == self.eos_id else backend.pad_token_id
+        self._thinking = thinking
         unused = set(range(self.vocab_size)) - set(vocabulary.values())
         marks = {i for i, token in backend.added_tokens_decoder.items() if token.special}
         self.special_ids = frozenset(unused | marks | set(backend.all_special_ids))
         self._marks = [token for token, i in vocabulary.items() if i in self.special_ids]
         self._prompts: dict[Any, tuple[int, ...]] = {}
+        closing = self._closing()
+        if closing is None and backend.chat_template:
+            warnings.warn(
+                f"the chat template of {backend.name_or_path} writes no special token after an assistant's content, so "
+                f"responses end at {backend.eos_token!r}, which the model may never have seen there",
+                stacklevel=2,
+            )
+        self.eos_id: int = backend.eos_token_id if closing is None else closing
+        self.end_ids = frozenset({self.eos_id, backend.eos_token_id, *(i for i in ends if 0 <= i < self.vocab_size)})
+        self.pad_id: int | None = None if backend.pad_token_id in self.end_ids else backend.pad_token_id
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Returns itself: it never changes, and copies of a policy share it."""
@@ -49,15 +66,19 @@ class ModelTokenizer:
 
     def same_as(self, other: ModelTokenizer) -> bool:
         """Returns whether every id stands for the same in both."""
-        return self is other or (self.eos_id == other.eos_id and self.backend.get_vocab() == other.backend.get_vocab())
+        return self is other or (
+            (self.eos_id, self.end_ids) == (other.eos_id, other.end_ids)
+            and self.backend.get_vocab() == other.backend.get_vocab()
+        )
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text, without special tokens added; `<eos>` typed by a person is mere text."""
         return self.backend(text, add_special_tokens=False, split_special_tokens=True).input_ids
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Returns the text of the ids, without special tokens."""
-        return self.backend.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """Returns the text of the ids, without special tokens and those that end a response."""
+        words = [token for token in tokens if token not in self.end_ids]
+        return self.backend.decode(words, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def prompt(self, prompt: str) -> tuple[int, ...]:
         """Returns the ids that stand before a response: by the chat template where there is one, else the text's.
@@ -95,14 +116,49 @@ class ModelTokenizer:
                 ids += self.backend(part, add_special_tokens=False).input_ids
         return ids
 
-    def _template(self, messages: Sequence[dict[str, str]], tokenize: bool) -> Any:
-        return self.backend.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=tokenize, return_dict=False
-        )
+    def _template(self, messages: Sequence[dict[str, str]], tokenize: bool, prompt: bool = True) -> Any:
+        """Fills the chat template.
+
+        Raises:
+            ValueError: with the template's own words if it refuses the messages.
+        """
+        from jinja2 import TemplateError
+
+        switches = {} if self._thinking is None else {"enable_thinking": self._thinking}
+        try:
+            return self.backend.apply_chat_template(
+                list(messages), add_generation_prompt=prompt, tokenize=tokenize, return_dict=False, **switches
+            )
+        except TemplateError as error:
+            roles = ", ".join(turn["role"] for turn in messages)
+            raise ValueError(f"the model's chat template refuses messages of the roles {roles}: {error}") from error
+
+    def _closing(self) -> int | None:
+        """Returns the special token that the chat template writes right after an assistant's content, if any."""
+        if not self.backend.chat_template:
+            return None
+        content = "\ue000\ue001"
+        turns = {"role": "user", "content": "a"}, {"role": "assistant", "content": content}
+        try:
+            filled = self._template(turns, tokenize=False, prompt=False)
+        except ValueError:
+            return None
+        tail = self.backend(filled.rpartition(content)[2], add_special_tokens=False).input_ids
+        for i, token in enumerate(tail):
+            if token in self.special_ids:
+                return token
+            if self.backend.decode(tail[: i + 1]).strip():
+                return None
+        return None
 
 
-def load_tokenizer(path: str, trust_remote_code: bool = False) -> ModelTokenizer:
-    """Returns the tokenizer of a directory or hub id.
+def load_tokenizer(path: str, trust_remote_code: bool = False, thinking: bool | None = None) -> ModelTokenizer:
+    """Returns the tokenizer of a directory or hub id, which knows every token that ends a turn of its model.
+
+    Args:
+        path: the directory or hub id.
+        trust_remote_code: whether code that the checkpoint brings may run.
+        thinking: the chat template's `enable_thinking`; None: its default.
 
     Raises:
         OSError: if it cannot be found or fetched.
@@ -112,7 +168,26 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> ModelTokenizer
 
     source = _source(path)
     with _loading(path):
-        return ModelTokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code))
+        backend = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        return ModelTokenizer(backend, _end_ids(source), thinking)
+
+
+def _end_ids(source: str) -> set[int]:
+    """Returns the `eos_token_id`s of generation_config.json and config.json, either of which may be absent.
+
+    The default of a configuration's class (2 for Llama) is also written where nobody chose it: alone it says nothing.
+    """
+    from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig
+
+    config, _ = PreTrainedConfig.get_config_dict(source)
+    inner = config.get("text_config") or config
+    kind = str(inner.get("model_type"))
+    default = getattr(CONFIG_MAPPING[kind], "eos_token_id", None) if kind in CONFIG_MAPPING else None
+    values = [config.get("eos_token_id"), inner.get("eos_token_id")]
+    with suppress(OSError):  # a checkpoint need not have the file
+        values.append(GenerationConfig.from_pretrained(source).eos_token_id)
+    lists = [value if isinstance(value, list) else [value] for value in values if value not in (None, default)]
+    return {int(token) for tokens in lists for token in tokens}
 
 
 def load_model(

@@ -39,7 +39,7 @@ class LoRAConfig:
             )
 
 
-def add_adapters(model: nn.Module, config: LoRAConfig, seed: int) -> None:
+def add_adapters(model: Any, config: LoRAConfig, seed: int) -> None:
     """Puts adapters into a model, which changes nothing that it says; from then on they alone learn, in float32.
 
     Args:
@@ -64,6 +64,9 @@ def add_adapters(model: nn.Module, config: LoRAConfig, seed: int) -> None:
                 f"no layer is called {config.targets!r} (lora.targets); the linear layers are "
                 f"{', '.join(sorted(linear))}"
             ) from error
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    if any(hasattr(layer, "base_layer") for layer in ends):
+        model.config.get_text_config(decoder=True).tie_word_embeddings = False  # merged, they are two matrices
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(_MARK in name)
         if _MARK in name:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agents.policies.lm.constraints import TextRules
 from envs.tasks.task import Task
-from envs.tasks.tokenizers import Tokenizer
+from envs.tasks.tokenizers import Tokenizer, end_ids
 from preference_duel.types import Completion
 
 
@@ -172,11 +172,12 @@ def rules_of(
         return trie
     if exact:
         raise ValueError(f"exact needs a finite task, and '{task.name}' lists no responses; leave exact out")
-    if (len(task.response_tokens), task.tokenizer.eos_id) != (tokenizer.vocab_size, tokenizer.eos_id):
+    theirs, ours = end_ids(task.tokenizer), end_ids(tokenizer)
+    if (len(task.response_tokens), theirs) != (tokenizer.vocab_size, ours):
         raise ValueError(
             f"task '{task.name}' was built for a vocabulary of {len(task.response_tokens)} tokens with EOS "
-            f"{task.tokenizer.eos_id}, the policy '{name}' has {tokenizer.vocab_size} with EOS "
-            f"{tokenizer.eos_id}; build the task with tokenizer=config.load_tokenizer() of the policy's config"
+            f"{_listed(theirs)}, the policy '{name}' has {tokenizer.vocab_size} with EOS {_listed(ours)}; build the "
+            f"task with tokenizer=config.load_tokenizer() of the policy's config"
         )
     limit = task.max_new_tokens if max_new_tokens is None else max_new_tokens
     if not max(1, task.min_new_tokens) <= limit <= task.max_new_tokens:
@@ -186,5 +187,9 @@ def rules_of(
         )
     words = torch.zeros(width, dtype=torch.bool)
     words[: tokenizer.vocab_size] = torch.from_numpy(task.response_tokens)
-    words[[i for i in (tokenizer.eos_id, tokenizer.pad_id) if i is not None]] = False
-    return TextRules(words, tokenizer.eos_id, task.min_new_tokens, limit)
+    words[[i for i in (*end_ids(tokenizer), tokenizer.pad_id) if i is not None]] = False
+    return TextRules(words, tokenizer.eos_id, task.min_new_tokens, limit, frozenset(end_ids(tokenizer)))
+
+
+def _listed(ids: Sequence[int]) -> str:
+    return " or ".join(map(str, ids))

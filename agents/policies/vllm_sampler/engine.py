@@ -85,7 +85,7 @@ class Engine:
 
     def __init__(self, writer: Writer, rules: TextRules) -> None:
         self.writer, self._rules = writer, rules
-        self._allowed = sorted({*rules.words.nonzero().flatten().tolist(), rules.eos})
+        self._allowed = sorted({*rules.words.nonzero().flatten().tolist(), *rules.end_ids})
         self._holds: object = None
         self._loads = 0
 
@@ -102,7 +102,7 @@ class Engine:
             "max_tokens": self._rules.limit,
             "min_tokens": self._rules.fewest,
             "allowed_token_ids": self._allowed,
-            "stop_token_ids": [self._rules.eos],
+            "stop_token_ids": self._rules.end_ids,
             "ignore_eos": True,
         }
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from envs import TokenDuels, make_task
+from envs.token_duel.opponents import Uniform
 from envs.token_duel.rules import ENDED, MAY_END, SPEAKING, Rules
+from preference_duel.keyed_random import Rows
 
 PAD, EOS, A, B, C, P, Q = range(7)
 
@@ -127,6 +129,23 @@ def test_a_vocabulary_without_pad_fills_with_an_id_of_its_own(words, oracle):
     assert duels.board[0, 1, 3:].tolist() == [EOS, 7, 7, 7, 7]
     assert duels.completion(0, 1).tokens == (EOS,)
     assert duels.completion(0, 0).text == "b"
+
+
+def test_a_response_ends_at_each_of_several_ends(words, oracle):
+    task = words(limit=4, least=1)
+    task.tokenizer.end_ids = {EOS, C}
+    duels = TokenDuels(task, oracle)
+    assert duels.rules.masks.tolist() == [[0, 0, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 0, 0], ONLY_EOS]
+    duels.reset()
+    for tokens in ([A, B], [C, EOS]):
+        duels.step(np.array([tokens]))
+    assert [duels.completion(0, seat).tokens for seat in (0, 1)] == [(A, C), (B, EOS)]
+    assert duels.verdict(0)["hit_limit"] == (False, False)
+    key = Rows(seeds=np.arange(200), episode=np.zeros(200, int))
+    played = Uniform(duels.rules).respond(["p"] * 200, key)
+    ends = [row[duels.rules.is_end[row]] for row in played]
+    assert {row[0] for row in ends if len(row)} == {EOS, C}
+    assert all((row[1:] == EOS).all() for row in ends)
 
 
 def test_a_vocabulary_whose_pad_is_eos_can_still_end(words, oracle):
