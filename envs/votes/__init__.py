@@ -1,0 +1,1 @@
+"""Votes: rows of people's or judges' pairwise verdicts, and what they say."""
