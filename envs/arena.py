@@ -72,7 +72,7 @@ class DuelArena:
 
     @property
     def queries(self) -> int | None:
-        """Asked pairs x votes so far; None once a whole law was played, which no oracle could be asked."""
+        """Asked pairs x votes so far; None once an exact policy was played, with all its pairs."""
         return None if self._exact else self._queries
 
     def reset(self) -> list[str]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from envs.tasks.task import Task
 from envs.token_duel.boards import phases, response_board, tokens_of
 from envs.token_duel.rules import ENDED, Rules
-from envs.token_duel.sb3_opponent import prompt_boards, step_law, write
+from envs.token_duel.sb3_opponent import next_token_probs, prompt_boards, write
 from envs.token_duel.spaces import player_space
 from envs.views.sb3_vec_env import TokenExtractor
 from preference_duel.keyed_random import Key
@@ -164,7 +164,7 @@ class SB3Policy(Policy):
 
     def _drawn_law(self, boards: NDArray[np.int64], masks: NDArray[np.int8]) -> Tensor:
         """Returns [M, V] the chance of each token to be drawn, before the rules replace illegal ones."""
-        law = step_law(self.net, boards, masks)
+        law = next_token_probs(self.net, boards, masks)
         if self.config.algorithm != "dqn":
             return law
         return torch.lerp(law, torch.full_like(law, 1 / law.shape[1]), self.exploration)

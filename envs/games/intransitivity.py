@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from envs.games.regularised_nash import NotConvergedError
-from envs.games.validation import require_game, require_law
+from envs.games.validation import require_distribution, require_game
 
 _TIE = 1e-12
 
@@ -40,20 +40,20 @@ def intransitivity(payoff: Tensor, weights: Tensor | None = None) -> Intransitiv
 
     Args:
         payoff: [..., N, N] chances that the row beats the column.
-        weights: [N] law over the responses: the curl ratio and the Bradley-Terry excess then count the pair i, j
+        weights: [N] distribution over the responses: the curl ratio and the Bradley-Terry excess then count a pair
             w_i w_j times. None: all alike. Triads and `pure` know no weights.
 
     Returns:
         The four measures.
 
     Raises:
-        ValueError: if `payoff` is no preference game or `weights` no law over its responses.
+        ValueError: if `payoff` is no preference game or `weights` is no distribution over its responses.
         NotConvergedError: if the Bradley-Terry fit stopped short.
     """
     payoff = require_game(payoff)
     count = payoff.shape[-1]
     weights = torch.full((count,), 1 / count, dtype=torch.float64) if weights is None else weights
-    weights = require_law("weights", weights, payoff).to(payoff.device)
+    weights = require_distribution("weights", weights, payoff).to(payoff.device)
     games = payoff.reshape(-1, count, count)
     rows = [(_curl_ratio(game, weights), _triads(game), _bt_excess(game, weights), _pure(game)) for game in games]
     values = torch.tensor(rows, dtype=torch.float64).reshape(*payoff.shape[:-2], 4)
@@ -71,7 +71,7 @@ def bradley_terry_fit(
 
     Args:
         payoff: [..., N, N] chances that the row beats the column.
-        weights: [N] law over the responses, w_ij = w_i w_j; None: all alike.
+        weights: [N] distribution over the responses, w_ij = w_i w_j; None: all alike.
         pairs: [..., N, N] w_ij themselves, symmetric, at least 0, such as the number of comparisons; instead of
             `weights`.
         tol: accuracy of the divergence, nats per comparison.
@@ -86,7 +86,7 @@ def bradley_terry_fit(
     payoff = require_game(payoff)
     count = payoff.shape[-1]
     weights = torch.full((count,), 1 / count, dtype=torch.float64) if weights is None else weights
-    weights = require_law("weights", weights, payoff).to(payoff.device)
+    weights = require_distribution("weights", weights, payoff).to(payoff.device)
     games = payoff.reshape(-1, count, count)
     if pairs is None:
         return _fit(games, weights, _pairs(weights).expand_as(games), tol).view(payoff.shape[:-1])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from envs.games.validation import require_game, require_law, require_memory
+from envs.games.validation import require_distribution, require_game, require_memory
 from oracles import Oracle
 from oracles import payoff as ask
 
@@ -42,9 +42,9 @@ def exploitability(payoff: Tensor, policy: Tensor) -> Tensor:
         [...] in [0, 1/2]; 0 only for a von Neumann winner.
 
     Raises:
-        ValueError: if `payoff` is no preference game or `policy` no law over its responses.
+        ValueError: if `payoff` is no preference game or `policy` is no distribution over its responses.
     """
-    return _chances(require_game(payoff), require_law("policy", policy, payoff)).amax(-1) - 0.5
+    return _chances(require_game(payoff), require_distribution("policy", policy, payoff)).amax(-1) - 0.5
 
 
 def duality_gap(payoff: Tensor, policy: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def duality_gap(payoff: Tensor, policy: Tensor) -> Tensor:
     Raises:
         ValueError: as `exploitability`.
     """
-    game, policy = require_game(payoff), require_law("policy", policy, payoff)
+    game, policy = require_game(payoff), require_distribution("policy", policy, payoff)
     return _chances(game, policy).amax(-1) - _chances(game.mT, policy).amin(-1)
 
 
@@ -95,7 +95,7 @@ def regularised_exploitability(payoff: Tensor, policy: Tensor, ref: Tensor, tau:
     Raises:
         ValueError: as `best_response`.
     """
-    log_policy = require_law("policy", policy, payoff).log()
+    log_policy = require_distribution("policy", policy, payoff).log()
     return tau * _kl(log_policy, _log_best_response(payoff, policy, ref, tau))
 
 
@@ -115,7 +115,7 @@ def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
     Raises:
         ValueError: if one of them is no probability vector.
     """
-    first, second = require_law("first", first), require_law("second", second)
+    first, second = require_distribution("first", first), require_distribution("second", second)
     return _kl(first.log(), second.log())
 
 
@@ -137,5 +137,5 @@ def _chances(payoff: Tensor, policy: Tensor) -> Tensor:
 def _log_best_response(payoff: Tensor, policy: Tensor, ref: Tensor, tau: float) -> Tensor:
     if not tau > 0:
         raise ValueError(f"tau must be positive, got {tau}; without regularisation the best response is an argmax")
-    chances = _chances(require_game(payoff), require_law("policy", policy, payoff))
-    return torch.log_softmax(require_law("ref", ref, payoff).log() + chances / tau, dim=-1)
+    chances = _chances(require_game(payoff), require_distribution("policy", policy, payoff))
+    return torch.log_softmax(require_distribution("ref", ref, payoff).log() + chances / tau, dim=-1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from envs.games.intransitivity import bradley_terry_fit
 from envs.games.max_entropy import maximum_entropy_winner
-from envs.games.validation import require_game, require_law
+from envs.games.validation import require_distribution, require_game
 
 
 def cross_play(payoff: Tensor, policies: Tensor) -> Tensor:
@@ -17,22 +17,22 @@ def cross_play(payoff: Tensor, policies: Tensor) -> Tensor:
 
     Args:
         payoff: [N, N] or [B, N, N] chances that the row beats the column.
-        policies: [A, N] or [A, B, N], the laws of A policies.
+        policies: [A, N] or [A, B, N], A policies.
 
     Returns:
         [A, A] float64, C_ab = mean_x pi_a' P pi_b; C + C' = 1.
 
     Raises:
-        ValueError: if `payoff` is no preference game or a policy no law over its responses.
+        ValueError: if `payoff` is no preference game or a policy is no distribution over its responses.
     """
     payoff = require_game(payoff)
-    policies = require_law("policies", policies, payoff).to(payoff.device)
+    policies = require_distribution("policies", policies, payoff).to(payoff.device)
     if policies.ndim != payoff.ndim or policies.shape[1:-1] != payoff.shape[:-2]:
         wanted = ", ".join(map(str, ("A", *payoff.shape[:-1])))
         raise ValueError(f"policies must be [{wanted}], got {tuple(policies.shape)}")
     games = payoff.reshape(-1, *payoff.shape[-2:])
-    laws = policies.reshape(len(policies), len(games), -1).transpose(0, 1)
-    table = (laws @ games @ laws.mT).mean(0)
+    rows = policies.reshape(len(policies), len(games), -1).transpose(0, 1)  # [B, A, N]
+    table = (rows @ games @ rows.mT).mean(0)
     return (table + 1 - table.mT) / 2
 
 
@@ -82,10 +82,10 @@ def alpha_rank(table: Tensor, *, alpha: float = 100.0, population: int = 50) -> 
         log_out[k] = torch.logsumexp(log_rate[k, :k], 0)
         through = log_rate[:k, k, None] + log_rate[None, k, :k] - log_out[k]
         log_rate[:k, :k] = torch.logaddexp(log_rate[:k, :k], through)
-    log_law = torch.zeros(count, dtype=torch.float64)
+    log_share = torch.zeros(count, dtype=torch.float64)
     for k in range(1, count):
-        log_law[k] = torch.logsumexp(log_law[:k] + log_rate[:k, k], 0) - log_out[k]
-    return torch.softmax(log_law, 0)
+        log_share[k] = torch.logsumexp(log_share[:k] + log_rate[:k, k], 0) - log_out[k]
+    return torch.softmax(log_share, 0)
 
 
 def elo(table: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from envs.games.validation import require_game, require_law, require_memory
+from envs.games.validation import require_distribution, require_game, require_memory
 
 Winrate = Callable[[Tensor], Tensor]
 """A game without its matrix: P(. > p) [..., N] for p [..., N], linear in p."""
@@ -194,19 +194,19 @@ def regularised_nash(
         The equilibrium in float64 on the payoff's device, and the proven bound on its l1 error.
 
     Raises:
-        ValueError: if `payoff` is no preference game, `ref` no positive law, or tau not positive.
+        ValueError: if `payoff` is no preference game, `ref` is no positive distribution, or tau not positive.
         NotConvergedError: if the tolerance was not reached; the message says what was.
     """
     if not tau > 0:
         raise ValueError(f"tau must be > 0, got {tau}; for tau -> 0 use von_neumann_winner")
     if callable(payoff):
-        winrate, ref = payoff, require_law("ref", ref, positive=True)
+        winrate, ref = payoff, require_distribution("ref", ref, positive=True)
         if ref.ndim != 1:
             raise ValueError(f"a game without its matrix takes one ref [N], got {tuple(ref.shape)}")
         single, game = True, _Game(lambda p: winrate(p[0])[None], None, ref.log()[None])
     else:
         matrix = require_game(payoff)
-        log_ref = require_law("ref", ref, matrix, positive=True).log().to(matrix.device)
+        log_ref = require_distribution("ref", ref, matrix, positive=True).log().to(matrix.device)
         single = matrix.ndim == 2 and log_ref.ndim == 1
         batch = matrix if matrix.ndim == 3 else matrix[None]
         count = max(len(batch), 1 if log_ref.ndim == 1 else len(log_ref))

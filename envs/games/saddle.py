@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from envs.games.regularised_nash import NotConvergedError, Solution, span
-from envs.games.validation import require_law
+from envs.games.validation import require_distribution
 
 _ROUNDING = 2.0**-52
 _EVERY = 20
@@ -33,7 +33,7 @@ def regularised_saddle(
         gap is at least tau KL(p, p*), p* the equilibrium's policy, and Pinsker's inequality does the rest.
 
     Raises:
-        ValueError: if `payoff` is not square and finite, `ref` no positive law, or tau not positive.
+        ValueError: if `payoff` is not square and finite, `ref` is no positive distribution, or tau not positive.
         NotConvergedError: if the tolerance was not reached; the message says what was.
     """
     if not tau > 0:
@@ -41,11 +41,11 @@ def regularised_saddle(
     matrix = torch.as_tensor(payoff, dtype=torch.float64)
     if matrix.ndim not in (2, 3) or matrix.shape[-1] != matrix.shape[-2] or not matrix.isfinite().all():
         raise ValueError(f"payoff must be finite and square, [N, N] or [B, N, N], got {tuple(matrix.shape)}")
-    log_ref = require_law("ref", ref, matrix, positive=True).log().to(matrix.device)
+    log_ref = require_distribution("ref", ref, matrix, positive=True).log().to(matrix.device)
     size = 1 / span(matrix.flatten(-2)).amax().clamp_min(1e-12)  # the largest step that is stable
 
-    def move(log_law: Tensor, gain: Tensor) -> Tensor:
-        return torch.log_softmax((log_law + size * (tau * log_ref + gain)) / (1 + size * tau), dim=-1)
+    def move(log_policy: Tensor, gain: Tensor) -> Tensor:
+        return torch.log_softmax((log_policy + size * (tau * log_ref + gain)) / (1 + size * tau), dim=-1)
 
     def bound(wins: Tensor, losses: Tensor) -> Tensor:
         gap = _could_win(wins, row, log_ref, tau) + _could_win(-losses, column, log_ref, tau)
@@ -66,11 +66,11 @@ def regularised_saddle(
 
 
 def _sides(matrix: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns L q and L' p of log-laws."""
+    """Returns L q and L' p of the log-policies p (row) and q (column)."""
     return (matrix @ column.exp()[..., None])[..., 0], (row.exp()[..., None, :] @ matrix)[..., 0, :]
 
 
-def _could_win(gain: Tensor, log_law: Tensor, log_ref: Tensor, tau: float) -> Tensor:
-    """Returns [...] how much a player could still win: tau KL(law, best answer), at least 0."""
+def _could_win(gain: Tensor, log_policy: Tensor, log_ref: Tensor, tau: float) -> Tensor:
+    """Returns [...] the most a player could still gain: tau KL(policy, best response), at least 0."""
     best = torch.log_softmax(log_ref + gain / tau, dim=-1)
-    return tau * (log_law.exp() * (log_law - best)).sum(-1)
+    return tau * (log_policy.exp() * (log_policy - best)).sum(-1)

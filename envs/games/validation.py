@@ -1,4 +1,4 @@
-"""What every exact computation asks first: is this a preference game, a law over its responses, and is there room?"""
+"""Input checks of the solvers: payoff matrix, distribution over responses, memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def require_game(payoff: Tensor) -> Tensor:
     return payoff
 
 
-def require_law(name: str, policy: Tensor, payoff: Tensor | None = None, positive: bool = False) -> Tensor:
+def require_distribution(name: str, policy: Tensor, payoff: Tensor | None = None, positive: bool = False) -> Tensor:
     """Returns [..., N] in float64, checked to be non-negative (or positive) rows that sum to 1 and fit the game.
 
     Raises:

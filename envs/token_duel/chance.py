@@ -1,4 +1,4 @@
-"""What chance and the oracle bring to a token-level duel: its prompt, P, and the uniform that decides the verdict."""
+"""Random numbers of the token-level duel: uniforms of prompts, seats and verdicts, drawn in blocks of episodes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from preference_duel.keyed_random import Key, Stream, uniform
 
 _BLOCK = 512
-AHEAD = 32
-"""Episodes of a duel whose chance is drawn at once."""
+EPISODES_AHEAD = 32
+"""Episodes of a duel whose random numbers are drawn at once."""
 _STREAMS = np.array([Stream.PROMPT, Stream.VERDICT])
 
 
@@ -21,27 +21,27 @@ def prompt_index(uniforms: NDArray[np.float64], count: int) -> NDArray[np.int64]
     return np.floor(uniforms * count).astype(np.int64)
 
 
-class Ahead:
-    """A memory of what the coming episodes of N duels bring, since many cost little more than one.
+class Lookahead:
+    """Caches the random numbers of the coming episodes of N duels: drawing 32 costs little more than drawing one.
 
-    A memory alone: what it returns depends on seed and episode, never on what was asked before.
+    The values depend on seed and episode alone, never on earlier calls.
 
     Args:
         size: N.
-        made: from seeds [M, 1] and episodes [M, AHEAD] to what they bring, [M, AHEAD, ...].
+        draw: from seeds [M, 1] and episodes [M, EPISODES_AHEAD] to their values, [M, EPISODES_AHEAD, ...].
     """
 
-    def __init__(self, size: int, made: Callable[[NDArray, NDArray], NDArray]) -> None:
-        self._made = made
+    def __init__(self, size: int, draw: Callable[[NDArray, NDArray], NDArray]) -> None:
+        self._draw = draw
         self._seeds = np.zeros(size, np.uint64)
-        self._first, self._asked = np.full(size, -AHEAD), np.zeros(size, np.int64)
+        self._first, self._episodes = np.full(size, -EPISODES_AHEAD), np.zeros(size, np.int64)
         self._values: NDArray | None = None
 
-    def of(self, rows: NDArray[np.intp], seeds: NDArray, episodes: NDArray) -> NDArray:
-        """Returns [M, ...] what these episodes of some duels bring."""
+    def values(self, rows: NDArray[np.intp], seeds: NDArray, episodes: NDArray) -> NDArray:
+        """Returns [M, ...] the values of one episode of each of these duels."""
         place = episodes - self._first[rows]
-        stale = (place < 0) | (place >= AHEAD) | (self._seeds[rows] != seeds)
-        self._seeds[rows], self._asked[rows] = seeds, episodes
+        stale = (place < 0) | (place >= EPISODES_AHEAD) | (self._seeds[rows] != seeds)
+        self._seeds[rows], self._episodes[rows] = seeds, episodes
         if stale.any():
             self._renew(rows[stale])
             place = episodes - self._first[rows]
@@ -49,20 +49,20 @@ class Ahead:
         return self._values[rows, place]
 
     def _renew(self, rows: NDArray[np.intp]) -> None:
-        """Makes the coming episodes of these duels, and of all that are half through theirs."""
-        due = (self._first >= 0) & (self._asked - self._first > AHEAD // 2)
+        """Draws the coming episodes of these duels, and of all that have used half of theirs."""
+        due = (self._first >= 0) & (self._episodes - self._first > EPISODES_AHEAD // 2)
         due[rows] = True
         chosen = np.flatnonzero(due)
-        first = self._first[chosen] = self._asked[chosen]
-        made = self._made(self._seeds[chosen, None], first[:, None] + np.arange(AHEAD))
+        first = self._first[chosen] = self._episodes[chosen]
+        drawn = self._draw(self._seeds[chosen, None], first[:, None] + np.arange(EPISODES_AHEAD))
         if self._values is None:
-            self._values = np.zeros((len(due), *made.shape[1:]), made.dtype)
-        self._values[chosen] = made
+            self._values = np.zeros((len(due), *drawn.shape[1:]), drawn.dtype)
+        self._values[chosen] = drawn
 
 
-def prompts_and_verdicts(size: int) -> Ahead:
-    """Returns the uniforms that choose the prompts and the verdicts of N duels, [..., 2], some episodes ahead."""
-    return Ahead(size, _prompts_and_verdicts)
+def prompts_and_verdicts(size: int) -> Lookahead:
+    """Returns the uniforms of the prompts and the verdicts of N duels, [..., 2], cached some episodes ahead."""
+    return Lookahead(size, _prompts_and_verdicts)
 
 
 def _prompts_and_verdicts(seeds: NDArray, episodes: NDArray) -> NDArray[np.float64]:

@@ -104,7 +104,7 @@ class TokenDuels:
         """
         chosen = np.arange(self.size) if rows is None else rows
         self.episodes[chosen] += 1
-        chance = self._chances.of(chosen, self.seeds[chosen], self.episodes[chosen])
+        chance = self._chances.values(chosen, self.seeds[chosen], self.episodes[chosen])
         index = prompt_index(chance[:, 0], len(self.task.prompts))
         self.chance[chosen] = chance[:, 1]
         self._begin(chosen, index, np.array([self.prompt_tokens(i) for i in index.tolist()])[:, None])

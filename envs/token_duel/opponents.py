@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from envs.tasks.task import Task
 from envs.token_duel.boards import Responses, response_board, tokens_of
-from envs.token_duel.chance import Ahead
+from envs.token_duel.chance import Lookahead
 from envs.token_duel.duels import TokenDuels
 from envs.token_duel.rules import Rules
 from preference_duel.keyed_random import Rows, Stream, choose
@@ -75,7 +75,7 @@ class Drawing:
     """Plays what a policy draws.
 
     Attributes:
-        policy: has `draw(prompts, n, key)`, as `agents.Policy`; an exact one lists its law, of which one is drawn.
+        policy: has `draw(prompts, n, key)`, as `agents.Policy`; one response is sampled from an exact policy's list.
     """
 
     policy: Any
@@ -178,7 +178,7 @@ class OtherSeat:
 
     def __init__(self, of: Any, duels: TokenDuels) -> None:
         self.opponent, self._duels = opponent(of, duels.task, duels.rules), duels
-        self._ahead = Ahead(duels.size, self._said) if isinstance(self.opponent, Uniform | Fixed) else None
+        self._lookahead = Lookahead(duels.size, self._said) if isinstance(self.opponent, Uniform | Fixed) else None
 
     def responses(self, rows: NDArray[np.intp]) -> NDArray[np.int64]:
         """Returns [M, T] the tokens of the response in each of these duels' present episodes, EOS from its end on.
@@ -188,8 +188,8 @@ class OtherSeat:
                 may not stand where it does.
         """
         seeds, episodes = self._duels.seeds[rows], self._duels.episodes[rows]
-        if self._ahead is not None:
-            return self._ahead.of(rows, seeds, episodes)
+        if self._lookahead is not None:
+            return self._lookahead.values(rows, seeds, episodes)
         task = self._duels.task
         prompts = [task.prompts[i] for i in self._duels.prompts[rows].tolist()]
         responses = self.opponent.respond(prompts, Rows(seeds=seeds, episode=episodes, stream=Stream.OPPONENT))

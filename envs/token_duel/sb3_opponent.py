@@ -1,4 +1,4 @@
-"""Networks of Stable-Baselines3 as players of the duel: the law of their next token, and writing with it."""
+"""Stable-Baselines3 models as players of the duel: next-token probabilities and sampling of responses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ModelOpponent:
     What a model without masks plays against the rules counts as in the duel: as EOS, or as the smallest legal token.
 
     Args:
-        model: PPO, A2C, MaskablePPO (their law is drawn from) or DQN (its best token is played).
+        model: PPO, A2C, MaskablePPO (sampled) or DQN (greedy).
         task: of the duel.
         rules: its token rules.
 
@@ -53,13 +53,13 @@ class ModelOpponent:
         rows, steps = np.arange(len(prompts))[:, None], np.arange(self.task.max_new_tokens)
         uniforms = key.uniform(l=rows, vote=steps)
         start = prompt_boards(prompts, self.task, self.rules)
-        boards, _ = write(lambda *seen: step_law(self.model.policy, *seen), start, self.rules, uniforms)
-        said = boards[:, self.task.max_prompt_tokens :]
-        return np.where(said == self.rules.fill, self.rules.eos, said)
+        boards, _ = write(lambda *inputs: next_token_probs(self.model.policy, *inputs), start, self.rules, uniforms)
+        responses = boards[:, self.task.max_prompt_tokens :]
+        return np.where(responses == self.rules.fill, self.rules.eos, responses)
 
 
 def write(
-    law: Callable[[NDArray[np.int64], NDArray[np.int8]], Tensor],
+    probs: Callable[[NDArray[np.int64], NDArray[np.int8]], Tensor],
     start: NDArray[np.int64],
     rules: Rules,
     uniforms: NDArray[np.float64],
@@ -67,7 +67,7 @@ def write(
     """Draws one response on each board, token by token.
 
     Args:
-        law: from boards [M, P + T] and masks [M, V] to the chance of each next token [M, V].
+        probs: from boards [M, P + T] and masks [M, V] to the probability of each next token [M, V].
         start: [B, P + T] the boards before the first token, see `prompt_boards`.
         rules: the token rules.
         uniforms: [B, T], what decides each token.
@@ -81,7 +81,7 @@ def write(
     phase, live = np.full(len(boards), rules.by_step.item(0)), np.arange(len(boards))
     for step in range(uniforms.shape[1]):
         with torch.no_grad():
-            weights = law(boards[live], rules.masks[phase[live]]).double().cpu().numpy()
+            weights = probs(boards[live], rules.masks[phase[live]]).double().cpu().numpy()
         drawn[live, step] = token = choose(weights, uniforms[live, step])
         boards[live, width + step] = rules.written[phase[live], token]
         phase[live] = np.maximum(rules.after[phase[live], token], rules.by_step[step + 1])
@@ -102,26 +102,26 @@ def prompt_boards(prompts: Sequence[str], task: Task, rules: Rules) -> NDArray[n
     return boards
 
 
-def step_law(policy: BasePolicy, boards: NDArray[np.int64], masks: NDArray[np.int8]) -> Tensor:
-    """Returns [M, V] the chance of each next token, differentiable but for DQN's, which is 1 at the best.
+def next_token_probs(policy: BasePolicy, boards: NDArray[np.int64], masks: NDArray[np.int8]) -> Tensor:
+    """Returns [M, V] the probability of each next token; differentiable except for DQN, which is greedy.
 
     Args:
         policy: of PPO, A2C, MaskablePPO or DQN.
-        boards: [M, P + T] what the player sees.
+        boards: [M, P + T] the player's observations.
         masks: [M, V] 1 where a token is legal.
 
     Raises:
         TypeError: if the policy is of another kind.
     """
-    seen: Any = boards
+    inputs: Any = boards
     if isinstance(policy.observation_space, Dict):
-        seen = {"observation": boards, "action_mask": masks}
-        seen = {name: seen[name] for name in policy.observation_space.spaces}
-    observations = policy.obs_to_tensor(seen)[0]
+        inputs = {"observation": boards, "action_mask": masks}
+        inputs = {name: inputs[name] for name in policy.observation_space.spaces}
+    observations = policy.obs_to_tensor(inputs)[0]
     if isinstance(policy, DQNPolicy):
         return one_hot(policy.q_net(observations).argmax(dim=1), masks.shape[1]).float()
     if not isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy):
         raise TypeError(f"only PPO, A2C, MaskablePPO and DQN play duels, got a {type(policy).__name__}")
-    asked: Any = (observations, masks) if isinstance(policy, MaskableActorCriticPolicy) else (observations,)
-    law: Any = policy.get_distribution(*asked)
-    return law.distribution.probs
+    arguments: Any = (observations, masks) if isinstance(policy, MaskableActorCriticPolicy) else (observations,)
+    distribution: Any = policy.get_distribution(*arguments)
+    return distribution.distribution.probs

@@ -49,7 +49,7 @@ class VoteTable:
         if len(set(self.items)) != len(self.items):
             raise ValueError("the items of a vote table must have different names")
         both = np.concatenate([self.first, self.second])
-        if len(both) and not (0 <= both.min() and both.max() < len(self.items)):
+        if len(both) and not (both.min() >= 0 and both.max() < len(self.items)):
             raise ValueError(f"first and second must lie in 0..{len(self.items) - 1}, got {both.min()}..{both.max()}")
         if (same := np.flatnonzero(self.first == self.second)).size:
             raise ValueError(f"row {same[0]} compares '{self.items[self.first[same[0]]]}' with itself")

@@ -189,7 +189,7 @@ def test_without_a_batch_size_every_prompt_comes_once_in_order(words, oracle):
     assert arena.reset() == list(arena.task.prompts)
 
 
-def test_a_whole_law_is_exact_and_has_no_query_count(words, oracle):
+def test_an_exact_policy_has_no_query_count(words, oracle):
     arena = DuelArena(words(), oracle, 2, feedback="probability")
     prompts = arena.reset()
     weight = torch.tensor([[0.25, 0.75], [1.0, 0.0]])

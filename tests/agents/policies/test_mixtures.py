@@ -27,7 +27,7 @@ def table(law, exact=False):
     return TabularPolicy(game(), torch.tensor(law, dtype=torch.float64), exact)
 
 
-def require_law(policy, law, key=None):
+def require_distribution(policy, law, key=None):
     drawn, weights = policy.draw(["x"], DRAWS, Key(11) if key is None else key)
     counts = [sum(y.text == text for y in drawn[0]) for text in "abcd"]
     assert stats.chisquare(counts, np.array(law) * DRAWS).pvalue > 1e-3
@@ -90,31 +90,31 @@ def test_a_frozen_policy_stays_and_learns_nothing():
     frozen = Frozen(policy)
     with torch.no_grad():
         policy.logits.zero_()
-    require_law(frozen, FIRST)
+    require_distribution(frozen, FIRST)
     assert not frozen.logprob(["x"], [[Completion("a")]]).requires_grad
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
     with pytest.raises(TypeError, match="never learns"):
         frozen.requires_grad_()
     with pytest.raises(TypeError, match="never changes"):
         frozen.blend(policy, 0.5)
-    require_law(frozen.frozen(), FIRST)
+    require_distribution(frozen.frozen(), FIRST)
 
 
 def test_a_mixture_draws_from_the_weighted_sum_of_the_laws():
     policy = Mixture([table(FIRST), table(SECOND)], [0.25, 0.75])
-    require_law(policy, [0.25 * a + 0.75 * b for a, b in zip(FIRST, SECOND, strict=True)])
+    require_distribution(policy, [0.25 * a + 0.75 * b for a, b in zip(FIRST, SECOND, strict=True)])
 
 
 def test_mixtures_of_mixtures_choose_independently():
     inner = Mixture([table(FIRST), table(SECOND)])
     policy = Mixture([inner, table(THIRD)])
-    require_law(policy, [a / 4 + b / 4 + c / 2 for a, b, c in zip(FIRST, SECOND, THIRD, strict=True)])
+    require_distribution(policy, [a / 4 + b / 4 + c / 2 for a, b, c in zip(FIRST, SECOND, THIRD, strict=True)])
 
 
 @pytest.mark.parametrize("stream", [Stream.TOKEN, Stream.OPPONENT])
 def test_the_choice_of_a_component_is_independent_of_what_it_draws(stream):
     policy = Mixture([table(FIRST), table(SECOND)])
-    require_law(policy, [(a + b) / 2 for a, b in zip(FIRST, SECOND, strict=True)], Key(3, 1, stream))
+    require_distribution(policy, [(a + b) / 2 for a, b in zip(FIRST, SECOND, strict=True)], Key(3, 1, stream))
 
 
 def test_a_mixture_draws_what_its_component_would_draw_at_the_same_place(folders):
@@ -176,13 +176,13 @@ def test_mixtures_that_do_not_fit_are_refused(folders, tmp_path):
 def test_a_geometric_mixture_of_tables_is_renormalised():
     law = [a**0.7 * b**0.3 for a, b in zip(FIRST, SECOND, strict=True)]
     law = [x / sum(law) for x in law]
-    require_law(Geometric(table(FIRST), table(SECOND), 0.3), law)
+    require_distribution(Geometric(table(FIRST), table(SECOND), 0.3), law)
     exact = Geometric(table(FIRST, exact=True), Frozen(table(SECOND, exact=True)), 0.3)
     responses, weights = exact.draw(["y"], 1, Key(0))
     assert weights[0].tolist() == pytest.approx(law)
     assert exact.logprob(["y"], responses).exp()[0].tolist() == pytest.approx(law)
     half = Geometric(Geometric(table(FIRST), table(SECOND), 0.3), table(FIRST), 1.0)
-    require_law(half, FIRST)
+    require_distribution(half, FIRST)
 
 
 def test_a_geometric_mixture_of_language_models_is_renormalised_for_each_token(folders):

@@ -32,8 +32,8 @@ NASH = {
 def random_games(count: int, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(count, n, n, generator=generator, dtype=torch.float64)
-    laws = torch.randn(2, count, n, generator=generator, dtype=torch.float64).softmax(-1)
-    return torch.sigmoid(logits - logits.mT), laws[0], laws[1]
+    policies = torch.randn(2, count, n, generator=generator, dtype=torch.float64).softmax(-1)
+    return torch.sigmoid(logits - logits.mT), policies[0], policies[1]
 
 
 def test_a_pure_policy_is_exploited_by_its_worst_opponent():
@@ -96,10 +96,10 @@ def test_kl_keeps_its_digits_near_equality(shift):
 
 
 def test_kl_is_zero_at_equality_and_infinite_off_the_support():
-    law = double([0.2, 0.8, 0])
-    assert kl_divergence(law, law).item() == 0
-    assert kl_divergence(law, double([0, 1, 0])).item() == math.inf
-    assert kl_divergence(double([0, 1, 0]), law).item() == pytest.approx(math.log(1 / 0.8))
+    policy = double([0.2, 0.8, 0])
+    assert kl_divergence(policy, policy).item() == 0
+    assert kl_divergence(policy, double([0, 1, 0])).item() == math.inf
+    assert kl_divergence(double([0, 1, 0]), policy).item() == pytest.approx(math.log(1 / 0.8))
 
 
 def test_batches_equal_single_games():
@@ -146,7 +146,7 @@ def test_a_matrix_that_is_no_game_is_refused(payoff, message):
         ([math.nan, 0.5, 0.5], "must not hold NaN"),
     ],
 )
-def test_a_vector_that_is_no_law_is_refused(policy, message):
+def test_a_vector_that_is_no_distribution_is_refused(policy, message):
     with pytest.raises(ValueError, match=message):
         duality_gap(COMAL, double(policy))
 

@@ -23,12 +23,13 @@ def test_exploitability_is_openspiels(seed):
     measure = pytest.importorskip("open_spiel.python.algorithms.exploitability")
     policy = pytest.importorskip("open_spiel.python.policy")
     payoff = random_game(2 + seed % 7, seed)
-    law = torch.softmax(torch.randn(len(payoff), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)), 0)
+    generator = torch.Generator().manual_seed(seed)
+    mine = torch.randn(len(payoff), dtype=torch.float64, generator=generator).softmax(0)
     game = openspiel_game(payoff)
     both = policy.TabularPolicy(game)
-    both.action_probability_array[:] = law.numpy()
-    assert exploitability(payoff, law).item() == pytest.approx(measure.exploitability(game, both), abs=1e-12)
-    assert duality_gap(payoff, law).item() == pytest.approx(measure.nash_conv(game, both), abs=1e-12)
+    both.action_probability_array[:] = mine.numpy()
+    assert exploitability(payoff, mine).item() == pytest.approx(measure.exploitability(game, both), abs=1e-12)
+    assert duality_gap(payoff, mine).item() == pytest.approx(measure.nash_conv(game, both), abs=1e-12)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 5.0, 30.0])

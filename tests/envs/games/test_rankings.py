@@ -35,15 +35,15 @@ tables = st.builds(random_table, st.integers(2, 9), st.integers(0, 10**6), st.sa
 
 
 def test_cross_play_is_the_mean_over_prompts():
-    laws = torch.softmax(torch.randn(3, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), -1)
+    policies = torch.softmax(torch.randn(3, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), -1)
     batch = torch.stack([COMAL, CYCLE])
-    table = cross_play(batch, laws)
-    expected = (laws[0, 0] @ COMAL @ laws[2, 0] + laws[0, 1] @ CYCLE @ laws[2, 1]) / 2
+    table = cross_play(batch, policies)
+    expected = (policies[0, 0] @ COMAL @ policies[2, 0] + policies[0, 1] @ CYCLE @ policies[2, 1]) / 2
     assert table[0, 2].item() == pytest.approx(expected.item())
-    assert torch.allclose(cross_play(batch.mT, laws), table.mT, atol=1e-15)
+    assert torch.allclose(cross_play(batch.mT, policies), table.mT, atol=1e-15)
     assert torch.equal(table.diagonal(), torch.full((3,), 0.5, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"policies must be \[A, 2, 3\]"):
-        cross_play(batch, laws[:, :1])
+        cross_play(batch, policies[:, :1])
 
 
 def test_pure_policies_play_the_game_itself():

@@ -102,13 +102,13 @@ def test_uniform_opponents_play_every_legal_token_alike(words_env):
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_a_policy_plays_as_often_as_its_law_says(exact):
+def test_a_policy_plays_as_often_as_its_probabilities_say(exact):
     task = make_task("symbols", alphabet=3, length=1, prompts=1)
-    law = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
-    drawing = Drawing(TabularPolicy(task, law, exact=exact))
+    probs = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    drawing = Drawing(TabularPolicy(task, probs, exact=exact))
     tokens = [tuple(row) for row in drawing.respond(task.prompts * 2000, rows(2000))]
     shares = [sum(row == response.tokens for row in tokens) / 2000 for response in task.responses]
-    assert shares == pytest.approx(law.tolist(), abs=0.04)
+    assert shares == pytest.approx(probs.tolist(), abs=0.04)
 
 
 def test_another_opponent_plays_from_the_next_reset_on(words_env):

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from envs import make_task
 from envs.token_duel.rules import Rules
-from envs.token_duel.sb3_opponent import ModelOpponent, step_law
+from envs.token_duel.sb3_opponent import ModelOpponent, next_token_probs
 from envs.views.gym_env import solo_env
 from envs.views.sb3_vec_env import SoloVecEnv, TokenExtractor, sb3_env
 from preference_duel.keyed_random import Rows, Stream
@@ -91,7 +91,7 @@ def test_the_extractor_embeds_ids_and_never_reads_the_mask():
 
 
 @pytest.mark.parametrize("kind", [PPO, MaskablePPO])
-def test_a_model_plays_as_often_as_its_law_says(kind):
+def test_a_model_plays_as_often_as_its_probabilities_say(kind):
     task = make_task("symbols", alphabet=2, length=2, prompts=1)
     rules = Rules.of(task)
     model = kind("MultiInputPolicy", sb3_env(1, task=task, oracle="cyclic"), policy_kwargs=EXTRACTOR, seed=1)
@@ -106,10 +106,10 @@ def test_a_model_plays_as_often_as_its_law_says(kind):
     prompt, fill = task.tokenizer.encode(task.prompts[0]), rules.fill
     legal = rules.masks[:1]
     played = rules.written[0]
-    first = step_law(model.policy, np.array([[*prompt, fill, fill]]), legal)[0].detach()
+    first = next_token_probs(model.policy, np.array([[*prompt, fill, fill]]), legal)[0].detach()
     total = 0.0
     for a in task.tokenizer.encode("ab"):
-        after = step_law(model.policy, np.array([[*prompt, a, fill]]), legal)[0].detach()
+        after = next_token_probs(model.policy, np.array([[*prompt, a, fill]]), legal)[0].detach()
         for b in task.tokenizer.encode("ab"):
             expected = first[played == a].sum() * after[played == b].sum()
             total += expected
@@ -121,9 +121,9 @@ def test_dqn_plays_its_best_token():
     env = sb3_env(1, **OPTIONS)
     model = DQN("MultiInputPolicy", env, policy_kwargs=EXTRACTOR, seed=0, buffer_size=10)
     boards = env.reset()
-    law = step_law(model.policy, boards["observation"], boards["action_mask"])
-    assert law.argmax(1).tolist() == model.predict(boards, deterministic=True)[0].tolist()
-    assert law.sum() == 1
+    probs = next_token_probs(model.policy, boards["observation"], boards["action_mask"])
+    assert probs.argmax(1).tolist() == model.predict(boards, deterministic=True)[0].tolist()
+    assert probs.sum() == 1
 
 
 def test_a_model_sits_in_the_other_seat_of_every_view():
