@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents.policies.lm.constraints import Rules
 from agents.policies.lm.decoder import Autoregressive, Reader
-from agents.policies.lm.generation import chosen
+from agents.policies.lm.scoring import chosen
 from agents.policies.tabular import Cells
 from preference_duel.types import Completion
 
@@ -101,7 +101,7 @@ class ByToken:
         """Returns [M, V] float32, differentiable."""
         return mix(self.pi.scores(prompts, tokens), self.ref.scores(prompts, tokens), self.b)
 
-    def written_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
+    def flat_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M] nats, differentiable."""
         return chosen(self.scores(prompts, tokens), tokens)
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from agents.policies.geometric import ByResponse, ByToken, Table
-from agents.policies.lm import generation
+from agents.policies.lm import generation, scoring
 from agents.policies.lm.decoder import Autoregressive
 from agents.policies.lm.enumeration import listed_law
 from agents.policies.lm.hf_policy import HFPolicy
@@ -224,7 +224,7 @@ class Geometric(Policy):
         law = self.mixed
         if isinstance(law, ByResponse):
             return law.cells.pick(law.log_probs(prompts), responses)
-        return generation.token_logprob(law, prompts, responses)[0].sum(-1)
+        return scoring.token_logprob(law, prompts, responses)[0].sum(-1)
 
     def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
         """Returns [B, N] float64 on the CPU."""
@@ -242,7 +242,7 @@ class Geometric(Policy):
         law = self.mixed
         if isinstance(law, ByResponse):
             _refuse("a table has no tokens; use logprob")
-        return generation.token_logprob(law, prompts, responses)
+        return scoring.token_logprob(law, prompts, responses)
 
     def blend(self, other: Policy, weight: float) -> None:
         """Raises TypeError: only its parts can be blended."""

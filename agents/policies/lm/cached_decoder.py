@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.policies.lm.scoring import Root
+
 _CACHES = "cache", "past_key_values"
 """Names of the argument that is the cache: transformers renamed it, and code that a checkpoint brings along did not."""
 
@@ -64,7 +66,7 @@ class CachedReader:
     """Responses under way from one model, a `Reader`.
 
     Args:
-        model: a causal language model.
+        root: of a causal language model.
         takes: the arguments of its forward pass.
         prompts: prompts in tokens; equal ones are read once.
         score: makes the next token's scores of its logits [R, V] and the states [R].
@@ -74,7 +76,7 @@ class CachedReader:
 
     def __init__(
         self,
-        model: Any,
+        root: Root,
         takes: Arguments,
         prompts: Sequence[tuple[int, ...]],
         score: Callable[[Tensor, Tensor], Tensor],
@@ -83,7 +85,8 @@ class CachedReader:
     ) -> None:
         from agents.policies.lm.kv_cache import roomy_cache
 
-        self._model, self._takes, self._score, self._autocast = model, takes, score, autocast
+        model = root.model
+        self._root, self._takes, self._score, self._autocast = root, takes, score, autocast
         distinct = list(dict.fromkeys(prompts))
         width = max(map(len, distinct))
         self._cache = roomy_cache(model, width + room)
@@ -119,42 +122,8 @@ class CachedReader:
             options["position_ids"] = self._positions
         options[self._takes.cache] = self._cache
         with torch.no_grad(), torch.autocast(ids.device.type, torch.bfloat16, enabled=self._autocast):
-            output = self._model(input_ids=ids, use_cache=True, **options)
-        self._logits = output.logits[:, -1]
+            self._logits = self._root(_last_logits, {"input_ids": ids, **options})
 
 
-def logits_before(
-    model: Any, prompts: Sequence[tuple[int, ...]], responses: Sequence[Sequence[int]], autocast: bool = False
-) -> Tensor:
-    """Returns the logits before every response token in one forward pass over prompts and responses.
-
-    Only these positions pass through the output layer, so that no [R, T, V] is made for prompts and padding.
-
-    Args:
-        model: a causal language model.
-        prompts: R prompts in tokens.
-        responses: R responses in tokens, M tokens in all.
-        autocast: whether the pass runs under bfloat16 autocast.
-
-    Returns:
-        [M, V] row after row, differentiable.
-    """
-    rows = [[*prompt, *response[:-1]] for prompt, response in zip(prompts, responses, strict=True)]
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
-    wanted = [
-        r * width + len(prompt) - 1 + t
-        for r, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
-        for t in range(len(response))
-    ]
-    index = torch.tensor(wanted, device=model.device)
-
-    def select(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return inputs[0].flatten(0, -2).index_select(0, index), *inputs[1:]
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(select)
-    try:
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=autocast):
-            return model(input_ids=ids, use_cache=False).logits
-    finally:
-        handle.remove()
+def _last_logits(model: Any, options: dict[str, Any]) -> Tensor:
+    return model(use_cache=True, **options).logits[:, -1]

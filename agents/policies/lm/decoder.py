@@ -75,7 +75,7 @@ class Autoregressive(Protocol):
         """
         ...
 
-    def written_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
+    def flat_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M] nats: the log-probability of each of the M tokens of R responses, differentiable."""
         ...
 

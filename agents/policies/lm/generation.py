@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from agents.policies.lm.constraints import Rules
 from agents.policies.lm.decoder import Autoregressive, Reader
+from agents.policies.lm.scoring import UNLEARNED
 from preference_duel import distributed
 from preference_duel.keyed_random import Key
 from preference_duel.keyed_random_torch import choose
 from preference_duel.types import Completion
 
-UNLEARNED = 4
-"""How many times as many tokens fit into a pass that keeps nothing for a gradient."""
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
 """How far, in nats, the same logit may lie apart between a cached and a whole forward pass."""
 
@@ -142,84 +139,3 @@ def draw(policy: Autoregressive, prompts: Sequence[str], n: int, key: Key) -> tu
             written += write(policy.reader(prompts, rows.tolist()), policy.rules, part) if len(rows) else []
     by_prompt = distributed.exchange([written[i : i + n] for i in range(0, len(written), n)], shape[0])
     return [policy.completions(rows) for rows in by_prompt], torch.full(shape[:2], 1 / n)
-
-
-def token_logprob(
-    policy: Autoregressive, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]
-) -> tuple[Tensor, Tensor]:
-    """Returns the log-probability of every token under the law that `draw` uses, differentiable.
-
-    Responses of like length are read together. Where they have more than `micro_tokens` together, one group at a time
-    holds what its gradient needs, and is read again for it. Without gradients processes share the responses; with them
-    each reads what it was given, in one pass where the policy is sharded.
-
-    Args:
-        policy: the policy.
-        prompts: B prompts.
-        responses: [B][K] responses.
-
-    Returns:
-        [B, K, T] nats, 0 after a response's end, and the mask [B, K, T]: True where a token counts.
-    """
-    flat = [(prompt, policy.tokens_of(y)) for prompt, row in zip(prompts, responses, strict=True) for y in row]
-    lengths = [len(tokens) for _, tokens in flat]
-    width = max(lengths, default=0)
-    read = [policy.prompt_length(prompt) + len(tokens) for prompt, tokens in flat]
-    learns = torch.is_grad_enabled()
-    most = policy.micro_tokens if learns else UNLEARNED * policy.micro_tokens
-    own = [i for i in (range(len(flat)) if learns else distributed.share(len(flat))) if lengths[i]]
-    whole = learns and policy.sharded
-    passes = [own] if whole else [[own[i] for i in group] for group in groups([read[i] for i in own], most)]
-    again = learns and not whole and sum(read) > most
-    values, places = [], []
-    with nullcontext() if learns else policy.gathered():
-        for part in filter(None, passes):
-            texts = [flat[i][0] for i in part], [flat[i][1] for i in part]
-            values.append(
-                checkpoint(policy.written_logprob, *texts, use_reentrant=False, preserve_rng_state=False)
-                if again
-                else policy.written_logprob(*texts)
-            )
-            places += [i * width + t for i in part for t in range(lengths[i])]
-    index = torch.tensor(places, dtype=torch.long, device=policy.device)
-    result = torch.zeros(len(flat) * width, device=policy.device)
-    if values:
-        result = result.index_put((index,), torch.cat(values))
-    if not learns:
-        distributed.add(result)
-    mask = torch.arange(width, device=policy.device) < torch.tensor(lengths, device=policy.device)[:, None]
-    shape = len(prompts), -1, width
-    return result.reshape(shape), mask.reshape(shape)
-
-
-def chosen(scores: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
-    """Returns [M] nats of the M tokens of R responses whose scores [M, V] stood before them."""
-    written = torch.tensor([token for row in tokens for token in row], dtype=torch.long, device=scores.device)
-    return scores.gather(1, written[:, None]).squeeze(1) - scores.logsumexp(-1)
-
-
-def groups(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Returns groups of at most `most` tokens, padding included, and at least one text.
-
-    The lengths in a group differ by a quarter at most: little is padded.
-    """
-    groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        group = groups[-1] if groups else []
-        if not group or (len(group) + 1) * lengths[i] > most or lengths[i] > 1.25 * lengths[group[0]]:
-            groups.append([])
-        groups[-1].append(i)
-    return groups
-
-
-def packed(weights: Sequence[int], most: int) -> list[list[int]]:
-    """Returns the indices of some weights, the lightest first, in parts of at most `most` and at least one."""
-    parts: list[list[int]] = []
-    total = 0
-    for i in sorted(range(len(weights)), key=weights.__getitem__):
-        total += weights[i]
-        if not parts or total > most:
-            parts.append([])
-            total = weights[i]
-        parts[-1].append(i)
-    return parts

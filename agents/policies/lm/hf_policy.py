@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from agents.policies.lm import generation, lora, sharding
+from agents.policies.lm import generation, lora, scoring, sharding
 from agents.policies.lm.activation_checkpointing import recompute_layers
-from agents.policies.lm.cached_decoder import CachedReader, arguments_of, logits_before
+from agents.policies.lm.batching import packed
+from agents.policies.lm.cached_decoder import CachedReader, arguments_of
 from agents.policies.lm.constraints import walk
 from agents.policies.lm.decoder import Reader
 from agents.policies.lm.enumeration import listed_law
-from agents.policies.lm.fused_logprob import fused, is_plain
 from agents.policies.lm.generation import Sharpening
 from agents.policies.lm.loading import ModelTokenizer, context_length, load_model, load_tokenizer, quiet
 from agents.policies.lm.lora import LoRAConfig
@@ -143,6 +143,8 @@ class HFPolicy(Policy):
         ValueError: if it is no causal language model, is not whole, or does not fit the task.
     """
 
+    _root: scoring.Root
+
     def __init__(
         self, name_or_dir: str | Path, task: Task, device: str = "cpu", seed: int = 0, **settings: Any
     ) -> None:
@@ -181,7 +183,8 @@ class HFPolicy(Policy):
             lora.add_adapters(self.model, config.lora, seed)
             self.register_state_dict_post_hook(lora.only_adapters)
             self.register_load_state_dict_post_hook(lora.rest_is_there)
-        self._plain = is_plain(self.model)
+        self._plain = scoring.is_plain(self.model)
+        object.__setattr__(self, "_root", scoring.Root(self.model))  # unregistered: tensors keep their names
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Returns a copy; where there are adapters, all that never learns is shared with it."""
@@ -190,7 +193,8 @@ class HFPolicy(Policy):
         if self.adapted:
             memo.update({id(tensor): tensor for tensor in lora.shared(self.model)})
         if self.sharded:
-            memo[id(self.model)] = sharding.twin(self.model)
+            root = sharding.twin(self._root)
+            memo.update({id(self._root): root, id(self.model): root.model})
         twin.__setstate__(copy.deepcopy(self.__dict__, memo))
         twin._identity = object()
         return twin
@@ -208,7 +212,7 @@ class HFPolicy(Policy):
     @property
     def sharded(self) -> bool:
         """True where the parameters are spread over processes."""
-        return sharding.is_sharded(self.model)
+        return sharding.is_sharded(self._root)
 
     def shard(self) -> None:
         """Spreads the parameters over processes (FSDP2); copies made from then on are spread too.
@@ -218,11 +222,11 @@ class HFPolicy(Policy):
         """
         if self.adapted:
             raise ValueError("adapters are small and their copies share the rest: take --run.parallel ddp")
-        sharding.shard(self.model)
+        sharding.shard(self._root)
 
     def gathered(self) -> AbstractContextManager[None]:
         """Gathers the parameters inside the block, so that this process reads as often as it likes."""
-        return sharding.gathered(self.model) if self.sharded else nullcontext()
+        return sharding.gathered(self._root) if self.sharded else nullcontext()
 
     @property
     def truncates(self) -> bool:
@@ -231,7 +235,7 @@ class HFPolicy(Policy):
 
     def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         """Returns [B, K] nats, float32, differentiable."""
-        return self.token_logprob(prompts, responses)[0].sum(-1)
+        return scoring.token_logprob(self, prompts, responses)[0].sum(-1)
 
     def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
         """Returns [B, N] float64; each beginning of a response is read once."""
@@ -248,31 +252,32 @@ class HFPolicy(Policy):
         Raises:
             ValueError: if a response is none of the task, or too long.
         """
-        return generation.token_logprob(self, prompts, responses)
+        return scoring.token_logprob(self, prompts, responses)
 
     def reader(self, prompts: Sequence[str], rows: Sequence[int]) -> Reader:
         """Starts one response to `prompts[i]` for each i of `rows`."""
         ids = self._encode([prompts[i] for i in rows])
-        return CachedReader(self.model, self._takes, ids, self._score, self.rules.limit, self._autocast)
+        return CachedReader(self._root, self._takes, ids, self._score, self.rules.limit, self._autocast)
 
     def scores(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M, V] float32: the scores before each of the M tokens of R responses, differentiable."""
         states, written = self._walked(tokens)
-        logits = logits_before(self.model, self._encode(prompts), tokens, self._autocast)
-        return self._score(logits, states, written)
+        return self._score(self._logits(self._encode(prompts), tokens), states, written)
 
-    def written_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
+    def flat_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M] nats float32, of each of the M tokens of R responses, differentiable."""
-        if not self._plain:
-            return generation.chosen(self.scores(prompts, tokens), tokens)
         states, written = self._walked(tokens)
+        texts = scoring.Texts.of(self._encode(prompts), tokens, self.device)
+        if not self._plain:
+            logits = self._root(scoring.logits_at, texts, False, self._takes.last_only, self._autocast)
+            return scoring.chosen(self._score(logits, states, written), tokens)
 
-        def score(logits: Tensor, rows: slice) -> Tensor:
+        def process(logits: Tensor, rows: slice) -> Tensor:
             legal = self.rules.legal(states[rows])
             return self.sharpening.scores(logits, legal, written[rows], in_place=True)
 
-        with fused(self.model.get_output_embeddings(), written, score, self.sharpening.temperature):
-            return logits_before(self.model, self._encode(prompts), tokens, self._autocast)[:, 0].float()
+        temperature = self.sharpening.temperature
+        return self._root(scoring.fused_logprob_at, texts, written, process, temperature, self._autocast)
 
     def parts(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> list[list[int]]:
         """Returns the prompts whose responses learn in one backward pass: about `micro_tokens` at a time."""
@@ -280,7 +285,7 @@ class HFPolicy(Policy):
             sum(self.prompt_length(prompt) + len(self.tokens_of(y)) for y in row)
             for prompt, row in zip(prompts, responses, strict=True)
         ]
-        return generation.packed(tokens, self.micro_tokens)
+        return packed(tokens, self.micro_tokens)
 
     def prompt_length(self, prompt: str) -> int:
         """Returns how many tokens a prompt has, those of the chat template included."""
@@ -341,8 +346,8 @@ class HFPolicy(Policy):
     def plain_logprob(self, prompt: Sequence[int], tokens: Sequence[int]) -> list[float]:
         """Returns the nats of each token after a prompt in tokens, by the model alone: no rules, temperature 1."""
         with self.gathered():
-            logits = logits_before(self.model, [tuple(prompt)], [tokens], self._autocast)
-        return generation.chosen(logits.float(), [tokens]).tolist()
+            logits = self._logits([tuple(prompt)], [tokens])
+        return scoring.chosen(logits.float(), [tokens]).tolist()
 
     def stamp(self) -> object:
         """Returns what is equal only where no parameter was changed in between."""
@@ -366,6 +371,10 @@ class HFPolicy(Policy):
         counts = torch.tensor([len(row) for row in tokens], device=self.device)
         mask = torch.arange(written.shape[1], device=self.device) < counts[:, None]
         return walk(self.rules, written)[mask], written[mask]
+
+    def _logits(self, prompts: Sequence[tuple[int, ...]], tokens: Sequence[Sequence[int]]) -> Tensor:
+        texts = scoring.Texts.of(prompts, tokens, self.device)
+        return self._root(scoring.logits_at, texts, self._plain, self._takes.last_only, self._autocast)
 
     def _score(self, logits: Tensor, states: Tensor, written: Tensor | None = None) -> Tensor:
         return self.sharpening.scores(logits, self.rules.legal(states), written)

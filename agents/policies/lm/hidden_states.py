@@ -1,4 +1,4 @@
-"""What a language model's layers make of a text, read at chosen tokens."""
+"""Last-layer hidden states of a causal language model at chosen positions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from agents.policies.lm.generation import groups
+from agents.policies.lm.batching import groups, padded
 
 if TYPE_CHECKING:
     from agents.policies.lm.hf_policy import HFPolicy
@@ -39,13 +39,12 @@ def hidden_at(layers: Any, rows: Sequence[Sequence[int]], places: Sequence[Seque
     Returns:
         [M, d] float32, row after row, differentiable, on the layers' device.
     """
-    found: list[Tensor] = [torch.empty(0)] * len(rows)
+    states: list[Tensor] = [torch.empty(0)] * len(rows)
     for group in groups([len(row) for row in rows], micro_tokens):
-        width = max(len(rows[i]) for i in group)
-        ids = torch.tensor([[*rows[i], *[0] * (width - len(rows[i]))] for i in group], device=layers.device)
+        ids = padded([rows[i] for i in group], layers.device)
+        index = [r * ids.shape[1] + place for r, i in enumerate(group) for place in places[i]]
         hidden = layers(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
-        wanted = [r * width + place for r, i in enumerate(group) for place in places[i]]
-        read = hidden[torch.tensor(wanted, device=layers.device)].float()
-        for i, states in zip(group, read.split([len(places[i]) for i in group]), strict=True):
-            found[i] = states
-    return torch.cat(found)
+        read = hidden[torch.tensor(index, device=layers.device)].float()
+        for i, part in zip(group, read.split([len(places[i]) for i in group]), strict=True):
+            states[i] = part
+    return torch.cat(states)

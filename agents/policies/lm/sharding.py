@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
 
+from agents.policies.lm.scoring import Root
 from preference_duel import distributed
 
 if TYPE_CHECKING:
@@ -17,30 +18,30 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 
-def shard(model: Any) -> None:
-    """Spreads a transformers model over all processes, in place: each layer is gathered when it is needed.
+def shard(root: Root) -> None:
+    """Spreads the root of a transformers model over all processes, in place; a layer is gathered when it is needed.
 
     Gradients are summed over processes.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
-    blocks = set(model._no_split_modules or ())
-    mesh = init_device_mesh(model.device.type, (distributed.count(),))
-    for part in model.modules():
+    blocks = set(root.model._no_split_modules or ())
+    mesh = init_device_mesh(root.model.device.type, (distributed.count(),))
+    for part in root.modules():
         if type(part).__name__ in blocks:
             fully_shard(part, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    assert isinstance(model, FSDPModule)
-    for part in _parts(model):
+    fully_shard(root, mesh=mesh)
+    assert isinstance(root, FSDPModule)
+    for part in _parts(root):
         part.set_force_sum_reduction_for_comms(True)
         part.set_gradient_divide_factor(1.0)
 
 
 @contextmanager
-def gathered(model: Any) -> Iterator[None]:
+def gathered(root: Root) -> Iterator[None]:
     """Gathers all parameters inside the block, for passes that not every process makes as often as the others."""
-    parts = _parts(model)
+    parts = _parts(root)
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
@@ -49,21 +50,23 @@ def gathered(model: Any) -> Iterator[None]:
     finally:
         for part in parts:
             part.reshard()
-            part.set_reshard_after_forward(part is not model, recurse=False)
+            part.set_reshard_after_forward(part is not root, recurse=False)
 
 
-def twin(model: Any) -> Any:
-    """Returns a copy of a sharded model, sharded likewise; every process must ask for it."""
-    from accelerate import init_empty_weights
-
+def twin(root: Root) -> Root:
+    """Returns a copy of a sharded root, sharded likewise; every process must ask for it."""
+    model = root.model
     state = {name: whole(tensor).clone() for name, tensor in model.state_dict().items()}
-    with init_empty_weights(include_buffers=False):
+    with torch.device("meta"):
         other = type(model)(model.config)
     other.load_state_dict(state, assign=True, strict=False)  # tied tensors stand under one name
     other.tie_weights()
-    other.to(next(model.parameters()).device).eval()
-    shard(other)
-    return other
+    for name, buffer in model.named_buffers():  # some are not saved, such as the frequencies of rotary positions
+        owner, _, last = name.rpartition(".")
+        setattr(other.get_submodule(owner), last, buffer.clone())
+    copied = Root(other.eval())
+    shard(copied)
+    return copied
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -80,13 +83,13 @@ def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def is_sharded(model: torch.nn.Module) -> bool:
+def is_sharded(root: Root) -> bool:
     """Returns whether `shard` was applied."""
-    return _is_module(model)
+    return _is_module(root)
 
 
-def _parts(model: Any) -> list[FSDPModule]:
-    return [part for part in model.modules() if _is_module(part)]
+def _parts(root: Root) -> list[FSDPModule]:
+    return [part for part in root.modules() if _is_module(part)]
 
 
 def _is_module(module: object) -> TypeGuard[FSDPModule]:

@@ -11,8 +11,9 @@ from scipy import stats
 from transformers import LlamaForCausalLM
 
 from agents import HFPolicy, make_policy
+from agents.policies.lm.batching import groups
 from agents.policies.lm.cached_decoder import Arguments
-from agents.policies.lm.generation import Sharpening, groups
+from agents.policies.lm.generation import Sharpening
 from agents.policies.lm.hf_policy import HFConfig, TinyConfig
 from agents.policies.lm.loading import load_tokenizer
 from envs import Task, make_task
@@ -44,7 +45,7 @@ def write_tokenizer(folder, template=TEMPLATE, merges=(), pad="<pad>", eos="<eos
     ).save_pretrained(folder)
 
 
-def tiny_model(kind="llama", width=14, context=40, seed=0):
+def tiny_model(kind="llama", width=14, context=40, seed=0, **fields):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shape = {"vocab_size": width, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -59,7 +60,7 @@ def tiny_model(kind="llama", width=14, context=40, seed=0):
     if kind in ("llama", "gemma2"):
         more |= {"intermediate_size": 64}
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape, **more))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape | more | fields))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from agents import make
 from agents.check import check_agent
-from agents.policies.lm import generation
 from agents.policies.lm.hf_policy import HFPolicy, TinyConfig
 from agents.policies.lm.lora import LoRAConfig
+from agents.policies.lm.scoring import chosen
 from agents.policies.tensors import tensors
 from envs import DuelArena, make_task
 from oracles import make as make_oracle
@@ -163,7 +163,7 @@ def test_an_adapter_of_the_output_layer_counts(folder):
     whole = [y.tokens for row in said for y in row]
     prompts = [x for x, row in zip(PROMPTS, said, strict=True) for _ in row]
     found, mask = policy.token_logprob(PROMPTS, said)
-    assert torch.allclose(found[mask], generation.chosen(policy.scores(prompts, whole), whole), atol=1e-5)
+    assert torch.allclose(found[mask], chosen(policy.scores(prompts, whole), whole), atol=1e-5)
     found.sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in policy.parameters() if p.requires_grad)
 

@@ -1,12 +1,16 @@
-"""Log-probabilities straight from hidden states: what whole logits give, in value and gradient, with little held."""
+"""Log-probabilities from hidden states: values and gradients of whole logits, little memory, a short way."""
+
+import inspect
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
-from agents.policies.lm import fused_logprob, generation
-from agents.policies.lm.fused_logprob import fused, is_plain
+from agents.policies.lm import fused_logprob, scoring
+from agents.policies.lm.batching import groups, packed
 from agents.policies.lm.generation import Sharpening
+from agents.policies.lm.lora import LoRAConfig
 from preference_duel.keyed_random import Key
 from tests.agents.policies.lm.test_hf_policy import PROMPTS, policy_of, text_task, tiny_model, write_tokenizer
 
@@ -29,13 +33,11 @@ def test_values_and_gradients_are_those_of_whole_logits(sharpening, monkeypatch)
     wanted = torch.autograd.grad(expected @ pull, [hidden, head.weight])
     held = []
 
-    def score(logits, rows):
+    def process(logits, rows):
         held.append(logits.numel())
         return sharpening.scores(logits, LEGAL[None], written[rows])
 
-    with fused(head, written, score, sharpening.temperature):
-        found = head(hidden)[:, 0]
-    assert head(hidden).shape == (M, V)
+    found = fused_logprob.fused_logprob(hidden, head.weight, written, process, sharpening.temperature)
     assert torch.allclose(found, expected, atol=1e-6)
     for mine, theirs in zip(torch.autograd.grad(found @ pull, [hidden, head.weight]), wanted, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-5)
@@ -43,10 +45,9 @@ def test_values_and_gradients_are_those_of_whole_logits(sharpening, monkeypatch)
 
 
 def test_a_frozen_head_gets_no_gradient():
-    hidden, head = torch.randn(M, D, requires_grad=True), torch.nn.Linear(D, V, bias=False).requires_grad_(False)
-    with fused(head, torch.zeros(M, dtype=torch.long), lambda logits, rows: logits.float(), 1.0):
-        head(hidden).sum().backward()
-    assert head.weight.grad is None
+    hidden, weight, tokens = torch.randn(M, D, requires_grad=True), torch.randn(V, D), torch.zeros(M, dtype=torch.long)
+    fused_logprob.fused_logprob(hidden, weight, tokens, lambda logits, _: logits.float(), 1.0).sum().backward()
+    assert weight.grad is None
     assert hidden.grad.abs().sum() > 0
 
 
@@ -60,12 +61,63 @@ def test_a_model_that_caps_its_logits_is_read_whole(tmp_path):
     )  # fmt: skip
     Gemma2ForCausalLM(config).save_pretrained(tmp_path)
     policy = policy_of(tmp_path, text_task(tmp_path))
-    assert not is_plain(policy.model)
-    assert is_plain(tiny_model())
+    assert not scoring.is_plain(policy.model)
     said, _ = policy.draw(PROMPTS, 3, Key(0))
     scores = policy.scores([PROMPTS[0]], [said[0][0].tokens])
     found = policy.token_logprob(PROMPTS, said)[0][0, 0, : len(said[0][0].tokens)]
-    assert torch.allclose(found, generation.chosen(scores, [said[0][0].tokens]), atol=1e-5)
+    assert torch.allclose(found, scoring.chosen(scores, [said[0][0].tokens]), atol=1e-5)
+
+
+def test_a_matrix_times_hidden_states_is_told_from_all_else():
+    plain = tiny_model().eval()
+    assert scoring.is_plain(plain)
+    assert scoring.is_plain(plain.to(torch.bfloat16))
+    assert not scoring.is_plain(tiny_model("gemma2").eval())
+    assert scoring.is_plain(tiny_model("gemma2", final_logit_softcapping=None).eval())
+    plain.lm_head.bias = torch.nn.Parameter(torch.zeros(14))
+    assert not scoring.is_plain(plain)
+    scaled = GraniteConfig(vocab_size=14, hidden_size=16, intermediate_size=16, num_hidden_layers=1, logits_scaling=1.5)
+    assert not scoring.is_plain(GraniteForCausalLM(scaled).eval())
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+@pytest.mark.parametrize("fields", [{}, {"checkpointing": True}, {"micro_tokens": 20}, {"lora": LoRAConfig(rank=2)}])
+def test_at_most_four_calls_lead_to_the_model_and_nothing_is_hooked_or_replaced(tmp_path, kind, fields, monkeypatch):
+    write_tokenizer(tmp_path)
+    tiny_model(kind).save_pretrained(tmp_path)
+    policy = policy_of(tmp_path, text_task(tmp_path), **fields)
+    said, _ = policy.draw(PROMPTS, 4, Key(0))
+    source, logprob, ways = str(Path(scoring.__file__).parents[2]), type(policy).logprob.__code__, []
+    layers = type(policy.model.base_model)
+    forward = layers.forward
+
+    def watched(self, *arguments, **named):
+        codes = [info.frame.f_code for info in inspect.stack(0)[1:]]
+        if logprob in codes:  # else a pass that is repeated for its gradient
+            between = codes[: codes.index(logprob)]
+            ways.append([code.co_name for code in between if code.co_filename.startswith(source)])
+        assert not any(part._forward_hooks or part._forward_pre_hooks for part in policy._root.modules())
+        assert all("forward" not in vars(part) for part in (policy.model, policy.model.get_output_embeddings()))
+        return forward(self, *arguments, **named)
+
+    monkeypatch.setattr(layers, "forward", watched)
+    policy.logprob(PROMPTS, said).sum().backward()
+    with torch.no_grad():
+        policy.logprob(PROMPTS, said)
+    assert ways
+    assert all(len(way) <= 4 for way in ways), ways
+
+
+def test_capped_logits_of_prompts_are_left_out_if_the_model_can(tmp_path):
+    write_tokenizer(tmp_path)
+    tiny_model("gemma2").save_pretrained(tmp_path)
+    policy = policy_of(tmp_path, text_task(tmp_path))
+    said, _ = policy.draw(PROMPTS, 4, Key(0))
+    texts = [policy.tokenizer.prompt(x) for x in PROMPTS], [row[0].tokens for row in said]
+    texts = scoring.Texts.of(*texts, policy.device)
+    every = scoring.logits_at(policy.model, texts, False, False, False)
+    assert torch.equal(scoring.logits_at(policy.model, texts, False, True, False), every)
+    assert len(every) == sum(len(row[0].tokens) for row in said)
 
 
 def test_learning_in_small_passes_changes_no_gradient(tmp_path):
@@ -85,13 +137,13 @@ def test_learning_in_small_passes_changes_no_gradient(tmp_path):
 
 def test_groups_hold_no_more_than_they_may_and_little_padding():
     lengths = [5, 5, 6, 7, 20, 21, 22, 90]
-    groups = generation.groups(lengths, 42)
-    assert sorted(i for group in groups for i in group) == list(range(8))
-    for group in groups:
+    grouped = groups(lengths, 42)
+    assert sorted(i for group in grouped for i in group) == list(range(8))
+    for group in grouped:
         longest = max(lengths[i] for i in group)
         assert len(group) == 1 or len(group) * longest <= 42
         assert longest <= 1.25 * min(lengths[i] for i in group)
-    assert generation.packed([3, 9, 4, 1], 8) == [[3, 0, 2], [1]]
+    assert packed([3, 9, 4, 1], 8) == [[3, 0, 2], [1]]
 
 
 def test_computing_layers_again_changes_no_gradient(tmp_path):

@@ -1,0 +1,178 @@
+"""Log-probabilities of given responses, in one forward pass over prompts and responses (teacher forcing)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
+
+from agents.policies.lm.batching import groups, padded
+from agents.policies.lm.fused_logprob import Process, fused_logprob
+from preference_duel import distributed
+from preference_duel.types import Completion
+
+if TYPE_CHECKING:
+    from agents.policies.lm.decoder import Autoregressive
+
+UNLEARNED = 4
+"""How many times as many tokens fit into a pass that keeps nothing for a gradient."""
+
+
+class Root(nn.Module):
+    """Runs functions of a transformers model inside a forward pass.
+
+    Models are called through it, since FSDP gathers parameters before the `forward` of its root only: a function that
+    calls the layers without the output layer would otherwise find the rest of the parameters spread.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """Returns `function(model, *arguments)`."""
+        return function(self.model, *arguments)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """R prompts with their responses, M response tokens in all.
+
+    Attributes:
+        ids: [R, L] without each response's last token, after which nothing is predicted.
+        index: [M] the place before each response token among the R L places.
+        first: the lowest column of those places.
+    """
+
+    ids: Tensor
+    index: Tensor
+    first: int
+
+    @classmethod
+    def of(cls, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], device: torch.device) -> Texts:
+        """Pads prompts and responses given in tokens."""
+        ids = padded([[*x, *y[:-1]] for x, y in zip(prompts, responses, strict=True)], device)
+        starts = [r * ids.shape[1] + len(prompt) - 1 for r, prompt in enumerate(prompts)]
+        index = [start + t for start, response in zip(starts, responses, strict=True) for t in range(len(response))]
+        return cls(ids, torch.tensor(index, device=device), min(map(len, prompts)) - 1)
+
+
+def fused_logprob_at(
+    model: Any, texts: Texts, tokens: Tensor, process: Process, temperature: float, autocast: bool
+) -> Tensor:
+    """Returns [M] nats float32 of the M response tokens, by a model that `is_plain`; see `fused_logprob`."""
+    with torch.autocast(texts.ids.device.type, torch.bfloat16, enabled=autocast):
+        hidden = model.base_model(input_ids=texts.ids, use_cache=False).last_hidden_state
+        hidden = hidden.flatten(0, 1).index_select(0, texts.index)  # [M, d]
+        return fused_logprob(hidden, model.get_output_embeddings().weight, tokens, process, temperature)
+
+
+def logits_at(model: Any, texts: Texts, plain: bool, last_only: bool, autocast: bool) -> Tensor:
+    """Returns [M, V] the model's logits before each of the M response tokens, differentiable.
+
+    Args:
+        model: a causal language model.
+        texts: prompts and responses.
+        plain: whether it `is_plain`; then only these places pass through the output layer.
+        last_only: whether the model takes `logits_to_keep`, so that others compute no logits of the shortest prompt.
+        autocast: whether the pass runs under bfloat16 autocast.
+    """
+    ids, index = texts.ids, texts.index
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=autocast):
+        if plain:
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            return model.get_output_embeddings()(hidden.flatten(0, 1).index_select(0, index))
+        if not last_only:
+            return model(input_ids=ids, use_cache=False).logits.flatten(0, 1).index_select(0, index)
+        width = ids.shape[1]
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=width - texts.first).logits
+        kept = index - texts.first * (index // width + 1)  # the same places when each row lacks its first ones
+        return logits.flatten(0, 1).index_select(0, kept)
+
+
+@torch.no_grad()
+def is_plain(model: Any) -> bool:
+    """Returns whether a model's logits are its last hidden states times one matrix, and nothing is done to them after.
+
+    Some are capped or scaled (Gemma 2, Cohere, Granite), and an output layer may have a bias or an adapter. The test
+    replaces the matrix in two passes: by 0, which shows what is added, and by a large one, which shows caps and scales.
+    """
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None:
+        return False
+    name = next(name for name, part in model.named_modules() if part is head)
+    inputs = {"input_ids": torch.arange(2, device=model.device)[None], "use_cache": False}
+    try:
+        hidden = model.base_model(**inputs).last_hidden_state
+        lengths = hidden[0].float().square().sum(1)
+        direction = hidden[0, lengths.argmax()] / lengths.max().to(hidden)  # the other may be 0, of a padding token
+        for size in (0.0, 1e4):
+            matrix = torch.linspace(-size, size, 8).to(direction)[:, None] * direction  # [8, d]
+            replaced = {f"{name}.weight": matrix.to(head.weight.dtype)}
+            logits = torch.func.functional_call(model, replaced, (), inputs, tie_weights=False).logits
+            gap = (logits.float() - linear(hidden, matrix).float()).abs().max()
+            if not gap <= 2 * torch.finfo(matrix.dtype).eps * size:
+                return False
+    except (AttributeError, IndexError, RuntimeError, TypeError):
+        return False  # code that a checkpoint brings along need not have a base model, nor take another matrix
+    return True
+
+
+def chosen(logits: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
+    """Returns [M] nats: the log-probability of each of the M tokens of R responses under logits [M, V] before it."""
+    flat = torch.tensor([token for row in tokens for token in row], dtype=torch.long, device=logits.device)
+    return logits.gather(1, flat[:, None]).squeeze(1) - logits.logsumexp(-1)
+
+
+def token_logprob(
+    policy: Autoregressive, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]
+) -> tuple[Tensor, Tensor]:
+    """Returns the log-probability of every token under the distribution that `draw` samples from, differentiable.
+
+    Responses of similar length are read together. If they have more than `micro_tokens` together, one group at a time
+    holds what its gradient needs, and is read again for it. Without gradients processes share the responses; with them
+    each reads what it was given, in one pass if the policy is sharded.
+
+    Args:
+        policy: the policy.
+        prompts: B prompts.
+        responses: [B][K] responses.
+
+    Returns:
+        [B, K, T] nats, 0 after a response's end, and the mask [B, K, T]: True where a token counts.
+    """
+    flat = [(prompt, policy.tokens_of(y)) for prompt, row in zip(prompts, responses, strict=True) for y in row]
+    lengths = [len(tokens) for _, tokens in flat]
+    width = max(lengths, default=0)
+    read = [policy.prompt_length(prompt) + len(tokens) for prompt, tokens in flat]
+    learns = torch.is_grad_enabled()
+    most = policy.micro_tokens if learns else UNLEARNED * policy.micro_tokens
+    own = [i for i in (range(len(flat)) if learns else distributed.share(len(flat))) if lengths[i]]
+    whole = learns and policy.sharded
+    passes = [own] if whole else [[own[i] for i in group] for group in groups([read[i] for i in own], most)]
+    again = learns and not whole and sum(read) > most
+    values, places = [], []
+    with nullcontext() if learns else policy.gathered():
+        for part in filter(None, passes):
+            texts = [flat[i][0] for i in part], [flat[i][1] for i in part]
+            values.append(
+                checkpoint(policy.flat_logprob, *texts, use_reentrant=False, preserve_rng_state=False)
+                if again
+                else policy.flat_logprob(*texts)
+            )
+            places += [i * width + t for i in part for t in range(lengths[i])]
+    index = torch.tensor(places, dtype=torch.long, device=policy.device)
+    result = torch.zeros(len(flat) * width, device=policy.device)
+    if values:
+        result = result.index_put((index,), torch.cat(values))
+    if not learns:
+        distributed.add(result)
+    mask = torch.arange(width, device=policy.device) < torch.tensor(lengths, device=policy.device)[:, None]
+    shape = len(prompts), -1, width
+    return result.reshape(shape), mask.reshape(shape)
