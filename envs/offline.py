@@ -1,131 +1,19 @@
-"""Preferences that were given before: read from a file, and played as duels in epochs."""
+"""Preferences that were given before, played as duels in epochs."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from envs.tasks.prompts import read_prompt
 from envs.tasks.task import Task
-from envs.tasks.text import load_split
+from envs.votes.preferences import Preference, load_preferences, read_preferences
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from preference_duel.names import nearest
 from preference_duel.types import Completion, Duel, Proposal
 
-_CHOSEN = ("chosen", "rejected")
-_SEATED = ("first", "second", "outcome")
-_PLAYED = ("left", "right", "prob")
-_FORMS = _CHOSEN, _SEATED, _PLAYED
-
-
-@dataclass(frozen=True)
-class Preference:
-    """One comparison that was made.
-
-    Attributes:
-        prompt: what was asked.
-        first: one response.
-        second: the other one.
-        outcome: 1 where the first won, 0 where the second did; a share where several people were asked.
-    """
-
-    prompt: str
-    first: str
-    second: str
-    outcome: float
-
-
-def read_preferences(path: str) -> list[Preference]:
-    """Reads comparisons from a file of lines, or from a Hugging Face data set in a local directory.
-
-    Args:
-        path: FILE.jsonl with {"prompt", "chosen", "rejected"} or {"prompt", "first", "second", "outcome"} on each line,
-            the duels.jsonl of a run ({"prompt", "left", "right", "prob"}; where both are the same text, nothing was
-            compared), or a directory whose data set has such columns ("hf:DIR" says the same). Prompts and responses
-            are text or lists of messages; of a response's messages the last one counts.
-
-    Raises:
-        ValueError: with the file and the line that is wrong, or if the lines do not say who won.
-        OSError: if the file cannot be read.
-    """
-    folder = path.removeprefix("hf:")
-    records = _rows(folder) if path.startswith("hf:") or Path(path).is_dir() else _lines(path)
-    given = [(_preference(where, record), record) for where, record in records]
-    found = [one for one, _ in given if one is not None]
-    if not found:
-        raise ValueError(f'{path}: has no preferences; write {{"prompt": ..., "chosen": ..., "rejected": ...}} a line')
-    if all(one.outcome == 0.5 for one in found):
-        raise ValueError(f"{path}: every outcome is 1/2, so that nothing says who was preferred")
-    if (
-        len(found) > 1
-        and len({one.outcome for one in found}) == 1
-        and not any("chosen" in record for _, record in given)
-    ):
-        raise ValueError(
-            f"{path}: all {len(found)} outcomes are {found[0].outcome:g}, which says nothing about the responses; if "
-            f"the first one was always preferred, name the fields chosen and rejected"
-        )
-    return found
-
-
-def _lines(path: str) -> Iterator[tuple[str, Any]]:
-    for number, raw in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
-        where = f"{path}:{number}"
-        try:
-            text = raw.decode("utf-8-sig")
-            if text.strip():
-                yield where, json.loads(text)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{where}: not UTF-8 (byte {error.start} of the line); save the file as UTF-8") from error
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: broken JSON: {error.msg} (column {error.colno})") from error
-
-
-def _rows(folder: str) -> Iterator[tuple[str, Any]]:
-    for i, record in enumerate(load_split(folder, None, "train")):
-        yield f"{folder} row {i}", record
-
-
-def _preference(where: str, record: Any) -> Preference | None:
-    if not isinstance(record, Mapping):
-        raise ValueError(f"{where}: must be an object with prompt, chosen and rejected, got {str(record)[:60]!r}")
-    given = {name for name, value in record.items() if value is not None}
-    forms: list[tuple[str, ...]] = [form for form in _FORMS if given & set(form)] or [_CHOSEN]
-    if len(forms) > 1:
-        found = " and ".join(name for form in forms for name in form if name in given)
-        raise ValueError(
-            f"{where}: has {found}; say who won in one way: chosen and rejected, or first, second and outcome"
-        )
-    for name in ("prompt", *forms[0]):
-        if name not in given:
-            raise ValueError(f"{where}: has no field '{name}'{nearest(name, record) or '.'} It has {sorted(record)}.")
-    prompt = read_prompt(where, record["prompt"])
-    first, second = (_response(where, name, record[name]) for name in forms[0][:2])
-    if first == second and forms[0] is _PLAYED:
-        return None
-    if first == second:
-        raise ValueError(f"{where}: both responses are the same, {first[:60]!r}: there is nothing to prefer")
-    return Preference(prompt, first, second, 1.0 if forms[0] is _CHOSEN else _outcome(where, record, forms[0][2]))
-
-
-def _response(where: str, name: str, value: Any) -> str:
-    text = value[-1].get("content") if isinstance(value, list) and value and isinstance(value[-1], dict) else value
-    if not isinstance(text, str) or not text:
-        raise ValueError(f"{where}: {name} must be text or a list of messages, got {str(value)[:60]!r}")
-    return text
-
-
-def _outcome(where: str, record: Mapping[str, Any], name: str) -> float:
-    value = record[name]
-    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ValueError(f"{where}: {name} must be 1 (the first won), 0, or a share between them, got {value!r}")
-    return float(value)
+__all__ = ["FileArena", "Preference", "load_preferences", "read_preferences"]
 
 
 class FileArena:

@@ -148,6 +148,7 @@ def load_split(path: str, subset: str | None, split: str) -> Any:
         ConnectionError: if the hub cannot be reached or has no such dataset.
     """
     import datasets
+    from datasets.exceptions import DatasetsError
 
     saved = [name for name in ("dataset_dict.json", "state.json") if (Path(path) / name).is_file()]
     if saved:
@@ -160,10 +161,11 @@ def load_split(path: str, subset: str | None, split: str) -> Any:
         return tables[split]
     try:
         return datasets.load_dataset(path, subset, split=split)
-    except ValueError as error:
-        raise ValueError(f"hf:{path}: {error}") from error
     except OSError as error:
         raise ConnectionError(
             f"could not load hf:{path}: {error}. A local directory needs no network (hf:DIR with JSON, CSV or Parquet "
             f"files), nor do FILE.jsonl and the embedded task 'chat'"
         ) from error
+    except (ValueError, DatasetsError) as error:
+        cause = f": {str(error.__cause__).splitlines()[0]}" if error.__cause__ else ""
+        raise ValueError(f"hf:{path}: {str(error).splitlines()[0]}{cause}") from error

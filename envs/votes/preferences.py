@@ -1,0 +1,106 @@
+"""Pairs of texts to learn from, and prompts, read from files of preferences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from envs.votes.formats import Format, Record
+from envs.votes.options import ReadOptions
+from envs.votes.records import asked, outcome, texts
+from envs.votes.rows import Reading, Rows, flat, warn_of_skipped
+
+
+@dataclass(frozen=True)
+class Preference:
+    """One comparison that was made.
+
+    Attributes:
+        prompt: what was asked.
+        first: one response.
+        second: the other one.
+        outcome: 1 where the first won, 0 where the second did; a share where several people were asked.
+    """
+
+    prompt: str
+    first: str
+    second: str
+    outcome: float
+
+
+def read_preferences(path: str, options: ReadOptions | None = None) -> list[Preference]:
+    """Returns the pairs of responses of a file, and warns of rows that were left out.
+
+    `load_preferences` returns the report instead.
+    """
+    found, reading = load_preferences(path, options)
+    warn_of_skipped(reading)
+    return found
+
+
+def load_preferences(path: str, options: ReadOptions | None = None) -> tuple[list[Preference], Reading]:
+    """Reads pairs of responses, to learn from.
+
+    Args:
+        path: a file of records, a directory of them, or "hf:ID" (`envs.votes.containers`), in a format of
+            `envs.votes.formats`.
+        options: how it is read; None: by its fields.
+
+    Returns:
+        The preferences, and a report of the rows. Multi-turn prompts are `Conversation`s.
+
+    Raises:
+        ValueError: with the place that is wrong; if more than a tenth of the rows can't be used; or if the rows do
+            not say who won.
+        OSError: if the file cannot be read.
+    """
+    rows = Rows(path, options or ReadOptions(), "preferences")
+    found: list[Preference] = []
+    seated = False
+    for part in rows.parts():
+        for place, one, record in part:
+            new = rows.tried(place, _preferences, record, one, rows.options.soft)
+            found += [pair for pair in new or () if rows.differ(place, pair.first, pair.second)]
+            seated |= one.winner is not None and not one.ranked
+    seen = {(str(one.prompt), frozenset((one.first, one.second))) for one in found}
+    reading = rows.finished(len(found), len(found) - len(seen))
+    _require_verdicts(path, found, seated)
+    return found, reading
+
+
+def _preferences(record: Record, one: Format, soft: bool) -> list[Preference]:
+    return [Preference(*texts(row, one), outcome(row, one, soft)) for row in flat(record, one)]
+
+
+def _require_verdicts(path: str, found: Sequence[Preference], seated: bool) -> None:
+    outcomes = {one.outcome for one in found}
+    if outcomes == {0.5}:
+        raise ValueError(f"{path}: every outcome is 1/2, so that nothing says who was preferred")
+    if len(found) > 1 and len(outcomes) == 1 and seated:
+        raise ValueError(
+            f"{path}: all {len(found)} outcomes are {found[0].outcome:g}, which says nothing about the responses; if "
+            f"the first one was always preferred, name the fields chosen and rejected"
+        )
+
+
+def load_prompts(path: str, options: ReadOptions | None = None) -> tuple[list[tuple[str, str]], Reading]:
+    """Reads the prompts of a file of preferences, of thumbs, or of prompts.
+
+    Returns:
+        (place, prompt) of each row, and a report of the rows.
+
+    Raises:
+        ValueError: as `load_preferences`.
+        OSError: if the file cannot be read.
+    """
+    rows = Rows(path, options or ReadOptions(), "prompts")
+    found: list[tuple[str, str]] = []
+    for part in rows.parts():
+        for place, one, record in part:
+            prompt = rows.tried(place, _asked, record, one)
+            found += [] if prompt is None else [(place, prompt)]
+    return found, rows.finished(len(found), None)
+
+
+def _asked(record: Record, one: Format) -> str:
+    return asked(next(iter(flat(record, one))), one)

@@ -1,0 +1,100 @@
+"""Prompt, responses and outcome of one record in a known format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from envs.tasks.prompts import read_prompt
+from envs.votes.formats import Format, Record, need
+from envs.votes.messages import (
+    Message,
+    checked_text,
+    common_beginning,
+    context_and_response,
+    merged,
+    messages_in,
+    short,
+)
+
+SYSTEM = "system", "system_prompt"
+
+
+class NoVerdictError(ValueError):
+    """A row that is well formed and holds no verdict between two responses."""
+
+
+def asked(record: Record, one: Format) -> str:
+    """Returns the prompt of a record.
+
+    Raises:
+        ValueError: if there is none, or fields that are left out differ from it.
+    """
+    if one.first is not None:
+        return _conversation(record, one)[0]
+    name = one.prompt or "prompt"
+    return _checked_prompt(merged(need(record, name), name, _system(record), ()))
+
+
+def texts(record: Record, one: Format) -> tuple[str, str, str]:
+    """Returns the prompt and both responses of a record.
+
+    Raises:
+        NoVerdictError: if both conversations went different ways before the last message.
+        ValueError: if a field is not what it should be, naming it.
+    """
+    if one.first is None or one.second is None:
+        raise ValueError(f"format {one.name} names items and holds no texts")
+    what, first, second = _conversation(record, one)
+    return what, checked_text(one.first, first), checked_text(one.second, second)
+
+
+def _conversation(record: Record, one: Format) -> tuple[str, str, str]:
+    assert one.first is not None
+    assert one.second is not None
+    (shared, first), (other, second) = (
+        context_and_response(name, need(record, name)) for name in (one.first, one.second)
+    )
+    if shared and other and shared != other:
+        raise NoVerdictError(f"{one.first} and {one.second} differ before their last message")
+    shared = shared or other
+    prompt = None if one.prompt is None else need(record, one.prompt)
+    if prompt is None and not shared:
+        prompt = common_beginning(first, second)
+        if not prompt:
+            raise ValueError(f"there is no prompt: {one.first} and {one.second} begin with different words")
+        first, second = first[len(prompt) :], second[len(prompt) :]
+    extra = record.get("messages") if one.first == "chosen" and one.prompt != "messages" else None
+    if extra is not None and shared and (messages_in("messages", extra) or shared)[: len(shared)] != shared:
+        raise ValueError(f"messages and the messages before the responses differ, got {short(extra)}")
+    return _checked_prompt(merged(prompt, one.prompt or "prompt", _system(record), shared)), first, second
+
+
+def _system(record: Record) -> str | None:
+    for name in SYSTEM:
+        if record.get(name) is not None:
+            if not isinstance(record[name], str):
+                raise ValueError(f"{name} must be text, got {short(record[name])}")
+            return record[name]
+    return None
+
+
+def _checked_prompt(value: str | Sequence[Message]) -> str:
+    try:
+        return read_prompt("", value if isinstance(value, str) else list(value))
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix(": ")) from error
+
+
+def outcome(record: Record, one: Format, soft: bool = False) -> float:
+    """Returns who won: 1 the first, 0 the second, 1/2 a tie, a share between.
+
+    Raises:
+        ValueError: naming the field and what was expected.
+    """
+    if one.winner is None:
+        return 1.0
+    value = need(record, one.winner)
+    found = (one.rule.soft if soft and one.rule.soft else one.rule.outcome)(value)
+    if found is None:
+        raise ValueError(f"{one.winner} must be {one.rule.expected}, got {short(value)}")
+    return found

@@ -1,0 +1,226 @@
+"""Tables of votes, read from files of preferences: names in whole columns, texts row by row."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.votes.containers import Batch
+from envs.votes.formats import Format, Record, given_fields
+from envs.votes.messages import short
+from envs.votes.options import ReadOptions
+from envs.votes.records import texts
+from envs.votes.rows import PLACES, Reading, Rows, flat, warn_of_skipped
+from envs.votes.table import Indices, Matrix, VoteTable
+
+SAMPLE = 1000
+"""Records that decide which fields a file has."""
+NOT_NAMED = "(not named)"
+"""The annotator or prompt of rows that do not name theirs in a file that does."""
+
+
+def read_votes(path: str, options: ReadOptions | None = None) -> VoteTable:
+    """Returns the votes of a file, and warns of rows that were left out; `load_votes` returns the report instead."""
+    table, reading = load_votes(path, options)
+    warn_of_skipped(reading)
+    return table
+
+
+def load_votes(path: str, options: ReadOptions | None = None) -> tuple[VoteTable, Reading]:
+    """Reads verdicts between items: models, policies, or responses where the file names nothing else.
+
+    Args:
+        path: as for `load_preferences`.
+        options: how it is read; None: by its fields.
+
+    Returns:
+        The votes, and a report of the rows with the names of prompts and annotators.
+
+    Raises:
+        ValueError: with the place that is wrong, or if more than a tenth of the rows can't be used.
+        OSError: if the file cannot be read.
+    """
+    rows = Rows(path, options or ReadOptions(), "votes")
+    votes = _Votes(rows)
+    for batch, one in rows.batches():
+        votes.add(batch, one)
+    return votes.table()
+
+
+class _Names:
+    """Indices of names, in the order in which they come."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, int] = {}
+        self._codes: dict[Any, int] = {}
+
+    def codes(self, values: Sequence[Any], default: str | None = None) -> Indices:
+        """Returns [N] indices of names; of the default, -1 without one, where a value is none."""
+        try:
+            distinct = dict.fromkeys(values)
+        except TypeError:
+            values = [json.dumps(v, sort_keys=True, default=str) if isinstance(v, (list, dict)) else v for v in values]
+            distinct = dict.fromkeys(values)
+        for value in distinct:
+            if value not in self._codes:
+                name = _name(value) or default
+                self._codes[value] = -1 if name is None else self.names.setdefault(name, len(self.names))
+        return np.fromiter(map(self._codes.__getitem__, values), np.int64, len(values))
+
+
+def _name(value: Any) -> str | None:
+    """Returns a name's text; None if a value can't be one."""
+    if isinstance(value, tuple):
+        value = " ".join(str(part) for part in value if part is not None)
+    if isinstance(value, (int, float)) and math.isfinite(value):
+        value = str(int(value) if value == int(value) else value)
+    if not isinstance(value, str) or not value.strip():
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return None
+    return value
+
+
+class _Votes:
+    """Columns of votes, read batch by batch."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._items, self._annotators, self._prompts = _Names(), _Names(), _Names()
+        self._outcomes: dict[Any, float] = {}
+        self._parts: list[dict[str, NDArray[Any]]] = []
+        self._format: Format | None = None
+
+    def _bind(self, batch: Batch, one: Format) -> None:
+        """Chooses the columns by the fields that the first records have."""
+        sample: list[Record] = []
+        for record in batch.records[:SAMPLE]:
+            try:
+                sample += flat(record, one) if isinstance(record, Mapping) else []
+            except ValueError:
+                continue  # which is counted when the row is read
+        fields = given_fields(sample)
+        self._format = one
+        pair = next((pair for pair in one.items if set(pair) <= set(fields)), None)
+        self._named = pair is not None
+        self._pair = pair or ("first_item", "second_item")
+        prompts = one.prompts or (one.prompt,) if self._named else ("prompt",)
+        self._prompt = [name for name in prompts if name in fields or not self._named]
+        self._begins = one.first if one.prompt is None and one.first in fields else None
+        self._annotator = next((name for name in one.annotators if name in fields), None)
+
+    def add(self, batch: Batch, one: Format) -> None:
+        """Reads a batch."""
+        if self._format is None:
+            self._bind(batch, one)
+        if self._named and one.rows is None and all(map(_is_record, batch.records)):
+            self._columns(batch.records, batch.place, one)
+        else:
+            found = [
+                (place, row)
+                for i, record in enumerate(batch.records)
+                if self._rows.usable(place := batch.place(i), record)
+                for row in self._rows.tried(place, flat, record, one) or ()
+            ]
+            if not self._named:
+                found = [(place, row) for place, row in ((p, self._of_texts(p, r, one)) for p, r in found) if row]
+            self._columns([row for _, row in found], lambda i: found[i][0], one)
+
+    def _of_texts(self, place: str, record: Record, one: Format) -> Record | None:
+        """Returns a row whose items are its responses; None if it can't be used, which is counted."""
+        read = self._rows.tried(place, texts, record, one)
+        if read is None or not self._rows.differ(place, read[1], read[2]):
+            return None
+        return {**record, "prompt": read[0], "first_item": read[1], "second_item": read[2]}
+
+    def _columns(self, records: Sequence[Any], place: Callable[[int], str], one: Format) -> None:
+        (a, b), winner = self._pair, one.winner
+        first, second = (self._items.codes([record.get(name) for record in records]) for name in (a, b))
+        outcome = self._outcomes_of([record.get(winner) for record in records]) if winner else np.ones(len(records))
+        good = np.ones(len(records), dtype=bool)
+        wrong = {
+            f"{a} must be a name": (first < 0, a),
+            f"{b} must be a name": (second < 0, b),
+            f"{a} and {b} must differ": (first == second, a),
+            f"{winner} must be {one.rule.expected}": (np.isnan(outcome), winner or ""),
+        }
+        for reason, (mask, name) in wrong.items():
+            found = np.flatnonzero(mask & good)
+            good &= ~mask
+            if found.size:
+                places = [place(int(i)) for i in found[:PLACES]]
+                self._rows.skip(f"{reason}, got {short(records[found[0]].get(name))}", places, found.size)
+        part = {"first": first, "second": second, "outcome": outcome}
+        if self._annotator is not None:
+            part["annotators"] = self._annotators.codes([r.get(self._annotator) for r in records], NOT_NAMED)
+        if self._prompt:
+            named = [[record.get(name) for record in records] for name in self._prompt]
+            values = named[0] if len(named) == 1 else list(zip(*named, strict=True))
+            part["prompts"] = self._prompts.codes(values, NOT_NAMED)
+        elif self._begins is not None:
+            part["prompts"] = self._prompts.codes([_opening(r.get(self._begins)) for r in records], NOT_NAMED)
+        self._parts.append({name: column[good] for name, column in part.items()})
+
+    def _outcomes_of(self, values: Sequence[Any]) -> Matrix:
+        try:
+            distinct = dict.fromkeys(values)
+        except TypeError:
+            values = [None if isinstance(value, (list, dict)) else value for value in values]
+            distinct = dict.fromkeys(values)
+        assert self._format is not None
+        rule = self._format.rule
+        for value in distinct:
+            if value not in self._outcomes:
+                found = (rule.soft if self._rows.options.soft and rule.soft else rule.outcome)(value)
+                self._outcomes[value] = math.nan if found is None else found
+        return np.fromiter(map(self._outcomes.__getitem__, values), np.float64, len(values))
+
+    def table(self) -> tuple[VoteTable, Reading]:
+        """Returns all votes and the report."""
+        names = self._parts[0] if self._parts else ("first", "second", "outcome")
+        columns: dict[str, NDArray[Any]] = {
+            name: np.concatenate([part[name] for part in self._parts] or [np.empty(0)]) for name in names
+        }
+        annotators, prompts = columns.get("annotators"), columns.get("prompts")
+        duplicates = None
+        if prompts is not None:
+            low, high = (f(columns["first"], columns["second"]) for f in (np.minimum, np.maximum))
+            keys = [low, high, prompts] + ([] if annotators is None else [annotators])
+            duplicates = len(prompts) - _distinct(keys)
+        reading = self._rows.finished(len(columns["first"]), duplicates)
+        reading.prompts, reading.annotators = list(self._prompts.names), list(self._annotators.names)
+        assert self._format is not None
+        table = VoteTable(
+            list(self._items.names),
+            columns["first"],
+            columns["second"],
+            columns["outcome"],
+            annotators,
+            prompts,
+            self._format.seated,
+        )
+        return table, reading
+
+
+def _opening(conversation: Any) -> Any:
+    """Returns the first message of a conversation, which names its prompt well enough."""
+    return conversation[0] if isinstance(conversation, list) and conversation else None
+
+
+def _is_record(record: Any) -> bool:
+    return isinstance(record, dict)
+
+
+def _distinct(columns: Sequence[Indices]) -> int:
+    """Returns how many different rows there are."""
+    code = np.zeros(len(columns[0]), dtype=np.int64)
+    for column in columns:
+        code = np.unique(code * (column.max(initial=0) + 2) + column, return_inverse=True)[1]
+    return int(code.max(initial=-1)) + 1
