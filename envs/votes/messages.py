@@ -100,15 +100,15 @@ def checked_text(name: str, text: Any) -> str:
     return text
 
 
-def context_and_response(name: str, value: Any) -> tuple[list[Message], str]:
-    """Returns the messages before a response, none if the field holds the response alone, and the response.
+def context_and_response(name: str, value: Any) -> tuple[list[Message] | None, str]:
+    """Returns the messages before a response, None of a plain text, and the response.
 
     Raises:
         ValueError: if the last message is not the assistant's, or the field is neither text nor messages.
     """
     messages = messages_in(name, value)
     if messages is None:
-        return [], value
+        return None, value
     if messages[-1]["role"] != "assistant":
         raise ValueError(f"the last message of {name} must be the assistant's, got role {messages[-1]['role']!r}")
     return messages[:-1], messages[-1]["content"]

@@ -56,9 +56,9 @@ def _conversation(record: Record, one: Format) -> tuple[str, str, str]:
     )
     if shared and other and shared != other:
         raise NoVerdictError(f"{one.first} and {one.second} differ before their last message")
-    shared = shared or other
+    plain, shared = shared is None and other is None, shared or other or []
     prompt = None if one.prompt is None else need(record, one.prompt)
-    if prompt is None and not shared:
+    if prompt is None and plain:
         prompt = common_beginning(first, second)
         if not prompt:
             raise ValueError(f"there is no prompt: {one.first} and {one.second} begin with different words")

@@ -119,15 +119,9 @@ class Rows:
         if not start:
             return
         place = next(batch.place(i) for i, record in enumerate(batch.records) if isinstance(record, Mapping))
-        given, pairs = given_fields(start), self.kind != "prompts"
+        pairs = self.kind != "prompts"
         try:
-            if self.options.fields is not None:
-                merged = {name: next(r[name] for r in start if r.get(name) is not None) for name in given}
-                one = mapped(parse_fields(self.options.fields), merged, pairs)
-            elif self.options.format is not None:
-                one = named(self.options.format, given)
-            else:
-                one = detect(given, pairs)
+            one = self._format_for(start, pairs)
             if pairs and not one.holds_pairs:
                 raise ValueError(_no_pairs(one))
             if self.kind == "preferences" and one.first is None:
@@ -138,6 +132,21 @@ class Rows:
             raise ValueError(f"{place}: {error}") from error
         self.first = one
         self.reading.formats.append(one.name)
+
+    def _format_for(self, records: Sequence[Record], pairs: bool) -> Format:
+        given = given_fields(records)
+        if self.options.fields is not None:
+            merged = {name: next(r[name] for r in records if r.get(name) is not None) for name in given}
+            return mapped(parse_fields(self.options.fields), merged, pairs)
+        if self.options.format is not None:
+            return named(self.options.format, given)
+        try:
+            return detect(given, pairs)
+        except ValueError as error:
+            try:
+                return detect(given_fields(records[:1]), pairs)  # rows of several forms
+            except ValueError:
+                raise error from None
 
     def parts(self) -> Iterator[Iterator[tuple[str, Format, Record]]]:
         """Yields the usable records of every batch, each with its place and its own format."""

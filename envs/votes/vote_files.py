@@ -64,13 +64,20 @@ class _Names:
         try:
             distinct = dict.fromkeys(values)
         except TypeError:
-            values = [json.dumps(v, sort_keys=True, default=str) if isinstance(v, (list, dict)) else v for v in values]
+            values = [_hashable(v, named=default is not None) for v in values]
             distinct = dict.fromkeys(values)
         for value in distinct:
             if value not in self._codes:
                 name = _name(value) or default
                 self._codes[value] = -1 if name is None else self.names.setdefault(name, len(self.names))
         return np.fromiter(map(self._codes.__getitem__, values), np.int64, len(values))
+
+
+def _hashable(value: Any, named: bool) -> Any:
+    """Returns a list or an object as text where one may name something (a prompt), and as nothing elsewhere."""
+    if not isinstance(value, (list, dict)):
+        return value
+    return json.dumps(value, sort_keys=True, default=str) if named else None
 
 
 def _name(value: Any) -> str | None:

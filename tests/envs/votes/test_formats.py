@@ -30,17 +30,6 @@ DIALOGUES = ["chosen_rejected capybara", "implicit_prompt hh_rlhf", "alpaca", "h
 LISTS = ["nectar", "ranking", "ultrafeedback", "summarize"]
 
 
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def write(*records, name="FILE"):
-        (tmp_path / name).write_text("\n".join(json.dumps(record) for record in records), encoding="utf-8")
-        return name
-
-    return write
-
-
 def outcomes_of(layout):
     if layout in CHOSEN:
         return [1.0] * 5
