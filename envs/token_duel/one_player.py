@@ -1,10 +1,10 @@
-"""One learner in each of N duels: what the vector environments are thin over."""
+"""One learner against an opponent in each of N duels: the rules of every one-player view."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from envs.token_duel.build import token_duels
 from envs.token_duel.chance import episode_uniforms
 from envs.token_duel.duels import PLAYERS, TokenDuels
 from envs.token_duel.opponents import OtherSeat
-from envs.token_duel.spaces import Mask, Obs
+from envs.token_duel.spaces import Mask, Obs, mask_place, player_space
 from preference_duel.keyed_random import Stream
 
 Learner = Literal["player_0", "player_1", "random"]
@@ -26,25 +26,39 @@ class SoloDuels:
         duels: the rules, for N duels.
         opponent: "uniform", a list of response texts, a policy with `draw`, or an `envs.token_duel.opponents.Opponent`.
         learner: the learner's seat: "player_0", "player_1", or "random", drawn for each episode.
+        obs: "dict" or "flat"; see `PreferenceDuel`.
+        mask: where the action mask is; see `PreferenceDuel`. `masks()` has it always.
 
     Attributes:
-        duels: the duels of two.
+        duels: the two-player duels.
         seats: [N] the learner's seat, 0 or 1.
         responses: [N, T] the opponent's tokens, EOS from the end of its response on.
 
     Raises:
-        ValueError: if the opponent or the seat is unknown.
+        ValueError: if the opponent, the seat or the place of the mask is unknown.
     """
 
-    def __init__(self, duels: TokenDuels, opponent: Any = "uniform", learner: Learner = "player_0") -> None:
-        self.duels, self.learner = duels, require_seat(learner)
+    def __init__(
+        self,
+        duels: TokenDuels,
+        opponent: Any = "uniform",
+        learner: Learner = "player_0",
+        obs: Obs = "dict",
+        mask: Mask | None = None,
+    ) -> None:
+        if learner not in get_args(Learner):
+            raise ValueError(f"learner must be one of {get_args(Learner)}, got {learner!r}")
+        self.duels, self.learner = duels, learner
+        self.obs: Obs = obs
+        self.mask: Mask = mask_place(obs, mask, duels.rules.vocab_size)
+        self.observation_space = player_space(duels.rules, duels.width + duels.limit, obs, self.mask)
         self.set_opponent(opponent)
         self.seats = np.full(duels.size, PLAYERS.index(learner) if learner in PLAYERS else 0)
         self.responses = np.full((duels.size, duels.limit), duels.rules.eos)
         self._rows = np.arange(duels.size)
 
     def set_opponent(self, of: Any) -> None:
-        """Lets somebody else play from each duel's next reset on.
+        """Replaces the opponent from each duel's next reset.
 
         Raises:
             ValueError: if it is no opponent.
@@ -55,12 +69,15 @@ class SoloDuels:
         """Starts the next episode of these duels.
 
         Raises:
-            ValueError: if a response of the opponent is none that the rules allow.
+            ValueError: if the rules do not allow a response of the opponent.
         """
         if not rows.size:
             return
         duels = self.duels
-        duels.reset(rows)
+        if duels.size == 1:
+            duels.reset_row(0)
+        else:
+            duels.reset(rows)
         if self.learner == "random":
             self.seats[rows] = 2 * episode_uniforms(duels.seeds[rows], duels.episodes[rows], Stream.SIDE)
         self.responses[rows] = self._other.responses(rows)
@@ -84,11 +101,65 @@ class SoloDuels:
         both[self._places(1)] = self.responses[self._rows, np.minimum(duels.steps, duels.limit - 1)]
         return duels.step(both)
 
-    def observations(self, obs: Obs, mask: Mask) -> Any:
-        """Returns copies of what each learner sees, as `envs.token_duel.spaces.player_space` lays it out."""
-        if obs == "flat":
+    def start(self, seed: int | None, options: dict[str, Any] | None) -> None:
+        """Starts the next episode of a single duel, or episode 0 of a new seed.
+
+        Raises:
+            ValueError: if there are several duels, or options, of which none are known; or as `reset`.
+        """
+        if self.duels.size != 1:
+            raise ValueError(f"this is a view of one duel, got {self.duels.size}")
+        if options:
+            raise ValueError(
+                f"reset() knows no options, got {sorted(options)}; use set_opponent() for another opponent"
+            )
+        if seed is not None:
+            self.duels.seed(seed)
+        self.reset(self._rows)
+
+    def step_row(self, row: int, token: int) -> bool:
+        """Plays one token in one duel: `step` without the cost of small arrays.
+
+        Returns:
+            Whether this ended and judged the duel.
+
+        Raises:
+            RuntimeError: if the duel is over or was never started.
+            ValueError: as `TokenDuels.step`.
+        """
+        duels = self.duels
+        if duels.episodes.item(row) < 0 or duels.outcome.item(row) >= 0:
+            raise RuntimeError("step() needs a running duel; call reset() first, and again after every verdict")
+        other = self.responses.item(row, duels.steps.item(row))
+        return duels.step_row(row, *((token, other) if self.seats.item(row) == 0 else (other, token)))
+
+    def observation(self, row: int) -> Any:
+        """Returns a copy of what one learner sees, an element of `observation_space`."""
+        seat = self.seats.item(row)
+        board = self.duels.board[row, seat, :-1].copy()
+        if self.obs == "flat":
+            return board
+        if self.mask != "observation":
+            return {"observation": board}
+        return {"observation": board, "action_mask": self.duels.rules.masks[self.duels.phase.item(row, seat)].copy()}
+
+    def info(self, row: int, mask: bool = True) -> dict[str, Any]:
+        """Returns one learner's info: its seat, the verdict once there is one, and perhaps the action mask."""
+        info = self.duels.verdict(row) if self.duels.outcome.item(row) >= 0 else {}
+        if mask and self.mask == "info":
+            info["action_mask"] = self.masks()[row].copy()
+        return {**info, "seat": self.seats.item(row)}
+
+    def reward(self, row: int) -> float:
+        """Returns the learner's reward of one judged duel."""
+        gain = 2 * self.duels.revealed.item(row) - 1
+        return gain if self.seats.item(row) == 0 else -gain
+
+    def observations(self) -> Any:
+        """Returns copies of what every learner sees, as a batch of `observation_space`."""
+        if self.obs == "flat":
             return self.boards()
-        if mask != "observation":
+        if self.mask != "observation":
             return {"observation": self.boards()}
         return {"observation": self.boards(), "action_mask": self.masks()}
 
@@ -106,17 +177,19 @@ class SoloDuels:
         return np.where(self.seats[rows] == 0, gain, -gain)
 
     def verdicts(self, rows: NDArray[np.intp]) -> dict[str, list[Any]]:
-        """Returns what `TokenDuels.verdict` tells of each of these rows, key by key."""
+        """Returns `TokenDuels.verdict` of these rows, a list for each key."""
         duels = self.duels
         responses = duels.board[rows, :, duels.width : -1]
         lengths, last = (responses != duels.rules.fill).sum(axis=2), responses[:, :, -1]
         hit_limit = (last != duels.rules.fill) & ~duels.rules.is_end[np.minimum(last, duels.rules.vocab_size - 1)]
-        told: dict[str, list[Any]] = {
+        verdicts: dict[str, list[Any]] = {
             "outcome": duels.outcome[rows].tolist(),
             "lengths": list(map(tuple, lengths.tolist())),
             "hit_limit": list(map(tuple, hit_limit.tolist())),
         }
-        return {**told, "preference": duels.revealed[rows].tolist()} if duels.feedback == "probability" else told
+        if duels.feedback == "probability":
+            verdicts["preference"] = duels.revealed[rows].tolist()
+        return verdicts
 
     def _places(self, other: int = 0) -> tuple[Any, Any]:
         """Returns the index [N, 2] of the learners' seats, or of the others'; a fixed one is a slice, and quicker."""
@@ -150,35 +223,61 @@ class SoloDuels:
         return twin
 
 
+class OnePlayerView:
+    """The methods that every one-player view has besides those of its library.
+
+    Attributes:
+        solo: the duels that are viewed.
+    """
+
+    solo: SoloDuels
+
+    def set_opponent(self, opponent: Any) -> None:
+        """Replaces the opponent from each duel's next reset.
+
+        Raises:
+            ValueError: if it is no opponent.
+        """
+        self.solo.set_opponent(opponent)
+
+    def get_state(self) -> dict[str, NDArray]:
+        """Returns copies of all that changes but the opponent, for `set_state`."""
+        return self.solo.get_state()
+
+    def set_state(self, state: dict[str, NDArray]) -> None:
+        """Continues the episodes that `get_state()` saw, in an environment of the same task and size.
+
+        Raises:
+            ValueError: naming the array that does not fit.
+        """
+        self.solo.set_state(state)
+
+    def clone(self) -> Self:
+        """Returns an independent copy in the middle of the same episodes; task, oracle and opponent are shared."""
+        twin = copy.copy(self)
+        twin.solo = self.solo.clone()
+        return twin
+
+
 def solo_duels(
     num_envs: int, opponent: Any, learner: Learner, options: Mapping[str, Any]
-) -> tuple[SoloDuels, dict[str, Any]]:
-    """Builds what the vector environments are views of.
+) -> tuple[SoloDuels, int, str | None]:
+    """Builds the duels of a one-player view.
 
     Args:
         num_envs: N.
-        opponent: see `SoloDuels`.
-        learner: see `SoloDuels`.
+        opponent: of the learner; see `SoloDuels`.
+        learner: the learner's seat; see `SoloDuels`.
         options: those of `preference_duel_v0.parallel_env`.
 
     Returns:
-        The duels, and those of the options that are the view's own.
+        The duels, and the view's seed and render mode.
 
     Raises:
         UnknownNameError: if the task's or the oracle's name is unknown.
         ValueError: if an argument is out of its range.
     """
-    shown = {name: value for name, value in options.items() if name in ("seed", "obs", "mask", "render_mode")}
-    rules = {name: value for name, value in options.items() if name not in shown}
-    return SoloDuels(token_duels(num_envs, **rules), opponent, learner), shown
-
-
-def require_seat(learner: Learner) -> Learner:
-    """Returns a learner's seat unchanged.
-
-    Raises:
-        ValueError: if there is no such seat.
-    """
-    if learner not in get_args(Learner):
-        raise ValueError(f"learner must be one of {get_args(Learner)}, got {learner!r}")
-    return learner
+    rules = dict(options)
+    seed, render_mode = rules.pop("seed", 0), rules.pop("render_mode", None)
+    obs, mask = rules.pop("obs", "dict"), rules.pop("mask", None)
+    return SoloDuels(token_duels(num_envs, **rules), opponent, learner, obs, mask), seed, render_mode

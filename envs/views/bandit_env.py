@@ -1,8 +1,7 @@
-"""The duel as a bandit: one action is a whole response, and the verdict comes at once."""
+"""The duel as a bandit: one action is a whole response, and the verdict follows at once."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from operator import index
 from typing import Any, ClassVar, Literal, get_args
@@ -13,22 +12,24 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 from numpy.typing import ArrayLike, NDArray
 
 from envs.token_duel.boards import tokens_of
-from envs.token_duel.one_player import Learner
-from envs.views.gym_env import SoloDuel, solo_env
+from envs.token_duel.one_player import Learner, OnePlayerView, SoloDuels, solo_duels
+from envs.views.gym_env import SoloDuel
+from envs.views.transcript import require_render_mode, show
 
 Actions = Literal["candidates", "tokens"]
 
 
-class ResponseDuel(gymnasium.Env[NDArray[np.int64], Any]):
+class ResponseDuel(OnePlayerView, gymnasium.Env[NDArray[np.int64], Any]):
     """One player of a duel who commits a whole response; every episode is one step.
 
     The observation is the prompt, left-padded. The same seed and tokens have the same prompt and verdict as in
-    `SoloDuel`, and the same infos.
+    `SoloDuel`, and the same infos without action masks.
 
     Args:
-        solo: the duel, token by token.
-        actions: "candidates", the index of a response in a list; or "tokens", T ids, of which those after EOS are
-            not looked at.
+        solo: the duel, of size 1.
+        seed: of the episodes before the first `reset(seed=...)`.
+        render_mode: "human", "ansi" or None, as `SoloDuel`.
+        actions: "candidates", the index of a response in a list; or "tokens", T ids; those after EOS are ignored.
         candidates: the texts of that list; None: every response of a finite task.
 
     Raises:
@@ -38,16 +39,23 @@ class ResponseDuel(gymnasium.Env[NDArray[np.int64], Any]):
     metadata: ClassVar[dict[str, Any]] = SoloDuel.metadata  # pyright: ignore[reportIncompatibleVariableOverride] - never written to
 
     def __init__(
-        self, solo: SoloDuel, actions: Actions = "candidates", candidates: Sequence[str] | None = None
+        self,
+        solo: SoloDuels,
+        seed: int = 0,
+        render_mode: str | None = None,
+        actions: Actions = "candidates",
+        candidates: Sequence[str] | None = None,
     ) -> None:
         if actions not in get_args(Actions):
             raise ValueError(f"actions must be one of {get_args(Actions)}, got {actions!r}")
         if actions == "tokens" and candidates is not None:
             raise ValueError("candidates need actions='candidates'; with actions='tokens' any response can be played")
-        duels = solo.game.duels
-        self.solo, self.actions, self.render_mode = solo, actions, solo.render_mode
+        duels = solo.duels
+        self.solo, self.render_mode = solo, require_render_mode(render_mode, self.metadata["render_modes"])
+        self.actions = actions
         self.observation_space = Box(0, duels.rules.largest_token, (duels.width,), np.int64)
         self.action_space: Space
+        duels.seed(seed)
         if actions == "tokens":
             self.action_space = MultiDiscrete([duels.rules.vocab_size] * duels.limit)
             return
@@ -59,21 +67,15 @@ class ResponseDuel(gymnasium.Env[NDArray[np.int64], Any]):
             raise ValueError("candidates must hold at least one response text, got none")
         self.action_space = Discrete(len(self._candidates))
 
-    def set_opponent(self, opponent: Any) -> None:
-        """Lets somebody else play from the next `reset()` on.
-
-        Raises:
-            ValueError: if it is no opponent.
-        """
-        self.solo.set_opponent(opponent)
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Starts the next episode, or episode 0 of a new seed; see `SoloDuel.reset`."""
         super().reset(seed=None if seed is None else seed % 2**32)
-        _, info = self.solo.reset(seed=seed, options=options)
-        return self._prompt(), _told(info)
+        self.solo.start(seed, options)
+        if self.render_mode == "human":
+            self.render()
+        return self._prompt(), self.solo.info(0, mask=False)
 
     def step(self, action: ArrayLike) -> tuple[NDArray[np.int64], float, bool, bool, dict[str, Any]]:
         """Commits a response and returns the verdict.
@@ -85,36 +87,18 @@ class ResponseDuel(gymnasium.Env[NDArray[np.int64], Any]):
             RuntimeError: if the duel is over or was never started.
             ValueError: if the action is none of the space.
         """
-        over, reward, info = False, 0.0, {}
-        for token in self._tokens(action):
-            _, reward, over, _, info = self.solo.step(token)
+        tokens, limit = self._tokens(action), self.solo.duels.limit
+        for token in [*tokens, *[self.solo.duels.rules.eos] * limit][:limit]:
+            over = self.solo.step_row(0, token)
+            if self.render_mode == "human":
+                self.render()
             if over:
                 break
-        while not over:
-            _, reward, over, _, info = self.solo.step(self.solo.game.duels.rules.eos)
-        return self._prompt(), reward, True, False, _told(info)
+        return self._prompt(), self.solo.reward(0), True, False, self.solo.info(0, mask=False)
 
     def render(self) -> str | None:  # pyright: ignore[reportIncompatibleMethodOverride] - of Gymnasium's frames, text
-        """Shows the duel, as `SoloDuel.render`."""
-        return self.solo.render()
-
-    def get_state(self) -> dict[str, Any]:
-        """Returns copies of all that changes but the opponent, for `set_state`."""
-        return self.solo.get_state()
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continues the episode that `get_state()` saw, in an environment of the same task.
-
-        Raises:
-            ValueError: if the state is another task's.
-        """
-        self.solo.set_state(state)
-
-    def clone(self) -> ResponseDuel:
-        """Returns an independent copy of the same episode; task, oracle and opponent are shared."""
-        twin = copy.copy(self)
-        twin.solo = self.solo.clone()
-        return twin
+        """Shows the duel in words: printed in "human" mode, else returned."""
+        return show(self.solo.duels, self.render_mode)
 
     def _tokens(self, action: ArrayLike) -> Sequence[int]:
         given, space = np.asarray(action), self.action_space
@@ -124,13 +108,13 @@ class ResponseDuel(gymnasium.Env[NDArray[np.int64], Any]):
             return self._candidates[index(given)]
         if given.shape != space.shape or not np.issubdtype(given.dtype, np.integer):
             raise ValueError(f"an action is {space.shape} token ids, got {given.dtype} {given.shape}")
-        size = self.solo.game.duels.rules.vocab_size
+        size = self.solo.duels.rules.vocab_size
         if given.min() < 0 or given.max() >= size:
             raise ValueError(f"tokens must be ids in [0, {size}), got {given.tolist()}")
         return given.tolist()
 
     def _prompt(self) -> NDArray[np.int64]:
-        duels = self.solo.game.duels
+        duels = self.solo.duels
         return duels.board[0, 0, : duels.width].copy()
 
 
@@ -142,22 +126,13 @@ def response_env(
     learner: Learner = "player_0",
     **options: Any,
 ) -> ResponseDuel:
-    """Builds `gymnasium.make("duel/ResponseDuel-v0")`.
+    """Builds `gymnasium.make("duel/ResponseDuel-v0")`; the other arguments and the errors are those of `solo_duels`.
 
     Args:
         actions: "candidates" or "tokens"; see `ResponseDuel`.
         candidates: response texts; see `ResponseDuel`.
-        opponent: who plays the other seat; see `SoloDuel`.
-        learner: the learner's seat; see `SoloDuel`.
+        opponent: of the learner.
+        learner: the learner's seat.
         **options: those of `preference_duel_v0.parallel_env`.
-
-    Raises:
-        UnknownNameError: if the task's or the oracle's name is unknown.
-        ValueError: if an argument is out of its range.
     """
-    return ResponseDuel(solo_env(opponent=opponent, learner=learner, **options), actions, candidates)
-
-
-def _told(info: dict[str, Any]) -> dict[str, Any]:
-    """Returns infos without the token masks, which a whole response has no use for."""
-    return {key: value for key, value in info.items() if key != "action_mask"}
+    return ResponseDuel(*solo_duels(1, opponent, learner, options), actions, candidates)

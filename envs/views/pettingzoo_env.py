@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from operator import index
 from typing import Any, ClassVar
 
-import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from pettingzoo import ParallelEnv
 
 from envs.token_duel.duels import PLAYERS, TokenDuels
 from envs.token_duel.spaces import Mask, Obs, mask_place, player_space
-from envs.views.transcript import transcript
+from envs.views.transcript import require_render_mode, show
 
 _FIRST, _SECOND = PLAYERS
 
@@ -56,9 +55,7 @@ class PreferenceDuel(ParallelEnv[str, Any, Any]):
     ) -> None:
         if duels.size != 1:
             raise ValueError(f"this is a view of one duel, got {duels.size}")
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
-        self.duels, self.render_mode = duels, render_mode
+        self.duels, self.render_mode = duels, require_render_mode(render_mode, self.metadata["render_modes"])
         self.obs: Obs = obs
         self.mask: Mask = mask_place(obs, mask, duels.rules.vocab_size)
         self.max_cycles = duels.limit
@@ -133,14 +130,7 @@ class PreferenceDuel(ParallelEnv[str, Any, Any]):
 
     def render(self) -> str | None:
         """Shows the prompt, both responses and the verdict in words: printed in "human" mode, else returned."""
-        if self.render_mode is None:
-            gymnasium.logger.warn("render() shows nothing without render_mode='human' or 'ansi'")
-            return None
-        text = transcript(self.duels)
-        if self.render_mode == "ansi":
-            return text
-        print(text, flush=True)
-        return None
+        return show(self.duels, self.render_mode)
 
     def close(self) -> None:
         """Does nothing: there is no window."""

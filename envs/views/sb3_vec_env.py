@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from envs.token_duel.one_player import Learner, SoloDuels, solo_duels
-from envs.token_duel.spaces import Mask, Obs, board_space, mask_place, player_space
-from envs.views.transcript import transcript
+from envs.token_duel.spaces import board_space
+from envs.views.transcript import require_render_mode, transcript
 
 
 class SoloVecEnv(VecEnv):
@@ -24,38 +23,24 @@ class SoloVecEnv(VecEnv):
     Environment i has seed s + i.
 
     Args:
-        duels: the duels of a learner.
-        seed: of the episodes before the first `seed(...)`.
-        obs: "dict" or "flat"; see `PreferenceDuel`.
-        mask: where the action mask is; see `PreferenceDuel`. `action_masks()` has it always.
+        solo: the duels of a learner.
+        seed: of the episodes before the first `seed(...)`; row i takes s + i.
         render_mode: "ansi" or None.
 
     Raises:
         ValueError: if an argument is out of its range.
     """
 
-    def __init__(
-        self,
-        duels: SoloDuels,
-        seed: int = 0,
-        obs: Obs = "dict",
-        mask: Mask | None = None,
-        render_mode: str | None = None,
-    ) -> None:
-        if render_mode not in (None, "ansi"):
-            raise ValueError(f"render_mode must be None or 'ansi', got {render_mode!r}")
-        game = duels.duels
-        self.solo, self.render_mode = duels, render_mode
-        self.obs: Obs = obs
-        self.mask: Mask = mask_place(obs, mask, game.rules.vocab_size)
-        space = player_space(game.rules, game.width + game.limit, obs, self.mask)
-        super().__init__(game.size, space, Discrete(game.rules.vocab_size))
+    def __init__(self, solo: SoloDuels, seed: int = 0, render_mode: str | None = None) -> None:
+        self.solo, self.render_mode = solo, require_render_mode(render_mode, ["ansi"])
+        game = solo.duels
+        super().__init__(game.size, solo.observation_space, Discrete(game.rules.vocab_size))
         game.seed(seed + np.arange(game.size, dtype=object))
         self._rewards, self._ended = np.zeros(game.size, np.float32), np.zeros(game.size, np.bool_)
         self._infos: list[dict[str, Any]] = []
 
     def set_opponent(self, opponent: Any) -> None:
-        """Lets somebody else play from each duel's next reset on.
+        """Replaces the opponent from each duel's next reset.
 
         Raises:
             ValueError: if it is no opponent.
@@ -70,8 +55,8 @@ class SoloVecEnv(VecEnv):
             raise ValueError(f"reset() knows no options, got {self._options}; use set_opponent() for another opponent")
         self._reset_seeds()
         self.solo.reset(np.arange(self.num_envs))
-        self.reset_infos = self._told()
-        return self._observations()
+        self.reset_infos = self._first_infos()
+        return self.solo.observations()
 
     def step_async(self, actions: NDArray) -> None:
         """Plays one token in every duel, and starts the next episode of those that ended.
@@ -87,23 +72,21 @@ class SoloVecEnv(VecEnv):
         judged = solo.step(actions)
         self._rewards, self._ended = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, np.bool_)
         self._infos = [{"seat": seat, "TimeLimit.truncated": False} for seat in solo.seats.tolist()]
-        if self.mask == "info":
+        if self.solo.mask == "info":
             self._add_masks(self._infos, slice(None))
         if not judged.size:
             return
         self._rewards[judged], self._ended[judged] = solo.rewards(judged), True
-        told, last = solo.verdicts(judged), _rows(self._observations(), judged)
-        for row, observation, *values in zip(judged.tolist(), last, *told.values(), strict=True):
-            info = self._infos[row]
-            info.update(zip(told, values, strict=True))
-            info["terminal_observation"] = observation
+        verdicts = solo.verdicts(judged)
+        for row, *values in zip(judged.tolist(), *verdicts.values(), strict=True):
+            self._infos[row].update(zip(verdicts, values, strict=True), terminal_observation=solo.observation(row))
         solo.reset(judged)
-        for row, told in zip(judged.tolist(), self._told(judged), strict=True):
-            self.reset_infos[row] = told
+        for row, info in zip(judged.tolist(), self._first_infos(judged), strict=True):
+            self.reset_infos[row] = info
 
     def step_wait(self) -> tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """Returns what `step_async` led to."""
-        return self._observations(), self._rewards, self._ended, self._infos
+        """Returns the result of `step_async`."""
+        return self.solo.observations(), self._rewards, self._ended, self._infos
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Returns [N, V], True where a token is legal."""
@@ -136,23 +119,20 @@ class SoloVecEnv(VecEnv):
         """
         if method_name not in ("action_masks", "render", "set_opponent"):
             raise AttributeError(f"single duels have action_masks, render and set_opponent, got '{method_name}'")
-        found = getattr(self, method_name)(*method_args, **method_kwargs)
-        return [None if found is None else found[row] for row in self._get_indices(indices)]
+        results = getattr(self, method_name)(*method_args, **method_kwargs)
+        return [None if results is None else results[row] for row in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         """Returns False for each of these duels."""
         del wrapper_class
         return [False for _ in self._get_indices(indices)]
 
-    def _observations(self) -> Any:
-        return self.solo.observations(self.obs, self.mask)
-
-    def _told(self, rows: NDArray[np.intp] | slice = slice(None)) -> list[dict[str, Any]]:
-        """Returns what `reset()` tells of these duels."""
-        told: list[dict[str, Any]] = [{"seat": seat} for seat in self.solo.seats[rows].tolist()]
-        if self.mask == "info":
-            self._add_masks(told, rows)
-        return told
+    def _first_infos(self, rows: NDArray[np.intp] | slice = slice(None)) -> list[dict[str, Any]]:
+        """Returns the infos of these duels at the start of an episode."""
+        infos: list[dict[str, Any]] = [{"seat": seat} for seat in self.solo.seats[rows].tolist()]
+        if self.solo.mask == "info":
+            self._add_masks(infos, rows)
+        return infos
 
     def _add_masks(self, infos: list[dict[str, Any]], rows: NDArray[np.intp] | slice) -> None:
         for info, mask in zip(infos, self.solo.masks()[rows], strict=True):
@@ -162,20 +142,8 @@ class SoloVecEnv(VecEnv):
 def sb3_env(
     num_envs: int = 1, *, opponent: Any = "uniform", learner: Learner = "player_0", **options: Any
 ) -> SoloVecEnv:
-    """Builds a native `VecEnv` of N one-player duels.
-
-    Args:
-        num_envs: N.
-        opponent: who plays the other seats; see `SoloDuels`.
-        learner: the learner's seat; see `SoloDuels`.
-        **options: those of `preference_duel_v0.parallel_env`.
-
-    Raises:
-        UnknownNameError: if the task's or the oracle's name is unknown.
-        ValueError: if an argument is out of its range.
-    """
-    duels, shown = solo_duels(num_envs, opponent, learner, options)
-    return SoloVecEnv(duels, **shown)
+    """Builds a native `VecEnv` of N one-player duels; arguments and errors: `solo_duels`."""
+    return SoloVecEnv(*solo_duels(num_envs, opponent, learner, options))
 
 
 class TokenExtractor(BaseFeaturesExtractor):
@@ -197,13 +165,3 @@ class TokenExtractor(BaseFeaturesExtractor):
         """Returns [N, (P + T) * width]."""
         board = observations["observation"] if isinstance(observations, dict) else observations
         return self.embedding(board.long()).flatten(1)
-
-
-def _rows(observations: Any, rows: NDArray[np.intp]) -> Iterable[Any]:
-    """Returns the observation of each of these rows."""
-    if isinstance(observations, dict):
-        return [
-            dict(zip(observations, one, strict=True))
-            for one in zip(*(v[rows] for v in observations.values()), strict=True)
-        ]
-    return observations[rows]

@@ -165,9 +165,9 @@ def test_a_saved_model_plays_the_gymnasium_view(name, tmp_path):
     key = Key(0, 0, Stream.OPPONENT)
     for seed in range(12):
         view.reset(seed=seed)
-        prompt = view.unwrapped.game.duels.task.prompts[view.unwrapped.game.duels.prompts[0]]
+        prompt = view.unwrapped.solo.duels.task.prompts[view.unwrapped.solo.duels.prompts[0]]
         ((said,),), _ = policy.draw([prompt], 1, Key(seed, 0, key.stream))
-        assert view.unwrapped._response == said.tokens
+        assert tuple(view.unwrapped.solo.responses[0].tolist()) == said.tokens
 
 
 def test_the_pool_keeps_a_uniform_sample_of_all_snapshots():

@@ -30,7 +30,7 @@ def test_a_candidate_and_its_tokens_are_the_same_response(bandit):
     listed, free = bandit(candidates=texts), bandit(actions="tokens")
     assert listed.action_space.n == 3
     assert free.action_space.nvec.tolist() == [7] * 4
-    encode, eos = free.solo.game.duels.task.tokenizer.encode, free.solo.game.duels.rules.eos
+    encode, eos = free.solo.duels.task.tokenizer.encode, free.solo.duels.rules.eos
     seen = set()
     for episode in range(40):
         text = texts[episode % 3]
@@ -41,7 +41,7 @@ def test_a_candidate_and_its_tokens_are_the_same_response(bandit):
         assert ends[0][1:] == ends[1][1:]
         assert ends[0][0].tolist() == starts[0][0].tolist()
         assert ends[0][2:4] == (True, False)
-        assert listed.solo.game.duels.completion(0, 0).text == text
+        assert listed.solo.duels.completion(0, 0).text == text
         seen.add(ends[0][1])
     assert seen == {1.0, -1.0}
 

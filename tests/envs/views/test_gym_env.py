@@ -55,7 +55,7 @@ def test_prompt_and_verdict_are_those_of_the_game_of_two(words_env, words, oracl
     rng, seats = np.random.default_rng(0), set()
     for episode in range(60):
         mine, told, (observation, reward, info) = play(env, rng, seed=7 if episode == 0 else None)
-        seat, theirs = told["seat"], list(env.game.duels.completion(0, 1 - told["seat"]).tokens)
+        seat, theirs = told["seat"], list(env.solo.duels.completion(0, 1 - told["seat"]).tokens)
         seats.add(seat)
         observations, _ = pair.reset(seed=7 if episode == 0 else None)
         infos, rewards = {}, {}
@@ -75,25 +75,25 @@ def test_an_opponents_tokens_are_never_seen(words_env):
     other = words_env(opponent=["cbac"])
     for one in (env, other):
         one.reset(seed=3)
-    for token in env.game.duels.task.tokenizer.encode("ba"):
+    for token in env.solo.duels.task.tokenizer.encode("ba"):
         left, right = env.step(token), other.step(token)
         assert np.array_equal(left[0]["observation"], right[0]["observation"])
 
 
 def test_every_kind_of_opponent_plays(words_env, words):
-    rng, rules = np.random.default_rng(0), words_env().game.duels.rules
+    rng, rules = np.random.default_rng(0), words_env().solo.duels.rules
     encode = words().tokenizer.encode
     fixed = Fixed([[*encode("ab"), rules.eos], encode("cccc")])
     for opponent, texts in ((["ab", "cccc"], {"ab", "cccc"}), (Pool([fixed, Uniform(rules)], [1, 0]), {"ab", "cccc"})):
         env, found = words_env(opponent=opponent), set()
         for _ in range(30):
             play(env, rng)
-            found.add(env.game.duels.completion(0, 1).text)
+            found.add(env.solo.duels.completion(0, 1).text)
         assert found == texts
 
 
 def test_uniform_opponents_play_every_legal_token_alike(words_env):
-    rules = words_env().game.duels.rules
+    rules = words_env().solo.duels.rules
     firsts = [tokens[0] for tokens in Uniform(rules).respond(["p"] * 4000, rows(4000))]
     counts = np.bincount(firsts, minlength=rules.vocab_size)
     legal = np.flatnonzero(rules.masks[rules.by_step[0]])
@@ -117,16 +117,16 @@ def test_another_opponent_plays_from_the_next_reset_on(words_env):
     env.set_opponent(["bb"])
     while not env.step(int(rng.choice(np.flatnonzero(env.action_masks()))))[2]:
         pass
-    assert env.game.duels.completion(0, 1).text == "a"
+    assert env.solo.duels.completion(0, 1).text == "a"
     play(env, rng)
-    assert env.game.duels.completion(0, 1).text == "bb"
+    assert env.solo.duels.completion(0, 1).text == "bb"
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env)), SoloDuel.clone])
 def test_copies_in_the_middle_have_the_same_end(words_env, copied):
     env = words_env(learner="random")
     env.reset(seed=5)
-    env.step(*env.game.duels.task.tokenizer.encode("a"))
+    env.step(*env.solo.duels.task.tokenizer.encode("a"))
     twin = copied(env)
     state = env.get_state()
     ends = [list(rest(one)) for one in (env, twin)]
@@ -137,7 +137,7 @@ def test_copies_in_the_middle_have_the_same_end(words_env, copied):
 def rest(env):
     over = False
     while not over:
-        _, reward, over, _, info = env.step(env.game.duels.rules.eos)
+        _, reward, over, _, info = env.step(env.solo.duels.rules.eos)
         yield reward, over, info["seat"], info.get("outcome")
 
 
@@ -205,9 +205,9 @@ def test_what_an_opponent_may_not_say_is_told(words_env, response, message):
 def test_wrong_pools_options_and_actions_are_told(words_env):
     env = words_env()
     with pytest.raises(ValueError, match="one weight for each"):
-        Pool([Uniform(env.game.duels.rules)], [0.5, 0.5])
+        Pool([Uniform(env.solo.duels.rules)], [0.5, 0.5])
     with pytest.raises(ValueError, match="not all 0"):
-        Pool([Uniform(env.game.duels.rules)], [0.0])
+        Pool([Uniform(env.solo.duels.rules)], [0.0])
     with pytest.raises(RuntimeError, match="call reset"):
         env.step(0)
     with pytest.raises(ValueError, match="knows no options"):

@@ -135,7 +135,7 @@ def test_a_model_sits_in_the_other_seat_of_every_view():
     singles = [solo_env(opponent=model, **OPTIONS) for _ in range(3)]
     for i, single in enumerate(singles):
         single.reset(seed=5 + i)
-        assert single._response == tuple(env.solo.responses[i].tolist())
+        assert single.solo.responses[0].tolist() == env.solo.responses[i].tolist()
 
 
 def test_models_of_other_tasks_are_refused():
