@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from oracles.registry import GAMES
+from preference_duel.json_text import parse_json
 from preference_duel.names import nearest
 
 SMALL = 2**20
@@ -229,14 +229,7 @@ def read_game(path: str | Path) -> Game:
         ValueError: with the file, and the line or the entry that is wrong.
         OSError: if the file cannot be read.
     """
-    raw = Path(path).read_bytes()
-    try:
-        game = json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}:{line}: not UTF-8 (byte {error.start}); save the file as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: broken JSON: {error.msg} (column {error.colno})") from error
+    game = parse_json(Path(path).read_bytes(), path)
     known = ("prompts", "responses", "prob")
     if not isinstance(game, dict):
         raise ValueError(f'{path}: a finite game is {{"prompts": [...], "responses": [...]}}, got {_short(game)}')

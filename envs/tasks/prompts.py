@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from envs.tasks.task import Task
 from envs.tasks.tokenizers import Tokenizer, response_tokens
+from preference_duel.json_text import read_json_lines
 from preference_duel.keyed_random import hash_seed
 from preference_duel.names import nearest
 from preference_duel.types import Conversation
@@ -57,16 +57,7 @@ def read_lines(path: str | Path) -> list[Line]:
         ValueError: with the file and the line that is wrong.
         OSError: if the file cannot be read.
     """
-    lines, start = [], 0
-    for number, raw in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
-        where = f"{path}:{number}"
-        try:
-            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{where}: not UTF-8 (byte {start + error.start}); save the file as UTF-8") from error
-        if text.strip():
-            lines.append(_read_line(where, text))
-        start += len(raw) + 1
+    lines = [_read_line(f"{path}:{number}", record) for number, record in read_json_lines(path)]
     if not lines:
         raise ValueError(f'{path}: has no prompts; write {{"prompt": "..."}} on each line')
     for line in lines:
@@ -75,11 +66,7 @@ def read_lines(path: str | Path) -> list[Line]:
     return lines
 
 
-def _read_line(where: str, text: str) -> Line:
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: broken JSON: {error.msg} (column {error.colno})") from error
+def _read_line(where: str, record: object) -> Line:
     if not isinstance(record, dict):
         raise ValueError(f'{where}: must be {{"prompt": "..."}}, got {_short(record)}')
     if "prompt" not in record:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from envs.tasks.text import load_split
+from preference_duel.json_text import parse_json
 
 BATCH = 20_000
 """Records that are parsed at once."""
@@ -158,16 +159,13 @@ def _spans_lines(read: Sequence[bytes], rest: Iterable[tuple[int, bytes]]) -> bo
 def _array(path: str, file: BinaryIO) -> Iterator[Batch]:
     raw = file.read()
     try:
-        values = json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}:{line}: not UTF-8 (byte {error.start} of the file); save it as UTF-8") from error
-    except json.JSONDecodeError as error:
+        values = parse_json(raw, path)
+    except ValueError:
         lines = raw.splitlines()
         if len(lines) > 1 and not isinstance(_json(lines[0]), Broken):  # lines of lists: no records, but no array
             yield from _lines(path, io.BytesIO(raw))
             return
-        raise ValueError(f"{path}:{error.lineno}: broken JSON: {error.msg} (column {error.colno})") from error
+        raise
     yield from _batched(f"{path} row ", enumerate(values))
 
 

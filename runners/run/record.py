@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from preference_duel import distributed
+from preference_duel.json_text import parse_json, read_json_lines
 from preference_duel.protocols import Policy
 from preference_duel.types import Duel
 from runners.run import checkpoint
@@ -57,10 +58,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     if not path.is_file():
         raise ValueError(f"{directory} is no run directory: it has no config.json")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable: {error}") from error
+    return parse_json(path.read_bytes(), path)
 
 
 def read_settings(directory: Path) -> Settings:
@@ -82,14 +80,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: with the number of a broken line that is not the last.
     """
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
-    objects = []
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is incomplete, or nothing
-        try:
-            objects.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
-    return objects
+    return [line for _, line in read_json_lines(path, unfinished=True)] if path.exists() else []
 
 
 class Record:

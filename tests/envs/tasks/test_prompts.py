@@ -80,7 +80,7 @@ def test_other_fields_blank_lines_and_a_byte_order_mark_are_passed_over(write):
         (b'{"prompt": "a"}\n{"prompt": " \\n "}', r"prompts\.jsonl:2: prompt is empty"),
         (b'{"prompt": 3}', r"prompts\.jsonl:1: prompt must be text or a list of messages, got 3"),
         (b'{"prompt": []}', r"prompts\.jsonl:1: prompt must be text or a list of messages, got \[\]"),
-        (b'{"prompt": "a"}\n{"prompt": "\xe9"}', r"prompts\.jsonl:2: not UTF-8 \(byte 28\); save the file as UTF-8"),
+        (b'{"prompt": "a"}\n{"prompt": "\xe9"}', r"prompts\.jsonl:2: not UTF-8 \(byte 12\); save the file as UTF-8"),
         (b'{"prompt": "\\ud83d"}', r"prompts\.jsonl:1: prompt has half a surrogate pair"),
         (b'{"prompt": "a", "split": "test"}', r"prompts\.jsonl:1: split must be 'train' or 'held_out', got 'test'"),
         (b'{"prompt": "a", "split": "train"}\n{"prompt": "b"}', r":2: 'split' must be on every line or on none"),

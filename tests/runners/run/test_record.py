@@ -156,7 +156,7 @@ def test_reopening_adds_to_the_config_and_keeps_the_rest(opened):
 
 def test_broken_line_is_an_error_with_its_number(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\nnonsense\n{"step": 2}\n{"st')
-    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2"):
+    with pytest.raises(ValueError, match=r"metrics.jsonl:2: broken JSON"):
         read_lines(tmp_path / "metrics.jsonl")
 
 
