@@ -8,21 +8,22 @@ from preference_duel.lazy import lazy
 if TYPE_CHECKING:
     from agents.check import check_agent
     from agents.optim.optimiser import OptimiserConfig
+    from agents.policies.geometric import geometric
     from agents.policies.lm.hf_policy import HFPolicy
-    from agents.policies.mixtures import Frozen, Geometric, Mixture
+    from agents.policies.mixtures import Frozen, Mixture
     from agents.policies.tabular import TabularPolicy
     from preference_duel.protocols import Agent, Policy
 
 __all__ = [
     "Agent",
     "Frozen",
-    "Geometric",
     "HFPolicy",
     "Mixture",
     "OptimiserConfig",
     "Policy",
     "TabularPolicy",
     "check_agent",
+    "geometric",
     "make",
     "make_policy",
 ]
@@ -32,12 +33,12 @@ __getattr__ = lazy(
     {
         "Agent": "preference_duel.protocols",
         "Frozen": "agents.policies.mixtures",
-        "Geometric": "agents.policies.mixtures",
         "HFPolicy": "agents.policies.lm.hf_policy",
         "Mixture": "agents.policies.mixtures",
         "OptimiserConfig": "agents.optim.optimiser",
         "Policy": "preference_duel.protocols",
         "TabularPolicy": "agents.policies.tabular",
         "check_agent": "agents.check",
+        "geometric": "agents.policies.geometric",
     },
 )

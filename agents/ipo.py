@@ -11,7 +11,7 @@ from torch import Tensor
 from agents import losses
 from agents.learning.learner import LearningAgent, policy_scalars, responses_of
 from agents.optim.optimiser import OptimiserConfig
-from agents.policies.mixtures import Geometric
+from agents.policies.geometric import geometric
 from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
 
@@ -71,7 +71,7 @@ class IPO(LearningAgent):
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws for both seats, or the whole law where the policy is exact."""
-        player = self.policy if self.config.mixture == 0 else Geometric(self.policy, self.start, self.config.mixture)
+        player = self.policy if self.config.mixture == 0 else geometric(self.policy, self.start, self.config.mixture)
         return self.self_play(player, prompts, self.config.responses)
 
     def update(self, duel: Duel) -> dict[str, float]:

@@ -13,7 +13,7 @@ from agents import losses
 from agents.inpo import mirror_step
 from agents.learning.learner import Batch, LearningAgent, policy_scalars, token_logprob
 from agents.optim.optimiser import OptimiserConfig
-from agents.policies.mixtures import Geometric
+from agents.policies.geometric import geometric
 from preference_duel.keyed_random import Stream
 from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
@@ -85,7 +85,7 @@ class NashMD(LearningAgent):
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws of the policy against K of the opponent, or of the opponent alone in the mirror form."""
         count = self.config.responses
-        opponent = Geometric(self.policy, self.reference, self._share)
+        opponent = geometric(self.policy, self.reference, self._share)
         with torch.no_grad():
             right, right_weight = opponent.draw(prompts, count, self.key(Stream.OPPONENT))
             if self.config.form == "mirror":

@@ -1,157 +1,235 @@
-"""The law between two laws, pi^(1-b) ref^b renormalised: of tables for each response, of others for each token."""
+"""Geometric mixture pi^(1-b) ref^b, renormalised per response (tables) or per token (language models)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Protocol, cast, runtime_checkable
 
-import torch
 from torch import Tensor
 
-from agents.policies.lm.constraints import Rules
-from agents.policies.lm.decoder import Autoregressive, Reader
-from agents.policies.lm.scoring import chosen
+from agents.policies.lm import generation, scoring
+from agents.policies.lm.constraints import Constraints
+from agents.policies.lm.decoder import Autoregressive, Decoder
+from agents.policies.lm.enumeration import listed_probs
+from agents.policies.lm.response_trie import ResponseTrie
+from agents.policies.mixtures import Frozen, require_alike, save_part, write_json
 from agents.policies.tabular import Cells
+from preference_duel.keyed_random import Key
+from preference_duel.protocols import Policy
 from preference_duel.types import Completion
 
 
 @runtime_checkable
 class Table(Protocol):
-    """A law over the listed responses of a finite task."""
+    """A distribution over the listed responses of a finite task."""
 
-    @property
-    def cells(self) -> Cells:
-        """What rows and columns stand for."""
-        ...
+    cells: Cells
 
     def log_probs(self, prompts: Sequence[str]) -> Tensor:
         """Returns [B, N]."""
         ...
 
 
-@dataclass(frozen=True)
-class ByResponse:
-    """The geometric mixture of two tables, a table."""
+def geometric(pi: Policy, ref: Policy, b: float) -> GeometricTable | GeometricLM:
+    """Returns the mixture pi^(1-b) ref^b, renormalised per token (for tables, per response).
 
-    pi: Table
-    ref: Table
-    b: float
+    The mixture of Nash-MD (Munos et al. 2023, arXiv:2312.00886, Section 7: token by token, while the theory has whole
+    responses) and of IPO-MD (Calandriello et al. 2024, arXiv:2403.08635).
 
-    @property
-    def cells(self) -> Cells:
-        """What rows and columns stand for."""
-        return self.pi.cells
+    Args:
+        pi: one policy.
+        ref: the other, of the same kind and vocabulary.
+        b: the share of `ref`, in [0, 1].
 
-    def log_probs(self, prompts: Sequence[str]) -> Tensor:
-        """Returns [B, N]."""
-        return mix(self.pi.log_probs(prompts), self.ref.log_probs(prompts), self.b).log_softmax(-1)
+    Raises:
+        ValueError: if `b` is out of range, or the two differ in vocabulary, limits or exactness, or truncate their
+            distributions (nothing might be left of both).
+        TypeError: if they are neither two tables nor two policies that write token by token.
+    """
+    if not 0 <= b <= 1:
+        raise ValueError(f"b must lie in [0, 1], got {b}")
+    require_alike((pi, ref))
+    parts = _thawed(pi), _thawed(ref)
+    if all(isinstance(part, Table) for part in parts):
+        return GeometricTable(pi, ref, b)
+    if all(isinstance(part, Autoregressive) for part in parts):
+        return GeometricLM(pi, ref, b)
+    raise TypeError(
+        f"a geometric mixture takes two tables, or two policies that write token by token; got "
+        f"{' and '.join(type(part).__name__ for part in parts)}"
+    )
 
-    def require_same(self) -> None:
-        """Raises ValueError if the tables list other responses."""
-        if self.pi.cells.columns != self.ref.cells.columns:
+
+class _Geometric(Policy):
+    """The two policies of a mixture, and the share b of the second."""
+
+    def __init__(self, pi: Policy, ref: Policy, b: float) -> None:
+        super().__init__()
+        self.pi, self.ref, self.b = pi, ref, b
+        self.exact = pi.exact
+
+    def blend(self, other: Policy, weight: float) -> None:
+        """Raises TypeError: only its parts can be blended."""
+        raise TypeError("a geometric mixture is not blended; blend its parts pi and ref")
+
+    def save(self, directory: Path) -> None:
+        """Writes geometric.json with b, and the two policies under pi and ref."""
+        write_json(directory / "geometric.json", {"b": self.b})
+        save_part(self.pi, directory / "pi")
+        save_part(self.ref, directory / "ref")
+
+    def _mix(self, first: Tensor, second: Tensor) -> Tensor:
+        """Returns (1-b) first + b second; at the ends only one of them, since 0 times -inf is NaN."""
+        if self.b in (0, 1):
+            return second if self.b else first
+        return (1 - self.b) * first + self.b * second.to(first)
+
+
+class GeometricTable(_Geometric):
+    """The geometric mixture of two tables, a `Table`; see `geometric`."""
+
+    def __init__(self, pi: Policy, ref: Policy, b: float) -> None:
+        super().__init__(pi, ref, b)
+        first, second = self._parts
+        if first.cells.columns != second.cells.columns:
             raise ValueError("the two tables list other responses; are they of one task?")
+        self.cells = first.cells
 
+    def log_probs(self, prompts: Sequence[str]) -> Tensor:
+        """Returns [B, N]."""
+        first, second = (part.log_probs(prompts) for part in self._parts)
+        return self._mix(first, second).log_softmax(-1)
 
-@dataclass(frozen=True)
-class ByToken:
-    """The geometric mixture of two token by token policies, which is one: `Autoregressive`."""
+    def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
+        """Samples responses, or lists those of a finite task if exact."""
+        return self.cells.draw(self.log_probs(prompts), None if self.exact else n, key)
 
-    pi: Autoregressive
-    ref: Autoregressive
-    b: float
+    def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
+        """Returns [B, K] nats, differentiable."""
+        return self.cells.pick(self.log_probs(prompts), responses)
+
+    def token_logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> tuple[Tensor, Tensor]:
+        """Raises TypeError: a table has no tokens."""
+        raise TypeError("a table has no tokens; use logprob")
 
     @property
-    def rules(self) -> Rules:
-        """What may be written."""
-        return self.pi.rules
+    def _parts(self) -> list[Table]:
+        return [cast("Table", _thawed(part)) for part in (self.pi, self.ref)]
+
+
+class GeometricLM(_Geometric):
+    """The geometric mixture of two policies that write token by token, which is another: `Autoregressive`.
+
+    Attributes:
+        truncates: False: its parts may not.
+    """
+
+    truncates = False
+
+    def __init__(self, pi: Policy, ref: Policy, b: float) -> None:
+        super().__init__(pi, ref, b)
+        first, second = self._parts
+        if first.truncates or second.truncates:
+            raise ValueError(
+                "a geometric mixture takes policies with top_p=1 and top_k=0; of others nothing may be left"
+            )
+        if not first.constraints.same_as(second.constraints):
+            raise ValueError("the two policies have other limits or legal tokens; build them for the same task")
+        self.micro_tokens = min(first.micro_tokens, second.micro_tokens)
 
     @property
-    def micro_tokens(self) -> int:
-        """Tokens in one pass that learns."""
-        return min(self.pi.micro_tokens, self.ref.micro_tokens)
-
-    @property
-    def device(self) -> torch.device:
-        """Where its tensors are."""
-        return self.pi.device
+    def constraints(self) -> Constraints:
+        """Legal tokens and ends."""
+        return self._parts[0].constraints
 
     @property
     def sharded(self) -> bool:
-        """True where the parameters of either are spread over processes."""
-        return self.pi.sharded or self.ref.sharded
+        """True if the parameters of either are sharded."""
+        return any(part.sharded for part in self._parts)
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Gathers the parameters of both inside the block."""
-        with self.pi.gathered(), self.ref.gathered():
+        first, second = self._parts
+        with first.gathered(), second.gathered():
             yield
 
-    @property
-    def truncates(self) -> bool:
-        """Never: its parts may not."""
-        return False
-
-    def reader(self, prompts: Sequence[str], rows: Sequence[int]) -> Reader:
+    def decoder(self, prompts: Sequence[str], rows: Sequence[int]) -> Decoder:
         """Starts the same responses with both."""
-        return PairReader(self.pi.reader(prompts, rows), self.ref.reader(prompts, rows), self.b)
+        first, second = (part.decoder(prompts, rows) for part in self._parts)
+        return _PairDecoder(first, second, self._mix)
 
-    def scores(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
+    def logits(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M, V] float32, differentiable."""
-        return mix(self.pi.scores(prompts, tokens), self.ref.scores(prompts, tokens), self.b)
+        first, second = (part.logits(prompts, tokens) for part in self._parts)
+        return self._mix(first, second)
 
     def flat_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M] nats, differentiable."""
-        return chosen(self.scores(prompts, tokens), tokens)
+        return scoring.chosen(self.logits(prompts, tokens), tokens)
 
     def prompt_length(self, prompt: str) -> int:
-        """Returns how many tokens a prompt has."""
-        return self.pi.prompt_length(prompt)
+        """Returns the number of tokens of a prompt."""
+        return self._parts[0].prompt_length(prompt)
 
     def completions(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
-        """Returns the responses that these tokens are."""
-        return self.pi.completions(tokens)
+        """Returns the responses of these tokens."""
+        return self._parts[0].completions(tokens)
 
     def tokens_of(self, response: Completion) -> tuple[int, ...]:
-        """Returns the tokens by which a response is written."""
-        return self.pi.tokens_of(response)
+        """Returns the tokens of a response."""
+        return self._parts[0].tokens_of(response)
 
-    def require_same(self) -> None:
-        """Raises ValueError if the two could not write the same responses."""
-        if self.pi.truncates or self.ref.truncates:
-            raise ValueError(
-                "a Geometric mixture takes policies with top_p=1 and top_k=0; of others nothing may be left"
-            )
-        if not self.pi.rules.same_as(self.ref.rules):
-            raise ValueError("the two policies have other limits or legal tokens; build them for the same task")
+    def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
+        """Samples responses, or lists those of a finite task if exact."""
+        if self.exact and isinstance(self.constraints, ResponseTrie):
+            return self.constraints.listed(prompts, self.logprob)
+        return generation.draw(self, prompts, n, key)
+
+    def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
+        """Returns [B, K] nats, differentiable."""
+        return self.token_logprob(prompts, responses)[0].sum(-1)
+
+    def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
+        """Returns [B, N] float64 on the CPU."""
+        return listed_probs(self, prompts, responses)
+
+    def token_logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> tuple[Tensor, Tensor]:
+        """Returns [B, K, T] nats and the mask, as `HFPolicy.token_logprob` does."""
+        return scoring.token_logprob(self, prompts, responses)
+
+    @property
+    def _parts(self) -> list[Autoregressive]:
+        return [cast("Autoregressive", _thawed(part)) for part in (self.pi, self.ref)]
 
 
 @dataclass(frozen=True)
-class PairReader:
-    """Writes the same responses with two readers."""
+class _PairDecoder:
+    """Writes the same responses with two decoders."""
 
-    pi: Reader
-    ref: Reader
-    b: float
+    pi: Decoder
+    ref: Decoder
+    mix: Callable[[Tensor, Tensor], Tensor]
 
-    def scores(self, states: Tensor) -> Tensor:
+    def logits(self, states: Tensor) -> Tensor:
         """Returns [R, V] float32."""
-        return mix(self.pi.scores(states), self.ref.scores(states), self.b)
+        return self.mix(self.pi.logits(states), self.ref.logits(states))
 
     def append(self, tokens: Tensor) -> None:
         """Writes one more token [R] to every response."""
         self.pi.append(tokens)
         self.ref.append(tokens)
 
-    def keep(self, rows: Tensor) -> None:
-        """Forgets all responses but these."""
-        self.pi.keep(rows)
-        self.ref.keep(rows)
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these responses only."""
+        self.pi.select(rows)
+        self.ref.select(rows)
 
 
-def mix(first: Tensor, second: Tensor, b: float) -> Tensor:
-    """Returns (1-b) first + b second; the ends apart, where 0 times -inf would spoil it."""
-    if b in (0, 1):
-        return second if b else first
-    return (1 - b) * first + b * second.to(first)
+def _thawed(policy: Policy) -> Policy:
+    while isinstance(policy, Frozen):
+        policy = policy.policy
+    return policy

@@ -1,4 +1,4 @@
-"""Which tokens may stand in a response, and where it ends."""
+"""Legal tokens and ends of responses."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 
-class Rules(Protocol):
-    """Which tokens may stand in a response and where it ends; a response's state is one integer."""
+class Constraints(Protocol):
+    """Legal tokens and ends; the state of an unfinished response is one integer."""
 
     @property
     def first(self) -> int:
@@ -20,11 +20,11 @@ class Rules(Protocol):
 
     @property
     def limit(self) -> int:
-        """The most tokens that a response has."""
+        """Largest number of tokens of a response."""
         ...
 
     def legal(self, states: Tensor) -> Tensor:
-        """Returns [R, V] bool (or [1, V] where all rows agree): the tokens that may come next."""
+        """Returns [R, V] bool (or [1, V] if all rows agree): the tokens that may come next."""
         ...
 
     def follow(self, states: Tensor, tokens: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class Rules(Protocol):
         ...
 
     def ended(self, states: Tensor) -> Tensor:
-        """Returns [R] bool: True where the response is complete."""
+        """Returns [R] bool: True if the response is complete."""
         ...
 
     def same_as(self, other: object) -> bool:
@@ -41,20 +41,20 @@ class Rules(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class TextRules:
+class TextConstraints:
     """Free text: a state counts the tokens so far, and is -1 after one that ends the response.
 
     Attributes:
-        words: [V] bool, tokens that may stand in a response at any place.
+        words: [V] bool, tokens that are legal anywhere in a response.
         eos: the token that ends one.
-        fewest: EOS is illegal before so many other tokens.
-        limit: after so many tokens a response is complete without EOS.
-        further_ends: other tokens that end one, by the rules of EOS.
+        min_tokens: number of other tokens before EOS is legal.
+        limit: number of tokens after which a response is complete without EOS.
+        further_ends: other tokens that end one, treated as EOS is.
     """
 
     words: Tensor
     eos: int
-    fewest: int
+    min_tokens: int
     limit: int
     further_ends: frozenset[int] = frozenset()
     first: int = 0
@@ -71,17 +71,17 @@ class TextRules:
 
     def same_as(self, other: object) -> bool:
         """Returns whether the same tokens may be written in the same states."""
-        return isinstance(other, TextRules) and (
-            (self.end_ids, self.fewest, self.limit) == (other.end_ids, other.fewest, other.limit)
+        return isinstance(other, TextConstraints) and (
+            (self.end_ids, self.min_tokens, self.limit) == (other.end_ids, other.min_tokens, other.limit)
             and torch.equal(self.words.cpu(), other.words.cpu())
         )
 
     def legal(self, states: Tensor) -> Tensor:
         """Returns [R, V] bool."""
         words, ends = self.words.to(states.device), self._is_end.to(states.device)
-        if self.fewest == 0:
+        if self.min_tokens == 0:
             return (words | ends)[None]
-        return (words & ~ends) | (ends & (states >= self.fewest)[:, None])
+        return (words & ~ends) | (ends & (states >= self.min_tokens)[:, None])
 
     def follow(self, states: Tensor, tokens: Tensor) -> Tensor:
         """Returns [R] states."""
@@ -92,9 +92,9 @@ class TextRules:
         return (states < 0) | (states >= self.limit)
 
 
-def walk(rules: Rules, tokens: Tensor) -> Tensor:
+def walk(constraints: Constraints, tokens: Tensor) -> Tensor:
     """Returns [R, T] the state before each of the tokens [R, T]."""
-    states = [torch.full_like(tokens[:, 0], rules.first)]
+    states = [torch.full_like(tokens[:, 0], constraints.first)]
     for t in range(tokens.shape[1] - 1):
-        states.append(rules.follow(states[-1], tokens[:, t]))
+        states.append(constraints.follow(states[-1], tokens[:, t]))
     return torch.stack(states, dim=1)

@@ -1,4 +1,4 @@
-"""What is asked of a policy that writes token by token."""
+"""Contracts of policies that write token by token, and of their decoders."""
 
 from __future__ import annotations
 
@@ -9,65 +9,65 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from agents.policies.lm.constraints import Rules
+from agents.policies.lm.constraints import Constraints
 from preference_duel.types import Completion
 
 
-class Reader(Protocol):
-    """A batch of responses under way."""
+class Decoder(Protocol):
+    """A batch of unfinished responses."""
 
-    def scores(self, states: Tensor) -> Tensor:
-        """Returns [R, V] float32: the next token's log-law up to a constant of each row, -inf where illegal."""
+    def logits(self, states: Tensor) -> Tensor:
+        """Returns [R, V] float32: processed logits of the next token, -inf if it is illegal."""
         ...
 
     def append(self, tokens: Tensor) -> None:
-        """Writes one more token [R] to every response."""
+        """Appends one token [R] to every response."""
         ...
 
-    def keep(self, rows: Tensor) -> None:
-        """Forgets all responses but these."""
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these responses only; a row that is named twice is doubled."""
         ...
 
 
 @runtime_checkable
 class Autoregressive(Protocol):
-    """A policy that writes token by token; the functions of this module draw from it."""
+    """A policy that writes token by token; `generation.draw` samples from it and `scoring.token_logprob` scores."""
 
     @property
-    def rules(self) -> Rules:
-        """What may be written."""
+    def constraints(self) -> Constraints:
+        """Legal tokens and ends."""
         ...
 
     @property
     def micro_tokens(self) -> int:
-        """Tokens in one pass that learns, >= 1."""
+        """Tokens in one forward pass with gradients, >= 1."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are."""
+        """The device of its tensors."""
         ...
 
     @property
     def sharded(self) -> bool:
-        """True where parameters are spread over processes, which then must learn in equally many passes."""
+        """True if parameters are sharded over processes, which then must learn in equally many passes."""
         ...
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Gathers parameters inside the block, so that this process reads as often as it likes."""
+        """Gathers sharded parameters inside the block, for any number of passes without gradients."""
         ...
 
     @property
     def truncates(self) -> bool:
-        """True where some legal tokens get probability 0."""
+        """True if some legal tokens get probability 0."""
         ...
 
-    def reader(self, prompts: Sequence[str], rows: Sequence[int]) -> Reader:
+    def decoder(self, prompts: Sequence[str], rows: Sequence[int]) -> Decoder:
         """Starts one response to `prompts[i]` for each i of `rows`."""
         ...
 
-    def scores(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Returns [M, V] float32: the scores that a reader would give before each of the M tokens, differentiable.
+    def logits(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Returns [M, V] float32: a decoder's logits before each of the M tokens, differentiable.
 
         Args:
             prompts: R prompts.
@@ -80,13 +80,13 @@ class Autoregressive(Protocol):
         ...
 
     def prompt_length(self, prompt: str) -> int:
-        """Returns how many tokens a prompt has."""
+        """Returns the number of tokens of a prompt."""
         ...
 
     def completions(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
-        """Returns the responses that these tokens are."""
+        """Returns the responses of these tokens."""
         ...
 
     def tokens_of(self, response: Completion) -> tuple[int, ...]:
-        """Returns the tokens by which this policy writes a response."""
+        """Returns the tokens of a response in this policy's vocabulary."""
         ...

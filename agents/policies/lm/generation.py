@@ -1,4 +1,4 @@
-"""Responses written token by token: what may come next, drawing by inversion, the log-probability of what was drawn."""
+"""Token-by-token sampling: temperature, top-k and top-p, and inversion of keyed uniforms."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.policies.lm.constraints import Rules
-from agents.policies.lm.decoder import Autoregressive, Reader
+from agents.policies.lm.constraints import Constraints
+from agents.policies.lm.decoder import Autoregressive, Decoder
 from agents.policies.lm.scoring import UNLEARNED
 from preference_duel import distributed
 from preference_duel.keyed_random import Key
@@ -18,17 +18,17 @@ from preference_duel.keyed_random_torch import choose
 from preference_duel.types import Completion
 
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
-"""How far, in nats, the same logit may lie apart between a cached and a whole forward pass."""
+"""Largest difference, in nats, of the same logit between a cached and a whole forward pass."""
 
 
 @dataclass(frozen=True)
-class Sharpening:
-    """How a model's logits become the law that is drawn from: temperature first, then top-k, then top-p.
+class SamplingParams:
+    """Sampling from a model's logits: temperature first, then top-k, then top-p.
 
     Attributes:
         temperature: divides the logits, > 0.
-        top_k: only so many of the likeliest tokens stay; 0: all.
-        top_p: only the likeliest tokens stay whose mass first reaches this share, in (0, 1]; 1: all.
+        top_k: number of likeliest tokens that stay; 0: all.
+        top_p: the likeliest tokens stay whose mass first reaches this share, in (0, 1]; 1: all.
 
     Raises:
         ValueError: if a value is out of range.
@@ -50,92 +50,94 @@ class Sharpening:
 
     @property
     def truncates(self) -> bool:
-        """True where some legal tokens get probability 0."""
+        """True if some legal tokens get probability 0."""
         return self.top_k > 0 or self.top_p < 1
 
-    def scores(self, logits: Tensor, legal: Tensor, written: Tensor | None = None, *, in_place: bool = False) -> Tensor:
-        """Returns the log-law up to a constant of each row.
+    def processed(
+        self, logits: Tensor, legal: Tensor, tokens: Tensor | None = None, *, in_place: bool = False
+    ) -> Tensor:
+        """Returns the logits that tokens are sampled from.
 
         Args:
             logits: [R, V] of the model, any float type.
             legal: [R, V] or [1, V] bool.
-            written: [R] the tokens that a drawn response has here. One that lies within rounding of the truncation's
-                edge counts as inside it: another way through the same network must not call a draw impossible.
+            tokens: [R] tokens that were sampled here. One that lies within rounding of the truncation's edge counts as
+                inside it: a forward pass of another shape must not call a sample impossible.
             in_place: whether the logits may be overwritten.
 
         Returns:
-            [R, V] float32, -inf where a token cannot be drawn.
+            [R, V] float32, -inf where a token can't be sampled.
         """
-        scores = logits.float() if self.temperature == 1 else logits.float() / self.temperature
-        scores = scores.masked_fill_(~legal, -torch.inf) if in_place else scores.masked_fill(~legal, -torch.inf)
+        scaled = logits.float() if self.temperature == 1 else logits.float() / self.temperature
+        scaled = scaled.masked_fill_(~legal, -torch.inf) if in_place else scaled.masked_fill(~legal, -torch.inf)
         if not self.truncates:
-            return scores
+            return scaled
         with torch.no_grad():
-            edge = self._edge(scores)
-            if written is not None:
-                own = scores.gather(1, written[:, None])
+            edge = self._edge(scaled)
+            if tokens is not None:
+                own = scaled.gather(1, tokens[:, None])
                 slack = _ROUNDING.get(logits.dtype, 0.0) / self.temperature
                 edge = torch.where((own < edge) & (own > edge - slack), own, edge)
-        return scores.masked_fill(scores < edge, -torch.inf)
+        return scaled.masked_fill(scaled < edge, -torch.inf)
 
-    def _edge(self, scores: Tensor) -> Tensor:
-        """Returns [R, 1] the lowest score that stays; equal scores stay together."""
-        ordered = scores.topk(min(self.top_k or scores.shape[1], scores.shape[1])).values
+    def _edge(self, scaled: Tensor) -> Tensor:
+        """Returns [R, 1] the lowest logit that stays; equal ones stay together."""
+        ordered = scaled.topk(min(self.top_k or scaled.shape[1], scaled.shape[1])).values
         if self.top_p == 1:
             return ordered[:, -1:]
-        law = ordered.softmax(-1)
-        before = law.cumsum(-1) - law
+        probs = ordered.softmax(-1)
+        before = probs.cumsum(-1) - probs
         return ordered.masked_fill(before >= self.top_p, torch.inf).amin(-1, keepdim=True)
 
 
 @torch.no_grad()
-def write(reader: Reader, rules: Rules, uniforms: Tensor) -> list[list[int]]:
-    """Draws one response for each row.
+def generate(decoder: Decoder, constraints: Constraints, uniforms: Tensor) -> list[list[int]]:
+    """Samples one response for each row, by inversion of the cumulative distribution.
 
     Args:
-        reader: R responses of which nothing is written yet.
-        rules: where they end.
-        uniforms: [R, limit] float64 on the reader's device; token t of row r takes uniforms[r, t].
+        decoder: R empty responses.
+        constraints: legal tokens and ends.
+        uniforms: [R, limit] float64 on the decoder's device; token t of row r takes uniforms[r, t].
 
     Returns:
         R lists of tokens.
     """
     tokens = torch.full(uniforms.shape, -1, dtype=torch.long, device=uniforms.device)
     rows = torch.arange(len(uniforms), device=uniforms.device)
-    states = torch.full_like(rows, rules.first)
+    states = torch.full_like(rows, constraints.first)
     live = torch.ones_like(rows, dtype=torch.bool)
-    for t in range(rules.limit):
-        chosen = torch.where(live, choose(reader.scores(states).softmax(-1), uniforms[rows, t, None]).squeeze(1), 0)
+    for t in range(constraints.limit):
+        chosen = torch.where(live, choose(decoder.logits(states).softmax(-1), uniforms[rows, t, None]).squeeze(1), 0)
         tokens[rows[live], t] = chosen[live]
-        states = torch.where(live, rules.follow(states, chosen), states)
-        live = live & ~rules.ended(states)
+        states = torch.where(live, constraints.follow(states, chosen), states)
+        live = live & ~constraints.ended(states)
         going = int(live.sum())
         if not going:
             break
         if going <= 0.75 * len(live):  # moving the caches costs about as much as one step
             kept = live.nonzero().squeeze(1)
-            reader.keep(kept)
+            decoder.select(kept)
             rows, states, live, chosen = rows[kept], states[kept], live[kept], chosen[kept]
-        reader.append(chosen)
+        decoder.append(chosen)
     return [row[: row.index(-1)] if -1 in row else row for row in tokens.tolist()]
 
 
 def draw(policy: Autoregressive, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
-    """Draws n responses for each prompt, as many at a time as there is room for; processes share the prompts.
+    """Samples n responses for each prompt, as many at a time as fit into memory; processes share the prompts.
 
     Returns:
         Responses [B][n], and their weights 1/n: [B, n] on the CPU.
     """
-    shape = len(prompts), n, policy.rules.limit
+    shape = len(prompts), n, policy.constraints.limit
     own = distributed.share(shape[0])
     b, k, t = np.ogrid[own.start : own.stop : own.step, : shape[1], : shape[2]]
     uniforms = torch.from_numpy(key.uniform(k=k, l=b, vote=t)).reshape(-1, shape[2])
-    written: list[list[int]] = []
+    tokens: list[list[int]] = []
     longest = max((policy.prompt_length(prompt) for prompt in prompts), default=0) + shape[2]
     rows_at_once = max(1, UNLEARNED * policy.micro_tokens // longest)
     with policy.gathered():
         for rows in torch.tensor(own, dtype=torch.long).repeat_interleave(n).split(rows_at_once):
-            part = uniforms[len(written) : len(written) + len(rows)].to(policy.device)
-            written += write(policy.reader(prompts, rows.tolist()), policy.rules, part) if len(rows) else []
-    by_prompt = distributed.exchange([written[i : i + n] for i in range(0, len(written), n)], shape[0])
+            part = uniforms[len(tokens) : len(tokens) + len(rows)].to(policy.device)
+            tokens += generate(policy.decoder(prompts, rows.tolist()), policy.constraints, part) if len(rows) else []
+    by_prompt = distributed.exchange([tokens[i : i + n] for i in range(0, len(tokens), n)], shape[0])
     return [policy.completions(rows) for rows in by_prompt], torch.full(shape[:2], 1 / n)

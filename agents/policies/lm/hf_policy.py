@@ -1,4 +1,4 @@
-"""A policy that is a causal language model of the transformers library."""
+"""Causal language models of the transformers library as policies."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from torch.nn.utils.rnn import pad_sequence
 from agents.policies.lm import generation, lora, scoring, sharding
 from agents.policies.lm.activation_checkpointing import recompute_layers
 from agents.policies.lm.batching import packed
-from agents.policies.lm.cached_decoder import CachedReader, arguments_of
+from agents.policies.lm.cached_decoder import CachedDecoder, forward_arguments
 from agents.policies.lm.constraints import walk
-from agents.policies.lm.decoder import Reader
-from agents.policies.lm.enumeration import listed_law
-from agents.policies.lm.generation import Sharpening
+from agents.policies.lm.decoder import Decoder
+from agents.policies.lm.enumeration import listed_probs
+from agents.policies.lm.generation import SamplingParams
 from agents.policies.lm.loading import ModelTokenizer, context_length, load_model, load_tokenizer, quiet
 from agents.policies.lm.lora import LoRAConfig
-from agents.policies.lm.response_trie import ResponseTrie, rules_of
+from agents.policies.lm.response_trie import ResponseTrie, constraints_of
 from agents.policies.tensors import tensors
 from agents.policies.vllm_sampler.local import VLLMConfig
 from envs.tasks.task import Task
@@ -38,104 +38,81 @@ DTYPES, SAMPLERS = get_args(Dtype), get_args(Sampler)
 TINY = Path(__file__).parents[2] / "checkpoints" / "tiny"
 
 
+@dataclass(frozen=True, kw_only=True)
+class LMConfig:
+    """Settings of a language-model policy: sampling, adapters, memory."""
+
+    temperature: float = 1.0
+    """Divides the logits, > 0. Log-probabilities are of the distribution that is sampled, so they follow it, as they
+    follow top_k and top_p."""
+    top_p: float = 1.0
+    """Sample from the likeliest tokens that first reach this mass, in (0, 1]. Below 1, a response of another policy can
+    have log-probability -inf: keep 1 for training, as the theory does."""
+    top_k: int = 0
+    """Sample from so many of the likeliest tokens, >= 0; 0: all. The same holds as for top_p."""
+    max_new_tokens: int | None = None
+    """Limit of a response in tokens, EOS included; none: the task's, which it may not exceed."""
+    exact: bool = False
+    """On a finite task, list every response with its probability as weight, instead of samples."""
+    micro_tokens: int = 8192
+    """Tokens in one forward pass with gradients, prompts included, >= 1; passes without take four times as many. Memory
+    grows with it, and with nothing else; samples do not depend on it."""
+    checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and recompute the rest: a third more work for a fraction of
+    the memory, so that `micro_tokens` may be larger."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Adapters that are trained in place of the weights, which all copies of the policy then share."""
+    sampler: Sampler = "transformers"
+    """Sampling by the training model itself, with keyed random numbers for every token, or by vLLM, from the same
+    distribution with its own random numbers. Log-probabilities are always the training model's."""
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
+    """Settings of vLLM."""
+
+    def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> HFPolicy:
+        """Loads the policy; the seed initialises adapters, the rest is in the checkpoint."""
+        settings = {"path": str(TINY)} | {f.name: getattr(self, f.name) for f in fields(self)}
+        return HFPolicy(settings.pop("path"), task, device, seed, **settings)
+
+    def load_tokenizer(self) -> ModelTokenizer:
+        """Returns the model's tokenizer, for a task of free text to be built with."""
+        return load_tokenizer(str(TINY))
+
+
 @dataclass(frozen=True)
-class HFConfig:
+class TinyConfig(LMConfig):
+    """The embedded language model of about a million parameters."""
+
+
+@dataclass(frozen=True)
+class HFConfig(LMConfig):
     """A causal language model: a transformers directory or hub id."""
 
     path: str
     """A directory with config.json, safetensors and tokenizer, or a hub id such as Qwen/Qwen3-0.6B."""
-    temperature: float = 1.0
-    """Divides the logits, > 0. It belongs to the law: log-probabilities follow it, as they follow top_k and top_p."""
-    top_p: float = 1.0
-    """Draw from the likeliest tokens that first reach this mass, in (0, 1]. Below 1, what another policy wrote can have
-    log-probability -inf: keep 1 for training, as the theory does."""
-    top_k: int = 0
-    """Draw from so many of the likeliest tokens, >= 0; 0: all. The same holds as for top_p."""
-    max_new_tokens: int | None = None
-    """The response's limit, in tokens, its EOS included; none: the task's, which it may not exceed."""
-    exact: bool = False
-    """On a finite task, list every response with its probability as weight, instead of samples."""
-    micro_tokens: int = 8192
-    """Tokens in one pass that learns, prompts included, >= 1; others take four times as many. Memory grows with it, and
-    with nothing else; it changes no draw."""
-    checkpointing: bool = False
-    """Keep each layer's input alone for the backward pass and compute the rest again: a third more work for a fraction
-    of the memory, so that `micro_tokens` may be larger."""
-    thinking: bool | None = None
-    """The chat template's switch `enable_thinking` (Qwen3 and its like); none: the template's own default."""
-    trust_remote_code: bool = False
+    thinking: bool | None = field(default=None, kw_only=True)
+    """The chat template's switch `enable_thinking` (Qwen3 and others); none: the template's own default."""
+    trust_remote_code: bool = field(default=False, kw_only=True)
     """Run Python code that the checkpoint brings along."""
-    lora: LoRAConfig = field(default_factory=LoRAConfig)
-    """Adapters that learn in place of the weights, which all copies of the policy then share."""
-    sampler: Sampler = "transformers"
-    """Who draws: the training model itself, with keyed random numbers for every token, or vLLM, whose law is the same
-    and whose numbers are its own. Log-probabilities are always the training model's."""
-    vllm: VLLMConfig = field(default_factory=VLLMConfig)
-    """How vLLM draws."""
-    dtype: Dtype = "float32"
-    """Of weights that never learn, those beside adapters; bfloat16 takes half the memory. What learns is float32."""
-
-    def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> HFPolicy:
-        """Loads the policy; the seed is that of adapters, the rest is in the checkpoint."""
-        named = {one.name: getattr(self, one.name) for one in fields(self)}
-        return HFPolicy(named.pop("path"), task, device, seed, **named)
+    dtype: Dtype = field(default="float32", kw_only=True)
+    """Of weights that are not trained, those beside adapters; bfloat16 halves their memory. Others are float32."""
 
     def load_tokenizer(self) -> ModelTokenizer:
-        """Returns its vocabulary, for a task of free text to be built with."""
+        """Returns the model's tokenizer, for a task of free text to be built with."""
         return load_tokenizer(self.path, self.trust_remote_code, self.thinking)
 
 
-@dataclass(frozen=True)
-class TinyConfig:
-    """The embedded language model of about a million parameters."""
-
-    temperature: float = 1.0
-    """Divides the logits, > 0. It belongs to the law: log-probabilities follow it, as they follow top_k and top_p."""
-    top_p: float = 1.0
-    """Draw from the likeliest tokens that first reach this mass, in (0, 1]. Below 1, what another policy wrote can have
-    log-probability -inf: keep 1 for training, as the theory does."""
-    top_k: int = 0
-    """Draw from so many of the likeliest tokens, >= 0; 0: all. The same holds as for top_p."""
-    max_new_tokens: int | None = None
-    """The response's limit, in tokens, its EOS included; none: the task's, which it may not exceed."""
-    exact: bool = False
-    """On a finite task, list every response with its probability as weight, instead of samples."""
-    micro_tokens: int = 8192
-    """Tokens in one pass that learns, prompts included, >= 1; others take four times as many. Memory grows with it, and
-    with nothing else; it changes no draw."""
-    checkpointing: bool = False
-    """Keep each layer's input alone for the backward pass and compute the rest again: a third more work for a fraction
-    of the memory, so that `micro_tokens` may be larger."""
-    lora: LoRAConfig = field(default_factory=LoRAConfig)
-    """Adapters that learn in place of the weights, which all copies of the policy then share."""
-    sampler: Sampler = "transformers"
-    """Who draws: the training model itself, with keyed random numbers for every token, or vLLM, whose law is the same
-    and whose numbers are its own. Log-probabilities are always the training model's."""
-    vllm: VLLMConfig = field(default_factory=VLLMConfig)
-    """How vLLM draws."""
-
-    def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> HFPolicy:
-        """Loads the policy; the seed is that of adapters, the rest is in the checkpoint."""
-        named = {one.name: getattr(self, one.name) for one in fields(self)}
-        return HFConfig(str(TINY), **named).build(task=task, device=device, seed=seed)
-
-    def load_tokenizer(self) -> ModelTokenizer:
-        """Returns its vocabulary, for a task of free text to be built with."""
-        return HFConfig(str(TINY)).load_tokenizer()
-
-
 class HFPolicy(Policy):
-    """Draws token by token from a language model; on a finite task the model is constrained to its responses.
+    """Samples token by token from a language model; on a finite task the model is constrained to its responses.
 
-    Parameters are float32, but for those beside adapters where `dtype` says so. On CUDA forward passes run under
-    bfloat16 autocast, except where exact: the probabilities of a whole law must sum to 1. Dropout is off throughout, so
-    that ratios between equal policies are exactly 1.
+    Parameters are float32, except those beside adapters if `dtype` is bfloat16. On CUDA forward passes run under
+    bfloat16 autocast, unless exact: the probabilities of all responses must sum to 1. Dropout is always off, so that
+    ratios between equal policies are exactly 1.
 
     Args:
         name_or_dir: a transformers directory or hub id.
-        task: gives limits, legal tokens and, where it is finite, the responses.
-        device: where it runs.
-        seed: of adapters.
+        task: gives limits, legal tokens and, if it is finite, the responses.
+        device: device of the model.
+        seed: random seed of adapters.
         **settings: fields of `HFConfig`.
 
     Raises:
@@ -154,29 +131,29 @@ class HFPolicy(Policy):
             raise ValueError(f"micro_tokens must be at least 1, got {config.micro_tokens}")
         self.exact = config.exact
         self.micro_tokens = config.micro_tokens
-        self.sharpening = Sharpening(config.temperature, config.top_k, config.top_p)
+        self.sampling = SamplingParams(config.temperature, config.top_k, config.top_p)
         self.tokenizer = load_tokenizer(config.path, config.trust_remote_code, config.thinking)
         if config.dtype not in DTYPES or (config.dtype != "float32" and config.lora.rank == 0):
             raise ValueError(
-                f"dtype is one of {DTYPES}, and float32 where all weights learn, since small steps vanish in "
+                f"dtype must be one of {DTYPES}, and float32 if all weights are trained, since small steps vanish in "
                 f"bfloat16; got {config.dtype!r} with lora.rank {config.lora.rank}"
             )
         self.model = load_model(config.path, device, config.trust_remote_code, getattr(torch, config.dtype))
-        self._takes = arguments_of(self.model)
+        self._arguments = forward_arguments(self.model)
         width = self.model.get_output_embeddings().weight.shape[0]
         if self.tokenizer.vocab_size > width:
             raise ValueError(
                 f"'{config.path}': the tokenizer has {self.tokenizer.vocab_size} tokens, the model {width}; "
                 f"are they of the same checkpoint?"
             )
-        self.rules = rules_of(task, self.tokenizer, width, config.path, config.max_new_tokens, config.exact)
+        self.constraints = constraints_of(task, self.tokenizer, width, config.path, config.max_new_tokens, config.exact)
         if config.checkpointing:
             recompute_layers(self.model)
         if config.sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {SAMPLERS}, got {config.sampler!r}")
         self.engine = None
         if config.sampler == "vllm":
-            self.engine = config.vllm.build(config.path, self.rules, device, config.trust_remote_code)
+            self.engine = config.vllm.build(config.path, self.constraints, device, config.trust_remote_code)
         self._identity = object()
         self.adapted = config.lora.rank > 0
         if self.adapted:
@@ -187,7 +164,7 @@ class HFPolicy(Policy):
         object.__setattr__(self, "_root", scoring.Root(self.model))  # unregistered: tensors keep their names
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Returns a copy; where there are adapters, all that never learns is shared with it."""
+        """Returns a copy; with adapters, all other weights are shared with it."""
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         if self.adapted:
@@ -200,38 +177,37 @@ class HFPolicy(Policy):
         return twin
 
     def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
-        """Draws responses, or lists those of a finite task where exact."""
-        if self.exact and isinstance(self.rules, ResponseTrie):
-            return self.rules.law(prompts, self.logprob)
+        """Samples responses, or lists those of a finite task if exact."""
+        if self.exact and isinstance(self.constraints, ResponseTrie):
+            return self.constraints.listed(prompts, self.logprob)
         if self.engine is None:
             return generation.draw(self, prompts, n, key)
-        ids = self._encode(prompts)
-        written = self.engine.draw(self, ids, n, key)
-        return [self.completions(rows) for rows in written], torch.full((len(prompts), n), 1 / n)
+        tokens = self.engine.draw(self, self._encode(prompts), n, key)
+        return [self.completions(rows) for rows in tokens], torch.full((len(prompts), n), 1 / n)
 
     @property
     def sharded(self) -> bool:
-        """True where the parameters are spread over processes."""
+        """True if the parameters are sharded over processes."""
         return sharding.is_sharded(self._root)
 
     def shard(self) -> None:
-        """Spreads the parameters over processes (FSDP2); copies made from then on are spread too.
+        """Shards the parameters over processes (FSDP2); copies made from then on are sharded too.
 
         Raises:
-            ValueError: if there are adapters, whose copies share the rest.
+            ValueError: if there are adapters, whose copies share the other weights.
         """
         if self.adapted:
             raise ValueError("adapters are small and their copies share the rest: take --run.parallel ddp")
         sharding.shard(self._root)
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Gathers the parameters inside the block, so that this process reads as often as it likes."""
+        """Gathers sharded parameters inside the block, for any number of passes without gradients."""
         return sharding.gathered(self._root) if self.sharded else nullcontext()
 
     @property
     def truncates(self) -> bool:
-        """True where some legal tokens get probability 0."""
-        return self.sharpening.truncates
+        """True if some legal tokens get probability 0."""
+        return self.sampling.truncates
 
     def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         """Returns [B, K] nats, float32, differentiable."""
@@ -239,48 +215,48 @@ class HFPolicy(Policy):
 
     def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
         """Returns [B, N] float64; each beginning of a response is read once."""
-        return listed_law(self, self.rules, prompts, responses)
+        return listed_probs(self, prompts, responses)
 
     def token_logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> tuple[Tensor, Tensor]:
         """Returns the log-probability of each token.
 
-        Of tokens that stop before EOS and the limit, it is that of all responses which begin so.
+        For tokens that stop before EOS and the limit, it is that of all responses with this beginning.
 
         Returns:
             [B, K, T] nats, 0 after a response's end, and the mask [B, K, T]: True where a token counts.
 
         Raises:
-            ValueError: if a response is none of the task, or too long.
+            ValueError: if a response is not one of the task, or too long.
         """
         return scoring.token_logprob(self, prompts, responses)
 
-    def reader(self, prompts: Sequence[str], rows: Sequence[int]) -> Reader:
+    def decoder(self, prompts: Sequence[str], rows: Sequence[int]) -> Decoder:
         """Starts one response to `prompts[i]` for each i of `rows`."""
         ids = self._encode([prompts[i] for i in rows])
-        return CachedReader(self._root, self._takes, ids, self._score, self.rules.limit, self._autocast)
+        return CachedDecoder(self._root, self._arguments, ids, self._process, self.constraints.limit, self._autocast)
 
-    def scores(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Returns [M, V] float32: the scores before each of the M tokens of R responses, differentiable."""
-        states, written = self._walked(tokens)
-        return self._score(self._logits(self._encode(prompts), tokens), states, written)
+    def logits(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Returns [M, V] float32: the logits before each of the M tokens of R responses, differentiable."""
+        states, flat = self._states(tokens)
+        return self._process(self._raw_logits(self._encode(prompts), tokens), states, flat)
 
     def flat_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M] nats float32, of each of the M tokens of R responses, differentiable."""
-        states, written = self._walked(tokens)
+        states, flat = self._states(tokens)
         texts = scoring.Texts.of(self._encode(prompts), tokens, self.device)
         if not self._plain:
-            logits = self._root(scoring.logits_at, texts, False, self._takes.last_only, self._autocast)
-            return scoring.chosen(self._score(logits, states, written), tokens)
+            logits = self._root(scoring.logits_at, texts, False, self._arguments.last_only, self._autocast)
+            return scoring.chosen(self._process(logits, states, flat), tokens)
 
         def process(logits: Tensor, rows: slice) -> Tensor:
-            legal = self.rules.legal(states[rows])
-            return self.sharpening.scores(logits, legal, written[rows], in_place=True)
+            legal = self.constraints.legal(states[rows])
+            return self.sampling.processed(logits, legal, flat[rows], in_place=True)
 
-        temperature = self.sharpening.temperature
-        return self._root(scoring.fused_logprob_at, texts, written, process, temperature, self._autocast)
+        temperature = self.sampling.temperature
+        return self._root(scoring.fused_logprob_at, texts, flat, process, temperature, self._autocast)
 
     def parts(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> list[list[int]]:
-        """Returns the prompts whose responses learn in one backward pass: about `micro_tokens` at a time."""
+        """Returns the prompts of each backward pass: those of about `micro_tokens` tokens."""
         tokens = [
             sum(self.prompt_length(prompt) + len(self.tokens_of(y)) for y in row)
             for prompt, row in zip(prompts, responses, strict=True)
@@ -288,24 +264,24 @@ class HFPolicy(Policy):
         return packed(tokens, self.micro_tokens)
 
     def prompt_length(self, prompt: str) -> int:
-        """Returns how many tokens a prompt has, those of the chat template included."""
+        """Returns the number of tokens of a prompt, those of the chat template included."""
         return len(self.tokenizer.prompt(prompt))
 
     def completions(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
-        """Returns the responses that these tokens are."""
-        if isinstance(self.rules, ResponseTrie):
-            return [self.rules.by_tokens[tuple(row)] for row in tokens]
+        """Returns the responses of these tokens."""
+        if isinstance(self.constraints, ResponseTrie):
+            return [self.constraints.by_tokens[tuple(row)] for row in tokens]
         return [Completion(self.tokenizer.decode(row), tuple(row)) for row in tokens]
 
     def tokens_of(self, response: Completion) -> tuple[int, ...]:
-        """Returns the tokens by which this policy writes a response: those that were sampled, where they are known.
+        """Returns the tokens of a response: those that were sampled, if they are known.
 
         Raises:
-            ValueError: if the response is none of a finite task, or too long.
+            ValueError: if the response is not one of a finite task, or too long.
         """
-        if isinstance(self.rules, ResponseTrie):
-            return self.rules.tokens_of(response.text)
-        limit = self.rules.limit
+        if isinstance(self.constraints, ResponseTrie):
+            return self.constraints.tokens_of(response.text)
+        limit = self.constraints.limit
         if response.tokens is None:
             tokens = (*self.tokenizer.encode(response.text), self.tokenizer.eos_id)
             tokens = tokens[:-1] if len(tokens) == limit + 1 else tokens
@@ -344,19 +320,19 @@ class HFPolicy(Policy):
 
     @torch.no_grad()
     def plain_logprob(self, prompt: Sequence[int], tokens: Sequence[int]) -> list[float]:
-        """Returns the nats of each token after a prompt in tokens, by the model alone: no rules, temperature 1."""
+        """Returns the nats of each token after a prompt in tokens, unconstrained and at temperature 1."""
         with self.gathered():
-            logits = self._logits([tuple(prompt)], [tokens])
+            logits = self._raw_logits([tuple(prompt)], [tokens])
         return scoring.chosen(logits.float(), [tokens]).tolist()
 
-    def stamp(self) -> object:
-        """Returns what is equal only where no parameter was changed in between."""
+    def weights_version(self) -> object:
+        """Returns a value that is equal only if no parameter was changed in between."""
         if self.sharded:
-            return object()  # the version of a spread tensor is not that of its part
+            return object()  # a sharded tensor's version is not that of its part
         return self._identity, tuple(parameter._version for parameter in self.parameters())
 
     def train(self, mode: bool = True) -> Self:
-        """Keeps dropout off: what is drawn and what is learned from must be the same law."""
+        """Keeps dropout off: samples and log-probabilities must be of the same distribution."""
         super().train(mode)
         self.model.eval()
         return self
@@ -365,26 +341,26 @@ class HFPolicy(Policy):
     def _autocast(self) -> bool:
         return self.device.type == "cuda" and not self.exact
 
-    def _walked(self, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    def _states(self, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Returns the state before each of M tokens, and the tokens themselves, [M] each."""
-        written = pad_sequence([torch.tensor(row, device=self.device) for row in tokens], batch_first=True)
+        rows = pad_sequence([torch.tensor(row, device=self.device) for row in tokens], batch_first=True)
         counts = torch.tensor([len(row) for row in tokens], device=self.device)
-        mask = torch.arange(written.shape[1], device=self.device) < counts[:, None]
-        return walk(self.rules, written)[mask], written[mask]
+        mask = torch.arange(rows.shape[1], device=self.device) < counts[:, None]
+        return walk(self.constraints, rows)[mask], rows[mask]
 
-    def _logits(self, prompts: Sequence[tuple[int, ...]], tokens: Sequence[Sequence[int]]) -> Tensor:
+    def _raw_logits(self, prompts: Sequence[tuple[int, ...]], tokens: Sequence[Sequence[int]]) -> Tensor:
         texts = scoring.Texts.of(prompts, tokens, self.device)
-        return self._root(scoring.logits_at, texts, self._plain, self._takes.last_only, self._autocast)
+        return self._root(scoring.logits_at, texts, self._plain, self._arguments.last_only, self._autocast)
 
-    def _score(self, logits: Tensor, states: Tensor, written: Tensor | None = None) -> Tensor:
-        return self.sharpening.scores(logits, self.rules.legal(states), written)
+    def _process(self, logits: Tensor, states: Tensor, tokens: Tensor | None = None) -> Tensor:
+        return self.sampling.processed(logits, self.constraints.legal(states), tokens)
 
     def _encode(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
         ids = [self.tokenizer.prompt(prompt) for prompt in prompts]
-        longest, context = max(map(len, ids)), context_length(self.model)
-        if context is not None and longest + self.rules.limit > context:
+        longest, limit, context = max(map(len, ids)), self.constraints.limit, context_length(self.model)
+        if context is not None and longest + limit > context:
             raise ValueError(
-                f"the model reads {context} tokens, and a prompt of {longest} with a response of {self.rules.limit} is "
-                f"longer; lower the task's max_new_tokens or max_prompt_tokens, or take a model with a longer context"
+                f"the model reads {context} tokens, and a prompt of {longest} with a response of {limit} is longer; "
+                f"lower the task's max_new_tokens or max_prompt_tokens, or take a model with a longer context"
             )
         return ids

@@ -1,4 +1,4 @@
-"""A cache of keys and values with room for what will be written: nothing that is there is copied for a new token."""
+"""A cache of keys and values in preallocated memory: a new token copies none of the old ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class RoomyLayer(DynamicLayer):
     """A layer's keys and values [R, H, T, d], the first T places of a larger memory.
 
     Args:
-        room: tokens that it holds without being moved.
+        room: tokens that fit before it is reallocated.
     """
 
     def __init__(self, room: int) -> None:
@@ -37,7 +37,7 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Keeps some rows, those that are named twice doubled."""
+        """Keeps some rows; those that are named twice are doubled."""
         if self._memory is None:
             return
         seen = self.get_seq_length()
@@ -60,7 +60,7 @@ def _moved(seen: Tensor | None, like: Tensor, count: int, room: int) -> Tensor:
 
 
 def roomy_cache(model: Any, room: int) -> DynamicCache:
-    """Returns an empty cache for a model; layers that see a window only keep their own way."""
+    """Returns an empty cache for a model; layers with a sliding window keep transformers' own."""
     cache = DynamicCache(config=model.config)
     cache.layers = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

@@ -8,17 +8,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from agents.policies.lm.constraints import TextRules
+from agents.policies.lm.constraints import TextConstraints
 from envs.tasks.task import Task
 from envs.tasks.tokenizers import Tokenizer, end_ids
 from preference_duel.types import Completion
 
 
 class ResponseTrie:
-    """The rules by which only listed responses can be written; a state is a node.
+    """Constraints that allow the listed responses only; a state is a node.
 
-    At each node the law is the model's over the node's children alone. EOS is one of them where a response is the
-    beginning of another; where nothing can follow, a response is complete without EOS.
+    At each node the model's distribution is renormalised over the node's children. EOS is one of them if a response is
+    the beginning of another; at a leaf a response is complete without EOS.
 
     Args:
         responses: distinct responses in the policy's tokens.
@@ -44,21 +44,21 @@ class ResponseTrie:
         self._edges, self._children, self._leaves = _edges(listed, vocab_size)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Returns itself: it never changes, and copies of a policy share it."""
+        """Returns itself: it is immutable, and copies of a policy share it."""
         return self
 
     def same_as(self, other: object) -> bool:
-        """Returns whether the same responses are written in the same tokens; states then mean the same too."""
+        """Returns whether the same responses have the same tokens; then states mean the same too."""
         return isinstance(other, ResponseTrie) and self.responses == other.responses and self._width == other._width
 
-    def law(
+    def listed(
         self, prompts: Sequence[str], logprob: Callable[[Sequence[str], list[list[Completion]]], Tensor]
     ) -> tuple[list[list[Completion]], Tensor]:
         """Lists every response for each of B prompts, with its probability as weight: [B][N] and [B, N] on the CPU.
 
         Args:
             prompts: B prompts.
-            logprob: of the policy that follows these rules.
+            logprob: of the policy with these constraints.
         """
         responses = [list(self.responses) for _ in prompts]
         with torch.no_grad():
@@ -73,7 +73,7 @@ class ResponseTrie:
         return self.responses[self.number_of(text)].tokens or ()
 
     def number_of(self, text: str) -> int:
-        """Returns the place of a response in the list.
+        """Returns the index of a response in the list.
 
         Raises:
             ValueError: if it is not listed.
@@ -134,8 +134,8 @@ def _edges(responses: Sequence[Completion], width: int) -> tuple[Tensor, Tensor,
 def encode_responses(task: Task, tokenizer: Tokenizer) -> list[tuple[str, list[int]]]:
     """Returns the task's responses in a policy's tokens.
 
-    The task's own tokens are kept where each of them is one token of the policy too (the letters of `symbols`);
-    else each text is encoded whole.
+    The task's own tokens are kept if each of them is one token of the policy too (the letters of `symbols`); otherwise
+    each text is encoded whole.
     """
     whole = [(text, tokenizer.encode(text)) for text in task.response_texts]
     own = {token for response in task.responses or () for token in response.tokens or ()}
@@ -146,18 +146,18 @@ def encode_responses(task: Task, tokenizer: Tokenizer) -> list[tuple[str, list[i
     return spelled if all(tokenizer.decode(tokens) == text for text, tokens in spelled) else whole
 
 
-def rules_of(
+def constraints_of(
     task: Task, tokenizer: Tokenizer, width: int, name: str, max_new_tokens: int | None = None, exact: bool = False
-) -> ResponseTrie | TextRules:
-    """Returns what a language model may write in a task.
+) -> ResponseTrie | TextConstraints:
+    """Returns the constraints of a task for a language model.
 
     Args:
         task: finite, or of free text in the model's own vocabulary.
         tokenizer: the model's.
         width: V, the width of its logits.
-        name: what messages call it.
+        name: the model's name in messages.
         max_new_tokens: a limit below the task's; None: the task's.
-        exact: whether the whole law will be listed.
+        exact: whether all responses will be listed.
 
     Raises:
         ValueError: if the task does not fit the model or the limit.
@@ -188,7 +188,7 @@ def rules_of(
     words = torch.zeros(width, dtype=torch.bool)
     words[: tokenizer.vocab_size] = torch.from_numpy(task.response_tokens)
     words[[i for i in (*end_ids(tokenizer), tokenizer.pad_id) if i is not None]] = False
-    return TextRules(words, tokenizer.eos_id, task.min_new_tokens, limit, frozenset(end_ids(tokenizer)))
+    return TextConstraints(words, tokenizer.eos_id, task.min_new_tokens, limit, frozenset(end_ids(tokenizer)))
 
 
 def _listed(ids: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""An engine that draws in place of the training model: whose weights it has, and that it has their law."""
+"""Generates responses with vLLM and keeps its weights in sync with the training policy."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from torch import Tensor
 
-from agents.policies.lm.constraints import TextRules
-from agents.policies.lm.generation import Sharpening
+from agents.policies.lm.constraints import TextConstraints
+from agents.policies.lm.generation import SamplingParams
 from preference_duel import distributed
 from preference_duel.keyed_random import Key
 
 SUPPORTED = "0.32", "0.33"
-"""The release lines of vLLM whose interface this is."""
+"""Release lines of vLLM that are supported."""
 SUPPORTED_NAMES = " or ".join(f"{line}.x" for line in SUPPORTED)
-_APART = 0.25
-"""Nats a token that vLLM's bfloat16 may lie from ours; other weights lie further."""
+_TOLERANCE = 0.25
+"""Largest difference in nats per token that bfloat16 explains; other weights differ more."""
 
 
 def is_supported(version: str) -> bool:
-    """Returns whether a release of vLLM has the interface that this package speaks with."""
+    """Returns whether a release of vLLM is supported."""
     return version.startswith(tuple(f"{line}." for line in SUPPORTED))
 
 
-class Model(Protocol):
-    """Whose law is drawn from."""
+class SyncedPolicy(Protocol):
+    """A policy whose weights vLLM takes."""
 
     @property
-    def sharpening(self) -> Sharpening:
+    def sampling(self) -> SamplingParams:
         """Temperature and truncation."""
         ...
 
-    def stamp(self) -> object:
-        """Returns what is equal only where no weight was changed in between."""
+    def weights_version(self) -> object:
+        """Returns a value that is equal only if no weight was changed in between."""
         ...
 
     def weights(self) -> dict[str, Tensor]:
-        """Returns all tensors by name, tied ones under each of theirs."""
+        """Returns all tensors by name, tied ones under each of their names."""
         ...
 
     def save(self, directory: Path) -> None:
@@ -46,46 +46,48 @@ class Model(Protocol):
         ...
 
     def plain_logprob(self, prompt: Sequence[int], tokens: Sequence[int]) -> list[float]:
-        """Returns the nats of each token at temperature 1, with nothing left out or forbidden."""
+        """Returns the nats of each token at temperature 1, untruncated and unconstrained."""
         ...
 
 
-class Writer(Protocol):
-    """What runs the model."""
+class Generator(Protocol):
+    """Runs vLLM, in this process or as a server."""
 
-    def load(self, model: Model) -> None:
-        """Takes a model's weights."""
+    def load(self, policy: SyncedPolicy) -> None:
+        """Loads a policy's weights."""
         ...
 
-    def write(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], **law: Any) -> list[list[Written]]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], **parameters: Any
+    ) -> list[list[Generation]]:
         """Returns n responses to each prompt.
 
         Args:
             prompts: B prompts in tokens.
-            seeds: [B]; response k of a prompt draws by the seed + k.
-            **law: vLLM's sampling parameters.
+            seeds: [B]; response k of a prompt is sampled by the seed + k.
+            **parameters: vLLM's sampling parameters.
         """
         ...
 
 
-class Written(NamedTuple):
-    """A response, and the nats of its tokens where they were asked for."""
+class Generation(NamedTuple):
+    """A response, and the nats of its tokens if they were requested."""
 
     tokens: list[int]
     logprobs: list[float] | None = None
 
 
 class Engine:
-    """Draws for a policy and all its copies: whoever draws has its weights loaded, if they are not the last ones.
+    """Generates for a policy and all its copies; loads the weights of the one that samples, if they are not loaded.
 
     Args:
-        writer: runs the model.
-        rules: what may be written.
+        generator: runs the model.
+        constraints: legal tokens and ends.
     """
 
-    def __init__(self, writer: Writer, rules: TextRules) -> None:
-        self.writer, self._rules = writer, rules
-        self._allowed = sorted({*rules.words.nonzero().flatten().tolist(), *rules.end_ids})
+    def __init__(self, generator: Generator, constraints: TextConstraints) -> None:
+        self.generator, self._constraints = generator, constraints
+        self._allowed = sorted({*constraints.words.nonzero().flatten().tolist(), *constraints.end_ids})
         self._holds: object = None
         self._loads = 0
 
@@ -93,56 +95,56 @@ class Engine:
         """Returns itself: copies of a policy share it."""
         return self
 
-    def law(self, sharpening: Sharpening) -> dict[str, Any]:
-        """Returns vLLM's parameters for our law: what may be written, temperature first, then top-k, then top-p."""
+    def parameters(self, sampling: SamplingParams) -> dict[str, Any]:
+        """Returns vLLM's parameters for our distribution: legal tokens, temperature, then top-k, then top-p."""
         return {
-            "temperature": sharpening.temperature,
-            "top_k": sharpening.top_k or -1,
-            "top_p": sharpening.top_p,
-            "max_tokens": self._rules.limit,
-            "min_tokens": self._rules.fewest,
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k or -1,
+            "top_p": sampling.top_p,
+            "max_tokens": self._constraints.limit,
+            "min_tokens": self._constraints.min_tokens,
             "allowed_token_ids": self._allowed,
-            "stop_token_ids": self._rules.end_ids,
+            "stop_token_ids": self._constraints.end_ids,
             "ignore_eos": True,
         }
 
-    def draw(self, model: Model, prompts: Sequence[Sequence[int]], n: int, key: Key) -> list[list[list[int]]]:
+    def draw(self, policy: SyncedPolicy, prompts: Sequence[Sequence[int]], n: int, key: Key) -> list[list[list[int]]]:
         """Returns the tokens of n responses to each prompt; processes share the prompts.
 
         Args:
-            model: who draws.
+            policy: the policy that samples.
             prompts: B prompts in tokens.
             n: responses to each.
-            key: names the draws: the seed of prompt b is `key.uniform(l=b)`, of which vLLM makes one for each response.
+            key: random key: the seed of prompt b is `key.uniform(l=b)`, from which vLLM makes one for each response.
 
         Raises:
-            ValueError: if vLLM does not have the model's law.
+            ValueError: if vLLM's distribution is not the policy's.
         """
-        if (stamp := model.stamp()) != self._holds:
+        if (version := policy.weights_version()) != self._holds:
             self._holds = None
-            self.writer.load(model)
+            self.generator.load(policy)
             self._loads += 1
             if self._loads & (self._loads - 1) == 0:
-                self._require_same_law(model, prompts[0])
-            self._holds = stamp
+                self._require_same_weights(policy, prompts[0])
+            self._holds = version
         own = distributed.share(len(prompts))
         seeds = [int(key.uniform(l=b) * 2**53) for b in own]
-        law = self.law(model.sharpening)
-        written = self.writer.write([prompts[b] for b in own], seeds, n=n, **law) if own else []
-        return distributed.exchange([[one.tokens for one in row] for row in written], len(prompts))
+        parameters = self.parameters(policy.sampling)
+        results = self.generator.generate([prompts[b] for b in own], seeds, n=n, **parameters) if own else []
+        return distributed.exchange([[result.tokens for result in row] for row in results], len(prompts))
 
-    def _require_same_law(self, model: Model, prompt: Sequence[int]) -> None:
-        """Draws one response and compares its log-probabilities, after loads 1, 2, 4, 8, ...: cheap, and seldom enough.
+    def _require_same_weights(self, policy: SyncedPolicy, prompt: Sequence[int]) -> None:
+        """Samples one response and compares its log-probabilities, after loads 1, 2, 4, 8, ..., which costs little.
 
         Some kernels keep a packed copy of a weight, which a refresh need not reach.
         """
-        plain = {"n": 1, "temperature": 1.0, "max_tokens": self._rules.limit, "logprobs": 0, "ignore_eos": True}
-        ((found,),) = self.writer.write([prompt], [self._loads], **plain)
-        ours = model.plain_logprob(prompt, found.tokens)
-        apart = sum(abs(a - b) for a, b in zip(ours, found.logprobs or (), strict=True)) / len(ours)
-        if apart > _APART:
+        plain = {"n": 1, "temperature": 1.0, "max_tokens": self._constraints.limit, "logprobs": 0, "ignore_eos": True}
+        ((result,),) = self.generator.generate([prompt], [self._loads], **plain)
+        ours = policy.plain_logprob(prompt, result.tokens)
+        gap = sum(abs(a - b) for a, b in zip(ours, result.logprobs or (), strict=True)) / len(ours)
+        if gap > _TOLERANCE:
             raise ValueError(
-                f"vLLM does not have the policy's weights: the log-probabilities of what it drew lie {apart:.2g} nats "
+                f"vLLM does not have the policy's weights: the log-probabilities of what it drew lie {gap:.2g} nats "
                 f"from the policy's, a token; take --policy.sampler transformers (a server on the CPU can't refresh a "
                 f"model whose embeddings are tied)"
             )

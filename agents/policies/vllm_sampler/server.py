@@ -1,4 +1,4 @@
-"""Draws by a vLLM server, through its OpenAI-compatible interface."""
+"""vLLM as a server, through its OpenAI-compatible interface."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any
 
 import httpx
 
-from agents.policies.vllm_sampler.engine import SUPPORTED_NAMES, Model, Written, is_supported
+from agents.policies.vllm_sampler.engine import SUPPORTED_NAMES, Generation, SyncedPolicy, is_supported
 from preference_duel import distributed
 
 _AT_ONCE = 64
-"""Requests under way."""
+"""Largest number of simultaneous requests."""
 
 
 class Server:
     """A vLLM server.
 
     Args:
-        address: of the server.
-        exchange: a folder that both see.
+        address: address of the server.
+        exchange: a folder that both share.
 
     Raises:
-        OSError: if nothing answers there.
+        OSError: if no server answers.
         ValueError: if it is of another version.
     """
 
@@ -36,27 +36,29 @@ class Server:
         self._client = httpx.Client(base_url=self.address, timeout=600)
         version = self._ask("GET", "/version")["version"]
         if not is_supported(version):
-            raise ValueError(f"the server at {self.address} is vLLM {version}, and this speaks with {SUPPORTED_NAMES}")
+            raise ValueError(f"the server at {self.address} is vLLM {version}, and this needs {SUPPORTED_NAMES}")
         self._model = self._ask("GET", "/v1/models")["data"][0]["id"]
 
-    def load(self, model: Model) -> None:
+    def load(self, policy: SyncedPolicy) -> None:
         """Writes the weights to the exchange folder and has the server read them."""
         with _exchanged(self.exchange) as folder:
-            model.save(folder)
+            policy.save(folder)
             if distributed.rank() == 0:
                 self._ask("POST", "/collective_rpc", method="reload_weights", kwargs={"weights_path": str(folder)})
                 self._ask("POST", "/reset_prefix_cache")
 
-    def write(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], **law: Any) -> list[list[Written]]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], **parameters: Any
+    ) -> list[list[Generation]]:
         """Returns n responses to each prompt."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return list(pool.map(lambda prompt, seed: self._one(list(prompt), seed, law), prompts, seeds))
+            return list(pool.map(lambda prompt, seed: self._complete(list(prompt), seed, parameters), prompts, seeds))
 
-    def _one(self, prompt: list[int], seed: int, law: dict[str, Any]) -> list[Written]:
-        wanted = {"model": self._model, "prompt": prompt, "seed": seed, "return_token_ids": True, **law}
-        choices = self._ask("POST", "/v1/completions", **wanted)["choices"]
-        ordered = sorted(choices, key=lambda one: one["index"])
-        return [Written(one["token_ids"], (one["logprobs"] or {}).get("token_logprobs")) for one in ordered]
+    def _complete(self, prompt: list[int], seed: int, parameters: dict[str, Any]) -> list[Generation]:
+        request = {"model": self._model, "prompt": prompt, "seed": seed, "return_token_ids": True, **parameters}
+        choices = self._ask("POST", "/v1/completions", **request)["choices"]
+        choices.sort(key=lambda choice: choice["index"])
+        return [Generation(c["token_ids"], (c["logprobs"] or {}).get("token_logprobs")) for c in choices]
 
     def _ask(self, verb: str, path: str, **content: Any) -> Any:
         try:
@@ -69,13 +71,15 @@ class Server:
         if answer.status_code == httpx.codes.NOT_FOUND:
             raise ValueError(f"the server at {self.address} has no {path}; start it with VLLM_SERVER_DEV_MODE=1")
         if answer.is_error:
-            raise OSError(f"the vLLM server at {self.address} says {answer.status_code} to {path}: {answer.text[:500]}")
+            raise OSError(
+                f"the vLLM server at {self.address} gives {answer.status_code} for {path}: {answer.text[:500]}"
+            )
         return answer.json() if answer.content else None
 
 
 @contextlib.contextmanager
 def _exchanged(parent: Path) -> Iterator[Path]:
-    """Makes a folder for a while, the same for all processes; the first one makes it, and removes it at last."""
+    """Provides a temporary folder to all processes; the first one creates and removes it."""
     first, made = distributed.rank() == 0, ""
     if first:
         parent.mkdir(parents=True, exist_ok=True)

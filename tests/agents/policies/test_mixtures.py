@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from agents import Frozen, Geometric, HFPolicy, Mixture, TabularPolicy
+from agents import Frozen, HFPolicy, Mixture, TabularPolicy, geometric
 from agents.policies.lm.loading import load_tokenizer
 from envs import Task
 from envs.tasks.finite import finite_task
@@ -176,18 +176,18 @@ def test_mixtures_that_do_not_fit_are_refused(folders, tmp_path):
 def test_a_geometric_mixture_of_tables_is_renormalised():
     law = [a**0.7 * b**0.3 for a, b in zip(FIRST, SECOND, strict=True)]
     law = [x / sum(law) for x in law]
-    require_distribution(Geometric(table(FIRST), table(SECOND), 0.3), law)
-    exact = Geometric(table(FIRST, exact=True), Frozen(table(SECOND, exact=True)), 0.3)
+    require_distribution(geometric(table(FIRST), table(SECOND), 0.3), law)
+    exact = geometric(table(FIRST, exact=True), Frozen(table(SECOND, exact=True)), 0.3)
     responses, weights = exact.draw(["y"], 1, Key(0))
     assert weights[0].tolist() == pytest.approx(law)
     assert exact.logprob(["y"], responses).exp()[0].tolist() == pytest.approx(law)
-    half = Geometric(Geometric(table(FIRST), table(SECOND), 0.3), table(FIRST), 1.0)
+    half = geometric(geometric(table(FIRST), table(SECOND), 0.3), table(FIRST), 1.0)
     require_distribution(half, FIRST)
 
 
 def test_a_geometric_mixture_of_language_models_is_renormalised_for_each_token(folders):
     first, second = language_models(folders, temperature=1.5)
-    policy, responses = Geometric(first, second, 0.25), every_response()
+    policy, responses = geometric(first, second, 0.25), every_response()
     values, _ = policy.token_logprob(["xa"], [responses])
     assert values.exp().prod(-1).sum().item() == pytest.approx(1, abs=1e-6)
     legal = [2, 3, 4]
@@ -202,7 +202,7 @@ def test_a_geometric_mixture_of_language_models_is_renormalised_for_each_token(f
 
 
 def test_draws_of_a_geometric_mixture_follow_its_probabilities(folders):
-    policy, responses = Geometric(*language_models(folders, micro_tokens=5000), 0.5), every_response()
+    policy, responses = geometric(*language_models(folders, micro_tokens=5000), 0.5), every_response()
     with torch.no_grad():
         law = policy.logprob(["b"], [responses])[0].double().exp().numpy()
     drawn, _ = policy.draw(["b"], DRAWS, Key(4))
@@ -216,7 +216,7 @@ def test_draws_of_a_geometric_mixture_follow_its_probabilities(folders):
 def test_the_internal_batch_changes_no_draw_of_a_geometric_mixture(folders):
     task = text_task(folders[0], limit=12)
     one, many = (
-        Geometric(*language_models(folders, task, micro_tokens=size), 0.5).draw(["xa", "b"], 20, Key(2))[0]
+        geometric(*language_models(folders, task, micro_tokens=size), 0.5).draw(["xa", "b"], 20, Key(2))[0]
         for size in (1, 1000)
     )
     assert one == many
@@ -226,7 +226,7 @@ def test_the_internal_batch_changes_no_draw_of_a_geometric_mixture(folders):
 @pytest.mark.parametrize("b", [0.0, 1.0])
 def test_the_ends_of_a_geometric_mixture_are_its_parts(folders, b):
     pair = language_models(folders)
-    policy, end = Geometric(*pair, b), pair[int(b)]
+    policy, end = geometric(*pair, b), pair[int(b)]
     drawn, _ = policy.draw(["xa", "b"], 10, Key(1))
     assert drawn == end.draw(["xa", "b"], 10, Key(1))[0]
     assert torch.allclose(policy.logprob(["xa", "b"], drawn), end.logprob(["xa", "b"], drawn), atol=1e-6)
@@ -234,17 +234,17 @@ def test_the_ends_of_a_geometric_mixture_are_its_parts(folders, b):
 
 def test_a_geometric_mixture_on_a_finite_task_sums_to_one(folders):
     task = game(("a", "ab", "b", "xx"))
-    policy = Geometric(*(HFPolicy(folder, task, exact=True) for folder in folders), 0.4)
+    policy = geometric(*(HFPolicy(folder, task, exact=True) for folder in folders), 0.4)
     responses, weights = policy.draw(["x"], 1, Key(0))
     assert [y.text for y in responses[0]] == ["a", "ab", "b", "xx"]
     assert (weights.sum(1) - 1).abs().max() < 1e-6
-    twice = Geometric(policy, Frozen(policy), 0.5).draw(["x"], 1, Key(0))[1]
+    twice = geometric(policy, Frozen(policy), 0.5).draw(["x"], 1, Key(0))[1]
     assert torch.allclose(twice, weights, atol=1e-6)
 
 
 def test_a_frozen_geometric_mixture_is_a_copy(folders):
     first, second = language_models(folders)
-    policy = Geometric(first, second, 0.5)
+    policy = geometric(first, second, 0.5)
     frozen, drawn = policy.frozen(), policy.draw(["b"], 4, Key(0))[0]
     before = frozen.logprob(["b"], drawn)
     assert torch.equal(before, policy.logprob(["b"], drawn))
@@ -260,26 +260,26 @@ def test_a_frozen_geometric_mixture_is_a_copy(folders):
 def test_geometric_mixtures_that_do_not_fit_are_refused(folders):
     first, second = language_models(folders)
     with pytest.raises(ValueError, match=r"b must lie in \[0, 1\]"):
-        Geometric(first, second, 1.5)
+        geometric(first, second, 1.5)
     with pytest.raises(ValueError, match="top_p=1 and top_k=0"):
-        Geometric(first, language_models(folders, top_p=0.9)[1], 0.5)
+        geometric(first, language_models(folders, top_p=0.9)[1], 0.5)
     with pytest.raises(ValueError, match="other limits or legal tokens"):
-        Geometric(first, language_models(folders, text_task(folders[0], limit=2))[1], 0.5)
+        geometric(first, language_models(folders, text_task(folders[0], limit=2))[1], 0.5)
     with pytest.raises(ValueError, match="list other responses"):
-        Geometric(table(FIRST), TabularPolicy(game(("a", "b"))), 0.5)
+        geometric(table(FIRST), TabularPolicy(game(("a", "b"))), 0.5)
     with pytest.raises(TypeError, match="got TabularPolicy and HFPolicy"):
-        Geometric(TabularPolicy(game()), HFPolicy(folders[0], game(("a", "b"))), 0.5)
+        geometric(TabularPolicy(game()), HFPolicy(folders[0], game(("a", "b"))), 0.5)
     with pytest.raises(TypeError, match="got Mixture and TabularPolicy"):
-        Geometric(Mixture([table(FIRST)]), table(FIRST), 0.5)
+        geometric(Mixture([table(FIRST)]), table(FIRST), 0.5)
     with pytest.raises(TypeError, match="not blended"):
-        Geometric(first, second, 0.5).blend(first, 0.5)
+        geometric(first, second, 0.5).blend(first, 0.5)
     with pytest.raises(TypeError, match="has no tokens"):
-        Geometric(table(FIRST), table(SECOND), 0.5).token_logprob(["x"], [[Completion("a")]])
+        geometric(table(FIRST), table(SECOND), 0.5).token_logprob(["x"], [[Completion("a")]])
 
 
 def test_combined_policies_save_their_parts(folders, tmp_path):
     first, second = language_models(folders)
-    policy = Mixture([Geometric(first, Frozen(second), 0.25), first], [0.4, 0.6])
+    policy = Mixture([geometric(first, Frozen(second), 0.25), first], [0.4, 0.6])
     policy.save(tmp_path)
     assert json.loads((tmp_path / "mixture.json").read_text()) == {"weights": [0.4, 0.6]}
     assert json.loads((tmp_path / "component-0" / "geometric.json").read_text()) == {"b": 0.25}
@@ -289,6 +289,6 @@ def test_combined_policies_save_their_parts(folders, tmp_path):
 
 
 def test_tokens_that_one_model_cannot_write_have_no_probability(folders):
-    policy = Geometric(*language_models(folders), 0.5)
+    policy = geometric(*language_models(folders), 0.5)
     assert policy.logprob(["b"], [[Completion("", (0, 1))]]).item() == -math.inf
     assert policy.logprob(["b"], [[Completion("", (1,))]]).item() == -math.inf

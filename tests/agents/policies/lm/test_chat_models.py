@@ -38,7 +38,7 @@ def plain_greedy(policy, folder, prompt, ends=None):
     """The tokens of transformers' `generate`, which may write what the policy may; `ends` None: as the folder says."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     ids = torch.tensor([policy.tokenizer.prompt(prompt)])
-    legal = policy.rules.legal(torch.tensor([0]))[0]
+    legal = policy.constraints.legal(torch.tensor([0]))[0]
     suppressed = (~legal).nonzero().flatten().tolist()
     with torch.no_grad():
         fields = {} if ends is None else {"eos_token_id": ends}
@@ -110,7 +110,7 @@ def test_log_probabilities_are_the_plain_models(family):
         for k, y in enumerate(rows[b]):
             ids = torch.tensor([[*policy.tokenizer.prompt(prompt), *y.tokens]])
             logits = model(ids).logits[0, -len(y.tokens) - 1 : -1].float()
-            legal = policy.rules.legal(torch.arange(len(y.tokens)))
+            legal = policy.constraints.legal(torch.arange(len(y.tokens)))
             expected = logits.masked_fill(~legal, -torch.inf).log_softmax(-1)[range(len(y.tokens)), y.tokens]
             torch.testing.assert_close(ours[b, k][mask[b, k]], expected, atol=2e-4, rtol=0)
 

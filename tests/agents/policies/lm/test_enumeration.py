@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import oracles
-from agents import Frozen, Geometric, Mixture, TabularPolicy, make_policy
+from agents import Frozen, Mixture, TabularPolicy, geometric, make_policy
 from envs import make_task
 from envs.games import exploitability
 from envs.tasks.finite import finite_task
@@ -64,7 +64,7 @@ def test_policies_made_of_policies_have_laws_too():
     table = TabularPolicy(task)
     for policy in (Frozen(model), Mixture([model, cold], [0.3, 0.7]), Mixture([model, table]), table):
         assert torch.allclose(law(policy, task, task.prompts), forced(policy, task.prompts, task.responses), rtol=1e-4)
-    between = Geometric(model, cold, 0.4)
+    between = geometric(model, cold, 0.4)
     found = between.law(task.prompts, task.responses)
     assert torch.allclose(found, forced(between, task.prompts, task.responses), rtol=1e-4)
     assert (found.sum(1) - 1).abs().max() < 1e-12

@@ -12,8 +12,8 @@ from transformers import LlamaForCausalLM
 
 from agents import HFPolicy, make_policy
 from agents.policies.lm.batching import groups
-from agents.policies.lm.cached_decoder import Arguments
-from agents.policies.lm.generation import Sharpening
+from agents.policies.lm.cached_decoder import ForwardArguments
+from agents.policies.lm.generation import SamplingParams
 from agents.policies.lm.hf_policy import HFConfig, TinyConfig
 from agents.policies.lm.loading import load_tokenizer
 from envs import Task, make_task
@@ -87,13 +87,13 @@ def policy_of(folder, task=None, **fields):
 
 def every_response(policy, letters=LETTERS):
     """All responses that a policy of free text can give, in tokens."""
-    ids, rules = [policy.tokenizer.encode(letter)[0] for letter in letters], policy.rules
+    ids, constraints = [policy.tokenizer.encode(letter)[0] for letter in letters], policy.constraints
     ended = [
-        (*word, rules.eos)
-        for length in range(rules.fewest, rules.limit)
+        (*word, constraints.eos)
+        for length in range(constraints.min_tokens, constraints.limit)
         for word in itertools.product(ids, repeat=length)
     ]
-    return [Completion("", tokens) for tokens in [*ended, *itertools.product(ids, repeat=rules.limit)]]
+    return [Completion("", tokens) for tokens in [*ended, *itertools.product(ids, repeat=constraints.limit)]]
 
 
 def naive_logprob(policy, prompt, tokens, temperature=1.0, least=0, limit=4):
@@ -160,15 +160,15 @@ def test_drawing_and_logprob_use_one_law_for_every_kind_of_model(tmp_path, kind)
     tiny_model(kind, width=16).save_pretrained(tmp_path)
     policy = policy_of(tmp_path, text_task(tmp_path, limit=6))
     rows, drawn = [0, 0, 1, 2, 3, 3, 4], []
-    reader = policy.reader(PROMPTS, rows)
+    decoder = policy.decoder(PROMPTS, rows)
     states, scores = torch.zeros(len(rows), dtype=torch.long), []
     for t in range(6):
-        scores.append(reader.scores(states).log_softmax(-1))
+        scores.append(decoder.logits(states).log_softmax(-1))
         drawn.append(4 + (torch.arange(len(rows)) + t) % 7)
-        states = policy.rules.follow(states, drawn[-1])
+        states = policy.constraints.follow(states, drawn[-1])
         if t == 3:
-            reader.keep(torch.arange(len(rows)))
-        reader.append(drawn[-1])
+            decoder.select(torch.arange(len(rows)))
+        decoder.append(drawn[-1])
     tokens = torch.stack(drawn, 1)
     stepwise = torch.stack(scores, 1).gather(2, tokens[..., None]).squeeze(2)
     responses = [[Completion("", tuple(row))] for row in tokens.tolist()]
@@ -270,8 +270,8 @@ def test_a_finite_task_constrains_the_model_to_its_responses(folder, fields):
     assert law.dtype == torch.float64
     assert (law.sum(1) - 1).abs().max() < 1e-6
     assert torch.allclose(law, policy.logprob(task.prompts, [list(task.responses)] * 2).double().exp(), atol=1e-7)
-    assert policy.rules.tokens_of("a") == (4, 1)
-    assert policy.rules.tokens_of("abc") == (4, 5, 6)
+    assert policy.constraints.tokens_of("a") == (4, 1)
+    assert policy.constraints.tokens_of("abc") == (4, 5, 6)
     sampler = policy_of(folder, task, micro_tokens=10_000, **fields)
     drawn, _ = sampler.draw(task.prompts[:1], 10_000, Key(2))
     counts = [sum(y.text == word for y in drawn[0]) for word in words]
@@ -294,8 +294,8 @@ def test_symbols_are_written_letter_by_letter_though_the_vocabulary_merges_them(
     task = make_task("symbols", alphabet=3, length=3, prompts=2)
     policy = policy_of(tmp_path, task, exact=True)
     assert policy.tokenizer.encode("ab") == [12]
-    assert policy.rules.tokens_of("abc") == (4, 5, 6)
-    assert policy.rules.limit == 3
+    assert policy.constraints.tokens_of("abc") == (4, 5, 6)
+    assert policy.constraints.limit == 3
     responses, law = policy.draw(task.prompts, 1, Key(0))
     assert len(responses[0]) == 27
     assert (law.sum(1) - 1).abs().max() < 1e-6
@@ -305,7 +305,7 @@ def test_words_of_a_game_are_encoded_whole(tmp_path):
     write_tokenizer(tmp_path, merges=[("a", "b")])
     tiny_model().save_pretrained(tmp_path)
     policy = policy_of(tmp_path, finite_task(["abc", "cab"]))
-    assert policy.rules.tokens_of("abc") == (12, 6)
+    assert policy.constraints.tokens_of("abc") == (12, 6)
     with pytest.raises(ValueError, match="no response 'b'"):
         policy.logprob(["#0"], [[Completion("b")]])
 
@@ -341,7 +341,7 @@ def test_a_frozen_copy_stays_as_it_is_and_shares_what_never_changes(folder):
     policy = policy_of(folder, finite_task(["a", "b"]))
     frozen = policy.frozen()
     assert frozen.tokenizer is policy.tokenizer
-    assert frozen.rules is policy.rules
+    assert frozen.constraints is policy.constraints
     before = frozen.logprob(["#0"], [[Completion("a")]])
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -369,7 +369,7 @@ def test_sharpening_by_hand():
     legal = torch.ones(1, 4, dtype=torch.bool)
 
     def law(**fields):
-        return Sharpening(**fields).scores(logits, legal).softmax(-1)[0].tolist()
+        return SamplingParams(**fields).processed(logits, legal).softmax(-1)[0].tolist()
 
     assert law() == pytest.approx([0.5, 0.3, 0.15, 0.05])
     assert law(temperature=0.5) == pytest.approx([x / 0.365 for x in (0.25, 0.09, 0.0225, 0.0025)])
@@ -378,7 +378,9 @@ def test_sharpening_by_hand():
     assert law(top_p=0.51) == pytest.approx([0.625, 0.375, 0, 0])
     assert law(top_k=3, top_p=0.8) == pytest.approx([0.625, 0.375, 0, 0])
     assert law(top_k=9) == pytest.approx([0.5, 0.3, 0.15, 0.05])
-    illegal = Sharpening(top_k=2).scores(logits, torch.tensor([[False, True, True, True]])).softmax(-1)[0].tolist()
+    illegal = (
+        SamplingParams(top_k=2).processed(logits, torch.tensor([[False, True, True, True]])).softmax(-1)[0].tolist()
+    )
     assert illegal == pytest.approx([0, 2 / 3, 1 / 3, 0])
 
 
@@ -397,9 +399,9 @@ def test_responses_of_many_lengths_are_padded_little_and_stay_in_place(folder):
 
 def test_a_draw_at_the_edge_of_a_truncation_is_never_called_impossible():
     logits, legal = torch.tensor([[2.0, 1.0 + 1e-6, 1.0, 0.0]]), torch.ones(1, 4, dtype=torch.bool)
-    edge = Sharpening(top_k=2).scores(logits, legal, torch.tensor([2]))
+    edge = SamplingParams(top_k=2).processed(logits, legal, torch.tensor([2]))
     assert edge.isfinite().tolist() == [[True, True, True, False]]
-    outside = Sharpening(top_k=2).scores(logits, legal, torch.tensor([3]))
+    outside = SamplingParams(top_k=2).processed(logits, legal, torch.tensor([3]))
     assert outside.isfinite().tolist() == [[True, True, False, False]]
 
 
@@ -536,18 +538,18 @@ def test_what_a_forward_pass_takes_is_tried_and_not_read_off_its_signature(folde
         return forward(*arguments, **named)
 
     def older(input_ids, attention_mask=None, past_key_values=None, use_cache=None):
-        cache = {usual._takes.cache: past_key_values}
+        cache = {usual._arguments.cache: past_key_values}
         positions = None if attention_mask is None else (attention_mask.cumsum(1) - 1).clamp(min=0)
         positions = positions if positions is None else positions[:, -input_ids.shape[1] :]
         return forward(input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=use_cache, **cache)
 
     drawn = usual.draw(prompts, 2, Key(0))[0]
-    for wrapper, takes in [(hidden, usual._takes), (older, Arguments("past_key_values", False, False))]:
+    for wrapper, takes in [(hidden, usual._arguments), (older, ForwardArguments("past_key_values", False, False))]:
         monkeypatch.setattr(
             LlamaForCausalLM, "forward", lambda _, *arguments, f=wrapper, **named: f(*arguments, **named)
         )
         policy = policy_of(folder)
-        assert policy._takes == takes
+        assert policy._arguments == takes
         assert policy.draw(prompts, 2, Key(0))[0] == drawn
 
 

@@ -9,7 +9,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, Granite
 
 from agents.policies.lm import fused_logprob, scoring
 from agents.policies.lm.batching import groups, packed
-from agents.policies.lm.generation import Sharpening
+from agents.policies.lm.generation import SamplingParams
 from agents.policies.lm.lora import LoRAConfig
 from preference_duel.keyed_random import Key
 from tests.agents.policies.lm.test_hf_policy import PROMPTS, policy_of, text_task, tiny_model, write_tokenizer
@@ -19,14 +19,14 @@ LEGAL = torch.arange(V) != 4
 
 
 @pytest.mark.parametrize(
-    "sharpening", [Sharpening(), Sharpening(0.7), Sharpening(1.3, top_k=6), Sharpening(0.5, 0, 0.9)]
+    "sampling", [SamplingParams(), SamplingParams(0.7), SamplingParams(1.3, top_k=6), SamplingParams(0.5, 0, 0.9)]
 )
-def test_values_and_gradients_are_those_of_whole_logits(sharpening, monkeypatch):
+def test_values_and_gradients_are_those_of_whole_logits(sampling, monkeypatch):
     monkeypatch.setattr(fused_logprob, "_CELLS", {"cpu": 4 * V})
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(M, D, generator=generator, requires_grad=True)
     head = torch.nn.Linear(D, V, bias=False)
-    scores = sharpening.scores(head(hidden), LEGAL[None])
+    scores = sampling.processed(head(hidden), LEGAL[None])
     written = torch.distributions.Categorical(logits=scores.detach()).sample()
     pull = torch.randn(M, generator=generator)
     expected = scores.gather(1, written[:, None]).squeeze(1) - scores.logsumexp(-1)
@@ -35,9 +35,9 @@ def test_values_and_gradients_are_those_of_whole_logits(sharpening, monkeypatch)
 
     def process(logits, rows):
         held.append(logits.numel())
-        return sharpening.scores(logits, LEGAL[None], written[rows])
+        return sampling.processed(logits, LEGAL[None], written[rows])
 
-    found = fused_logprob.fused_logprob(hidden, head.weight, written, process, sharpening.temperature)
+    found = fused_logprob.fused_logprob(hidden, head.weight, written, process, sampling.temperature)
     assert torch.allclose(found, expected, atol=1e-6)
     for mine, theirs in zip(torch.autograd.grad(found @ pull, [hidden, head.weight]), wanted, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-5)
@@ -63,7 +63,7 @@ def test_a_model_that_caps_its_logits_is_read_whole(tmp_path):
     policy = policy_of(tmp_path, text_task(tmp_path))
     assert not scoring.is_plain(policy.model)
     said, _ = policy.draw(PROMPTS, 3, Key(0))
-    scores = policy.scores([PROMPTS[0]], [said[0][0].tokens])
+    scores = policy.logits([PROMPTS[0]], [said[0][0].tokens])
     found = policy.token_logprob(PROMPTS, said)[0][0, 0, : len(said[0][0].tokens)]
     assert torch.allclose(found, scoring.chosen(scores, [said[0][0].tokens]), atol=1e-5)
 

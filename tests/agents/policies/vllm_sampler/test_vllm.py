@@ -1,4 +1,4 @@
-"""vLLM draws from the policy's own law, with its present weights; those marked vllm need the engine."""
+"""vLLM samples from the policy's own distribution, with its present weights; tests marked vllm need the engine."""
 
 import copy
 import json
@@ -18,10 +18,10 @@ from scipy import stats
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from agents import HFPolicy
-from agents.policies.lm.constraints import TextRules
-from agents.policies.lm.generation import Sharpening
+from agents.policies.lm.constraints import TextConstraints
+from agents.policies.lm.generation import SamplingParams
 from agents.policies.vllm_sampler import local
-from agents.policies.vllm_sampler.engine import Engine, Written
+from agents.policies.vllm_sampler.engine import Engine, Generation
 from agents.policies.vllm_sampler.local import VLLMConfig
 from agents.policies.vllm_sampler.server import Server
 from envs import make_task
@@ -36,18 +36,18 @@ from tests.agents.policies.lm.test_hf_policy import (
     write_tokenizer,
 )
 
-RULES = TextRules(torch.tensor([False, False, True, True]), 1, 0, 5)
+CONSTRAINTS = TextConstraints(torch.tensor([False, False, True, True]), 1, 0, 5)
 
 
 class Weights:
     """A model that knows its name and says what every token is worth."""
 
-    sharpening = Sharpening(0.7, 5, 0.9)
+    sampling = SamplingParams(0.7, 5, 0.9)
 
     def __init__(self, name="a", worth=-1.0):
         self.name, self.worth = name, worth
 
-    def stamp(self):
+    def weights_version(self):
         return self.name
 
     def plain_logprob(self, prompt, tokens):
@@ -63,9 +63,9 @@ class Fake:
     def load(self, model):
         self.loaded.append(model.name)
 
-    def write(self, prompts, seeds, **law):
-        self.law = law
-        return [[Written([seed % 1000], [-1.1]) for _ in range(law["n"])] for seed in seeds]
+    def generate(self, prompts, seeds, **parameters):
+        self.parameters = parameters
+        return [[Generation([seed % 1000], [-1.1]) for _ in range(parameters["n"])] for seed in seeds]
 
 
 def draw(engine, name, rows, n=2, key=None):
@@ -73,29 +73,29 @@ def draw(engine, name, rows, n=2, key=None):
 
 
 def test_weights_are_loaded_when_they_are_others_and_then_alone():
-    engine = Engine(Fake(), RULES)
+    engine = Engine(Fake(), CONSTRAINTS)
     for stamp in ("a", "a", "b", "a", "a"):
         draw(engine, stamp, [[2], [3]])
-    assert engine.writer.loaded == ["a", "b", "a"]
+    assert engine.generator.loaded == ["a", "b", "a"]
     assert copy.deepcopy(engine) is engine
 
 
 def test_weights_that_did_not_arrive_are_noticed():
     with pytest.raises(ValueError, match=r"does not have the policy's weights: .* lie 1.9 nats from the policy's"):
-        Engine(Fake(), RULES).draw(Weights(worth=-3.0), [[2]], 1, Key(0))
+        Engine(Fake(), CONSTRAINTS).draw(Weights(worth=-3.0), [[2]], 1, Key(0))
 
 
 def test_vllm_is_told_our_law():
-    engine = Engine(Fake(), RULES)
+    engine = Engine(Fake(), CONSTRAINTS)
     draw(engine, "a", [[2]])
-    assert engine.writer.law == {
+    assert engine.generator.parameters == {
         "n": 2, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "max_tokens": 5, "min_tokens": 0,
         "allowed_token_ids": [1, 2, 3], "stop_token_ids": [1], "ignore_eos": True,
     }  # fmt: skip
 
 
 def test_each_prompt_has_a_seed_of_its_own_and_of_the_step():
-    engine = Engine(Fake(), RULES)
+    engine = Engine(Fake(), CONSTRAINTS)
     assert draw(engine, "a", [[2], [3]]) == draw(engine, "a", [[2], [3]])
     first, second = draw(engine, "a", [[2], [2]])
     assert first != second
@@ -147,8 +147,8 @@ def test_the_releases_that_can_be_installed_are_taken(version, monkeypatch):
 @pytest.mark.parametrize(
     ("version", "error", "message"),
     [
-        ("0.320.0", ValueError, "is vLLM 0.320.0, and this speaks with 0.32.x or 0.33.x"),
-        ("0.9.0", ValueError, "is vLLM 0.9.0, and this speaks with 0.32.x or 0.33.x"),
+        ("0.320.0", ValueError, "is vLLM 0.320.0, and this needs 0.32.x or 0.33.x"),
+        ("0.9.0", ValueError, "is vLLM 0.9.0, and this needs 0.32.x or 0.33.x"),
         (None, ValueError, "has no /version; start it"),
     ],
 )
@@ -210,8 +210,8 @@ def test_its_log_probabilities_are_ours(policy):
 
     policy.draw(PROMPTS, 1, Key(0))
     ids = [{"prompt_token_ids": list(policy.tokenizer.prompt(prompt))} for prompt in PROMPTS]
-    law = SamplingParams(n=16, seed=1, logprobs=0, detokenize=False, **policy.engine.law(policy.sharpening))
-    for prompt, answer in zip(PROMPTS, policy.engine.writer.llm.generate(ids, law, use_tqdm=False), strict=True):
+    law = SamplingParams(n=16, seed=1, logprobs=0, detokenize=False, **policy.engine.parameters(policy.sampling))
+    for prompt, answer in zip(PROMPTS, policy.engine.generator.llm.generate(ids, law, use_tqdm=False), strict=True):
         said = [Completion("", tuple(one.token_ids)) for one in answer.outputs]
         with torch.no_grad():
             ours, mask = policy.token_logprob([prompt], [said])
