@@ -25,19 +25,19 @@ def draw_prompts(key: Key, count: int) -> np.ndarray:
 
 
 class DuelArena:
-    """Draws prompts, plays proposals against the oracle and counts what was asked.
+    """Draws prompts, asks the oracle about proposals and counts its queries.
 
     The same game as `envs.preference_duel_v0` stepped token by token: the same seed and tokens give the same
     prompts and verdicts. Row b of the n-th reset is episode n*B + b, so the batch size changes no verdict.
 
     Args:
         task: prompts and limits.
-        oracle: who judges.
+        oracle: judge of the responses.
         batch_size: prompts per reset, drawn with replacement; None: every training prompt once, in order.
         feedback: "outcome" reveals Bernoulli outcomes, "probability" P itself.
         votes: outcomes per asked pair (outcome feedback only).
-        seed: names every prompt and verdict; several worlds of `batch_size` rows each, whose prompts follow one another
-            in the task, play as if each were alone.
+        seed: random seed of prompts and verdicts. `Worlds` seeds several independent games of `batch_size` rows each,
+            whose prompts follow one another in the task.
     """
 
     offline = False
@@ -90,7 +90,7 @@ class DuelArena:
         return list(self._prompts)
 
     def play(self, proposal: Proposal | None) -> Duel:
-        """Asks the oracle once about every wanted pair of the proposal.
+        """Asks the oracle once about every pair that the proposal asks for.
 
         Raises:
             ValueError: if there is no proposal or it does not fit the prompts, or the oracle breaks its contract.
@@ -147,7 +147,7 @@ class DuelArena:
     def _spot_check(
         self, prompts: Sequence[str], left: Sequence[Sequence[str]], right: Sequence[Sequence[str]], prob: Tensor
     ) -> None:
-        """Asks one pair of this play in the other order, at plays 1, 2, 4, 8, ...: cheap, and seldom enough."""
+        """Asks about one pair in both orders, at plays 1, 2, 4, 8, ...; `queries` does not count these."""
         self._plays += 1
         if not self.oracle.antisymmetric or self._plays & (self._plays - 1):
             return

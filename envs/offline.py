@@ -20,10 +20,10 @@ class FileArena:
     """Plays the comparisons of a file instead of asking an oracle: every one once in each epoch, in a drawn order.
 
     Args:
-        task: its responses are the only ones that may occur where it is finite.
+        task: if it is finite, the preferences may hold its responses only.
         preferences: what was compared.
         batch_size: comparisons per reset; None: all.
-        seed: names the orders.
+        seed: random seed of the orders.
 
     Raises:
         ValueError: if the batch is larger than the file, or a response is none of a finite task.
@@ -38,8 +38,8 @@ class FileArena:
         self._completions = None
         if task.responses is not None:
             self._completions = {response.text: response for response in task.responses}
-            for one in preferences:
-                for text in (one.first, one.second):
+            for preference in preferences:
+                for text in (preference.first, preference.second):
                     if text not in self._completions:
                         hint = nearest(text, self._completions) or "."
                         raise ValueError(f"a preference has the response '{text}', which the task does not list{hint}")
@@ -54,20 +54,20 @@ class FileArena:
 
     def reset(self) -> list[str]:
         """Returns the prompts of the next comparisons."""
-        return [one.prompt for one in self._batch()]
+        return [preference.prompt for preference in self._batch()]
 
     def play(self, proposal: Proposal | None = None) -> Duel:
-        """Returns the next comparisons, one for each prompt; nobody's proposal changes them."""
+        """Returns the next comparisons, one for each prompt; a proposal is ignored."""
         del proposal
         batch = self._batch()
         self._plays += 1
-        prob = torch.tensor([one.outcome for one in batch], dtype=torch.float64)[:, None, None]
-        one = torch.ones(len(batch), 1, dtype=torch.float64)
+        prob = torch.tensor([preference.outcome for preference in batch], dtype=torch.float64)[:, None, None]
+        weight = torch.ones(len(batch), 1, dtype=torch.float64)
         left = [[self._completion(comparison.first)] for comparison in batch]
         right = [[self._completion(comparison.second)] for comparison in batch]
         certain = bool(((prob == 0) | (prob == 1)).all())
         feedback = "outcome" if certain else "probability"
-        return Duel([c.prompt for c in batch], left, right, prob, one, one, one[..., None] > 0, feedback, 1)
+        return Duel([c.prompt for c in batch], left, right, prob, weight, weight, weight[..., None] > 0, feedback, 1)
 
     def _batch(self) -> list[Preference]:
         """Returns the comparisons of the next play; an epoch's rest that fills no batch opens the next one."""

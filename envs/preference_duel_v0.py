@@ -30,7 +30,7 @@ def parallel_env(  # noqa: PLR0913 - the options of the public constructor, all 
     max_cycles: int | None = None,
     min_new_tokens: int | None = None,
 ) -> PreferenceDuel:
-    """Builds the duel as a ParallelEnv; without arguments three letters of four, judged by half a cycle.
+    """Builds the duel as a ParallelEnv; without arguments strings of three letters out of four, judged by `cyclic`.
 
     Args:
         task: a `Task`, or a name for `make_task`; None: "symbols" with strings of `max_cycles` letters, else three.
@@ -39,7 +39,7 @@ def parallel_env(  # noqa: PLR0913 - the options of the public constructor, all 
         seed: of the episodes before the first `reset(seed=...)`.
         obs: "dict" or "flat"; see `PreferenceDuel`.
         mask: where the action mask is; see `PreferenceDuel`.
-        illegal: what an illegal token does; see `TokenDuels`.
+        illegal: the effect of an illegal token; see `TokenDuels`.
         render_mode: "human", "ansi" or None.
         max_cycles: the limit in tokens, in place of the task's.
         min_new_tokens: tokens before EOS is legal, in place of the task's.

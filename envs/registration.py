@@ -1,4 +1,4 @@
-"""Registration of the environments with Gymnasium and PettingZoo, by the places of their constructors."""
+"""Registration of the environments with Gymnasium and PettingZoo."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PETTINGZOO = "duel/preference_duel-v0"
 
 
 def register() -> None:
-    """Makes the ids known, once; the environments are imported when one is made."""
+    """Registers the ids once; an environment is imported when it is made."""
     if DUEL not in gymnasium.registry:
         vector = "envs.views.gym_vector_env:solo_vector"
         gymnasium.register(DUEL, entry_point="envs.views.gym_env:solo_env", vector_entry_point=vector)

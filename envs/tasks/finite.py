@@ -1,4 +1,4 @@
-"""Tasks whose every response is listed: strings over a small alphabet, and games from a file."""
+"""Finite tasks: strings over a small alphabet, games of files, named games."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SymbolsConfig:
     alphabet: int = 4
     """Letters, 2 to 52: a, b, ..., z, A, ..., Z."""
     length: int = 3
-    """Letters of every response, at least 1; nobody may stop earlier. The default gives 64 responses."""
+    """Letters of every response, at least 1; all have the same length. The default gives 64 responses."""
     prompts: int = 4
     """Prompts, at least 1: #0, #1, ...; each is a game of its own under `--oracle cyclic`."""
 
@@ -78,7 +78,7 @@ class GameFileConfig:
 
 @dataclass(frozen=True)
 class NamedGameConfig:
-    """A small game that papers speak of, by its name; its oracle has the same name."""
+    """A small game of the literature, by its name; its oracle has the same name."""
 
     finite: ClassVar[bool] = True
     game: str
@@ -100,7 +100,7 @@ def finite_task(name: str, prompts: Sequence[str], responses: Sequence[str], sym
     """Returns a task over listed responses of one length, without an EOS: the limit ends every response.
 
     Args:
-        name: what the log calls it.
+        name: in logs and messages.
         prompts: each becomes one token, illegal in responses unless it is a symbol.
         responses: all of one length in symbols.
         symbols: the legal tokens.

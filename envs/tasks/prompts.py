@@ -18,25 +18,29 @@ SPLITS = ("train", "held_out")
 
 @dataclass(frozen=True)
 class Line:
-    """One prompt, which split its line says it is of, and where it came from ("FILE:LINE"), for the messages."""
+    """One prompt, its place "FILE:LINE" for messages, and its split if the line has one."""
 
     where: str
     prompt: str
     split: str | None = None
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How long prompts and responses may be, in tokens.
+@dataclass(frozen=True, kw_only=True)
+class TextLimits:
+    """Limits of prompts and responses, in tokens: fields that the tasks of free text share.
 
     Raises:
         ValueError: if no response could satisfy them.
     """
 
-    max_prompt_tokens: int
-    max_new_tokens: int
-    min_new_tokens: int
-    cut_long: bool
+    max_prompt_tokens: int = 64
+    """The longest prompt, in tokens; raise it to what your policy was trained on."""
+    max_new_tokens: int = 32
+    """The response's limit, in tokens, its EOS included; raise it to what your policy was trained on."""
+    min_new_tokens: int = 1
+    """Tokens before EOS becomes legal, from 0 to max_new_tokens."""
+    cut_long: bool = False
+    """Drop the beginning (of a conversation, the oldest turns) of prompts that are too long, instead of stopping."""
 
     def __post_init__(self) -> None:
         if self.max_prompt_tokens < 1 or self.max_new_tokens < 1:
@@ -81,7 +85,7 @@ def read_prompt(where: str, value: object) -> str:
     """Returns a prompt: the text itself, or the conversation that a list of messages is.
 
     Args:
-        where: what the messages call its place.
+        where: its place, for messages.
         value: text, or messages {"role": ..., "content": ...} of which the last is the user's.
 
     Raises:
@@ -130,12 +134,12 @@ def by_mark(lines: Sequence[Line]) -> tuple[list[Line], list[Line]]:
 def by_share(lines: Sequence[Line], share: float, seed: int) -> tuple[list[Line], list[Line]]:
     """Returns training and held-out lines: which texts are held out depends on text and seed, not on order.
 
-    At least one text is held out, and at least one is not. Where the share is 0 or there is one text, both are all.
+    At least one text is held out, and at least one is not. If the share is 0 or there is one text, both are all.
 
     Args:
-        lines: what to split; equal prompts stay together.
+        lines: of both splits; equal prompts stay together.
         share: of the distinct prompts, in [0, 1).
-        seed: names the choice.
+        seed: random seed of the choice.
 
     Raises:
         ValueError: if the share is out of range.
@@ -150,7 +154,9 @@ def by_share(lines: Sequence[Line], share: float, seed: int) -> tuple[list[Line]
     return train, held_out
 
 
-def text_task(name: str, train: Sequence[Line], held_out: Sequence[Line], tokenizer: Tokenizer, limits: Limits) -> Task:
+def text_task(
+    name: str, train: Sequence[Line], held_out: Sequence[Line], tokenizer: Tokenizer, limits: TextLimits
+) -> Task:
     """Returns a task of free text.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Tasks: where prompts come from, and what a response may be."""
+"""Tasks: prompts, tokenizer and limits, by name."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ class Task:
     """Prompts, a tokenizer and limits; a finite task also lists every possible response.
 
     Attributes:
-        name: what the log calls it.
+        name: in logs and messages.
         prompts: the training prompts.
-        held_out: the prompts of evaluation; the same where there is only one set.
+        held_out: the evaluation prompts; the same ones if there is only one set.
         tokenizer: the vocabulary of the token-level game.
         max_prompt_tokens: the longest prompt, in tokens.
         max_new_tokens: the response's limit, in tokens, its EOS included.
         min_new_tokens: EOS is illegal before so many other tokens.
         response_tokens: [V] bool, ids that may stand in a response; EOS is governed by `min_new_tokens`.
-        responses: every possible response, the same for every prompt; None where the task is not finite.
-        prob: [N, N] or [X, N, N] the game's own payoff where its file gives one.
-        cut: how many prompts were cut to `max_prompt_tokens`.
+        responses: every possible response, the same for every prompt; None if the task is not finite.
+        prob: [N, N] or [X, N, N] the game's own payoff, if its file has one.
+        cut: number of prompts that were cut to `max_prompt_tokens`.
     """
 
     name: str
@@ -96,7 +96,7 @@ def task_config(name: str) -> tuple[Any, dict[str, str]]:
 
 
 def require_task(name: str) -> None:
-    """Raises if a name can't be a task's, without importing one.
+    """Checks the name of a task without importing the task.
 
     Raises:
         UnknownNameError: with the nearest name.
@@ -124,7 +124,7 @@ def make_task(name: str, *, tokenizer: Tokenizer | None = None, **fields: Any) -
 
 
 def _resolve(name: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns the table of built-ins with this name in it where it is a file's or a dataset's, and its fields."""
+    """Returns a table of tasks that holds this name, and the fields that a file's or a dataset's name sets."""
     if name in TASKS:
         return TASKS, {}
     if name.startswith("hf:"):

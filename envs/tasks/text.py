@@ -1,4 +1,4 @@
-"""Tasks of free text: the embedded prompts, a file of prompts, a dataset of the hub."""
+"""Tasks of free text: the embedded prompts, a file of prompts, a dataset."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.tasks.prompts import Limits, Line, by_mark, by_share, read_lines, read_prompt, text_task
+from envs.tasks.prompts import Line, TextLimits, by_mark, by_share, read_lines, read_prompt, text_task
 from envs.tasks.task import Task
 from envs.tasks.tokenizers import FileTokenizer, Tokenizer
 from preference_duel.names import nearest
@@ -14,29 +14,24 @@ from preference_duel.names import nearest
 CHAT = Path(__file__).parents[1] / "data" / "chat"
 
 
-@dataclass(frozen=True)
-class ChatConfig:
+@dataclass(frozen=True, kw_only=True)
+class ChatConfig(TextLimits):
     """The embedded text: short questions written by the project's own grammar."""
 
     max_prompt_tokens: int = 24
     """The longest prompt, in tokens; the longest of the embedded ones has 11."""
     max_new_tokens: int = 28
     """The response's limit, in tokens, its EOS included; the corpus's longest answer has 24."""
-    min_new_tokens: int = 1
-    """Tokens before EOS becomes legal, from 0 to max_new_tokens."""
-    cut_long: bool = False
-    """Drop the beginning of prompts that are too long (under another policy's tokenizer) instead of stopping."""
 
     def build(self, *, tokenizer: Tokenizer | None = None) -> Task:
         """Reads the embedded prompts."""
         lines = read_lines(CHAT / "prompts.jsonl")
         train, held_out = by_mark(lines)
-        limits = Limits(self.max_prompt_tokens, self.max_new_tokens, self.min_new_tokens, self.cut_long)
-        return text_task("chat", train, held_out, tokenizer or chat_tokenizer(), limits)
+        return text_task("chat", train, held_out, tokenizer or chat_tokenizer(), self)
 
 
-@dataclass(frozen=True)
-class PromptFileConfig:
+@dataclass(frozen=True, kw_only=True)
+class PromptFileConfig(TextLimits):
     """A file of prompts."""
 
     path: str
@@ -45,18 +40,10 @@ class PromptFileConfig:
     held_out: str | None = None
     """FILE.jsonl of the evaluation prompts; none: the lines marked "held_out", or a share of the file."""
     held_out_share: float = 0.1
-    """Share of the distinct prompts kept for evaluation where nothing else says which, in [0, 1); 0: train on all,
-    and evaluate on the same."""
+    """Share of the distinct prompts kept for evaluation, in [0, 1), if nothing else marks them; 0: train and evaluate
+    on all."""
     split_seed: int = 0
-    """Names the share that is kept: the same prompts whatever their order."""
-    max_prompt_tokens: int = 64
-    """The longest prompt, in tokens; raise it to what your policy was trained on."""
-    max_new_tokens: int = 32
-    """The response's limit, in tokens, its EOS included; raise it to what your policy was trained on."""
-    min_new_tokens: int = 1
-    """Tokens before EOS becomes legal, from 0 to max_new_tokens."""
-    cut_long: bool = False
-    """Drop the beginning (of a conversation, the oldest turns) of prompts that are too long, instead of stopping."""
+    """Random seed of the held-out share: the same prompts whatever their order."""
 
     def build(self, *, tokenizer: Tokenizer | None = None) -> Task:
         """Reads the file.
@@ -74,12 +61,11 @@ class PromptFileConfig:
             train, held_out = by_mark(lines)
         else:
             train, held_out = by_share(lines, self.held_out_share, self.split_seed)
-        limits = Limits(self.max_prompt_tokens, self.max_new_tokens, self.min_new_tokens, self.cut_long)
-        return text_task(self.path, train, held_out, tokenizer or chat_tokenizer(), limits)
+        return text_task(self.path, train, held_out, tokenizer or chat_tokenizer(), self)
 
 
-@dataclass(frozen=True)
-class HubConfig:
+@dataclass(frozen=True, kw_only=True)
+class HubConfig(TextLimits):
     """Prompts of a dataset: a hub id, or a local directory, which needs no network."""
 
     path: str
@@ -91,19 +77,11 @@ class HubConfig:
     held_out: str | None = None
     """The split to evaluate on; none: a share of `split`."""
     subset: str | None = None
-    """The dataset's configuration where it has several."""
+    """The dataset's configuration, if it has several."""
     held_out_share: float = 0.1
-    """Share of the distinct prompts kept for evaluation where `held_out` is none, in [0, 1); 0: evaluate on all."""
+    """Share of the distinct prompts kept for evaluation if `held_out` is none, in [0, 1); 0: evaluate on all."""
     split_seed: int = 0
-    """Names the share that is kept: the same prompts whatever their order."""
-    max_prompt_tokens: int = 64
-    """The longest prompt, in tokens; raise it to what your policy was trained on."""
-    max_new_tokens: int = 32
-    """The response's limit, in tokens, its EOS included; raise it to what your policy was trained on."""
-    min_new_tokens: int = 1
-    """Tokens before EOS becomes legal, from 0 to max_new_tokens."""
-    cut_long: bool = False
-    """Drop the beginning (of a conversation, the oldest turns) of prompts that are too long, instead of stopping."""
+    """Random seed of the held-out share: the same prompts whatever their order."""
 
     def build(self, *, tokenizer: Tokenizer | None = None) -> Task:
         """Loads the dataset.
@@ -117,8 +95,7 @@ class HubConfig:
             train, held_out = by_share(lines, self.held_out_share, self.split_seed)
         else:
             train, held_out = lines, self._lines(self.held_out)
-        limits = Limits(self.max_prompt_tokens, self.max_new_tokens, self.min_new_tokens, self.cut_long)
-        return text_task(f"hf:{self.path}", train, held_out, tokenizer or chat_tokenizer(), limits)
+        return text_task(f"hf:{self.path}", train, held_out, tokenizer or chat_tokenizer(), self)
 
     def _lines(self, split: str) -> list[Line]:
         table = load_split(self.path, self.subset, split)
@@ -141,7 +118,7 @@ def chat_tokenizer() -> FileTokenizer:
 
 
 def load_split(path: str, subset: str | None, split: str) -> Any:
-    """Returns a split of a dataset: of a directory where `path` is one, else of the hub.
+    """Returns a split of a dataset: of a directory if `path` is one, else of the hub.
 
     Raises:
         ValueError: if there is no such split or configuration.

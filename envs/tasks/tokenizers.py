@@ -1,4 +1,4 @@
-"""What the environment asks of a tokenizer, and the one for tasks whose vocabulary is a list."""
+"""The tokenizer's interface; tokenizers of listed strings and of tokenizer.json files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Returns the text of the ids; EOS and PAD give none."""
+        """Returns the text of the ids; EOS and PAD give no text."""
         ...
 
 
@@ -82,7 +82,7 @@ class ListTokenizer:
         return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Returns the strings of the ids, joined; PAD and EOS give none."""
+        """Returns the strings of the ids, joined; PAD and EOS give no text."""
         return "".join([self.strings[token] for token in tokens])
 
     def decode_rows(self, ids: NDArray[np.int64]) -> list[str]:
@@ -96,7 +96,7 @@ class FileTokenizer:
     Args:
         path: the file.
         eos: the token that ends a response.
-        pad: the token that fills up; None where there is none.
+        pad: the padding token; None if there is none.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -1,4 +1,4 @@
-"""Prompts and whole responses as tokens: padding, whether the rules allow them, the phases that they go through."""
+"""Prompts and whole responses as token arrays: padding, legality, phases."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from envs.token_duel.rules import ENDED, Rules
 Responses = Sequence[Sequence[int]] | NDArray[np.int64]
 
 
-def response_board(responses: Responses, task: Task, rules: Rules, who: str) -> NDArray[np.int64]:
-    """Returns responses side by side, made sure that the rules allow them.
+def response_board(responses: Responses, task: Task, rules: Rules, name: str) -> NDArray[np.int64]:
+    """Stacks responses into an array and checks that the rules allow them.
 
     Args:
         responses: B lists of ids, or an array [B, T]; EOS may follow a response's end.
         task: of the duel.
         rules: its token rules.
-        who: whose they are, for the message.
+        name: of the responses, for the message.
 
     Returns:
         [B, T] token ids, EOS from a response's end on.
 
     Raises:
-        ValueError: naming the first token that may not stand where it does.
+        ValueError: naming the first token that is illegal at its place.
     """
     count, limit = len(responses), len(rules.by_step) - 1
     if isinstance(responses, np.ndarray) and responses.shape == (count, limit):
@@ -39,17 +39,17 @@ def response_board(responses: Responses, task: Task, rules: Rules, who: str) -> 
             board[row, : len(response)] = [operator.index(token) for token in response[:limit]]
     if not _allowed(board, lengths, rules):
         for response in responses:
-            _require_allowed(response, task, rules, who)
+            _require_allowed(response, task, rules, name)
     return board
 
 
 def phases(board: NDArray[np.int64], rules: Rules) -> NDArray[np.int64]:
     """Returns [B, T] the phase in which each token of `response_board` was played."""
-    found = np.empty_like(board)
-    found[:, 0] = rules.by_step[0]
+    phase = np.empty_like(board)
+    phase[:, 0] = rules.by_step[0]
     for step in range(1, board.shape[1]):
-        found[:, step] = np.maximum(rules.after[found[:, step - 1], board[:, step - 1]], rules.by_step[step])
-    return found
+        phase[:, step] = np.maximum(rules.after[phase[:, step - 1], board[:, step - 1]], rules.by_step[step])
+    return phase
 
 
 def prompt_tokens(prompt: str, task: Task, rules: Rules) -> NDArray[np.int64]:
@@ -67,7 +67,7 @@ def prompt_tokens(prompt: str, task: Task, rules: Rules) -> NDArray[np.int64]:
 
 
 def tokens_of(text: str, task: Task, rules: Rules) -> tuple[int, ...]:
-    """Returns the tokens of a response's text, EOS at the end where there is room.
+    """Returns the tokens of a response's text, EOS at the end if there is room.
 
     Raises:
         ValueError: if the rules do not allow it.
@@ -89,18 +89,18 @@ def _allowed(board: NDArray[np.int64], lengths: NDArray[np.int64], rules: Rules)
     return bool(rules.masks[phase, board].all() and ((phase == ENDED) | (np.arange(limit) < lengths[:, None])).all())
 
 
-def _require_allowed(response: Sequence[int], task: Task, rules: Rules, who: str) -> None:
-    """Raises ValueError, naming the first token that may not stand where it does, unless this is a whole response."""
+def _require_allowed(response: Sequence[int], task: Task, rules: Rules, name: str) -> None:
+    """Raises ValueError, naming the first token that is illegal at its place, unless this is a whole response."""
     phase, limit = int(rules.by_step[0]), len(rules.by_step) - 1
     for step, token in enumerate(response, start=1):
         if step > limit or (phase == ENDED and token != rules.eos):
-            raise ValueError(f"{who} goes on after its end: token {step} of {len(response)}")
+            raise ValueError(f"{name} goes on after its end: token {step} of {len(response)}")
         if not (0 <= token < rules.vocab_size and rules.masks[phase, token]):
             text = f" ({task.tokenizer.decode([int(token)])!r})" if 0 <= token < rules.vocab_size else ""
             raise ValueError(
-                f"{who} is none of task '{task.name}': token {token}{text} may not stand at place {step}; does it come "
-                f"from another vocabulary?"
+                f"{name} is none of task '{task.name}': token {token}{text} may not stand at place {step}; does it "
+                f"come from another vocabulary?"
             )
         phase = max(int(rules.after[phase, token]), int(rules.by_step[step]))
     if phase != ENDED:
-        raise ValueError(f"{who} does not end: its {len(response)} tokens are neither the limit nor closed by EOS")
+        raise ValueError(f"{name} does not end: its {len(response)} tokens are neither the limit nor closed by EOS")

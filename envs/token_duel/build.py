@@ -20,7 +20,7 @@ def token_duels(
     max_cycles: int | None = None,
     min_new_tokens: int | None = None,
 ) -> TokenDuels:
-    """Builds the rules that every view is thin over; see `parallel_env`.
+    """Builds the duels of every view; arguments: `preference_duel_v0.parallel_env`.
 
     Raises:
         UnknownNameError: if the task's or the oracle's name is unknown.
@@ -50,6 +50,6 @@ def limited(task: Task, max_new_tokens: int | None, min_new_tokens: int | None) 
     if task.responses is not None:
         raise ValueError(
             f"task '{task.name}' lists its responses, of {task.min_new_tokens} to {task.max_new_tokens} tokens; "
-            f"limits of {least} to {most} would make others: build the task with another length instead"
+            f"limits of {least} to {most} would allow others: build the task with another length instead"
         )
     return replace(task, max_new_tokens=most, min_new_tokens=least)

@@ -1,4 +1,4 @@
-"""The rules of the token-level duel, for N duels at once in arrays; every view is thin over this."""
+"""The token-level duel, for N duels at once in arrays; every view stands on it."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class TokenDuels:
     changes a verdict. The n-th reset of a duel after it was seeded is episode n, counted from 0.
 
     Letters: N duels, P prompt tokens (left-padded), T response tokens, V vocabulary. Unused positions hold
-    `rules.fill`: PAD, or V where the vocabulary has none.
+    `rules.fill`: PAD, or V if the vocabulary has none.
 
     Args:
         task: prompts, vocabulary and limits.
-        oracle: who judges.
+        oracle: judge of the responses.
         size: N.
         feedback: "outcome" reveals y, "probability" P itself.
-        illegal: what an illegal token does: "replace" plays EOS where EOS is legal, else the smallest legal token;
+        illegal: the effect of an illegal token: "replace" plays EOS if EOS is legal, else the smallest legal token;
             "raise" raises, naming the player and the token.
 
     Attributes:
@@ -46,11 +46,11 @@ class TokenDuels:
         episodes: [N] int64, -1 before the first reset.
         prompts: [N] int64, index into `task.prompts`.
         chance: [N] float64, the uniform below P(player_0 beats player_1) if player_0 is to win.
-        board: [N, 2, P + T + 1] int64, prompt and own response; the last column belongs to nobody.
+        board: [N, 2, P + T + 1] int64, prompt and own response; the last column is scratch space.
         steps: [N] int64, tokens played.
         phase: [N, 2] int64, rows of `rules`.
-        outcome: [N] int8, 1 where player_0 won, 0 where player_1 did, -1 until the verdict.
-        revealed: [N] float64, what the feedback says of P: y or P; NaN until the verdict.
+        outcome: [N] int8, 1 if player_0 won, 0 if player_1 did, -1 until the verdict.
+        revealed: [N] float64, the feedback, y or P; NaN until the verdict.
 
     Raises:
         ValueError: if an argument is out of its range or the task's limits leave no game.
@@ -85,7 +85,7 @@ class TokenDuels:
         self._encoded: dict[int, NDArray[np.int64]] = {}
 
     def seed(self, seeds: ArrayLike, rows: NDArray[np.intp] | slice = slice(None)) -> None:
-        """Renames every random number of these duels; their next reset is episode 0.
+        """Reseeds these duels; their next reset is episode 0.
 
         Raises:
             ValueError: if a seed is not in [0, 2**64).
@@ -116,16 +116,16 @@ class TokenDuels:
             ValueError: as `reset`.
         """
         self.episodes[row] += 1
-        name = self.seeds.item(row), self.episodes.item(row)
-        self.chance[row] = episode_uniform(*name, Stream.VERDICT)
-        index = int(episode_uniform(*name, Stream.PROMPT) * len(self.task.prompts))
+        key = self.seeds.item(row), self.episodes.item(row)
+        self.chance[row] = episode_uniform(*key, Stream.VERDICT)
+        index = int(episode_uniform(*key, Stream.PROMPT) * len(self.task.prompts))
         self._begin(row, index, self.prompt_tokens(index))
 
     def step(self, tokens: NDArray[np.integer]) -> NDArray[np.intp]:
         """Plays one token of each player in every duel; a judged duel stays as it is.
 
         Args:
-            tokens: [N, 2] ids in [0, V); what a player plays whose response has ended is ignored.
+            tokens: [N, 2] ids in [0, V); those of a player whose response has ended are ignored.
 
         Returns:
             The rows that this step ended and judged.
@@ -184,7 +184,7 @@ class TokenDuels:
         return over
 
     def masks(self) -> NDArray[np.int8]:
-        """Returns [N, 2, V], 1 where a token is legal; the row of an ended response is one-hot at EOS."""
+        """Returns [N, 2, V], 1 if a token is legal; the row of an ended response is one-hot at EOS."""
         return self.rules.masks[self.phase]
 
     def random_tokens(self, uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -201,18 +201,17 @@ class TokenDuels:
         return np.multiply.outer(2 * self.revealed[rows] - 1, [1.0, -1.0])
 
     def verdict(self, row: int) -> dict[str, Any]:
-        """Returns what both players are told when the duel is judged; nothing in it is shared.
+        """Returns the infos of a judged duel, in a new dict.
 
-        `outcome` is 1 where player_0 won; `lengths` counts the EOS; `preference` (P) is there only where the
-        feedback is P.
+        `outcome` is 1 if player_0 won; `lengths` counts the EOS; `preference` (P) is present only if the feedback is P.
         """
         tokens = [self._response(row, seat) for seat in (0, 1)]
-        told = {
+        info: dict[str, Any] = {
             "outcome": self.outcome.item(row),
             "lengths": (len(tokens[0]), len(tokens[1])),
             "hit_limit": (not self.rules.is_end[tokens[0][-1]], not self.rules.is_end[tokens[1][-1]]),
         }
-        return {**told, "preference": self.revealed.item(row)} if self.feedback == "probability" else told
+        return {**info, "preference": self.revealed.item(row)} if self.feedback == "probability" else info
 
     def completion(self, row: int, seat: int) -> Completion:
         """Returns a player's response so far."""
@@ -230,7 +229,7 @@ class TokenDuels:
         return self._encoded[index]
 
     def get_state(self) -> dict[str, NDArray]:
-        """Returns copies of all that changes; task, oracle and settings are not part of it."""
+        """Returns copies of everything that changes; task, oracle and settings are not part of it."""
         return {name: getattr(self, name).copy() for name in _STATE}
 
     def set_state(self, state: dict[str, NDArray]) -> None:
@@ -242,8 +241,8 @@ class TokenDuels:
         for name in _STATE:
             shape = getattr(self, name).shape
             if name not in state or state[name].shape != shape:
-                came = state[name].shape if name in state else "none"
-                raise ValueError(f"state['{name}'] must be {shape}, got {came}; was it another task or size?")
+                given = state[name].shape if name in state else "none"
+                raise ValueError(f"state['{name}'] must be {shape}, got {given}; was it another task or size?")
         for name in _STATE:
             setattr(self, name, np.array(state[name], getattr(self, name).dtype, order="C"))
 
@@ -271,11 +270,11 @@ class TokenDuels:
         self.revealed[rows] = won if self.feedback == "outcome" else prob
 
     def _texts(self, rows: NDArray[np.intp], seat: int) -> list[str]:
-        tokenizer, said = self.task.tokenizer, self.board[rows, seat, self.width : -1]
+        tokenizer, responses = self.task.tokenizer, self.board[rows, seat, self.width : -1]
         rowwise = getattr(tokenizer, "decode_rows", None)
         if rowwise is not None and len(rows) > 1:
-            return rowwise(said)
-        return [tokenizer.decode(_played(tokens, self.rules.fill)) for tokens in said.tolist()]
+            return rowwise(responses)
+        return [tokenizer.decode(_played(tokens, self.rules.fill)) for tokens in responses.tolist()]
 
     def _response(self, row: int, seat: int) -> list[int]:
         return _played(self.board[row, seat, self.width : -1].tolist(), self.rules.fill)

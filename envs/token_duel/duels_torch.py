@@ -1,4 +1,4 @@
-"""The rules of the token-level duel on tensors, for play on a GPU: bit by bit the outcomes of `duels`."""
+"""The token-level duel on tensors, for a GPU: the same outcomes as `duels`, bit by bit."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _STATE = ("seeds", "episodes", "prompts", "chance", "board", "steps", "phase", "
 class TorchDuels:
     """`TokenDuels` on a device, with the same meaning of every argument, attribute and method.
 
-    The payoff of a finite task is put on the device as a table where it has at most 2**26 entries: then nothing leaves
-    the device but the count of the duels that ended. Otherwise their tokens come to the CPU to be judged as text.
+    The payoff of a finite task with at most 2**26 entries is a table on the device: then only the count of the duels
+    that ended leaves the device. Otherwise their tokens are decoded on the CPU and judged as text.
 
     Args:
         task: prompts, vocabulary and limits.
-        oracle: who judges.
+        oracle: judge of the responses.
         size: N.
         feedback: "outcome" or "probability".
         illegal: "replace" or "raise".
-        device: where the tensors are.
+        device: of the tensors.
 
     Raises:
         ValueError: if an argument is out of its range, or a prompt has no token or too many.
@@ -54,16 +54,16 @@ class TorchDuels:
         self.width, self.limit, self.device, rules = twin.width, twin.limit, torch.device(device), twin.rules
         self.vocab_size, self.eos, self.fill = rules.vocab_size, rules.eos, rules.fill
 
-        def here(values: np.ndarray) -> Tensor:
+        def on_device(values: np.ndarray) -> Tensor:
             return torch.from_numpy(values.copy()).to(self.device)
 
-        self._masks, self._written, self._after = here(rules.masks), here(rules.written), here(rules.after)
-        self._by_step, self._legal, self._legal_count = here(rules.by_step), here(rules.legal), here(rules.legal_count)
+        tables = rules.masks, rules.written, rules.after, rules.by_step, rules.legal, rules.legal_count
+        self._masks, self._written, self._after, self._by_step, self._legal, self._legal_count = map(on_device, tables)
         self._base = rules.largest_token + 1
-        self._prompts = here(np.stack([twin.prompt_tokens(i) for i in range(len(task.prompts))]))
+        self._prompts = on_device(np.stack([twin.prompt_tokens(i) for i in range(len(task.prompts))]))
         self._table = self._payoff_table()
         for name, values in twin.get_state().items():
-            setattr(self, name, here(values.view(np.int64) if name == "seeds" else values))
+            setattr(self, name, on_device(values.view(np.int64) if name == "seeds" else values))
         self.seeds: Tensor
         self.episodes: Tensor
         self.prompts: Tensor
@@ -76,7 +76,7 @@ class TorchDuels:
         self._rows = torch.arange(size, device=self.device)
 
     def seed(self, seeds: ArrayLike, rows: Tensor | None = None) -> None:
-        """Renames every random number of these duels (None: all); their next reset is episode 0.
+        """Reseeds these duels (None: all); their next reset is episode 0.
 
         Raises:
             ValueError: if a seed is not in [0, 2**64).
@@ -89,9 +89,9 @@ class TorchDuels:
         """Starts the next episode of these duels (None: all)."""
         chosen = self._rows if rows is None else rows
         self.episodes[chosen] += 1
-        name = self.seeds[chosen], self.episodes[chosen]
-        self.chance[chosen] = uniform(name[0], Stream.VERDICT, name[1])
-        index = (uniform(name[0], Stream.PROMPT, name[1]) * len(self._prompts)).floor().long()
+        seeds, episodes = self.seeds[chosen], self.episodes[chosen]
+        self.chance[chosen] = uniform(seeds, Stream.VERDICT, episodes)
+        index = (uniform(seeds, Stream.PROMPT, episodes) * len(self._prompts)).floor().long()
         self.prompts[chosen] = index
         self.board[chosen] = self.fill
         self.board[chosen, :, : self.width] = self._prompts[index][:, None]
@@ -112,7 +112,7 @@ class TorchDuels:
         Raises:
             RuntimeError: if some duel was never reset.
             ValueError: for tokens of another shape, illegal ones under `illegal="raise"`, or an oracle that breaks
-                its contract. Ids outside the vocabulary raise what the device makes of a wrong index.
+                its contract. Ids outside the vocabulary raise the device's index error.
         """
         if tokens.shape != self.phase.shape:
             raise ValueError(f"tokens must be [{self.size}, 2] ids in [0, {self.vocab_size}), got {list(tokens.shape)}")
@@ -129,7 +129,7 @@ class TorchDuels:
         return rows
 
     def masks(self) -> Tensor:
-        """Returns [N, 2, V] int8, 1 where a token is legal; the row of an ended response is one-hot at EOS."""
+        """Returns [N, 2, V] int8, 1 if a token is legal; the row of an ended response is one-hot at EOS."""
         return self._masks[self.phase]
 
     def random_tokens(self, uniforms: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class TorchDuels:
         return torch.stack([gain, -gain], dim=1)
 
     def get_state(self) -> dict[str, Tensor]:
-        """Returns copies of all that changes; task, oracle and settings are not part of it."""
+        """Returns copies of everything that changes; task, oracle and settings are not part of it."""
         return {name: getattr(self, name).clone() for name in _STATE}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
@@ -175,9 +175,9 @@ class TorchDuels:
     def _ask(self, rows: Tensor) -> Tensor:
         """Returns [M] P by the responses' texts."""
         prompts = [self.task.prompts[i] for i in self.prompts[rows].tolist()]
-        said = self.board[rows, :, self.width : -1].tolist()
+        responses = self.board[rows, :, self.width : -1].tolist()
         decode = self.task.tokenizer.decode
-        first, second = ([decode([t for t in pair[seat] if t != self.fill]) for pair in said] for seat in (0, 1))
+        first, second = ([decode([t for t in pair[seat] if t != self.fill]) for pair in responses] for seat in (0, 1))
         return ask_pairs(self.oracle, prompts, first, second).double().to(self.device)
 
     def _look_up(self, rows: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ class TorchDuels:
         return (tokens * powers).sum(dim=-1)
 
     def _payoff_table(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Returns P [X, N, N], the sorted codes of the N responses and who they are; None where there is no room."""
+        """Returns P [X, N, N], the sorted codes of the N responses and their indices; None if it is too large."""
         responses = self.task.responses
         if responses is None or len(self.task.prompts) * len(responses) ** 2 > _LARGEST_TABLE:
             return None

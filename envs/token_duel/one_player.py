@@ -168,7 +168,7 @@ class SoloDuels:
         return self.duels.board[*self._places(), :-1].copy()
 
     def masks(self) -> NDArray[np.int8]:
-        """Returns [N, V], 1 where a token is legal for the learner."""
+        """Returns [N, V], 1 if a token is legal for the learner."""
         return self.duels.rules.masks[self.duels.phase[self._places()]]
 
     def rewards(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -192,7 +192,7 @@ class SoloDuels:
         return verdicts
 
     def _places(self, other: int = 0) -> tuple[Any, Any]:
-        """Returns the index [N, 2] of the learners' seats, or of the others'; a fixed one is a slice, and quicker."""
+        """Returns the index of the learners' seats, or of the opponents'; a slice, which is quicker, if it is fixed."""
         if self.learner == "random":
             return self._rows, self.seats ^ other
         return slice(None), self.seats.item(0) ^ other

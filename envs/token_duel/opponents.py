@@ -1,4 +1,4 @@
-"""Who sits in the other seat of a one-player duel: whole responses, since neither player sees the other write."""
+"""Opponents of the one-player duel; they return whole responses, since neither player observes the other."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _PICK = 2**31
 
 @runtime_checkable
 class Opponent(Protocol):
-    """Answers prompts."""
+    """Responds to prompts."""
 
     def respond(self, prompts: Sequence[str], key: Rows) -> Responses:
         """Returns the tokens of one response to each prompt, its EOS included.
 
         Args:
             prompts: B prompts.
-            key: names every random number; row b's are `key.uniform(k=..., l=b, vote=...)`, whatever B is.
+            key: of the random numbers; row b's are `key.uniform(k=..., l=b, vote=...)`, whatever B is.
 
         Returns:
             B lists of ids, or an array [B, T]; EOS may follow a response's end.
@@ -39,7 +39,7 @@ class Opponent(Protocol):
 
 @dataclass(frozen=True)
 class Uniform:
-    """Plays every legal token alike."""
+    """Plays legal tokens uniformly at random."""
 
     rules: Rules
 
@@ -56,10 +56,10 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Fixed:
-    """Plays one of some responses, each as likely as the others.
+    """Plays one of a list of responses, uniformly at random.
 
     Attributes:
-        responses: in tokens, each with its EOS where it ends before the limit.
+        responses: in tokens, each with its EOS if it ends before the limit.
     """
 
     responses: Sequence[Sequence[int]]
@@ -72,7 +72,7 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Plays what a policy draws.
+    """Plays the responses of a policy.
 
     Attributes:
         policy: has `draw(prompts, n, key)`, as `agents.Policy`; one response is sampled from an exact policy's list.
@@ -102,15 +102,15 @@ class Pool:
     """Lets one of several opponents play each duel: a population, or older snapshots of oneself.
 
     Attributes:
-        opponents: who they are.
-        weights: how likely each is, at least 0, not all 0; None: all alike.
+        opponents: the members of the pool.
+        weights: unnormalised probabilities, at least 0, not all 0; None: uniform.
     """
 
     opponents: Sequence[Opponent]
     weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        """Raises where opponents and weights do not fit."""
+        """Raises ValueError if opponents and weights do not fit."""
         weights = self._chances()
         if not self.opponents or weights.shape != (len(self.opponents),):
             raise ValueError(f"a pool needs one weight for each opponent, got {len(self.opponents)} and {weights.size}")
@@ -123,8 +123,8 @@ class Pool:
         responses: list[Any] = [()] * len(prompts)
         for i in np.unique(chosen).tolist():
             rows = np.flatnonzero(chosen == i)
-            said = self.opponents[i].respond([prompts[row] for row in rows.tolist()], key.some(rows))
-            for row, response in zip(rows.tolist(), said, strict=True):
+            answers = self.opponents[i].respond([prompts[row] for row in rows.tolist()], key.some(rows))
+            for row, response in zip(rows.tolist(), answers, strict=True):
                 responses[row] = response
         return responses
 
@@ -166,7 +166,7 @@ def opponent(of: Any, task: Task, rules: Rules) -> Opponent:
 class OtherSeat:
     """The seat of an opponent in N duels.
 
-    Uniform and fixed opponents never change: their coming responses are drawn some episodes ahead.
+    Uniform and fixed opponents never change: their responses are drawn some episodes ahead.
 
     Args:
         of: as `opponent` takes it.
@@ -178,14 +178,14 @@ class OtherSeat:
 
     def __init__(self, of: Any, duels: TokenDuels) -> None:
         self.opponent, self._duels = opponent(of, duels.task, duels.rules), duels
-        self._lookahead = Lookahead(duels.size, self._said) if isinstance(self.opponent, Uniform | Fixed) else None
+        self._lookahead = Lookahead(duels.size, self._ahead) if isinstance(self.opponent, Uniform | Fixed) else None
 
     def responses(self, rows: NDArray[np.intp]) -> NDArray[np.int64]:
         """Returns [M, T] the tokens of the response in each of these duels' present episodes, EOS from its end on.
 
         Raises:
             ValueError: if the opponent does not return one response for each prompt, or naming the first token that
-                may not stand where it does.
+                is illegal at its place.
         """
         seeds, episodes = self._duels.seeds[rows], self._duels.episodes[rows]
         if self._lookahead is not None:
@@ -199,11 +199,11 @@ class OtherSeat:
             )
         return response_board(responses, task, self._duels.rules, "the opponent's response")
 
-    def _said(self, seeds: NDArray, episodes: NDArray) -> NDArray[np.int64]:
-        """Returns [M, A, T] the responses of an opponent that does not look at prompts."""
+    def _ahead(self, seeds: NDArray, episodes: NDArray) -> NDArray[np.int64]:
+        """Returns [M, A, T] the responses of an opponent that ignores prompts."""
         key = Rows(
             seeds=np.broadcast_to(seeds, episodes.shape).ravel(), episode=episodes.ravel(), stream=Stream.OPPONENT
         )
-        said = self.opponent.respond([""] * episodes.size, key)
-        board = response_board(said, self._duels.task, self._duels.rules, "the opponent's response")
+        responses = self.opponent.respond([""] * episodes.size, key)
+        board = response_board(responses, self._duels.task, self._duels.rules, "the opponent's response")
         return board.reshape(*episodes.shape, -1)

@@ -1,4 +1,4 @@
-"""A task's token rules as tables, so that looking up is all that a step does."""
+"""A task's token rules as lookup tables."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from envs.tasks.task import Task
 from envs.tasks.tokenizers import end_ids
 
 SPEAKING, MAY_END, ENDED = range(3)
-"""The phases of a response: EOS is illegal, EOS is legal, EOS is all that is left. They only grow."""
+"""Phases of a response, in order: EOS is illegal; EOS is legal; it has ended, and only EOS is legal."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What each token means in each phase, and which phase each step brings.
+    """Legality and effect of every token in every phase.
 
     Attributes:
-        eos: the token that follows the end of a response on a board.
+        eos: the token that fills a board after the end of a response.
         is_end: [V] bool, the tokens that end a response, EOS among them.
-        fill: stands where no token was played: PAD, or V where the vocabulary has none.
-        masks: [3, V] int8, 1 where a token is legal in a phase.
-        written: [3, V] int64, what playing it puts into the response: itself; for an illegal one EOS where EOS is
-            legal, else the smallest legal token; `fill` once the response has ended.
-        after: [3, V] int64, ENDED where it ends the response, else SPEAKING: the least next phase.
-        by_step: [T + 1] int64, the least phase once so many tokens were played.
+        fill: id of unused positions: PAD, or V if the vocabulary has none.
+        masks: [3, V] int8, 1 if a token is legal in a phase.
+        written: [3, V] int64, the token that is recorded: itself; for an illegal one EOS if EOS is legal, else the
+            smallest legal token; `fill` once the response has ended.
+        after: [3, V] int64, the least next phase: ENDED if the token ends the response, else SPEAKING.
+        by_step: [T + 1] int64, the least phase after so many tokens.
         legal: [3, V] int64, the legal tokens of a phase in order, then the others.
-        legal_count: [3] how many they are.
+        legal_count: [3] number of legal tokens of a phase.
     """
 
     eos: int
@@ -84,7 +84,7 @@ class Rules:
 
 
 def _speaking(task: Task) -> NDArray[np.int8]:
-    """Returns [V] the tokens that are legal before EOS is."""
+    """Returns [V] 1 for the tokens that are legal before EOS is."""
     tokenizer, tokens = task.tokenizer, np.asarray(task.response_tokens)
     if tokens.shape != (tokenizer.vocab_size,):
         raise ValueError(f"response_tokens must be ({tokenizer.vocab_size},), one per token, got {tokens.shape}")

@@ -24,9 +24,9 @@ from preference_duel.keyed_random import Rows, choose
 
 
 class ModelOpponent:
-    """Lets a Stable-Baselines3 model of the same duel play, drawing by keyed uniforms.
+    """Plays the responses of a Stable-Baselines3 model of the same duel, sampled by keyed uniforms.
 
-    What a model without masks plays against the rules counts as in the duel: as EOS, or as the smallest legal token.
+    Illegal tokens of a model without masks count as in the duel: as EOS, or as the smallest legal token.
 
     Args:
         model: PPO, A2C, MaskablePPO (sampled) or DQN (greedy).
@@ -34,7 +34,7 @@ class ModelOpponent:
         rules: its token rules.
 
     Raises:
-        ValueError: if the model was made for other spaces, another vocabulary for one.
+        ValueError: if the model's spaces are not the task's, because of another vocabulary for instance.
     """
 
     def __init__(self, model: BaseAlgorithm, task: Task, rules: Rules) -> None:
@@ -70,11 +70,10 @@ def write(
         probs: from boards [M, P + T] and masks [M, V] to the probability of each next token [M, V].
         start: [B, P + T] the boards before the first token, see `prompt_boards`.
         rules: the token rules.
-        uniforms: [B, T], what decides each token.
+        uniforms: [B, T] in [0, 1), one for each token.
 
     Returns:
-        The boards at the end [B, P + T], and the tokens as they were drawn [B, T]: what was against the rules stands
-        on the board as what it counts as.
+        The boards at the end [B, P + T], with illegal tokens replaced, and the tokens as they were drawn [B, T].
     """
     boards, drawn = start.copy(), np.full(uniforms.shape, rules.eos)
     width = boards.shape[1] - uniforms.shape[1]
@@ -108,7 +107,7 @@ def next_token_probs(policy: BasePolicy, boards: NDArray[np.int64], masks: NDArr
     Args:
         policy: of PPO, A2C, MaskablePPO or DQN.
         boards: [M, P + T] the player's observations.
-        masks: [M, V] 1 where a token is legal.
+        masks: [M, V] 1 if a token is legal.
 
     Raises:
         TypeError: if the policy is of another kind.

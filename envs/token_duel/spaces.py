@@ -1,4 +1,4 @@
-"""What a player sees: the spaces of the duel, and where the action mask goes."""
+"""Observation spaces of the duel, and the place of the action mask."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from envs.token_duel.rules import Rules
 Obs = Literal["dict", "flat"]
 Mask = Literal["observation", "info", "none"]
 LARGEST_MASK = 4096
-"""Above so many tokens a mask at every step costs more than the rest of it."""
+"""Largest vocabulary with masks by default: above, a mask costs more than the rest of a step."""
 
 
 def mask_place(obs: Obs, mask: Mask | None, vocab_size: int) -> Mask:
-    """Returns where the action mask is; None chooses by the vocabulary's size.
+    """Returns the place of the action mask; None chooses by the vocabulary's size.
 
     Raises:
         ValueError: if the two are unknown or do not fit each other.
@@ -30,7 +30,7 @@ def mask_place(obs: Obs, mask: Mask | None, vocab_size: int) -> Mask:
     if mask not in get_args(Mask):
         raise ValueError(f"mask must be None or one of {get_args(Mask)}, got {mask!r}")
     if mask == "observation" and obs == "flat":
-        raise ValueError("mask='observation' needs obs='dict': flat observations have no place for it; use 'info'")
+        raise ValueError("mask='observation' needs obs='dict': flat observations can't hold it; use 'info'")
     return mask
 
 

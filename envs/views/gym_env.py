@@ -66,7 +66,7 @@ class SoloDuel(OnePlayerView, gymnasium.Env[Any, np.int64]):
         return self.solo.observation(0), self.solo.reward(0) if over else 0.0, over, False, self.solo.info(0)
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Returns [V], True where a token is legal, as sb3-contrib asks for it."""
+        """Returns [V], True if a token is legal, as sb3-contrib asks for it."""
         return self.solo.masks()[0].astype(bool)
 
     def render(self) -> str | None:  # pyright: ignore[reportIncompatibleMethodOverride] - of Gymnasium's frames, text

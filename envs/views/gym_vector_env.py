@@ -48,8 +48,8 @@ class SoloVector(OnePlayerView, VectorEnv[Any, NDArray, NDArray]):
         """Starts the next episode of each duel, or episode 0 of a new seed.
 
         Args:
-            seed: s for s, s + 1, ...; or one for each duel, None where it goes on.
-            options: "reset_mask" [N] bool, the duels that are reset; the others stay where they are.
+            seed: s for s, s + 1, ...; or one for each duel, None: that duel goes on.
+            options: "reset_mask" [N] bool, the duels that are reset; the others are left alone.
 
         Raises:
             ValueError: if seeds or options do not fit, or the rules do not allow a response of the opponent.
@@ -86,7 +86,7 @@ class SoloVector(OnePlayerView, VectorEnv[Any, NDArray, NDArray]):
         return self.solo.observations(), rewards, ended, np.zeros_like(ended), self._infos(everywhere, judged)
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Returns [N, V], True where a token is legal."""
+        """Returns [N, V], True if a token is legal."""
         return self.solo.masks().astype(bool)
 
     def render(self) -> tuple[str, ...] | None:  # pyright: ignore[reportIncompatibleMethodOverride] - of frames, text

@@ -1,4 +1,4 @@
-"""Boards as numbers for networks that take nothing else: token ids are names, and no amounts."""
+"""One-hot observations, for networks that would take token ids as numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class OneHot(gymnasium.ObservationWrapper[NDArray[np.float32], Any, NDArray[np.i
         env: a one-player duel with obs="flat", or a `ResponseDuel`.
 
     Raises:
-        ValueError: if its observations are no boards.
+        ValueError: if its observations are not arrays of token ids.
     """
 
     def __init__(self, env: gymnasium.Env[NDArray[np.int64], Any]) -> None:
@@ -29,5 +29,5 @@ class OneHot(gymnasium.ObservationWrapper[NDArray[np.float32], Any, NDArray[np.i
         self.observation_space = Box(0.0, 1.0, (board.shape[0] * len(self._rows),), np.float32)
 
     def observation(self, observation: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Returns one observation's rows."""
+        """Returns the one-hot rows of one observation."""
         return self._rows[observation].ravel()

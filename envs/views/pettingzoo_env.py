@@ -1,4 +1,4 @@
-"""The duel as a PettingZoo ParallelEnv: a view of one token-level duel."""
+"""The duel as a PettingZoo ParallelEnv."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FIRST, _SECOND = PLAYERS
 
 
 class PreferenceDuel(ParallelEnv[str, Any, Any]):
-    """Two players answer one prompt, a token a step, unseen by each other, until the oracle has judged both.
+    """Two players answer one prompt, a token a step, without observing each other, until the oracle has judged both.
 
     Both stay in `agents` until the verdict, with equal flags; a player whose response has ended has EOS as its only
     legal action. The limit is a rule of the game: it terminates the duel, nothing ever truncates it. The n-th
@@ -120,11 +120,11 @@ class PreferenceDuel(ParallelEnv[str, Any, Any]):
         )
 
     def action_masks(self) -> dict[str, NDArray[np.int8]]:
-        """Returns [V] for each player, 1 where a token is legal."""
+        """Returns [V] for each player, 1 if a token is legal."""
         return dict(zip(PLAYERS, self.duels.masks()[0], strict=True))
 
     def state(self) -> NDArray[np.int64]:
-        """Returns [P + 2T] the prompt and both responses: what a referee sees."""
+        """Returns [P + 2T] the prompt and both responses."""
         board, width = self.duels.board[0], self.duels.width
         return np.concatenate([board[0, :-1], board[1, width:-1]])
 
@@ -180,8 +180,8 @@ class PreferenceDuel(ParallelEnv[str, Any, Any]):
         }
 
     def _infos(self, over: bool) -> dict[str, dict[str, Any]]:
-        told = self.duels.verdict(0) if over else {}
-        infos = {_FIRST: told, _SECOND: told.copy()}
+        verdict = self.duels.verdict(0) if over else {}
+        infos = {_FIRST: verdict, _SECOND: verdict.copy()}
         if self.mask == "info":
             for agent, mask in self.action_masks().items():
                 infos[agent]["action_mask"] = mask

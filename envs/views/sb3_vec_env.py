@@ -1,4 +1,4 @@
-"""The one-player duel for Stable-Baselines3: a native `VecEnv`, an extractor for tokens, models as opponents."""
+"""The one-player duel for Stable-Baselines3: a native `VecEnv` and a feature extractor for tokens."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SoloVecEnv(VecEnv):
         self.solo.set_opponent(opponent)
 
     def reset(self) -> Any:
-        """Starts the next episode of each duel, or episode 0 where `seed(...)` was called."""
+        """Starts the next episode of each duel, or episode 0 after `seed(...)`."""
         if any(seed is not None for seed in self._seeds):
             self.solo.duels.seed([seed or 0 for seed in self._seeds])
         if any(self._options):
@@ -89,7 +89,7 @@ class SoloVecEnv(VecEnv):
         return self.solo.observations(), self._rewards, self._ended, self._infos
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Returns [N, V], True where a token is legal."""
+        """Returns [N, V], True if a token is legal."""
         return self.solo.masks().astype(bool)
 
     def render(self, mode: str | None = None) -> tuple[str, ...] | None:  # pyright: ignore[reportIncompatibleMethodOverride] - of pictures, text
@@ -109,7 +109,7 @@ class SoloVecEnv(VecEnv):
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Raises AttributeError: the duels have no attributes of their own."""
         del value, indices
-        raise AttributeError(f"can't set '{attr_name}' of single duels; set it where the environment is built")
+        raise AttributeError(f"can't set '{attr_name}' of single duels; set it when the environment is built")
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
         """Calls a method once and returns each duel's share: `action_masks`, `render`, `set_opponent`.

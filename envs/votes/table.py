@@ -52,7 +52,7 @@ class VoteTable:
         if len(both) and not (both.min() >= 0 and both.max() < len(self.items)):
             raise ValueError(f"first and second must lie in 0..{len(self.items) - 1}, got {both.min()}..{both.max()}")
         if (same := np.flatnonzero(self.first == self.second)).size:
-            raise ValueError(f"row {same[0]} compares '{self.items[self.first[same[0]]]}' with itself")
+            raise ValueError(f"row {same[0]} compares '{self.items[int(self.first[same[0]])]}' with itself")
         if not ((self.outcome >= 0) & (self.outcome <= 1)).all():
             raise ValueError("outcomes must lie in [0, 1]: 1 if the first won, 0 if the second did, 1/2 for a tie")
 
@@ -77,4 +77,4 @@ class VoteTable:
         won = np.bincount(first * count + second, np.where(tie, 0.0, outcome), count * count)
         lost = np.bincount(second * count + first, np.where(tie, 0.0, 1 - outcome), count * count)
         ties = np.bincount(first * count + second, tie.astype(np.float64), count * count).reshape(count, count)
-        return (won + lost).reshape(count, count), ties + ties.T
+        return np.add(won, lost, dtype=np.float64).reshape(count, count), np.add(ties, ties.T, dtype=np.float64)

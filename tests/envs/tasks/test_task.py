@@ -89,7 +89,7 @@ def test_unknown_names_and_fields_suggest_the_nearest():
 def test_every_field_has_a_help_line():
     for path in [*TASKS.values(), *FILES.values(), HUB]:
         config = find("task", path, {})
-        source = inspect.getsource(config)
+        source = "".join(map(inspect.getsource, config.__mro__[:-1]))
         for field in dataclasses.fields(config):
             line = source.split(f"\n    {field.name}:")[1].split("\n")[1]
             assert line.strip().startswith('"""'), f"{config.__name__}.{field.name}"

@@ -236,7 +236,7 @@ def test_without_arguments_the_game_is_small_and_its_length_is_max_cycles():
 def test_a_finite_tasks_limits_cannot_be_changed(oracle):
     task = make_task("symbols", length=2)
     assert preference_duel_v0.parallel_env(task=task, max_cycles=2, oracle=oracle).max_cycles == 2
-    with pytest.raises(ValueError, match="limits of 2 to 4 would make others"):
+    with pytest.raises(ValueError, match="limits of 2 to 4 would allow others"):
         preference_duel_v0.parallel_env(task=task, oracle=oracle, max_cycles=4)
 
 
