@@ -1,4 +1,3 @@
-import itertools
 import json
 import math
 
@@ -8,12 +7,10 @@ import torch
 from scipy import stats
 
 from agents import Frozen, HFPolicy, Mixture, TabularPolicy, geometric
-from agents.policies.lm.loading import load_tokenizer
-from envs import Task
 from envs.tasks.finite import finite_task
-from envs.tasks.tokenizers import response_tokens
 from preference_duel.keyed_random import Key, Stream
 from preference_duel.types import Completion
+from tests.tiny_models import every_response, require_samples_follow, text_task, tiny_model, write_tokenizer
 
 FIRST, SECOND, THIRD = (0.7, 0.2, 0.06, 0.04), (0.1, 0.2, 0.3, 0.4), (0.25, 0.05, 0.65, 0.05)
 DRAWS = 20_000
@@ -36,53 +33,24 @@ def require_distribution(policy, law, key=None):
     assert values.exp()[0].tolist() == pytest.approx(law)
 
 
-def write_model(folder, seed, letters="abx", width=None):
-    """A random Llama over single letters, and its tokenizer."""
-    from tokenizers import Tokenizer, decoders, models
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", *letters])}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.decoder = decoders.Fuse()
-    backend.add_special_tokens(["<pad>", "<eos>"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=width or len(vocabulary),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=32,
-        )
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=0.3)
-    model.save_pretrained(folder)
+def write_letters(folder, seed, letters="abx"):
+    """Writes a model over so few letters that all its responses can be listed."""
+    write_tokenizer(folder, template=None, special=("<pad>", "<eos>"), letters=letters)
+    tiny_model(width=2 + len(letters), seed=seed).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return [write_model(tmp_path_factory.mktemp("model"), seed) for seed in (1, 2)]
+    return [write_letters(tmp_path_factory.mktemp("model"), seed) for seed in (1, 2)]
 
 
-def text_task(folder, limit=3):
-    tokenizer = load_tokenizer(str(folder))
-    return Task("text", ("xa", "b"), ("b",), tokenizer, 4, limit, 1, response_tokens(tokenizer))
+def letters_task(folder, limit=3):
+    return text_task(folder, limit, least=1, prompts=("xa", "b"))
 
 
 def language_models(folders, task=None, **fields):
-    return [HFPolicy(folder, text_task(folders[0]) if task is None else task, **fields) for folder in folders]
-
-
-def every_response(letters=(2, 3, 4), limit=3):
-    ended = [(*word, 1) for length in (1, 2) for word in itertools.product(letters, repeat=length)]
-    return [Completion("", tokens) for tokens in [*ended, *itertools.product(letters, repeat=limit)]]
+    return [HFPolicy(folder, letters_task(folders[0]) if task is None else task, **fields) for folder in folders]
 
 
 def test_a_frozen_policy_stays_and_learns_nothing():
@@ -166,7 +134,7 @@ def test_mixtures_that_do_not_fit_are_refused(folders, tmp_path):
             Mixture(policies, weights)
     with pytest.raises(ValueError, match="some of the policies are exact"):
         Mixture([first, table(SECOND, exact=True)])
-    other = HFPolicy(write_model(tmp_path, 0, "xab"), text_task(tmp_path))
+    other = HFPolicy(write_letters(tmp_path, 0, "xab"), letters_task(tmp_path))
     with pytest.raises(ValueError, match="other vocabularies"):
         Mixture([language_models(folders)[0], Frozen(other)])
     with pytest.raises(TypeError, match="not blended"):
@@ -187,7 +155,7 @@ def test_a_geometric_mixture_of_tables_is_renormalised():
 
 def test_a_geometric_mixture_of_language_models_is_renormalised_for_each_token(folders):
     first, second = language_models(folders, temperature=1.5)
-    policy, responses = geometric(first, second, 0.25), every_response()
+    policy, responses = geometric(first, second, 0.25), every_response(first, "abx")
     values, _ = policy.token_logprob(["xa"], [responses])
     assert values.exp().prod(-1).sum().item() == pytest.approx(1, abs=1e-6)
     legal = [2, 3, 4]
@@ -202,19 +170,12 @@ def test_a_geometric_mixture_of_language_models_is_renormalised_for_each_token(f
 
 
 def test_draws_of_a_geometric_mixture_follow_its_probabilities(folders):
-    policy, responses = geometric(*language_models(folders, micro_tokens=5000), 0.5), every_response()
-    with torch.no_grad():
-        law = policy.logprob(["b"], [responses])[0].double().exp().numpy()
-    drawn, _ = policy.draw(["b"], DRAWS, Key(4))
-    place = {y.tokens: i for i, y in enumerate(responses)}
-    counts = np.bincount([place[y.tokens] for y in drawn[0]], minlength=len(responses))
-    often = law * DRAWS > 5
-    seen, expected = np.append(counts[often], counts[~often].sum()), np.append(law[often], law[~often].sum()) * DRAWS
-    assert stats.chisquare(seen, expected, sum_check=False).pvalue > 1e-3
+    first, second = language_models(folders, micro_tokens=5000)
+    require_samples_follow(geometric(first, second, 0.5), "b", every_response(first, "abx"), DRAWS, Key(4))
 
 
 def test_the_internal_batch_changes_no_draw_of_a_geometric_mixture(folders):
-    task = text_task(folders[0], limit=12)
+    task = letters_task(folders[0], limit=12)
     one, many = (
         geometric(*language_models(folders, task, micro_tokens=size), 0.5).draw(["xa", "b"], 20, Key(2))[0]
         for size in (1, 1000)
@@ -264,7 +225,7 @@ def test_geometric_mixtures_that_do_not_fit_are_refused(folders):
     with pytest.raises(ValueError, match="top_p=1 and top_k=0"):
         geometric(first, language_models(folders, top_p=0.9)[1], 0.5)
     with pytest.raises(ValueError, match="other limits or legal tokens"):
-        geometric(first, language_models(folders, text_task(folders[0], limit=2))[1], 0.5)
+        geometric(first, language_models(folders, letters_task(folders[0], limit=2))[1], 0.5)
     with pytest.raises(ValueError, match="list other responses"):
         geometric(table(FIRST), TabularPolicy(game(("a", "b"))), 0.5)
     with pytest.raises(TypeError, match="got TabularPolicy and HFPolicy"):
@@ -284,7 +245,7 @@ def test_combined_policies_save_their_parts(folders, tmp_path):
     assert json.loads((tmp_path / "mixture.json").read_text()) == {"weights": [0.4, 0.6]}
     assert json.loads((tmp_path / "component-0" / "geometric.json").read_text()) == {"b": 0.25}
     for part, saved in [(second, "component-0/ref"), (first, "component-1")]:
-        again = HFPolicy(tmp_path / saved, text_task(folders[0]))
+        again = HFPolicy(tmp_path / saved, letters_task(folders[0]))
         assert torch.equal(part.logprob(["b"], [[Completion("ab")]]), again.logprob(["b"], [[Completion("ab")]]))
 
 

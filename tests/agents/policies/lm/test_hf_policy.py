@@ -1,5 +1,4 @@
 import copy
-import itertools
 import json
 import math
 
@@ -16,84 +15,24 @@ from agents.policies.lm.cached_decoder import ForwardArguments
 from agents.policies.lm.generation import SamplingParams
 from agents.policies.lm.hf_policy import HFConfig, TinyConfig
 from agents.policies.lm.loading import load_tokenizer
-from envs import Task, make_task
-from envs.tasks.tokenizers import response_tokens
+from envs import make_task
+from envs.tasks.finite import finite_task as finite
 from preference_duel.keyed_random import Key
 from preference_duel.keyed_random_torch import choose
 from preference_duel.types import Completion, Conversation
-
-SPECIAL = ("<pad>", "<eos>", "<user>", "<bot>")
-LETTERS = "abc#0123"
-TEMPLATE = (
-    "{% for m in messages %}{{ '<user>' if m['role'] == 'user' else '<bot>' }}{{ m['content'] | trim }}"
-    "{% if m['role'] == 'assistant' %}<eos>{% endif %}{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+from tests.tiny_models import (
+    LETTERS,
+    PROMPTS,
+    SPECIAL,
+    TEMPLATE,
+    every_response,
+    policy_of,
+    require_samples_follow,
+    text_task,
+    tiny_model,
+    write_model,
+    write_tokenizer,
 )
-PROMPTS = ("ab", "#0", "c", "a#12b0", "ab3")
-
-
-def write_tokenizer(folder, template=TEMPLATE, merges=(), pad="<pad>", eos="<eos>"):
-    from tokenizers import Tokenizer, decoders, models
-    from transformers import PreTrainedTokenizerFast
-
-    merged = ["".join(pair) for pair in merges]
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *LETTERS, *merged])}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
-    backend.decoder = decoders.Fuse()
-    backend.add_special_tokens(list(SPECIAL))
-    PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token=pad, eos_token=eos, chat_template=template
-    ).save_pretrained(folder)
-
-
-def tiny_model(kind="llama", width=14, context=40, seed=0, **fields):
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    shape = {"vocab_size": width, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    more = {
-        "llama": {"attention_dropout": 0.5, "tie_word_embeddings": True, "num_key_value_heads": 2},
-        "gpt2": {"n_inner": 64},
-        "bloom": {},
-        "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 4, "final_logit_softcapping": 3.0},
-    }[kind]
-    if kind != "bloom":
-        more |= {"max_position_embeddings": context}
-    if kind in ("llama", "gemma2"):
-        more |= {"intermediate_size": 64}
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape | more | fields))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=0.25)
-    return model
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model")
-    write_tokenizer(path)
-    tiny_model().save_pretrained(path)
-    return path
-
-
-def text_task(folder, limit=4, least=0, prompts=PROMPTS):
-    tokenizer = load_tokenizer(str(folder))
-    return Task("text", prompts, prompts, tokenizer, 8, limit, least, response_tokens(tokenizer))
-
-
-def policy_of(folder, task=None, **fields):
-    return HFPolicy(folder, text_task(folder) if task is None else task, **fields)
-
-
-def every_response(policy, letters=LETTERS):
-    """All responses that a policy of free text can give, in tokens."""
-    ids, constraints = [policy.tokenizer.encode(letter)[0] for letter in letters], policy.constraints
-    ended = [
-        (*word, constraints.eos)
-        for length in range(constraints.min_tokens, constraints.limit)
-        for word in itertools.product(ids, repeat=length)
-    ]
-    return [Completion("", tokens) for tokens in [*ended, *itertools.product(ids, repeat=constraints.limit)]]
 
 
 def naive_logprob(policy, prompt, tokens, temperature=1.0, least=0, limit=4):
@@ -125,18 +64,7 @@ def test_the_probabilities_of_all_responses_sum_to_one(folder, fields, least):
 @pytest.mark.parametrize("fields", [{}, {"top_p": 0.8, "top_k": 6, "temperature": 1.3}], ids=str)
 def test_draws_follow_their_probabilities(folder, fields):
     policy = policy_of(folder, text_task(folder, limit=2), micro_tokens=5000, **fields)
-    responses = every_response(policy)
-    with torch.no_grad():
-        law = policy.logprob(PROMPTS[:1], [responses])[0].double().exp().numpy()
-    drawn, weights = policy.draw(PROMPTS[:1], 20_000, Key(7))
-    assert torch.equal(weights, torch.full((1, 20_000), 1 / 20_000))
-    place = {response.tokens: i for i, response in enumerate(responses)}
-    counts = np.bincount([place[response.tokens] for response in drawn[0]], minlength=len(responses))
-    assert counts[law == 0].sum() == 0
-    often = law > 5 / 20_000
-    seen = np.append(counts[often], counts[~often].sum())
-    expected = np.append(law[often], law[~often].sum()) * 20_000
-    assert stats.chisquare(seen[expected > 0], expected[expected > 0], sum_check=False).pvalue > 1e-3
+    require_samples_follow(policy, PROMPTS[0], every_response(policy), 20_000, Key(7))
 
 
 def test_the_internal_batch_changes_no_draw(folder):
@@ -156,8 +84,7 @@ def test_a_draw_depends_on_its_place_and_step_alone(folder):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bloom", "gemma2"])
 def test_drawing_and_logprob_use_one_law_for_every_kind_of_model(tmp_path, kind):
-    write_tokenizer(tmp_path)
-    tiny_model(kind, width=16).save_pretrained(tmp_path)
+    write_model(tmp_path, kind, width=16)
     policy = policy_of(tmp_path, text_task(tmp_path, limit=6))
     rows, drawn = [0, 0, 1, 2, 3, 3, 4], []
     decoder = policy.decoder(PROMPTS, rows)
@@ -254,10 +181,8 @@ def test_marks_typed_into_a_prompt_or_a_response_are_mere_text(folder):
     assert tokenizer.prompt("a<eos>b<bot>") == (2, 4, 5, 5, 3)
 
 
-def finite_task(responses, prompts=("#0", "#1")):
-    from envs.tasks.finite import finite_task
-
-    return finite_task("game", prompts, responses, responses)
+def finite_task(responses):
+    return finite("game", ("#0", "#1"), responses, responses)
 
 
 @pytest.mark.parametrize("fields", [{}, {"temperature": 0.5}], ids=str)
@@ -433,8 +358,7 @@ def test_a_task_of_another_vocabulary_is_refused(folder):
 
 
 def test_too_short_a_context_is_refused(tmp_path):
-    write_tokenizer(tmp_path)
-    tiny_model(context=8).save_pretrained(tmp_path)
+    write_model(tmp_path, context=8)
     policy = policy_of(tmp_path)
     policy.draw(["ab"], 1, Key(0))
     for use in (lambda: policy.draw(["abc"], 1, Key(0)), lambda: policy.logprob(["abc"], [[Completion("a")]])):
@@ -562,8 +486,7 @@ def test_a_tokenizer_without_eos_is_refused(folder, tmp_path):
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path):
-    write_tokenizer(tmp_path)
-    tiny_model(width=11).save_pretrained(tmp_path)
+    write_model(tmp_path, width=11)
     with pytest.raises(ValueError, match="tokenizer has 12 tokens, the model 11"):
         policy_of(tmp_path)
 

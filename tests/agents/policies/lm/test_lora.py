@@ -18,17 +18,13 @@ from oracles import make as make_oracle
 from preference_duel.keyed_random import Key
 from runners.duel import main
 from runners.run.checkpoint import steps
-from tests.agents.policies.lm.test_hf_policy import PROMPTS, policy_of, text_task, tiny_model, write_tokenizer
+from tests.tiny_models import (
+    PROMPTS,
+    policy_of,
+    text_task,
+)
 
 ADAPTERS = LoRAConfig(rank=2, alpha=8.0)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model")
-    write_tokenizer(path)
-    tiny_model().save_pretrained(path)
-    return path
 
 
 def shaken(policy, seed=0):

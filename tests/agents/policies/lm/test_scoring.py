@@ -12,7 +12,14 @@ from agents.policies.lm.batching import groups, packed
 from agents.policies.lm.generation import SamplingParams
 from agents.policies.lm.lora import LoRAConfig
 from preference_duel.keyed_random import Key
-from tests.agents.policies.lm.test_hf_policy import PROMPTS, policy_of, text_task, tiny_model, write_tokenizer
+from tests.tiny_models import (
+    PROMPTS,
+    policy_of,
+    text_task,
+    tiny_model,
+    write_model,
+    write_tokenizer,
+)
 
 V, M, D = 13, 37, 5
 LEGAL = torch.arange(V) != 4
@@ -83,8 +90,7 @@ def test_a_matrix_times_hidden_states_is_told_from_all_else():
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
 @pytest.mark.parametrize("fields", [{}, {"checkpointing": True}, {"micro_tokens": 20}, {"lora": LoRAConfig(rank=2)}])
 def test_at_most_four_calls_lead_to_the_model_and_nothing_is_hooked_or_replaced(tmp_path, kind, fields, monkeypatch):
-    write_tokenizer(tmp_path)
-    tiny_model(kind).save_pretrained(tmp_path)
+    write_model(tmp_path, kind)
     policy = policy_of(tmp_path, text_task(tmp_path), **fields)
     said, _ = policy.draw(PROMPTS, 4, Key(0))
     source, logprob, ways = str(Path(scoring.__file__).parents[2]), type(policy).logprob.__code__, []
@@ -109,8 +115,7 @@ def test_at_most_four_calls_lead_to_the_model_and_nothing_is_hooked_or_replaced(
 
 
 def test_capped_logits_of_prompts_are_left_out_if_the_model_can(tmp_path):
-    write_tokenizer(tmp_path)
-    tiny_model("gemma2").save_pretrained(tmp_path)
+    write_model(tmp_path, "gemma2")
     policy = policy_of(tmp_path, text_task(tmp_path))
     said, _ = policy.draw(PROMPTS, 4, Key(0))
     texts = [policy.tokenizer.prompt(x) for x in PROMPTS], [row[0].tokens for row in said]
@@ -121,8 +126,7 @@ def test_capped_logits_of_prompts_are_left_out_if_the_model_can(tmp_path):
 
 
 def test_learning_in_small_passes_changes_no_gradient(tmp_path):
-    write_tokenizer(tmp_path)
-    tiny_model().save_pretrained(tmp_path)
+    write_model(tmp_path)
     whole, parts = (policy_of(tmp_path, text_task(tmp_path), micro_tokens=size) for size in (10_000, 20))
     said, _ = whole.draw(PROMPTS, 4, Key(0))
     for policy in (whole, parts):
@@ -147,8 +151,7 @@ def test_groups_hold_no_more_than_they_may_and_little_padding():
 
 
 def test_computing_layers_again_changes_no_gradient(tmp_path):
-    write_tokenizer(tmp_path)
-    tiny_model().save_pretrained(tmp_path)
+    write_model(tmp_path)
     plain, again = (policy_of(tmp_path, text_task(tmp_path), checkpointing=value) for value in (False, True))
     twin = again.frozen().requires_grad_(True)
     said, _ = plain.draw(PROMPTS, 4, Key(0))

@@ -8,15 +8,18 @@ import pytest
 import torch
 
 from preference_duel.keyed_random import Key
-from tests.agents.policies.lm.test_hf_policy import PROMPTS, policy_of, tiny_model, write_tokenizer
+from tests.tiny_models import (
+    PROMPTS,
+    policy_of,
+    write_model,
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
 def test_a_sharded_model_scores_and_learns_as_a_whole_one(kind, tied, tmp_path):
-    write_tokenizer(tmp_path)
-    tiny_model(kind, tie_word_embeddings=tied).save_pretrained(tmp_path)
+    write_model(tmp_path, kind, tie_word_embeddings=tied)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, "-m", "tests.agents.policies.lm.test_sharding", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)

@@ -11,11 +11,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
-import numpy as np
 import pytest
 import torch
-from scipy import stats
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from agents import HFPolicy
 from agents.policies.lm.constraints import TextConstraints
@@ -27,13 +24,13 @@ from agents.policies.vllm_sampler.server import Server
 from envs import make_task
 from preference_duel.keyed_random import Key
 from preference_duel.types import Completion
-from tests.agents.policies.lm.test_hf_policy import (
+from tests.tiny_models import (
     PROMPTS,
     every_response,
     policy_of,
+    require_samples_follow,
     text_task,
-    tiny_model,
-    write_tokenizer,
+    write_model,
 )
 
 CONSTRAINTS = TextConstraints(torch.tensor([False, False, True, True]), 1, 0, 5)
@@ -125,8 +122,7 @@ def absent(name):
 
 
 def test_without_vllm_it_says_what_to_install(monkeypatch, tmp_path):
-    write_tokenizer(tmp_path)
-    tiny_model().save_pretrained(tmp_path)
+    write_model(tmp_path)
     monkeypatch.setattr(local.metadata, "version", absent)
     with pytest.raises(ValueError, match=r"needs vLLM: pip install 'preference-duel\[vllm\]'"):
         policy_of(tmp_path, sampler="vllm")
@@ -176,27 +172,15 @@ def test_a_server_that_is_not_there_is_told(tmp_path):
         Server("http://127.0.0.1:9", tmp_path)
 
 
-def write_model(path, tied):
-    """A model whose heads are as wide as vLLM's processor kernels want them."""
-    path.mkdir(exist_ok=True)
-    write_tokenizer(path)
-    config = LlamaConfig(
-        vocab_size=14, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=tied, eos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=0.2)
-    model.save_pretrained(path)
-    return path
+def write_wide(path, tied):
+    """Writes a model whose heads are as wide as vLLM's processor kernels need."""
+    shape = {"hidden_size": 64, "num_attention_heads": 2, "attention_dropout": 0.0, "tie_word_embeddings": tied}
+    return write_model(path, context=64, **shape, eos_token_id=1, pad_token_id=0)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("model"), tied=True)
+    return write_wide(tmp_path_factory.mktemp("model"), tied=True)
 
 
 @pytest.fixture(scope="module")
@@ -222,18 +206,7 @@ def test_its_log_probabilities_are_ours(policy):
 
 @pytest.mark.vllm
 def test_its_draws_follow_our_law(policy):
-    responses = every_response(policy)
-    with torch.no_grad():
-        law = policy.logprob(PROMPTS[:1], [responses])[0].double().exp().numpy()
-    drawn, weight = policy.draw(PROMPTS[:1], 4000, Key(5))
-    assert torch.equal(weight, torch.full((1, 4000), 1 / 4000))
-    place = {response.tokens: i for i, response in enumerate(responses)}
-    counts = np.bincount([place[response.tokens] for response in drawn[0]], minlength=len(responses))
-    assert counts[law == 0].sum() == 0
-    often = law > 5 / 4000
-    seen = np.append(counts[often], counts[~often].sum())
-    expected = np.append(law[often], law[~often].sum()) * 4000
-    assert stats.chisquare(seen[expected > 0], expected[expected > 0], sum_check=False).pvalue > 1e-3
+    require_samples_follow(policy, PROMPTS[0], every_response(policy), 4000, Key(5))
 
 
 @pytest.mark.vllm
@@ -268,7 +241,7 @@ def test_a_run_draws_by_vllm(tmp_path, count):
 
 @pytest.mark.vllm
 def test_a_server_draws_with_new_weights(tmp_path):
-    folder = write_model(tmp_path / "model", tied=False)
+    folder = write_wide(tmp_path / "model", tied=False)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
