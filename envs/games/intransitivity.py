@@ -1,4 +1,4 @@
-"""How far preferences are from a ranking: four measures, each blind to something that another one sees."""
+"""Intransitivity of preferences: four measures that complement each other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Intransitivity:
     """The measures of a game, each [...] float64, one number for each prompt.
 
     Attributes:
-        curl_ratio: share of the logits' energy that no reward explains, in [0, 1]; NaN where a preference is 0 or 1.
+        curl_ratio: share of the logits' energy that no reward explains, in [0, 1]; NaN if a preference is 0 or 1.
         cyclic_triads: share of the triples in which each beats one and loses to one, in [0, 1].
         bt_excess: nats per comparison that the best Bradley-Terry model misses, at least 0.
         pure: the least exploitability of a single response, in [0, 1/2]; 0 iff some response is beaten by none.
@@ -41,7 +41,7 @@ def intransitivity(payoff: Tensor, weights: Tensor | None = None) -> Intransitiv
     Args:
         payoff: [..., N, N] chances that the row beats the column.
         weights: [N] distribution over the responses: the curl ratio and the Bradley-Terry excess then count a pair
-            w_i w_j times. None: all alike. Triads and `pure` know no weights.
+            w_i w_j times. None: uniform. Triads and `pure` are unweighted.
 
     Returns:
         The four measures.
@@ -50,11 +50,7 @@ def intransitivity(payoff: Tensor, weights: Tensor | None = None) -> Intransitiv
         ValueError: if `payoff` is no preference game or `weights` is no distribution over its responses.
         NotConvergedError: if the Bradley-Terry fit stopped short.
     """
-    payoff = require_game(payoff)
-    count = payoff.shape[-1]
-    weights = torch.full((count,), 1 / count, dtype=torch.float64) if weights is None else weights
-    weights = require_distribution("weights", weights, payoff).to(payoff.device)
-    games = payoff.reshape(-1, count, count)
+    payoff, games, weights = _checked(payoff, weights)
     rows = [(_curl_ratio(game, weights), _triads(game), _bt_excess(game, weights), _pure(game)) for game in games]
     values = torch.tensor(rows, dtype=torch.float64).reshape(*payoff.shape[:-2], 4)
     return Intransitivity(*values.unbind(-1))
@@ -65,13 +61,13 @@ def bradley_terry_fit(
 ) -> Tensor:
     """Returns the rewards r of the Bradley-Terry model sigmoid(r_i - r_j) nearest to the preferences.
 
-    Newton's method on the convex min_r sum w_ij KL(P_ij || sigmoid(r_i - r_j)), to `tol` nats per comparison. Where
-    one group always beats the other no finite minimum exists: the rewards are then those at which the divergence
+    Newton's method on the convex min_r sum w_ij KL(P_ij || sigmoid(r_i - r_j)), to `tol` nats per comparison. If
+    one group always beats the other, no finite minimum exists, and the rewards are those at which the divergence
     stopped falling by more than `tol`.
 
     Args:
         payoff: [..., N, N] chances that the row beats the column.
-        weights: [N] distribution over the responses, w_ij = w_i w_j; None: all alike.
+        weights: [N] distribution over the responses, w_ij = w_i w_j; None: uniform.
         pairs: [..., N, N] w_ij themselves, symmetric, at least 0, such as the number of comparisons; instead of
             `weights`.
         tol: accuracy of the divergence, nats per comparison.
@@ -83,11 +79,7 @@ def bradley_terry_fit(
         ValueError: if `payoff` is no preference game, or `pairs` no symmetric table of weights.
         NotConvergedError: after 200 steps without reaching `tol`.
     """
-    payoff = require_game(payoff)
-    count = payoff.shape[-1]
-    weights = torch.full((count,), 1 / count, dtype=torch.float64) if weights is None else weights
-    weights = require_distribution("weights", weights, payoff).to(payoff.device)
-    games = payoff.reshape(-1, count, count)
+    payoff, games, weights = _checked(payoff, weights)
     if pairs is None:
         return _fit(games, weights, _pairs(weights).expand_as(games), tol).view(payoff.shape[:-1])
     if pairs.shape != payoff.shape or not (pairs >= 0).all() or not torch.equal(pairs, pairs.mT):
@@ -96,6 +88,15 @@ def bradley_terry_fit(
     pairs.diagonal(dim1=1, dim2=2).zero_()
     shares = pairs * (2 / pairs.sum((1, 2), keepdim=True))
     return _fit(games, weights, shares, tol).view(payoff.shape[:-1])
+
+
+def _checked(payoff: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the payoff, its games [B, N, N], and the weights [N], uniform if there are none."""
+    payoff = require_game(payoff)
+    count = payoff.shape[-1]
+    weights = torch.full((count,), 1 / count, dtype=torch.float64) if weights is None else weights
+    weights = require_distribution("weights", weights, payoff).to(payoff.device)
+    return payoff, payoff.reshape(-1, count, count), weights
 
 
 def _fit(payoff: Tensor, weights: Tensor, pairs: Tensor, tol: float = 1e-12) -> Tensor:
@@ -108,7 +109,7 @@ def _fit(payoff: Tensor, weights: Tensor, pairs: Tensor, tol: float = 1e-12) -> 
         gradient = (pairs[rows] * (chance - payoff[rows])).sum(-1)
         move = -_laplacian_solve(pairs[rows] * chance * (1 - chance), gradient)
         decrement = -(gradient * move).sum(-1) / 2
-        far = ~(decrement <= tol)  # what is no number has not arrived
+        far = ~(decrement <= tol)  # NaN has not converged
         rows, move, decrement = rows[far], move[far], decrement[far]
         if len(rows) == 0:
             return reward - reward @ weights[:, None]
@@ -137,7 +138,7 @@ def _pairs(weights: Tensor) -> Tensor:
 
 
 def _laplacian_solve(curvature: Tensor, right: Tensor) -> Tensor:
-    """Solves (diag(curvature 1) - curvature) d = right; the ridge holds groups that never meet in place."""
+    """Solves (diag(curvature 1) - curvature) d = right; the ridge fixes groups that were never compared."""
     system = torch.diag_embed(curvature.sum(-1)) - curvature
     scale = system.diagonal(dim1=1, dim2=2).amax(1)[:, None]
     system += scale[:, None] / system.shape[-1]  # the constants, in the kernel

@@ -65,7 +65,7 @@ def best_response(payoff: Tensor, policy: Tensor, ref: Tensor, tau: float) -> Te
 
     Args:
         payoff: [..., N, N].
-        policy: [..., N] whom to respond to.
+        policy: [..., N] the opponent.
         ref: [..., N] the reference policy.
         tau: KL coefficient, nats^-1 of win rate, positive.
 
@@ -90,7 +90,7 @@ def regularised_exploitability(payoff: Tensor, policy: Tensor, ref: Tensor, tau:
         tau: KL coefficient, positive.
 
     Returns:
-        [...], at least 0; infinite where `policy` leaves the support of `ref`.
+        [...], at least 0; infinite if `policy` leaves the support of `ref`.
 
     Raises:
         ValueError: as `best_response`.
@@ -102,15 +102,15 @@ def regularised_exploitability(payoff: Tensor, policy: Tensor, ref: Tensor, tau:
 def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
     """Returns KL(first || second) = sum p (expm1(d) - d) with d = log q - log p.
 
-    Each summand is at least 0 and small where d is, so that nothing cancels near equality, where the plain sum
-    p log(p/q) stops at 1e-16 and goes negative.
+    Each summand is at least 0 and as small as d, so that nothing cancels near equality; the plain sum p log(p/q) stops
+    at 1e-16 there and goes negative.
 
     Args:
         first: [..., N] p, rows sum to 1.
         second: [..., N] q likewise.
 
     Returns:
-        [...] nats, at least 0; infinite where p leaves the support of q.
+        [...] nats, at least 0; infinite if p leaves the support of q.
 
     Raises:
         ValueError: if one of them is no probability vector.

@@ -1,4 +1,4 @@
-"""Policies of several agents as the responses of a game of their own: who beats whom, and how to rank them."""
+"""Meta-games between the policies of several agents: cross-play, Nash averaging, alpha-Rank, Elo."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 from envs.games.intransitivity import bradley_terry_fit
 from envs.games.max_entropy import maximum_entropy_winner
-from envs.games.validation import require_distribution, require_game
+from envs.games.validation import require_distribution, require_game, require_one_game
 
 
 def cross_play(payoff: Tensor, policies: Tensor) -> Tensor:
-    """Returns the exact chance that one policy's response beats another's, averaged over prompts.
+    """Returns the exact probability that one policy's response beats another's, averaged over prompts.
 
     Args:
         payoff: [N, N] or [B, N, N] chances that the row beats the column.
@@ -28,8 +28,8 @@ def cross_play(payoff: Tensor, policies: Tensor) -> Tensor:
     payoff = require_game(payoff)
     policies = require_distribution("policies", policies, payoff).to(payoff.device)
     if policies.ndim != payoff.ndim or policies.shape[1:-1] != payoff.shape[:-2]:
-        wanted = ", ".join(map(str, ("A", *payoff.shape[:-1])))
-        raise ValueError(f"policies must be [{wanted}], got {tuple(policies.shape)}")
+        expected = ", ".join(map(str, ("A", *payoff.shape[:-1])))
+        raise ValueError(f"policies must be [{expected}], got {tuple(policies.shape)}")
     games = payoff.reshape(-1, *payoff.shape[-2:])
     rows = policies.reshape(len(policies), len(games), -1).transpose(0, 1)  # [B, A, N]
     table = (rows @ games @ rows.mT).mean(0)
@@ -39,7 +39,7 @@ def cross_play(payoff: Tensor, policies: Tensor) -> Tensor:
 def nash_average(table: Tensor) -> Tensor:
     """Returns the mass of each policy in the meta-game's equilibrium of most entropy (Balduzzi et al. 2018).
 
-    A copy of a policy shares its mass and changes nobody else's, which no average over opponents achieves. The skill
+    A copy of a policy shares its mass and leaves all others' unchanged, unlike an average over opponents. The skill
     of policy a is (table @ mass)_a - 1/2, at most 0.
 
     Args:
@@ -59,7 +59,7 @@ def alpha_rank(table: Tensor, *, alpha: float = 100.0, population: int = 50) -> 
 
     A population of `population` copies of one policy is invaded by a single copy of another, which takes over with
     probability (1 - e^-u) / (1 - e^-mu), u = alpha (C_rs - C_sr). Everything is a logarithm and the chain is solved
-    without a subtraction (Grassmann, Taksar and Heyman 1985), so that chances of e^-5000 rank policies still.
+    without a subtraction (Grassmann, Taksar and Heyman 1985), so that probabilities of e^-5000 still rank policies.
 
     Args:
         table: [A, A] from `cross_play`.
@@ -72,7 +72,7 @@ def alpha_rank(table: Tensor, *, alpha: float = 100.0, population: int = 50) -> 
     Raises:
         ValueError: if `table` is no single preference game, or a parameter is out of range.
     """
-    table = _one_game(table)
+    table = require_one_game(table).cpu()
     if not 0 < alpha < math.inf or population < 2:
         raise ValueError(f"alpha must be positive and population at least 2, got {alpha:g} and {population}")
     log_rate = _log_fixation(alpha * (table.mT - table), population)  # [s, r]: r invades s
@@ -91,8 +91,8 @@ def alpha_rank(table: Tensor, *, alpha: float = 100.0, population: int = 50) -> 
 def elo(table: Tensor) -> Tensor:
     """Returns Elo ratings of mean 0: the Bradley-Terry fit to the table in units of 400 / ln 10 nats.
 
-    A contrast, not a recommendation: copies of a policy change the ratings of all others. Where one group always
-    beats another the best fit is infinite, see `bradley_terry_fit`.
+    A contrast, not a recommendation: copies of a policy change the ratings of all others. If one group always
+    beats another, the best fit is infinite, see `bradley_terry_fit`.
 
     Args:
         table: [A, A] from `cross_play`.
@@ -104,14 +104,7 @@ def elo(table: Tensor) -> Tensor:
         ValueError: if `table` is no single preference game.
         NotConvergedError: if the fit stopped short.
     """
-    return bradley_terry_fit(_one_game(table)) * (400 / math.log(10))
-
-
-def _one_game(table: Tensor) -> Tensor:
-    table = require_game(table).cpu()
-    if table.ndim != 2:
-        raise ValueError(f"a meta-game is one table [A, A], got {tuple(table.shape)}")
-    return table
+    return bradley_terry_fit(require_one_game(table).cpu()) * (400 / math.log(10))
 
 
 def _log_fixation(u: Tensor, m: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a log of duels cost: regrets of dueling bandits in hindsight, and queries until a gap has closed."""
+"""Dueling-bandit regrets of a log of duels, and queries until a gap has closed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _ROWS = 4096
 def von_neumann_regret(payoff: Tensor, first: Tensor, second: Tensor, prompts: Tensor | None = None) -> Tensor:
     """Returns the cumulative regret against the best fixed response to each prompt in hindsight.
 
-    R_t = sum over prompts of max_a sum over its duels so far of [A(a, first) + A(a, second)] / 2, A = P - 1/2: how
-    much more often than half the best comparator would have won against what was played (Dudik et al. 2015,
+    R_t = sum over prompts of max_a sum over its duels so far of [A(a, first) + A(a, second)] / 2, A = P - 1/2: the
+    excess over one half of the best comparator's win rate against the played responses (Dudik et al. 2015,
     arXiv:1502.06362). With one prompt R_T / T is the exploitability of the average response.
 
     Args:
@@ -49,19 +49,7 @@ def copeland_regret(payoff: Tensor, first: Tensor, second: Tensor, prompts: Tens
     """Returns the cumulative regret in Copeland scores, the share of the other responses that one beats.
 
     Each duel costs score* - (score(first) + score(second)) / 2 (Zoghi et al. 2015, arXiv:1506.00312, who count twice
-    that); a tie counts one half.
-
-    Args:
-        payoff: as `von_neumann_regret`.
-        first: likewise.
-        second: likewise.
-        prompts: likewise.
-
-    Returns:
-        [T] float64.
-
-    Raises:
-        ValueError: as `von_neumann_regret`.
+    that); a tie counts one half. Arguments, result and errors: `von_neumann_regret`.
     """
     games, rows, first, second = _log(payoff, first, second, prompts)
     wins = (torch.sign(games - 0.5) + 1) / 2
@@ -72,25 +60,14 @@ def borda_regret(payoff: Tensor, first: Tensor, second: Tensor, prompts: Tensor 
     """Returns the cumulative regret in Borda scores, the mean chance to beat another response.
 
     Each duel costs score* - (score(first) + score(second)) / 2 (Saha et al. 2021, arXiv:2010.14563).
-
-    Args:
-        payoff: as `von_neumann_regret`.
-        first: likewise.
-        second: likewise.
-        prompts: likewise.
-
-    Returns:
-        [T] float64.
-
-    Raises:
-        ValueError: as `von_neumann_regret`.
+    Arguments, result and errors: `von_neumann_regret`.
     """
     games, rows, first, second = _log(payoff, first, second, prompts)
     return _score_regret((games.sum(-1) - 0.5) / max(games.shape[-1] - 1, 1), rows, first, second)
 
 
 def queries_to(queries: Sequence[float], gaps: Sequence[float], share: float = 0.1) -> float | None:
-    """Returns after how many oracle queries the gap was first at most `share` of the initial one.
+    """Returns the number of oracle queries until the gap was first at most `share` of the initial one.
 
     Args:
         queries: queries asked up to each measurement, ascending; the first belongs to the start.
@@ -115,7 +92,7 @@ def _log(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     games = require_game(payoff).cpu()
     if games.ndim == 3 and len(games) > 1 and prompts is None:
-        raise ValueError(f"{len(games)} games were given: say which prompt each duel was about")
+        raise ValueError(f"{len(games)} games were given: pass the prompt of each duel")
     games = games.reshape(-1, *games.shape[-2:])
     first, second = torch.as_tensor(first), torch.as_tensor(second)
     rows = torch.zeros_like(first) if prompts is None else torch.as_tensor(prompts)

@@ -1,4 +1,4 @@
-"""Equilibria of preference games: the KL-regularised Nash policy, with a proof of its accuracy.
+"""The KL-regularised Nash policy of a preference game, with a proven bound on its error.
 
 The game is v(p, q) = p'Pq - tau KL(p, ref) + tau KL(q, ref) with P + P' = 1. Its one equilibrium is
 pi ∝ ref exp(P pi / tau) (Munos et al. 2023, arXiv:2312.00886, equation 3). With log pi = log ref + theta + const it is
@@ -26,12 +26,12 @@ _STALL = 2.0**-10
 
 
 class NotConvergedError(RuntimeError):
-    """A solver ran out of iterations; the message says what it reached."""
+    """A solver ran out of iterations; the message has the accuracy that it reached."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """An equilibrium and how far it can be from the true one.
+    """An equilibrium and a bound on its error.
 
     Attributes:
         policy: [N] or [B, N] float64, rows sum to 1.
@@ -78,8 +78,8 @@ class _Game:
         system.diagonal(dim1=-2, dim2=-1).add_(1)
         if system.is_cuda:
             return torch.linalg.solve(system, target)
-        # One by one: torch's batched solve may return garbage pivots on several CPU threads (pytorch#142815).
-        return torch.stack([torch.linalg.solve(one, right) for one, right in zip(system, target, strict=True)])
+        # Row by row: torch's batched solve may return garbage pivots on several CPU threads (pytorch#142815).
+        return torch.stack([torch.linalg.solve(row, right) for row, right in zip(system, target, strict=True)])
 
     def _solve_krylov(self, policy: Tensor, eta: float, target: Tensor, accuracy: float) -> Tensor:
         """Conjugate gradients on (I - K)'(I - K) = I + K'K, K = eta W A W skew on the complement of sqrt(policy)."""
@@ -122,7 +122,7 @@ def span(values: Tensor) -> Tensor:
 def _newton(game: _Game, theta: Tensor, eta: float, tol: float, steps: int) -> tuple[Tensor, Tensor, int]:
     """Damped Newton on all rows; returns theta, the residual's span [B] and the steps taken.
 
-    A row whose line search stalls is left where it is.
+    A row whose line search stalls is left unchanged.
     """
     theta = theta.clone()
     policy, residual = game.state(theta, eta)
@@ -187,7 +187,7 @@ def regularised_nash(
             one p [N] and stores no matrix.
         ref: [N] or [B, N] reference policy, positive.
         tau: KL coefficient, > 0.
-        tol: the certificate that is asked for.
+        tol: required certificate.
         max_iterations: Newton steps at most.
 
     Returns:
@@ -218,8 +218,8 @@ def regularised_nash(
         theta, taken = torch.zeros_like(game.log_ref), 0
         error = torch.full(theta.shape[:1], math.inf, dtype=theta.dtype, device=theta.device)
     for row in (error > 2 * tol).nonzero()[:, 0]:
-        one, error_row, used = _path(game.rows(row[None]), eta, 2 * tol, max_iterations - taken)
-        theta[row], error[row] = one[0], error_row[0]
+        theta_row, error_row, used = _path(game.rows(row[None]), eta, 2 * tol, max_iterations - taken)
+        theta[row], error[row] = theta_row[0], error_row[0]
         taken += used
     policy, _ = game.state(theta, eta)
     certificate = error / 2

@@ -1,4 +1,4 @@
-"""The equilibrium of a KL-regularised zero-sum game whose two seats are not alike."""
+"""The equilibrium of an asymmetric KL-regularised zero-sum game."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from envs.games.validation import require_distribution
 
 _ROUNDING = 2.0**-52
 _EVERY = 20
-"""Iterations between looks at the certificate."""
+"""Iterations between checks of the certificate."""
 
 
 def regularised_saddle(
@@ -22,10 +22,10 @@ def regularised_saddle(
     1 + tau / span(L) an iteration. For L + L' = 1 it is the game of `regularised_nash`, which is faster.
 
     Args:
-        payoff: L, [N, N] or [B, N, N], any finite numbers: what the row player gets.
+        payoff: L, [N, N] or [B, N, N], the row player's payoff, finite.
         ref: [N] or [B, N] reference policy of both players, positive.
         tau: KL coefficient, > 0.
-        tol: the certificate that is asked for.
+        tol: required certificate.
         max_iterations: at most.
 
     Returns:
@@ -48,7 +48,7 @@ def regularised_saddle(
         return torch.log_softmax((log_policy + size * (tau * log_ref + gain)) / (1 + size * tau), dim=-1)
 
     def bound(wins: Tensor, losses: Tensor) -> Tensor:
-        gap = _could_win(wins, row, log_ref, tau) + _could_win(-losses, column, log_ref, tau)
+        gap = _regret(wins, row, log_ref, tau) + _regret(-losses, column, log_ref, tau)
         return (2 * gap.clamp_min(_ROUNDING) / tau).sqrt()
 
     row = column = log_ref.expand(torch.broadcast_shapes(matrix.shape[:-1], log_ref.shape))
@@ -70,7 +70,7 @@ def _sides(matrix: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]
     return (matrix @ column.exp()[..., None])[..., 0], (row.exp()[..., None, :] @ matrix)[..., 0, :]
 
 
-def _could_win(gain: Tensor, log_policy: Tensor, log_ref: Tensor, tau: float) -> Tensor:
+def _regret(gain: Tensor, log_policy: Tensor, log_ref: Tensor, tau: float) -> Tensor:
     """Returns [...] the most a player could still gain: tau KL(policy, best response), at least 0."""
     best = torch.log_softmax(log_ref + gain / tau, dim=-1)
     return tau * (log_policy.exp() * (log_policy - best)).sum(-1)

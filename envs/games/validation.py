@@ -16,7 +16,7 @@ def require_game(payoff: Tensor) -> Tensor:
     """Returns [..., N, N] in float64, checked: payoff[i, j] in [0, 1] and payoff[i, j] + payoff[j, i] = 1.
 
     Raises:
-        ValueError: with the size and the place of the fault.
+        ValueError: with the size and the place of the error.
     """
     payoff = torch.as_tensor(payoff, dtype=torch.float64)
     if payoff.ndim < 2 or payoff.shape[-1] != payoff.shape[-2] or payoff.numel() == 0:
@@ -46,8 +46,8 @@ def require_distribution(name: str, policy: Tensor, payoff: Tensor | None = None
     """
     policy = torch.as_tensor(policy, dtype=torch.float64)
     if policy.ndim < 1 or (payoff is not None and policy.shape[-1] != payoff.shape[-1]):
-        wanted = "[..., N]" if payoff is None else f"[..., {payoff.shape[-1]}]"
-        raise ValueError(f"{name} must be {wanted}, got {tuple(policy.shape)}")
+        expected = "[..., N]" if payoff is None else f"[..., {payoff.shape[-1]}]"
+        raise ValueError(f"{name} must be {expected}, got {tuple(policy.shape)}")
     if not (policy >= 0).all():
         raise ValueError(f"{name} must not hold NaN or negative entries, got {policy.min():.6g}")
     if positive and (policy == 0).any():
@@ -58,24 +58,36 @@ def require_distribution(name: str, policy: Tensor, payoff: Tensor | None = None
     return policy
 
 
+def require_one_game(payoff: Tensor) -> Tensor:
+    """Returns [N, N], checked as `require_game` does.
+
+    Raises:
+        ValueError: if `payoff` is no single preference game.
+    """
+    payoff = require_game(payoff)
+    if payoff.ndim != 2:
+        raise ValueError(f"one matrix [N, N] is expected, got {tuple(payoff.shape)}")
+    return payoff
+
+
 def require_memory(count: int, copies: int, device: torch.device, otherwise: str, games: int = 1) -> None:
-    """Raises unless float64 matrices [N, N] fit into what is free.
+    """Checks that float64 matrices [N, N] fit into the free memory.
 
     Args:
         count: N responses.
-        copies: matrices of this size that will be needed at once, for each game.
-        device: where.
-        otherwise: what to do instead.
+        copies: matrices of this size in memory at once, for each game.
+        device: of the matrices.
+        otherwise: advice, for the message.
         games: B.
 
     Raises:
-        ValueError: with what is needed and what is free.
+        ValueError: with the bytes needed and free.
     """
-    wanted = 8 * copies * games * count**2
+    needed = 8 * copies * games * count**2
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    if wanted > free:
+    if needed > free:
         raise ValueError(
-            f"{games} game{'s' if games > 1 else ''} of {count} responses would take {wanted / 2**30:.1f} GiB "
+            f"{games} game{'s' if games > 1 else ''} of {count} responses would take {needed / 2**30:.1f} GiB "
             f"({copies} matrices [{count}, {count}] of float64 each), and {free / 2**30:.1f} GiB of {device.type} "
             f"memory are free; {otherwise}"
         )

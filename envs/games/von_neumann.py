@@ -1,4 +1,4 @@
-"""The von Neumann winner: the policy that no response beats, the equilibrium of a preference game without a KL term.
+"""The von Neumann winner: the equilibrium of a preference game without a KL term, beaten by no response.
 
 x is a winner iff (P - 1/2) x <= 0, x >= 0, sum x = 1 (Dudik et al. 2015, arXiv:1502.06362). A linear program (HiGHS)
 for small games; above, a primal-dual interior point that uses what the general program hides: the matrix is skew, the
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from envs.games.regularised_nash import NotConvergedError, Solution
-from envs.games.validation import require_game, require_memory
+from envs.games.validation import require_memory, require_one_game
 
 _LINEAR_PROGRAM = 64
 _EXACT = 1e-14
 _STRIPE = 256
 _PART = 8
-"""Games whose winner plays more than one response in so many are solved whole."""
+"""The largest share of responses in a subgame is 1 / 8; beyond, the game is solved whole."""
 
 
 def von_neumann_winner(payoff: Tensor, *, tol: float = 1e-9, method: str = "auto") -> Solution:
@@ -30,9 +30,9 @@ def von_neumann_winner(payoff: Tensor, *, tol: float = 1e-9, method: str = "auto
 
     Args:
         payoff: [N, N] chances that the row beats the column.
-        tol: the exploitability that is asked for.
-        method: "highs", "interior", or "auto": HiGHS up to 64 responses, and the interior point, on a part of the
-            responses where that will do, where there are more or HiGHS stops short.
+        tol: required exploitability.
+        method: "highs", "interior", or "auto": HiGHS up to 64 responses; above, or if HiGHS stops short, the interior
+            point, on a subgame if that suffices.
 
     Returns:
         A winner (not always the only one) in float64; the certificate is its exploitability max_a P(a > x) - 1/2,
@@ -44,11 +44,11 @@ def von_neumann_winner(payoff: Tensor, *, tol: float = 1e-9, method: str = "auto
     """
     if method not in ("auto", "highs", "interior"):
         raise ValueError(f"method must be 'auto', 'highs' or 'interior', got {method!r}")
-    matrix = require_one_game(payoff)
+    matrix = require_antisymmetric(payoff)
     way = "take regularised_nash with a small tau, which needs no copies, or fewer responses"
     require_memory(len(matrix), 2, matrix.device, way)
     if method == "auto":
-        x, iterations = _highs(matrix) if len(matrix) <= _LINEAR_PROGRAM else _on_a_part(matrix, tol)
+        x, iterations = _highs(matrix) if len(matrix) <= _LINEAR_PROGRAM else _on_a_subgame(matrix, tol)
         if x is None or _exploitability(matrix, x) > tol:
             x, iterations = interior_point(matrix, tol)
     else:
@@ -63,15 +63,13 @@ def von_neumann_winner(payoff: Tensor, *, tol: float = 1e-9, method: str = "auto
     return Solution(x, certificate, iterations)
 
 
-def require_one_game(payoff: Tensor) -> Tensor:
-    """Returns one game's [N, N] with P + P' = 1 but for float64's rounding.
+def require_antisymmetric(payoff: Tensor) -> Tensor:
+    """Returns one game's [N, N] with P + P' = 1 up to float64's rounding.
 
     Raises:
         ValueError: if `payoff` is no single preference game.
     """
-    payoff = require_game(payoff)
-    if payoff.ndim != 2:
-        raise ValueError(f"one matrix [N, N] is wanted, got {tuple(payoff.shape)}")
+    payoff = require_one_game(payoff)
     if all(float((rows + columns.mT - 1).abs().max()) < _EXACT for rows, columns in _stripes(payoff)):
         return payoff
     return (payoff + 1).sub_(payoff.mT).div_(2)  # float32 tables miss antisymmetry by more than tol
@@ -106,17 +104,17 @@ def _highs(matrix: Tensor) -> tuple[Tensor, int]:
     return x / x.sum(), int(solved.nit)
 
 
-def _on_a_part(matrix: Tensor, tol: float) -> tuple[Tensor | None, int]:
-    """Solves the game of some responses, and adds those that beat its winner until none does; None where many do."""
+def _on_a_subgame(matrix: Tensor, tol: float) -> tuple[Tensor | None, int]:
+    """Solves a subgame and adds the responses that beat its winner until none does; None if many do."""
     chosen, iterations = matrix.mean(1).argmax()[None], 0
     while len(chosen) <= len(matrix) // _PART:
-        x, taken = interior_point(matrix[chosen][:, chosen], tol)
-        iterations += taken
-        chances = matrix[:, chosen] @ x
-        chances[chosen] = 0.5
-        if chances.max() <= 0.5 + tol:
-            return torch.zeros_like(chances).index_put((chosen,), x), iterations
-        worst = chances.topk(max(4, len(chosen)))
+        x, steps = interior_point(matrix[chosen][:, chosen], tol)
+        iterations += steps
+        prob = matrix[:, chosen] @ x
+        prob[chosen] = 0.5
+        if prob.max() <= 0.5 + tol:
+            return torch.zeros_like(prob).index_put((chosen,), x), iterations
+        worst = prob.topk(max(4, len(chosen)))
         chosen = torch.cat([chosen, worst.indices[worst.values > 0.5 + tol]])
     return None, iterations
 
@@ -125,7 +123,7 @@ def interior_point(matrix: Tensor, tol: float, limit: int = 80) -> tuple[Tensor,
     """Mehrotra's predictor-corrector on x >= 0, sum x = 1, s = t - A x >= 0, x s = 0.
 
     Returns:
-        [N] a winner inside the face of all winners, its support the largest, and the iterations taken.
+        [N] a winner in the relative interior of all winners, of the largest support, and the iterations.
     """
     x = torch.full_like(matrix[0], 1 / len(matrix))
     lead = _lead(matrix, x)

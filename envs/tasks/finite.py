@@ -63,11 +63,7 @@ class GameFileConfig:
     """FILE.json with "prompts" [X], "responses" [N] and, for --oracle table, "prob" [N][N] or [X][N][N]."""
 
     def build(self, *, tokenizer: Tokenizer | None = None) -> Task:
-        """Reads the file.
-
-        Raises:
-            ValueError: with the file and the line or entry that is wrong, or if a tokenizer is given.
-        """
+        """Reads the file; a ValueError names the line or entry that is wrong."""
         _require_own_vocabulary(self.path, tokenizer)
         game = read_game(self.path)
         if len(game.responses) > LARGEST:
@@ -85,11 +81,7 @@ class NamedGameConfig:
     """rps, comal3, cycle5 or clone_rps."""
 
     def build(self, *, tokenizer: Tokenizer | None = None) -> Task:
-        """Looks the game up.
-
-        Raises:
-            ValueError: if there is no such game, or a tokenizer is given.
-        """
+        """Looks the game up."""
         if self.game not in GAMES:
             raise ValueError(f"no game is called '{self.game}'. Known: {', '.join(GAMES)}.")
         task = GameFileConfig(str(game_file(self.game))).build(tokenizer=tokenizer)

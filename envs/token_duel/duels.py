@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,7 +21,7 @@ from preference_duel.types import Completion, Feedback
 
 Illegal = Literal["replace", "raise"]
 PLAYERS = ("player_0", "player_1")
-_STATE = ("seeds", "episodes", "prompts", "chance", "board", "steps", "phase", "outcome", "revealed")
+STATE = ("seeds", "episodes", "prompts", "chance", "board", "steps", "phase", "outcome", "revealed")
 
 
 class TokenDuels:
@@ -230,7 +231,7 @@ class TokenDuels:
 
     def get_state(self) -> dict[str, NDArray]:
         """Returns copies of everything that changes; task, oracle and settings are not part of it."""
-        return {name: getattr(self, name).copy() for name in _STATE}
+        return {name: getattr(self, name).copy() for name in STATE}
 
     def set_state(self, state: dict[str, NDArray]) -> None:
         """Continues from `get_state()` of duels of the same task and size.
@@ -238,12 +239,8 @@ class TokenDuels:
         Raises:
             ValueError: naming the array that does not fit.
         """
-        for name in _STATE:
-            shape = getattr(self, name).shape
-            if name not in state or state[name].shape != shape:
-                given = state[name].shape if name in state else "none"
-                raise ValueError(f"state['{name}'] must be {shape}, got {given}; was it another task or size?")
-        for name in _STATE:
+        require_state(self, state, STATE)
+        for name in STATE:
             setattr(self, name, np.array(state[name], getattr(self, name).dtype, order="C"))
 
     def clone(self) -> TokenDuels:
@@ -288,6 +285,19 @@ class TokenDuels:
             f"{PLAYERS[seat]} played the illegal token {token} ({self.task.tokenizer.decode([token])!r}) "
             f"at step {self.steps[row]}; play one that the action mask allows, or pass illegal='replace'"
         )
+
+
+def require_state(duels: Any, state: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Checks that a state holds these arrays, in the shapes that they have in some duels.
+
+    Raises:
+        ValueError: naming the array that does not fit.
+    """
+    for name in names:
+        shape = tuple(getattr(duels, name).shape)
+        given = tuple(state[name].shape) if name in state else "none"
+        if given != shape:
+            raise ValueError(f"state['{name}'] must be {shape}, got {given}; was it another task or size?")
 
 
 def _played(tokens: list[int], fill: int) -> list[int]:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from envs.tasks.task import Task
-from envs.token_duel.duels import Illegal, TokenDuels
+from envs.token_duel.duels import STATE, Illegal, TokenDuels, require_state
 from envs.token_duel.rules import ENDED
 from oracles import Oracle, payoff
 from oracles.base import ask_pairs
@@ -19,7 +19,6 @@ from preference_duel.keyed_random_torch import as_seeds, uniform
 from preference_duel.types import Feedback
 
 _LARGEST_TABLE = 2**26
-_STATE = ("seeds", "episodes", "prompts", "chance", "board", "steps", "phase", "outcome", "revealed")
 
 
 class TorchDuels:
@@ -76,11 +75,7 @@ class TorchDuels:
         self._rows = torch.arange(size, device=self.device)
 
     def seed(self, seeds: ArrayLike, rows: Tensor | None = None) -> None:
-        """Reseeds these duels (None: all); their next reset is episode 0.
-
-        Raises:
-            ValueError: if a seed is not in [0, 2**64).
-        """
+        """Reseeds these duels (None: all); their next reset is episode 0."""
         chosen = self._rows if rows is None else rows
         self.seeds[chosen] = as_seeds(seeds).to(self.device).expand(len(chosen))
         self.episodes[chosen] = -1
@@ -101,18 +96,9 @@ class TorchDuels:
         self.revealed[chosen] = torch.nan
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Plays one token of each player in every duel; a judged duel stays as it is.
+        """Plays one token of each player in every duel and returns the rows that this ended and judged.
 
-        Args:
-            tokens: [N, 2] ids in [0, V).
-
-        Returns:
-            The rows that this step ended and judged.
-
-        Raises:
-            RuntimeError: if some duel was never reset.
-            ValueError: for tokens of another shape, illegal ones under `illegal="raise"`, or an oracle that breaks
-                its contract. Ids outside the vocabulary raise the device's index error.
+        Arguments and errors: `TokenDuels.step`, but ids outside the vocabulary raise the device's index error.
         """
         if tokens.shape != self.phase.shape:
             raise ValueError(f"tokens must be [{self.size}, 2] ids in [0, {self.vocab_size}), got {list(tokens.shape)}")
@@ -143,19 +129,12 @@ class TorchDuels:
 
     def get_state(self) -> dict[str, Tensor]:
         """Returns copies of everything that changes; task, oracle and settings are not part of it."""
-        return {name: getattr(self, name).clone() for name in _STATE}
+        return {name: getattr(self, name).clone() for name in STATE}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
-        """Continues from `get_state()` of duels of the same task and size.
-
-        Raises:
-            ValueError: naming the tensor that does not fit.
-        """
-        for name in _STATE:
-            shape = getattr(self, name).shape
-            if name not in state or state[name].shape != shape:
-                raise ValueError(f"state['{name}'] must be {list(shape)}; was it another task or size?")
-        for name in _STATE:
+        """Continues from `get_state()` of duels of the same task and size."""
+        require_state(self, state, STATE)
+        for name in STATE:
             setattr(self, name, state[name].to(self.device, copy=True))
 
     def clone(self) -> TorchDuels:

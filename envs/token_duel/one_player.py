@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from envs.token_duel.build import token_duels
 from envs.token_duel.chance import episode_uniforms
-from envs.token_duel.duels import PLAYERS, TokenDuels
+from envs.token_duel.duels import PLAYERS, TokenDuels, require_state
 from envs.token_duel.opponents import OtherSeat
 from envs.token_duel.spaces import Mask, Obs, mask_place, player_space
 from preference_duel.keyed_random import Stream
@@ -207,11 +207,8 @@ class SoloDuels:
         Raises:
             ValueError: naming the array that does not fit.
         """
-        for name in ("seats", "responses"):
-            shape = getattr(self, name).shape
-            if name not in state or state[name].shape != shape:
-                raise ValueError(f"state['{name}'] must be {shape}; was it another task or size?")
-        self.duels.set_state({name: value for name, value in state.items() if name not in ("seats", "responses")})
+        require_state(self, state, ("seats", "responses"))
+        self.duels.set_state(state)
         self.seats, self.responses = state["seats"].copy(), state["responses"].copy()
 
     def clone(self) -> SoloDuels:

@@ -68,7 +68,7 @@ def test_queries_to_a_tenth_of_the_first_gap():
         ((COMAL, torch.tensor([3]), torch.tensor([0])), r"first must lie in 0..2, got 3..3"),
         ((COMAL, torch.tensor([0]), torch.tensor([0, 1])), "second must hold one integer for each duel"),
         ((COMAL, torch.tensor([0.5]), torch.tensor([0])), "first must hold one integer"),
-        ((torch.stack([COMAL, COMAL]), torch.tensor([0]), torch.tensor([0])), "say which prompt"),
+        ((torch.stack([COMAL, COMAL]), torch.tensor([0]), torch.tensor([0])), "pass the prompt of each duel"),
     ],
 )
 def test_a_log_that_does_not_fit_is_refused(arguments, message):
