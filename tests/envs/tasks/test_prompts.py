@@ -3,7 +3,6 @@
 import copy
 import json
 import pickle
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,34 +12,7 @@ from envs import make_task
 from envs.tasks.prompts import cut
 from envs.tasks.tokenizers import ListTokenizer
 from preference_duel.types import Conversation
-
-ODD = ["🦊👩‍👩‍👧", "مرحبا", "a\r\nb\u2028c\u0085d", "nul\0inside", "\u202eabc", "tab\there", "é e\u0301", "<eos> <pad>"]
-
-
-class Letters:
-    """One token for each character; EOS is 1, PAD 0."""
-
-    vocab_size, eos_id, pad_id = 1000, 1, 0
-
-    def encode(self, text):
-        return [ord(letter) % 900 + 2 for letter in text]
-
-    def decode(self, tokens):
-        raise NotImplementedError
-
-
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-    """Writes FILE into the working directory; lists become lines of JSON."""
-    monkeypatch.chdir(tmp_path)
-
-    def file(content, name="prompts.jsonl"):
-        if isinstance(content, list):
-            content = "\n".join(json.dumps(line, ensure_ascii=False) for line in content)
-        Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
-        return name
-
-    return file
+from tests.envs.tasks.letters import ODD, Letters
 
 
 def prompt_lines(*prompts):

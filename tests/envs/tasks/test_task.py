@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,34 +13,10 @@ from hypothesis import strategies as st
 from envs import make_task
 from envs.tasks.task import FILES, HUB, TASKS, task_config
 from preference_duel.names import UnknownNameError, find
+from tests.envs.tasks.letters import ODD, Letters
 from tests.paths import GOLDEN
 
 GAMES = GOLDEN / "games"
-ODD = ["🦊👩‍👩‍👧", "مرحبا", "a\r\nb\u2028c\u0085d", "nul\0inside", "\u202eabc", "tab\there", "é e\u0301", "<eos> <pad>"]
-
-
-class Letters:
-    """One token for each character; EOS is 1, PAD 0."""
-
-    vocab_size, eos_id, pad_id = 1000, 1, 0
-
-    def encode(self, text):
-        return [ord(letter) % 900 + 2 for letter in text]
-
-    def decode(self, tokens):
-        raise NotImplementedError
-
-
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-    """Writes a file into the working directory."""
-    monkeypatch.chdir(tmp_path)
-
-    def file(text, name):
-        Path(name).write_text(text, encoding="utf-8")
-        return name
-
-    return file
 
 
 @pytest.mark.parametrize(

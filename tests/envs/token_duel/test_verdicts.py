@@ -1,12 +1,8 @@
-"""The end of an episode: who is paid, when, by which random number, and what leaks."""
+"""The end of an episode: rewards, verdicts, their random numbers, and copies in the middle."""
 
 import copy
 import itertools
-import os
 import pickle
-import subprocess
-import sys
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,36 +10,7 @@ import pytest
 from envs import DuelArena, Proposal, preference_duel_v0
 from oracles import outcomes
 from preference_duel.keyed_random import Key, Stream
-
-PAD, EOS, A, B, C, P, Q = range(7)
-
-PLAYERS = ["player_0", "player_1"]
-
-
-def both(first, second):
-    return {"player_0": first, "player_1": second}
-
-
-def finish(env, moves):
-    """Plays these moves, then token A for both, to the verdict; returns the last step and all observations."""
-    steps = []
-    for move in itertools.chain(moves, itertools.repeat((A, A))):
-        if not env.agents:
-            return steps[-1], [step[0] for step in steps]
-        steps.append(env.step(both(*move)))
-    raise AssertionError
-
-
-@pytest.fixture
-def make(words, oracle):
-    """Builds the environment over the free task, limit 4, and the remembering oracle."""
-    return partial(preference_duel_v0.parallel_env, task=words(), oracle=oracle)
-
-
-@pytest.fixture
-def make_aec(words, oracle):
-    return partial(preference_duel_v0.env, task=words(), oracle=oracle)
-
+from tests.envs.duels import COPIES, EOS, PLAYERS, A, B, C, both, finish
 
 ENDS = list(itertools.product(range(1, 6), repeat=2))  # step of a player's EOS; 5: the limit
 
@@ -99,44 +66,6 @@ def test_probability_feedback_rewards_by_p(make, oracle):
     assert (first, second) == ("abaa", "b")
     assert infos["player_0"]["preference"] == infos["player_1"]["preference"] == prob
     assert rewards == both(2 * prob - 1, -(2 * prob - 1))
-
-
-SCRIPT = """
-import numpy as np
-from envs import preference_duel_v0
-for make in (preference_duel_v0.parallel_env, preference_duel_v0.raw_env):
-    env = make(task=None, feedback="outcome")
-    env.reset(seed=123)
-    for _ in range(50):
-        rng, told = np.random.default_rng(7), None
-        while env.agents:
-            moves = {agent: int(rng.integers(2, 6)) for agent in ("player_0", "player_1")}
-            if hasattr(env, "agent_selection"):
-                for agent in list(env.agents):
-                    told = env.last()[0]["observation"].tolist(), env.last()[1], env.last()[4]
-                    env.step(None if env.last()[2] else moves[agent])
-            else:
-                told = env.step(moves)
-                told = told[0]["player_1"]["observation"].tolist(), told[1]["player_1"], told[4]["player_1"]
-        print(told)
-        env.reset()
-"""
-
-
-def test_two_processes_with_one_seed_play_the_same_episodes():
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONHASHSEED": seed},
-        )
-        for seed in ("1", "2")
-    ]
-    first, second = (run.communicate(timeout=120)[0].splitlines() for run in runs)
-    assert first == second
-    assert first[:50] == first[50:], "Parallel and AEC differ"
-    assert len({line.split("]")[1] for line in first}) > 1, "every verdict is the same"
 
 
 @pytest.mark.parametrize("feedback", ["outcome", "probability"])
@@ -217,19 +146,14 @@ def test_the_oracle_is_asked_once_per_duel_and_never_before_its_end(make, oracle
         assert [len(call) for call in oracle.calls] == [1] * (episode + 1)
 
 
-@pytest.mark.parametrize("way", ["deepcopy", "pickle", "clone", "state"])
+@pytest.mark.parametrize("way", [*COPIES, "state"])
 def test_a_copy_in_the_middle_of_a_duel_gives_the_same_verdict(make, way):
     def twin_of(env):
         if way == "state":
             twin = make(feedback=env.duels.feedback)
             twin.set_state(env.get_state())
             return twin
-        copiers = {
-            "deepcopy": copy.deepcopy,
-            "pickle": lambda e: pickle.loads(pickle.dumps(e)),
-            "clone": lambda e: e.clone(),
-        }
-        return copiers[way](env)
+        return COPIES[way](env)
 
     told = []
     for seed in range(12):

@@ -1,7 +1,5 @@
 """The duel as a bandit: its spaces, its end, the public suites."""
 
-import copy
-import pickle
 import warnings
 
 import gymnasium
@@ -12,9 +10,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as check_sb3
 
 import envs
-from envs.views.bandit_env import ResponseDuel, response_env
-
-OPTIONS = {"task": "symbols", "oracle": "cyclic"}
+from envs.views.bandit_env import response_env
+from tests.envs.duels import SYMBOLS
 
 
 @pytest.fixture
@@ -47,7 +44,7 @@ def test_a_candidate_and_its_tokens_are_the_same_response(bandit):
 
 
 def test_a_finite_task_lists_its_own_candidates():
-    env = response_env(learner="random", feedback="probability", **OPTIONS)
+    env = response_env(learner="random", feedback="probability", **SYMBOLS)
     assert env.action_space.n == len(envs.make_task("symbols").responses)
     env.reset(seed=0)
     _, reward, _, _, info = env.step(5)
@@ -58,23 +55,13 @@ def test_a_finite_task_lists_its_own_candidates():
 def test_the_public_suites_pass(options):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(gymnasium.make(envs.registration.RESPONSE, **OPTIONS, **options).unwrapped, skip_render_check=True)
-        check_sb3(response_env(**OPTIONS, **options))
-    PPO("MlpPolicy", response_env(**OPTIONS, **options), n_steps=16, batch_size=16, n_epochs=1).learn(16)
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env)), ResponseDuel.clone])
-def test_copies_have_the_same_end(bandit, copied):
-    env = bandit(candidates=["a", "bb"], learner="random")
-    env.reset(seed=5)
-    twin, state = copied(env), env.get_state()
-    ends = [one.step(1)[1:] for one in (env, twin)]
-    env.set_state(state)
-    assert ends[0] == ends[1] == env.step(1)[1:]
+        check_env(gymnasium.make(envs.registration.RESPONSE, **SYMBOLS, **options).unwrapped, skip_render_check=True)
+        check_sb3(response_env(**SYMBOLS, **options))
+    PPO("MlpPolicy", response_env(**SYMBOLS, **options), n_steps=16, batch_size=16, n_epochs=1).learn(16)
 
 
 def test_it_shows_the_duel():
-    env = response_env(render_mode="ansi", opponent=["bbb"], **OPTIONS)
+    env = response_env(render_mode="ansi", opponent=["bbb"], **SYMBOLS)
     env.reset(seed=0)
     env.step(0)
     assert "player_0  aaa (limit)\nplayer_1  bbb (limit)\nverdict   player_" in env.render()

@@ -1,7 +1,5 @@
 """The duel for one player: the same game as the one of two, its opponents, and the public suites."""
 
-import copy
-import pickle
 import warnings
 
 import gymnasium
@@ -17,10 +15,9 @@ from agents.policies.tabular import TabularPolicy
 from envs import make_task, preference_duel_v0
 from envs.token_duel.duels import PLAYERS
 from envs.token_duel.opponents import Drawing, Fixed, Pool, Uniform
-from envs.views.gym_env import SoloDuel, solo_env
+from envs.views.gym_env import solo_env
 from preference_duel.keyed_random import Rows, Stream
-
-OPTIONS = {"task": "symbols", "oracle": "cyclic"}
+from tests.envs.duels import SYMBOLS
 
 
 def rows(count):
@@ -122,39 +119,20 @@ def test_another_opponent_plays_from_the_next_reset_on(words_env):
     assert env.solo.duels.completion(0, 1).text == "bb"
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env)), SoloDuel.clone])
-def test_copies_in_the_middle_have_the_same_end(words_env, copied):
-    env = words_env(learner="random")
-    env.reset(seed=5)
-    env.step(*env.solo.duels.task.tokenizer.encode("a"))
-    twin = copied(env)
-    state = env.get_state()
-    ends = [list(rest(one)) for one in (env, twin)]
-    env.set_state(state)
-    assert ends[0] == ends[1] == list(rest(env))
-
-
-def rest(env):
-    over = False
-    while not over:
-        _, reward, over, _, info = env.step(env.solo.duels.rules.eos)
-        yield reward, over, info["seat"], info.get("outcome")
-
-
 @pytest.mark.parametrize("options", [{}, {"obs": "flat"}, {"learner": "random", "feedback": "probability"}])
 def test_the_public_suites_pass(options):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(gymnasium.make(envs.registration.DUEL, **OPTIONS, **options).unwrapped, skip_render_check=True)
-        check_sb3(solo_env(**OPTIONS, **options))
+        check_env(gymnasium.make(envs.registration.DUEL, **SYMBOLS, **options).unwrapped, skip_render_check=True)
+        check_sb3(solo_env(**SYMBOLS, **options))
     policy = "MlpPolicy" if options.get("obs") == "flat" else "MultiInputPolicy"
-    PPO(policy, solo_env(**OPTIONS, **options), n_steps=16, batch_size=16, n_epochs=1).learn(16)
+    PPO(policy, solo_env(**SYMBOLS, **options), n_steps=16, batch_size=16, n_epochs=1).learn(16)
 
 
 def test_gymnasiums_own_vectors_run_it():
-    vector = gymnasium.make_vec(envs.registration.DUEL, num_envs=3, vectorization_mode="sync", **OPTIONS)
+    vector = gymnasium.make_vec(envs.registration.DUEL, num_envs=3, vectorization_mode="sync", **SYMBOLS)
     observations, _ = vector.reset(seed=4)
-    alone = [solo_env(**OPTIONS).reset(seed=4 + i)[0]["observation"] for i in range(3)]
+    alone = [solo_env(**SYMBOLS).reset(seed=4 + i)[0]["observation"] for i in range(3)]
     assert np.array_equal(observations["observation"], np.stack(alone))
     for _ in range(8):
         _, rewards, over, truncated, _ = vector.step(np.full(3, 2))
@@ -163,7 +141,7 @@ def test_gymnasiums_own_vectors_run_it():
 
 
 def test_it_shows_both_responses_and_the_verdict():
-    env = gymnasium.make(envs.registration.DUEL, render_mode="ansi", **OPTIONS)
+    env = gymnasium.make(envs.registration.DUEL, render_mode="ansi", **SYMBOLS)
     play(env.unwrapped, np.random.default_rng(0), seed=0)
     assert "is preferred" in env.unwrapped.render()
 

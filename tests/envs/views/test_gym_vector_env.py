@@ -1,7 +1,5 @@
 """Many one-player duels: the same as Gymnasium's own vector over the single environment, step by step."""
 
-import copy
-import pickle
 import warnings
 
 import gymnasium
@@ -16,8 +14,7 @@ from envs import make_task
 from envs.token_duel.opponents import Pool, Uniform
 from envs.token_duel.rules import Rules
 from envs.views.gym_vector_env import SoloVector, solo_vector
-
-OPTIONS = {"task": "symbols", "oracle": "cyclic"}
+from tests.envs.duels import SYMBOLS, require_apart, require_equal
 
 
 @pytest.fixture
@@ -32,22 +29,6 @@ def vectors(words, oracle):
         )
 
     return build
-
-
-def require_equal(native, own, where):
-    assert type(native) is type(own) or isinstance(native, np.generic), where
-    if isinstance(own, dict):
-        assert native.keys() == own.keys(), where
-        for key in own:
-            require_equal(native[key], own[key], f"{where}.{key}")
-        return
-    assert (native.dtype, native.shape) == (own.dtype, own.shape), where
-    assert native.tolist() == own.tolist(), where
-
-
-def legal(vector, rng):
-    masks = vector.action_masks()
-    return np.array([rng.choice(np.flatnonzero(mask)) for mask in masks])
 
 
 @pytest.mark.parametrize(
@@ -65,12 +46,10 @@ def test_ten_thousand_steps_are_those_of_gymnasiums_own_vector(vectors, options)
     assert native.observation_space == own.observation_space
     assert native.action_space == own.action_space
     rng = np.random.default_rng(0)
-    for mine, theirs in zip(native.reset(seed=3), own.reset(seed=3), strict=True):
-        require_equal(mine, theirs, "reset")
+    require_equal(native.reset(seed=3), own.reset(seed=3), "reset")
     for step in range(2_000):
         actions = rng.integers(0, native.single_action_space.n, 5)
-        for mine, theirs in zip(native.step(actions), own.step(actions), strict=True):
-            require_equal(mine, theirs, f"step {step}")
+        require_equal(native.step(actions), own.step(actions), f"step {step}")
 
 
 def test_some_duels_are_reset_as_gymnasiums_own_vector_does(vectors):
@@ -85,8 +64,7 @@ def test_some_duels_are_reset_as_gymnasiums_own_vector_does(vectors):
         else:
             actions = rng.integers(0, native.single_action_space.n, 4)
             results = [vector.step(actions) for vector in (native, own)]
-        for mine, theirs in zip(*results, strict=True):
-            require_equal(mine, theirs, f"step {step}")
+        require_equal(*results, f"step {step}")
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -101,42 +79,18 @@ def test_opponents_say_the_same_alone_and_in_a_batch(exact):
         vector.reset(seed=0)
     for step in range(30):
         actions = native.action_space.sample()
-        for mine, theirs in zip(native.step(actions), own.step(actions), strict=True):
-            require_equal(mine, theirs, f"step {step}")
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env)), SoloVector.clone])
-def test_copies_in_the_middle_have_the_same_end(vectors, copied):
-    vector, rng = vectors(learner="random")[0].unwrapped, np.random.default_rng(0)
-    vector.reset(seed=0)
-    vector.step(legal(vector, rng))
-    twin, state = copied(vector), vector.get_state()
-    plan = rng.integers(0, vector.single_action_space.n, (40, 5))
-    ends = [[one.step(actions)[1:3] for actions in plan] for one in (vector, twin)]
-    vector.set_state(state)
-    ends.append([vector.step(actions)[1:3] for actions in plan])
-    assert str(ends[0]) == str(ends[1]) == str(ends[2])
+        require_equal(native.step(actions), own.step(actions), f"step {step}")
 
 
 def test_nothing_that_is_handed_out_is_shared(vectors):
     native, _ = vectors(mask="info")
     seen = [native.reset(seed=0)]
     seen += [native.step(native.action_space.sample()) for _ in range(12)]
-    arrays = [array for result in seen for part in result for array in leaves(part)]
-    arrays += leaves(native.unwrapped.get_state())
-    owners = [array for array in arrays if array.size]
-    for i, one in enumerate(owners):
-        assert not any(np.shares_memory(one, other) for other in owners[i + 1 :])
-
-
-def leaves(part):
-    if isinstance(part, dict):
-        return [array for value in part.values() for array in leaves(value)]
-    return [part]
+    require_apart([seen, native.unwrapped.get_state()])
 
 
 def test_another_opponent_and_the_words_of_every_duel():
-    vector = solo_vector(3, render_mode="ansi", opponent=["aaa"], **OPTIONS)
+    vector = solo_vector(3, render_mode="ansi", opponent=["aaa"], **SYMBOLS)
     vector.set_opponent(["bbb"])
     vector.reset(seed=0)
     for _ in range(3):
@@ -172,7 +126,7 @@ def test_bad_input_is_named(vectors):
         native.reset(seed=[1, 2, 3])
     for options, message in (({"num_envs": 0}, "at least 1 duel"), ({"render_mode": "human"}, "render_mode must be")):
         with pytest.raises(ValueError, match=message):
-            solo_vector(**{"num_envs": 2, **OPTIONS, **options})
+            solo_vector(**{"num_envs": 2, **SYMBOLS, **options})
 
     class Wrong:
         def respond(self, prompts, key):
@@ -186,6 +140,6 @@ def test_bad_input_is_named(vectors):
 def test_an_unseeded_vector_has_other_seeds_in_every_row():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        vector = solo_vector(64, **OPTIONS)
+        vector = solo_vector(64, **SYMBOLS)
     vector.reset()
     assert vector.get_state()["seeds"].tolist() == list(range(64))

@@ -21,38 +21,10 @@ from pettingzoo.test import (
 
 import envs
 from envs import Completion, make_task, preference_duel_v0
+from tests.envs.duels import EOS, PAD, PLAYERS, A, B, C, P, Q, arrays_in, both, finish, require_apart
 from tests.paths import DOCS
 
-PAD, EOS, A, B, C, P, Q = range(7)
-
-PLAYERS = ["player_0", "player_1"]
-
 VIEWS = [{}, {"obs": "flat"}, {"mask": "none"}, {"obs": "flat", "mask": "none"}, {"mask": "info"}]
-
-
-def both(first, second):
-    return {"player_0": first, "player_1": second}
-
-
-def finish(env, moves):
-    """Plays these moves, then token A for both, to the verdict; returns the last step and all observations."""
-    steps = []
-    for move in itertools.chain(moves, itertools.repeat((A, A))):
-        if not env.agents:
-            return steps[-1], [step[0] for step in steps]
-        steps.append(env.step(both(*move)))
-    raise AssertionError
-
-
-@pytest.fixture
-def make(words, oracle):
-    """Builds the environment over the free task, limit 4, and the remembering oracle."""
-    return partial(preference_duel_v0.parallel_env, task=words(), oracle=oracle)
-
-
-@pytest.fixture
-def make_aec(words, oracle):
-    return partial(preference_duel_v0.env, task=words(), oracle=oracle)
 
 
 @pytest.mark.filterwarnings("ignore:.*NumPy array:UserWarning", "ignore:.*should be gymnasium:UserWarning")
@@ -122,25 +94,16 @@ def test_my_observations_do_not_depend_on_the_opponents_tokens(words, oracle, se
     assert len(set(seen[0])) == 5
 
 
-def arrays(observations, infos):
-    found = []
-    for told in (*observations.values(), *infos.values()):
-        found += [told] if isinstance(told, np.ndarray) else [v for v in told.values() if isinstance(v, np.ndarray)]
-    return found
-
-
 @pytest.mark.parametrize("view", VIEWS, ids=str)
 def test_nothing_that_is_handed_out_shares_memory(make, view):
     env = make(**view)
-    everything = arrays(*env.reset(seed=0))
+    everything = [env.reset(seed=0)]
     while env.agents:
         observations, _, _, _, infos = env.step(both(A, B))
-        everything += arrays(observations, infos)
-        everything += [env.state(), *env.action_masks().values(), *env.get_state().values()]
+        everything += [observations, infos, env.state(), env.action_masks(), env.get_state()]
     inside = [getattr(env.duels, name) for name in env.get_state()] + [env.duels.rules.masks]
-    for one, other in itertools.combinations(everything, 2):
-        assert not np.shares_memory(one, other)
-    for one, own in itertools.product(everything, inside):
+    require_apart(everything)
+    for one, own in itertools.product(arrays_in(everything), inside):
         assert not np.shares_memory(one, own)
     assert infos["player_0"] is not infos["player_1"]
 

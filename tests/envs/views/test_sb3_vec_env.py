@@ -16,8 +16,8 @@ from envs.token_duel.sb3_opponent import ModelOpponent, next_token_probs
 from envs.views.gym_env import solo_env
 from envs.views.sb3_vec_env import SoloVecEnv, TokenExtractor, sb3_env
 from preference_duel.keyed_random import Rows, Stream
+from tests.envs.duels import SYMBOLS, require_equal
 
-OPTIONS = {"task": "symbols", "oracle": "cyclic"}
 EXTRACTOR = {"features_extractor_class": TokenExtractor}
 
 
@@ -30,21 +30,6 @@ def pair(words, oracle):
         return sb3_env(count, **options), DummyVecEnv([lambda: solo_env(**options)] * count)
 
     return build
-
-
-def require_equal(mine, theirs, where):
-    if isinstance(theirs, dict):
-        assert mine.keys() == theirs.keys(), where
-        for key in theirs:
-            require_equal(mine[key], theirs[key], f"{where}.{key}")
-    elif isinstance(theirs, list):
-        for i, (one, other) in enumerate(zip(mine, theirs, strict=True)):
-            require_equal(one, other, f"{where}[{i}]")
-    elif isinstance(theirs, np.ndarray):
-        assert mine.dtype == theirs.dtype, where
-        assert mine.tolist() == theirs.tolist(), where
-    else:
-        assert mine == theirs, where
 
 
 @pytest.mark.parametrize(
@@ -68,7 +53,7 @@ def test_every_step_is_that_of_sb3s_own_vector(pair, options):
 
 @pytest.mark.parametrize(("kind", "obs"), [(PPO, "dict"), (A2C, "flat"), (DQN, "dict"), (MaskablePPO, "dict")])
 def test_algorithms_learn_on_it(kind, obs):
-    env = VecMonitor(sb3_env(4, obs=obs, **OPTIONS))
+    env = VecMonitor(sb3_env(4, obs=obs, **SYMBOLS))
     assert is_masking_supported(env)
     few = {"learning_starts": 8} if kind is DQN else {"n_steps": 8}
     few |= {"batch_size": 16} if kind in (PPO, MaskablePPO) else {}
@@ -118,7 +103,7 @@ def test_a_model_plays_as_often_as_its_probabilities_say(kind):
 
 
 def test_dqn_plays_its_best_token():
-    env = sb3_env(1, **OPTIONS)
+    env = sb3_env(1, **SYMBOLS)
     model = DQN("MultiInputPolicy", env, policy_kwargs=EXTRACTOR, seed=0, buffer_size=10)
     boards = env.reset()
     probs = next_token_probs(model.policy, boards["observation"], boards["action_mask"])
@@ -127,12 +112,12 @@ def test_dqn_plays_its_best_token():
 
 
 def test_a_model_sits_in_the_other_seat_of_every_view():
-    env = sb3_env(3, **OPTIONS)
+    env = sb3_env(3, **SYMBOLS)
     model = MaskablePPO("MultiInputPolicy", env, policy_kwargs=EXTRACTOR, seed=0)
     env.env_method("set_opponent", model)
     env.seed(5)
     env.reset()
-    singles = [solo_env(opponent=model, **OPTIONS) for _ in range(3)]
+    singles = [solo_env(opponent=model, **SYMBOLS) for _ in range(3)]
     for i, single in enumerate(singles):
         single.reset(seed=5 + i)
         assert single.solo.responses[0].tolist() == env.solo.responses[i].tolist()
@@ -147,7 +132,7 @@ def test_models_of_other_tasks_are_refused():
         observation_space, action_space = gymnasium.spaces.Box(0, 1, (4,)), Discrete(2)
 
     with pytest.raises(ValueError, match="train it on this task"):
-        solo_env(opponent=A2C("MlpPolicy", Line()), **OPTIONS)
+        solo_env(opponent=A2C("MlpPolicy", Line()), **SYMBOLS)
 
 
 def test_bad_input_is_named(pair):
@@ -169,6 +154,6 @@ def test_bad_input_is_named(pair):
         env.reset()
     for options, message in (({"num_envs": 0}, "at least 1 duel"), ({"render_mode": "human"}, "render_mode must be")):
         with pytest.raises(ValueError, match=message):
-            sb3_env(**{"num_envs": 2, **OPTIONS, **options})
+            sb3_env(**{"num_envs": 2, **SYMBOLS, **options})
     assert isinstance(env, SoloVecEnv)
     assert env.env_is_wrapped(gymnasium.Wrapper) == [False] * 4

@@ -1,9 +1,8 @@
 """One game, ten views: the same seed and tokens have the same prompt and verdict, and the promises hold in each."""
 
-import copy
 import itertools
 import json
-import pickle
+import os
 import subprocess
 import sys
 
@@ -20,6 +19,7 @@ from envs.views.bandit_env import response_env
 from envs.views.gym_env import solo_env
 from envs.views.gym_vector_env import solo_vector
 from envs.views.sb3_vec_env import sb3_env
+from tests.envs.duels import COPIES, A, B, C, require_apart
 from tests.paths import ROOT
 
 EPISODES = 12
@@ -210,26 +210,27 @@ def test_every_view_asks_the_oracle_once_for_each_duel(words, oracle, name):
     assert len(asked) <= len(plan) * duels.get(name, 1) + spot_checks
 
 
-def test_another_process_has_the_same_verdicts():
+def test_other_processes_have_the_same_prompts_and_verdicts():
     command = [sys.executable, "-c", SCRIPT]
-    root = ROOT
-    runs = [subprocess.run(command, capture_output=True, text=True, check=True, cwd=root) for _ in range(2)]
-    verdicts = json.loads(runs[0].stdout)
-    assert runs[0].stdout == runs[1].stdout
-    assert len({json.dumps(row) for row in verdicts.values()}) == 1
-    assert set(verdicts["Parallel"]) == {0, 1}
+    environments = [{**os.environ, "PYTHONHASHSEED": seed} for seed in "12"]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env) for env in environments]
+    first, second = (run.communicate(timeout=240)[0] for run in runs)
+    episodes = json.loads(first)
+    assert first == second
+    assert len({json.dumps(rows) for rows in episodes.values()}) == 1
+    assert {verdict for _, verdict in episodes["Parallel"]} == {0, 1}
 
 
 SCRIPT = """
 import json
-import pickle
 from envs import make_task
 from oracles import make
 from tests.envs.views.test_views import VIEWS
 task = make_task("symbols", alphabet=3, length=3, prompts=2)
 oracle = make("cyclic", prompts=task.all_prompts, responses=task.response_texts)
 plan = [("abc", "bca"), ("aaa", "ccc"), ("cba", "cab"), ("bbb", "abb"), ("aca", "bcb"), ("cca", "aab")]
-print(json.dumps({name: [int(row[2]) for row in view(task, oracle, 11, plan)] for name, view in VIEWS.items()}))
+rows = {name: view(task, oracle, 11, plan) for name, view in VIEWS.items()}
+print(json.dumps({name: [(row[0], int(row[2])) for row in episodes] for name, episodes in rows.items()}))
 """
 
 
@@ -251,29 +252,41 @@ def test_an_opponents_tokens_are_never_seen_in_a_batch(words, oracle, build):
         assert not steps[0][2].any()
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
-def test_an_sb3_environment_is_copied_in_the_middle_of_its_episodes(words, oracle, copied):
-    env = sb3_env(4, task=words(), oracle=oracle, learner="random")
-    env.seed(1)
-    env.reset()
-    env.step(np.full(4, 2))
-    twin = copied(env)
-    plan = np.random.default_rng(0).integers(0, env.action_space.n, (30, 4))
-    ends = [[[part.tolist() for part in one.step(actions)[1:3]] for actions in plan] for one in (env, twin)]
-    assert ends[0] == ends[1]
+def ends(env, actions):
+    return str([env.step(action)[1:] for action in actions])
+
+
+@pytest.mark.parametrize(
+    ("kind", "copied"),
+    [
+        *itertools.product(["Gymnasium", "bandit", "native vector"], COPIES),
+        ("SB3 VecEnv", "deepcopy"),
+        ("SB3 VecEnv", "pickle"),
+    ],
+)
+def test_copies_in_the_middle_have_the_same_end(words, oracle, kind, copied):
+    options = {"task": words(least=4), "oracle": oracle, "learner": "random"}
+    batch = list(np.random.default_rng(0).integers(0, 7, (40, 4)))
+    env, actions = {
+        "Gymnasium": lambda: (solo_env(**options), [A, B, C, A]),
+        "bandit": lambda: (response_env(candidates=["aaaa", "bbbb"], **options), [1]),
+        "native vector": lambda: (solo_vector(4, **options), batch),
+        "SB3 VecEnv": lambda: (sb3_env(4, **options), batch),
+    }[kind]()
+    sb3 = kind == "SB3 VecEnv"
+    if sb3:
+        env.seed(5)
+    env.reset() if sb3 else env.reset(seed=5)
+    if kind != "bandit":
+        env.step(actions.pop(0))
+    twin, state = COPIES[copied](env), None if sb3 else env.get_state()
+    end = ends(env, actions)
+    assert ends(twin, actions) == end
+    if not sb3:
+        env.set_state(state)
+        assert ends(env, actions) == end
 
 
 def test_nothing_that_an_sb3_environment_hands_out_is_shared(words, oracle):
     env = sb3_env(2, task=words(), oracle=oracle)
-    seen = [env.reset(), *(env.step(np.full(2, 2)) for _ in range(9))]
-    arrays = [leaf for result in seen for leaf in leaves(result)]
-    for one, other in itertools.combinations(arrays, 2):
-        assert not np.shares_memory(one, other)
-
-
-def leaves(part):
-    if isinstance(part, dict):
-        return [leaf for value in part.values() for leaf in leaves(value)]
-    if isinstance(part, list | tuple):
-        return [leaf for value in part for leaf in leaves(value)]
-    return [part] if isinstance(part, np.ndarray) else []
+    require_apart([env.reset(), *(env.step(np.full(2, 2)) for _ in range(9))])
