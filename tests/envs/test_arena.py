@@ -14,7 +14,7 @@ from preference_duel.keyed_random import Key, Stream
 
 
 def rows(prompts, *letters):
-    """Responses by letter, told apart by prompt and row so that every pair is another question."""
+    """Responses by letter, distinct for every prompt and row."""
     return [[Completion(f"{letter}{row}") for letter in letters] for row in range(len(prompts))]
 
 
@@ -158,7 +158,7 @@ def test_the_mean_of_many_votes_is_p(words, oracle):
 
 @pytest.mark.parametrize("self_play", [True, False])
 def test_the_batch_size_changes_no_prompt_and_no_verdict(words, oracle, self_play):
-    told = []
+    results = []
     for size in (1, 4, 20):
         arena = DuelArena(words(), oracle, size, votes=2, seed=13)
         prompts, probs = [], []
@@ -168,9 +168,9 @@ def test_the_batch_size_changes_no_prompt_and_no_verdict(words, oracle, self_pla
             right = None if self_play else [[Completion("b"), Completion("cc")]] * size
             probs.append(arena.play(Proposal(left, right)).prob)
             prompts += batch
-        told.append((prompts, torch.cat(probs).tolist()))
-    assert told[0] == told[1] == told[2]
-    assert len(set(map(str, told[0][1]))) > 10
+        results.append((prompts, torch.cat(probs).tolist()))
+    assert results[0] == results[1] == results[2]
+    assert len(set(map(str, results[0][1]))) > 10
 
 
 def test_prompts_are_drawn_uniformly_and_named_by_the_seed(words, oracle):
@@ -225,11 +225,11 @@ def test_a_position_bias_is_averaged_away(words, biased_oracle):
 
 def test_a_resumed_arena_goes_on_as_the_uninterrupted_one(words, oracle):
     def plays(arena, count):
-        told = []
+        results = []
         for _ in range(count):
             prompts = arena.reset()
-            told.append((prompts, arena.play(Proposal(rows(prompts, "a", "b", "c"))).prob.tolist(), arena.queries))
-        return told
+            results.append((prompts, arena.play(Proposal(rows(prompts, "a", "b", "c"))).prob.tolist(), arena.queries))
+        return results
 
     whole = plays(DuelArena(words(), oracle, 3, seed=4), 9)
     first = DuelArena(words(), oracle, 3, seed=4)
@@ -284,13 +284,13 @@ def test_an_oracle_that_breaks_its_contract_is_named(arena, oracle, answer, mess
 
 def test_an_asymmetric_oracle_is_found_later_too(arena, oracle):
     """The other order is looked at in plays 1, 2, 4, 8, ...: one more question each."""
-    asked = []
+    extras = []
     for _ in range(8):
         prompts = arena.reset()
         oracle.calls.clear()
         arena.play(Proposal(rows(prompts, "a"), rows(prompts, "b")))
-        asked.append(len(questions(oracle)) - 3)
-    assert [extra > 0 for extra in asked] == [True, True, False, True, False, False, False, True]
+        extras.append(len(questions(oracle)) - 3)
+    assert [extra > 0 for extra in extras] == [True, True, False, True, False, False, False, True]
 
 
 def test_proposals_that_do_not_fit_are_named(arena):

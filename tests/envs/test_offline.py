@@ -94,9 +94,9 @@ def test_lines_and_data_sets_say_the_same(tmp_path):
     assert read_preferences(str(tmp_path / "set")) == read_preferences(f"hf:{tmp_path / 'set'}") == expected
     chat = [{"role": "user", "content": "p"}]
     answer = [*chat, {"role": "assistant", "content": "good"}]
-    found = read_preferences(write(tmp_path / "chat.jsonl", {"prompt": chat, "chosen": answer, "rejected": "bad"}))
-    assert found[0].first == "good"
-    assert found[0].prompt.messages[0]["content"] == "p"
+    rows = read_preferences(write(tmp_path / "chat.jsonl", {"prompt": chat, "chosen": answer, "rejected": "bad"}))
+    assert rows[0].first == "good"
+    assert rows[0].prompt.messages[0]["content"] == "p"
     seats = {"prompt": "p", "first": "a", "second": "b", "outcome": 0.25}
     assert read_preferences(write(tmp_path / "seats.jsonl", seats)) == [Preference("p", "a", "b", 0.25)]
 

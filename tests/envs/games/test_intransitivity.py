@@ -11,25 +11,19 @@ from scipy.optimize import minimize
 
 from envs.games import NotConvergedError, bradley_terry_fit, intransitivity
 from oracles.cyclic import cyclic_logits
+from tests.envs.games.matrices import COMAL, ROCK, random_game
 
-COMAL = torch.tensor([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]], dtype=torch.float64)
-ROCK = torch.tensor([[0.5, 1.0, 0.0], [0.0, 0.5, 1.0], [1.0, 0.0, 0.5]], dtype=torch.float64)
-
-
-def random_game(n, seed, scale=2.0):
-    logits = torch.randn(n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * scale
-    return torch.sigmoid(logits - logits.mT)
-
-
-games = st.builds(random_game, st.integers(2, 9), st.integers(0, 10**6), st.sampled_from([0.1, 1.0, 3.0]))
+games = st.builds(
+    lambda *drawn: random_game(*drawn)[0], st.integers(2, 9), st.integers(0, 10**6), st.sampled_from([0.1, 1.0, 3.0])
+)
 
 
 def test_comal_3_by_hand():
-    found = intransitivity(COMAL)
+    measures = intransitivity(COMAL)
     residual = math.log(9) - (math.log(9) - math.log(4)) / 3
-    assert found.curl_ratio.item() == pytest.approx(3 * residual**2 / (2 * math.log(9) ** 2 + math.log(4) ** 2))
-    assert found.cyclic_triads.item() == 1
-    assert found.pure.item() == pytest.approx(0.3)
+    assert measures.curl_ratio.item() == pytest.approx(3 * residual**2 / (2 * math.log(9) ** 2 + math.log(4) ** 2))
+    assert measures.cyclic_triads.item() == 1
+    assert measures.pure.item() == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("shape", ["disc", "circulant", "random"])
@@ -45,8 +39,8 @@ def test_the_curl_ratio_of_the_cyclic_oracle_is_its_knob(shape, count, lam):
 def test_a_bradley_terry_game_has_nothing_intransitive(n, seed):
     reward = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     payoff = torch.sigmoid(reward[:, None] - reward[None, :])
-    found = intransitivity(payoff)
-    assert max(found.curl_ratio, found.cyclic_triads, found.bt_excess, found.pure) < 1e-11
+    measures = intransitivity(payoff)
+    assert max(measures.curl_ratio, measures.cyclic_triads, measures.bt_excess, measures.pure) < 1e-11
     assert torch.allclose(bradley_terry_fit(payoff), reward - reward.mean(), atol=1e-5)
 
 
@@ -88,11 +82,11 @@ def test_the_excess_is_the_least_over_all_rewards(payoff, seed):
 @given(games, st.randoms(use_true_random=False))
 def test_names_and_sides_do_not_matter(payoff, random):
     order = random.sample(range(len(payoff)), len(payoff))
-    found, renamed, turned = (intransitivity(game) for game in (payoff, payoff[order][:, order], payoff.mT))
+    measures, renamed, turned = (intransitivity(game) for game in (payoff, payoff[order][:, order], payoff.mT))
     for name in ("curl_ratio", "cyclic_triads", "bt_excess", "pure"):
-        assert getattr(renamed, name).item() == pytest.approx(getattr(found, name).item(), abs=1e-9)
+        assert getattr(renamed, name).item() == pytest.approx(getattr(measures, name).item(), abs=1e-9)
         if name != "pure":
-            assert getattr(turned, name).item() == pytest.approx(getattr(found, name).item(), abs=1e-9)
+            assert getattr(turned, name).item() == pytest.approx(getattr(measures, name).item(), abs=1e-9)
     assert torch.allclose(bradley_terry_fit(payoff.mT), -bradley_terry_fit(payoff), atol=1e-4)
 
 
@@ -112,21 +106,21 @@ def test_a_copy_counts_as_half_under_its_weights(payoff):
 
 
 def test_certain_preferences_have_no_logits_but_the_other_numbers():
-    found = intransitivity(ROCK)
-    assert math.isnan(found.curl_ratio)
-    assert found.cyclic_triads.item() == 1
-    assert found.bt_excess.item() == pytest.approx(math.log(2))
-    assert found.pure.item() == pytest.approx(0.5)
+    measures = intransitivity(ROCK)
+    assert math.isnan(measures.curl_ratio)
+    assert measures.cyclic_triads.item() == 1
+    assert measures.bt_excess.item() == pytest.approx(math.log(2))
+    assert measures.pure.item() == pytest.approx(0.5)
     ladder = torch.triu(torch.ones(4, 4, dtype=torch.float64), 1) + torch.eye(4, dtype=torch.float64) / 2
     assert intransitivity(ladder).bt_excess.item() < 1e-10
     assert (bradley_terry_fit(ladder).diff() < -5).all()
 
 
 def test_a_batch_holds_the_numbers_of_its_games():
-    batch = torch.stack([random_game(5, seed) for seed in range(6)]).reshape(2, 3, 5, 5)
-    found = intransitivity(batch)
-    assert found.curl_ratio.shape == (2, 3)
-    assert found.bt_excess[1, 2].item() == pytest.approx(intransitivity(batch[1, 2]).bt_excess.item())
+    batch = torch.stack([random_game(5, seed)[0] for seed in range(6)]).reshape(2, 3, 5, 5)
+    measures = intransitivity(batch)
+    assert measures.curl_ratio.shape == (2, 3)
+    assert measures.bt_excess[1, 2].item() == pytest.approx(intransitivity(batch[1, 2]).bt_excess.item())
     two = intransitivity(torch.full((2, 2), 0.5))
     assert (two.curl_ratio.item(), two.cyclic_triads.item(), two.pure.item()) == (0, 0, 0)
 
@@ -141,8 +135,8 @@ def test_games_of_a_batch_are_fitted_as_if_each_were_alone():
     games, pairs = torch.stack([COMAL, ladder]), torch.rand(2, 3, 3, dtype=torch.float64).add(1)
     pairs = pairs + pairs.mT
     together = bradley_terry_fit(games, pairs=pairs)
-    for game, weight, found in zip(games, pairs, together, strict=True):
-        torch.testing.assert_close(found, bradley_terry_fit(game, pairs=weight), rtol=1e-12, atol=1e-12)
+    for game, weight, fit in zip(games, pairs, together, strict=True):
+        torch.testing.assert_close(fit, bradley_terry_fit(game, pairs=weight), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(bradley_terry_fit(games[None]), bradley_terry_fit(games)[None])
 
 

@@ -1,3 +1,5 @@
+"""Exact metrics by hand, near rounding, in batches, and of inputs that are no games."""
+
 import math
 
 import pytest
@@ -12,21 +14,7 @@ from envs.games import (
     regularised_exploitability,
 )
 from oracles.table import TableOracle
-
-
-def double(values) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-COMAL = double([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]])
-ROCK = double([[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]])
-REF = double([0.5, 0.3, 0.2])
-NASH = {
-    0.05: [0.351185, 0.303336, 0.345478],
-    0.1: [0.375327, 0.277433, 0.347240],
-    0.5: [0.496854, 0.240876, 0.262271],
-    1.0: [0.510868, 0.261556, 0.227576],
-}
+from tests.envs.games.matrices import COMAL, REF, double
 
 
 def random_games(count: int, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -51,15 +39,6 @@ def test_the_von_neumann_winner_cannot_be_exploited():
 def test_the_gap_is_twice_the_exploitability():
     payoff, policy, _ = random_games(20, 7)
     assert torch.allclose(duality_gap(payoff, policy), 2 * exploitability(payoff, policy), atol=1e-14)
-
-
-@pytest.mark.parametrize("tau", NASH)
-def test_the_regularised_nash_is_its_own_best_response(tau):
-    nash = double(NASH[tau])
-    nash = nash / nash.sum()
-    assert torch.allclose(best_response(ROCK, nash, REF, tau), nash, atol=2e-5)
-    assert regularised_exploitability(ROCK, nash, REF, tau).item() < 1e-9
-    assert regularised_exploitability(ROCK, REF, REF, tau).item() > 1e-5
 
 
 def test_a_best_response_shifts_the_reference_by_win_rate_over_tau():

@@ -18,8 +18,8 @@ from envs.games import (
     von_neumann_winner,
 )
 from oracles.cyclic import cyclic_logits
+from tests.envs.games.matrices import COMAL
 
-COMAL = torch.tensor([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]], dtype=torch.float64)
 CYCLE = torch.tensor([[0.5, 0.9, 0.1], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5]], dtype=torch.float64)
 COPIED = [0, 1, 2, 2]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from envs.games import borda_regret, copeland_regret, exploitability, queries_to, von_neumann_regret
+from tests.envs.games.matrices import COMAL
 
-COMAL = torch.tensor([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]], dtype=torch.float64)
 TRAP = torch.tensor(  # the first beats all, barely; the second crushes the rest
     [[0.5, 0.51, 0.51, 0.51], [0.49, 0.5, 0.9, 0.9], [0.49, 0.1, 0.5, 0.5], [0.49, 0.1, 0.5, 0.5]], dtype=torch.float64
 )

@@ -1,7 +1,5 @@
 """The solvers against games whose equilibrium is known, and against their own proofs."""
 
-from __future__ import annotations
-
 import math
 
 import psutil
@@ -21,35 +19,20 @@ from envs.games import (
 from envs.games.regularised_nash import NotConvergedError
 from oracles.cyclic import cyclic_logits
 from oracles.table import TableOracle
-
-COMAL = torch.tensor([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]], dtype=torch.float64)
-CYCLE = torch.tensor([[0.5, 1.0, 0.0], [0.0, 0.5, 1.0], [1.0, 0.0, 0.5]], dtype=torch.float64)
-REF = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-
-
-def random_game(n: int, seed: int, scale: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(n, n, dtype=torch.float64, generator=generator) * scale
-    ref = torch.softmax(torch.randn(n, dtype=torch.float64, generator=generator), 0)
-    return torch.sigmoid((logits - logits.mT) / math.sqrt(2)), ref
-
+from tests.envs.games.matrices import COMAL, NASH, REF, ROCK, double, random_game
 
 games = st.builds(random_game, st.integers(2, 12), st.integers(0, 10**6), st.sampled_from([0.3, 2.0, 6.0]))
 
 
-@pytest.mark.parametrize(
-    ("tau", "expected"),
-    [
-        (0.05, (0.351185, 0.303336, 0.345478)),
-        (0.1, (0.375327, 0.277433, 0.347240)),
-        (0.5, (0.496854, 0.240876, 0.262271)),
-        (1.0, (0.510868, 0.261556, 0.227576)),
-    ],
-)
-def test_rock_paper_scissors_has_the_known_regularised_equilibria(tau, expected):
-    solution = regularised_nash(CYCLE, REF, tau, tol=1e-12)
-    assert solution.policy.tolist() == pytest.approx(expected, abs=5e-7)
-    assert (solution.policy - best_response(CYCLE, solution.policy, REF, tau)).abs().max() < 1e-12
+@pytest.mark.parametrize("tau", NASH)
+def test_rock_paper_scissors_has_the_known_regularised_equilibria(tau):
+    solution = regularised_nash(ROCK, REF, tau, tol=1e-12)
+    assert solution.policy.tolist() == pytest.approx(NASH[tau], abs=5e-7)
+    assert (solution.policy - best_response(ROCK, solution.policy, REF, tau)).abs().max() < 1e-12
+    rounded = double(NASH[tau]) / sum(NASH[tau])
+    assert torch.allclose(best_response(ROCK, rounded, REF, tau), rounded, atol=2e-5)
+    assert regularised_exploitability(ROCK, rounded, REF, tau).item() < 1e-9
+    assert regularised_exploitability(ROCK, REF, REF, tau).item() > 1e-5
 
 
 def test_comal_3_has_the_known_equilibria():

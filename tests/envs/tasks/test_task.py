@@ -31,8 +31,8 @@ GAMES = GOLDEN / "games"
     ],
 )
 def test_a_name_says_which_configuration_and_what_it_sets(name, config, preset):
-    found, fields = task_config(name)
-    assert (found.__name__, fields) == (config, preset)
+    config_class, fields = task_config(name)
+    assert (config_class.__name__, fields) == (config, preset)
 
 
 def test_an_outside_task_is_found_beside_the_working_directory(write, monkeypatch):

@@ -10,8 +10,7 @@ import torch
 from envs import TokenDuels
 from oracles import outcomes
 from preference_duel.keyed_random import Key, Stream
-
-PAD, EOS, A, B, C, P, Q = range(7)
+from tests.envs.duels import EOS, A, B, C
 
 
 def play(duels, rng):
@@ -38,7 +37,7 @@ def test_one_duel_steps_as_a_batch_does(words, oracle, feedback, least):
         for name, values in batch.get_state().items():
             if name == "steps":  # a judged duel of a batch goes on counting up to the limit
                 continue
-            inside = np.s_[..., :-1] if name == "board" else np.s_[...]  # the last column belongs to nobody
+            inside = np.s_[..., :-1] if name == "board" else np.s_[...]  # the last column is scratch space
             np.testing.assert_array_equal(rows.get_state()[name][inside], values[inside], err_msg=name)
 
 
@@ -46,11 +45,11 @@ def test_a_judged_duel_stays_as_it_is_until_it_is_reset(words, oracle):
     duels = TokenDuels(words(), oracle, size=2)
     duels.reset()
     duels.step(np.array([[EOS, EOS], [A, B]]))
-    before, told = duels.board[0, :, :-1].copy(), duels.verdict(0)
+    before, verdict = duels.board[0, :, :-1].copy(), duels.verdict(0)
     for _ in range(6):
         duels.step(np.full((2, 2), C))
     assert duels.board[0, :, :-1].tolist() == before.tolist()
-    assert duels.verdict(0) == told
+    assert duels.verdict(0) == verdict
     assert len(oracle.calls) == 2
     duels.reset(np.array([0]))
     assert duels.outcome[0] == -1
@@ -68,9 +67,9 @@ def test_duels_that_end_together_are_asked_in_one_call(words, oracle):
     assert duels.step(np.full((5, 2), B)).tolist() == [2, 4]
     assert [len(call) for call in oracle.calls] == [2, 1, 2]
     prompts = [duels.task.prompts[i] for i in duels.prompts]
-    asked = [triple for call in oracle.calls for triple in call]
+    questions = [triple for call in oracle.calls for triple in call]
     texts = [("", ""), ("", ""), ("", "a"), ("aab", ""), ("bcb", "ccb")]
-    assert asked == [(prompts[row], *texts[i]) for i, row in enumerate([0, 3, 1, 2, 4])]
+    assert questions == [(prompts[row], *texts[i]) for i, row in enumerate([0, 3, 1, 2, 4])]
 
 
 @pytest.mark.parametrize("feedback", ["outcome", "probability"])

@@ -53,7 +53,7 @@ def test_every_step_is_that_of_the_arrays(words, oracle, device, feedback, game)
         assert arrays.masks().tolist() == tensors.masks().tolist()
         for name, values in arrays.get_state().items():
             mine = tensors.get_state()[name].cpu().numpy()
-            inside = np.s_[..., :-1] if name == "board" else np.s_[...]  # the last column belongs to nobody
+            inside = np.s_[..., :-1] if name == "board" else np.s_[...]  # the last column is scratch space
             mine = mine.view(np.uint64) if name == "seeds" else mine
             np.testing.assert_array_equal(mine[inside], values[inside], err_msg=name)
         rows = np.flatnonzero((arrays.outcome >= 0) & (rng.random(50) < 0.5))

@@ -9,15 +9,11 @@ from envs import TokenDuels, make_task
 from envs.token_duel.opponents import Uniform
 from envs.token_duel.rules import ENDED, MAY_END, SPEAKING, Rules
 from preference_duel.keyed_random import Rows
-
-PAD, EOS, A, B, C, P, Q = range(7)
+from tests.envs.duels import EOS, PAD, A, B, C, P, Q
 
 NOTHING = [0] * 7
-
 LETTERS = [0, 0, 1, 1, 1, 0, 0]
-
 LETTERS_OR_EOS = [0, 1, 1, 1, 1, 0, 0]
-
 ONLY_EOS = [0, 1, 0, 0, 0, 0, 0]
 
 

@@ -119,20 +119,20 @@ def test_outcomes_of_sequential_episodes_are_the_oracles_keyed_outcomes(words, o
     env = preference_duel_v0.parallel_env(task=words(limit=2), oracle=oracle)
     rng = np.random.default_rng(2)
     env.reset(seed=1)
-    told, triples = [], []
+    verdicts, triples = [], []
     for _ in range(count):
         while env.agents:
             step = env.step(both(*rng.integers(1, 5, 2)))
-        told.append(step[4]["player_1"]["outcome"])
+        verdicts.append(step[4]["player_1"]["outcome"])
         triples.append(oracle.calls[-1][0])
         env.reset()
     prompts, first, second = zip(*triples, strict=True)
     won = outcomes(oracle, prompts, first, second, Key(1, np.arange(count), Stream.VERDICT))
-    assert told == won.int().tolist()
+    assert verdicts == won.int().tolist()
     probs = np.array([oracle.rule(*triple) for triple in triples])
     for likely in (probs > 0.5, probs <= 0.5):
         spread = np.sqrt((probs[likely] * (1 - probs[likely])).sum())
-        assert abs(np.array(told)[likely].sum() - probs[likely].sum()) < 4 * spread
+        assert abs(np.array(verdicts)[likely].sum() - probs[likely].sum()) < 4 * spread
 
 
 def test_the_oracle_is_asked_once_per_duel_and_never_before_its_end(make, oracle):
@@ -155,7 +155,7 @@ def test_a_copy_in_the_middle_of_a_duel_gives_the_same_verdict(make, way):
             return twin
         return COPIES[way](env)
 
-    told = []
+    verdicts = []
     for seed in range(12):
         env = make(feedback="probability")
         env.reset(seed=seed)
@@ -172,8 +172,8 @@ def test_a_copy_in_the_middle_of_a_duel_gives_the_same_verdict(make, way):
         twin.reset()
         assert env.get_state()["prompts"] == twin.get_state()["prompts"]
         assert finish(env, [])[0][4] == finish(twin, [])[0][4]
-        told.append(mine[4]["player_0"]["outcome"])
-    assert set(told) == {0, 1}
+        verdicts.append(mine[4]["player_0"]["outcome"])
+    assert set(verdicts) == {0, 1}
 
 
 def test_a_deepcopy_of_the_aec_environment_keeps_half_a_turn(make_aec):
@@ -195,18 +195,18 @@ def test_the_default_environment_can_be_pickled_and_deepcopied():
     env.reset(seed=0)
     env.step(both(2, 3))
     twins = [pickle.loads(pickle.dumps(env)), copy.deepcopy(env)]
-    told, _ = finish(env, [])
-    assert [repr(finish(twin, [])[0]) for twin in twins] == [repr(told)] * 2
+    last, _ = finish(env, [])
+    assert [repr(finish(twin, [])[0]) for twin in twins] == [repr(last)] * 2
 
 
 def test_swapped_seats_give_one_minus_p(make):
     env = make(feedback="probability")
     for seed in range(10):
-        told = []
+        ends = []
         for first, second in (((A, B, EOS), (C, EOS, A)), ((C, EOS, A), (A, B, EOS))):
             env.reset(seed=seed)
-            told.append(finish(env, zip(first, second, strict=True))[0])
-        (_, rewards, _, _, infos), (_, swapped, _, _, swapped_infos) = told
+            ends.append(finish(env, zip(first, second, strict=True))[0])
+        (_, rewards, _, _, infos), (_, swapped, _, _, swapped_infos) = ends
         assert infos["player_0"]["preference"] + swapped_infos["player_0"]["preference"] == pytest.approx(1, abs=1e-15)
         assert rewards["player_0"] == pytest.approx(swapped["player_1"], abs=1e-15)
         assert infos["player_0"]["lengths"] == swapped_infos["player_0"]["lengths"][::-1]
@@ -217,8 +217,8 @@ def test_a_new_max_cycles_on_a_live_environment_does_no_harm(make):
     env.reset(seed=0)
     env.step(both(A, B))
     env.max_cycles = 1000
-    told, observations = finish(env, [])
+    last, observations = finish(env, [])
     assert len(observations) == 3
-    assert told[2] == both(True, True)
+    assert last[2] == both(True, True)
     env.reset()
     assert len(finish(env, [])[1]) == 4

@@ -25,7 +25,7 @@ def rows(count):
 
 
 def play(env, rng, seed=None):
-    """Plays one episode with random legal tokens; returns the tokens, what reset told, and the last step."""
+    """Plays one episode with random legal tokens; returns the tokens, the info of reset, and the last step."""
     observation, first = env.reset(seed=seed)
     played, over = [], False
     while not over:
@@ -51,8 +51,8 @@ def test_prompt_and_verdict_are_those_of_the_game_of_two(words_env, words, oracl
     pair = preference_duel_v0.parallel_env(task=words(), oracle=oracle)
     rng, seats = np.random.default_rng(0), set()
     for episode in range(60):
-        mine, told, (observation, reward, info) = play(env, rng, seed=7 if episode == 0 else None)
-        seat, theirs = told["seat"], list(env.solo.duels.completion(0, 1 - told["seat"]).tokens)
+        mine, first_info, (observation, reward, info) = play(env, rng, seed=7 if episode == 0 else None)
+        seat, theirs = first_info["seat"], list(env.solo.duels.completion(0, 1 - first_info["seat"]).tokens)
         seats.add(seat)
         observations, _ = pair.reset(seed=7 if episode == 0 else None)
         infos, rewards = {}, {}
@@ -82,11 +82,11 @@ def test_every_kind_of_opponent_plays(words_env, words):
     encode = words().tokenizer.encode
     fixed = Fixed([[*encode("ab"), rules.eos], encode("cccc")])
     for opponent, texts in ((["ab", "cccc"], {"ab", "cccc"}), (Pool([fixed, Uniform(rules)], [1, 0]), {"ab", "cccc"})):
-        env, found = words_env(opponent=opponent), set()
+        env, played = words_env(opponent=opponent), set()
         for _ in range(30):
             play(env, rng)
-            found.add(env.solo.duels.completion(0, 1).text)
-        assert found == texts
+            played.add(env.solo.duels.completion(0, 1).text)
+        assert played == texts
 
 
 def test_uniform_opponents_play_every_legal_token_alike(words_env):

@@ -84,12 +84,12 @@ def test_my_observations_do_not_depend_on_the_opponents_tokens(words, oracle, se
     for theirs in ([A, A, A, A], [C, B, A, C], [B, EOS, A, A], [EOS, EOS, EOS, EOS]):
         env = preference_duel_v0.parallel_env(task=words(limit=4), oracle=oracle, **view)
         observations, infos = env.reset(seed=6)
-        told = []
+        views = []
         for my, their in zip(mine, theirs, strict=True):
-            told.append(repr((observations[PLAYERS[seat]], infos[PLAYERS[seat]])))
+            views.append(repr((observations[PLAYERS[seat]], infos[PLAYERS[seat]])))
             observations, _, _, _, infos = env.step(both(*((my, their) if seat == 0 else (their, my))))
-        told.append(repr(observations[PLAYERS[seat]]))
-        seen.append(told)
+        views.append(repr(observations[PLAYERS[seat]]))
+        seen.append(views)
     assert seen[0] == seen[1] == seen[2] == seen[3]
     assert len(set(seen[0])) == 5
 

@@ -192,9 +192,9 @@ def test_every_view_has_the_same_prompts_and_verdicts(words, oracle, name):
     for seed in (0, 5, 2**40 + 1):
         plan = plans(seed % 7)
         expected = list(arena(words(), oracle, seed, plan))
-        found = [tuple(row) for row in VIEWS[name](words(), oracle, seed, plan)]
-        assert found == expected
-        outcomes |= {row[2] for row in found}
+        episodes = [tuple(row) for row in VIEWS[name](words(), oracle, seed, plan)]
+        assert episodes == expected
+        outcomes |= {row[2] for row in episodes}
     assert outcomes == {0, 1}
 
 
@@ -202,12 +202,12 @@ def test_every_view_has_the_same_prompts_and_verdicts(words, oracle, name):
 def test_every_view_asks_the_oracle_once_for_each_duel(words, oracle, name):
     plan = plans(1)
     played = list(VIEWS[name](words(), oracle, 3, plan))
-    asked = [triple for call in oracle.calls for triple in call]
+    questions = [triple for call in oracle.calls for triple in call]
     for (prompt, _, _), (mine, theirs) in zip(played, plan, strict=True):
-        assert (prompt, mine, theirs) in asked
+        assert (prompt, mine, theirs) in questions
     duels = {"sync vector": 3, "native vector": 3, "SB3's DummyVecEnv": 2, "SB3 VecEnv": 2, "numpy": 2, "torch": 2}
     spot_checks = 8 if name == "arena" else 0  # the arena looks at both orders now and then
-    assert len(asked) <= len(plan) * duels.get(name, 1) + spot_checks
+    assert len(questions) <= len(plan) * duels.get(name, 1) + spot_checks
 
 
 def test_other_processes_have_the_same_prompts_and_verdicts():
