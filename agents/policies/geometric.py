@@ -6,31 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 from torch import Tensor
 
-from agents.policies.lm import generation, scoring
-from agents.policies.lm.constraints import Constraints
-from agents.policies.lm.decoder import Autoregressive, Decoder
-from agents.policies.lm.enumeration import listed_probs
-from agents.policies.lm.response_trie import ResponseTrie
+from agents.policies.lm.decoder import Decoder
+from agents.policies.lm.scoring import chosen
+from agents.policies.lm.token_policy import TokenPolicy
 from agents.policies.mixtures import Frozen, require_alike, save_part, write_json
-from agents.policies.tabular import Cells
+from agents.policies.tabular import TabularPolicy
 from preference_duel.keyed_random import Key
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion
-
-
-@runtime_checkable
-class Table(Protocol):
-    """A distribution over the listed responses of a finite task."""
-
-    cells: Cells
-
-    def log_probs(self, prompts: Sequence[str]) -> Tensor:
-        """Returns [B, N]."""
-        ...
 
 
 def geometric(pi: Policy, ref: Policy, b: float) -> GeometricTable | GeometricLM:
@@ -53,9 +40,9 @@ def geometric(pi: Policy, ref: Policy, b: float) -> GeometricTable | GeometricLM
         raise ValueError(f"b must lie in [0, 1], got {b}")
     require_alike((pi, ref))
     parts = _thawed(pi), _thawed(ref)
-    if all(isinstance(part, Table) for part in parts):
+    if all(isinstance(part, TabularPolicy | GeometricTable) for part in parts):
         return GeometricTable(pi, ref, b)
-    if all(isinstance(part, Autoregressive) for part in parts):
+    if all(isinstance(part, TokenPolicy) for part in parts):
         return GeometricLM(pi, ref, b)
     raise TypeError(
         f"a geometric mixture takes two tables, or two policies that write token by token; got "
@@ -89,7 +76,7 @@ class _Geometric(Policy):
 
 
 class GeometricTable(_Geometric):
-    """The geometric mixture of two tables, a `Table`; see `geometric`."""
+    """The geometric mixture of two tables; see `geometric`."""
 
     def __init__(self, pi: Policy, ref: Policy, b: float) -> None:
         super().__init__(pi, ref, b)
@@ -116,18 +103,12 @@ class GeometricTable(_Geometric):
         raise TypeError("a table has no tokens; use logprob")
 
     @property
-    def _parts(self) -> list[Table]:
-        return [cast("Table", _thawed(part)) for part in (self.pi, self.ref)]
+    def _parts(self) -> list[TabularPolicy]:
+        return [cast("TabularPolicy", _thawed(part)) for part in (self.pi, self.ref)]
 
 
-class GeometricLM(_Geometric):
-    """The geometric mixture of two policies that write token by token, which is another: `Autoregressive`.
-
-    Attributes:
-        truncates: False: its parts may not.
-    """
-
-    truncates = False
+class GeometricLM(_Geometric, TokenPolicy):
+    """The geometric mixture of two policies that write token by token; see `geometric`."""
 
     def __init__(self, pi: Policy, ref: Policy, b: float) -> None:
         super().__init__(pi, ref, b)
@@ -138,12 +119,8 @@ class GeometricLM(_Geometric):
             )
         if not first.constraints.same_as(second.constraints):
             raise ValueError("the two policies have other limits or legal tokens; build them for the same task")
+        self.constraints = first.constraints
         self.micro_tokens = min(first.micro_tokens, second.micro_tokens)
-
-    @property
-    def constraints(self) -> Constraints:
-        """Legal tokens and ends."""
-        return self._parts[0].constraints
 
     @property
     def sharded(self) -> bool:
@@ -169,7 +146,7 @@ class GeometricLM(_Geometric):
 
     def flat_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M] nats, differentiable."""
-        return scoring.chosen(self.logits(prompts, tokens), tokens)
+        return chosen(self.logits(prompts, tokens), tokens)
 
     def prompt_length(self, prompt: str) -> int:
         """Returns the number of tokens of a prompt."""
@@ -183,27 +160,9 @@ class GeometricLM(_Geometric):
         """Returns the tokens of a response."""
         return self._parts[0].tokens_of(response)
 
-    def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
-        """Samples responses, or lists those of a finite task if exact."""
-        if self.exact and isinstance(self.constraints, ResponseTrie):
-            return self.constraints.listed(prompts, self.logprob)
-        return generation.draw(self, prompts, n, key)
-
-    def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
-        """Returns [B, K] nats, differentiable."""
-        return self.token_logprob(prompts, responses)[0].sum(-1)
-
-    def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
-        """Returns [B, N] float64 on the CPU."""
-        return listed_probs(self, prompts, responses)
-
-    def token_logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> tuple[Tensor, Tensor]:
-        """Returns [B, K, T] nats and the mask, as `HFPolicy.token_logprob` does."""
-        return scoring.token_logprob(self, prompts, responses)
-
     @property
-    def _parts(self) -> list[Autoregressive]:
-        return [cast("Autoregressive", _thawed(part)) for part in (self.pi, self.ref)]
+    def _parts(self) -> list[TokenPolicy]:
+        return [cast("TokenPolicy", _thawed(part)) for part in (self.pi, self.ref)]
 
 
 @dataclass(frozen=True)

@@ -25,25 +25,25 @@ class TabularConfig:
     """A table of logits, one row for each prompt of a finite task."""
 
     exact: bool = False
-    """Draw every response with its probability as weight, instead of samples."""
+    """List every response with its probability as weight, instead of samples."""
 
     spread: float = 0.0
-    """Standard deviation of the logits that it starts with, normal and drawn by `start`, nats, >= 0; 0: uniform, where
-    doing nothing is the equilibrium of a symmetric cycle."""
+    """Standard deviation of its initial logits, normal with random seed `start`, nats, >= 0; 0: uniform, which is
+    already the equilibrium of a symmetric cycle."""
 
     start: int = 0
-    """Names those logits."""
+    """Random seed of the initial logits."""
 
     def __post_init__(self) -> None:
-        """Raises where a value is out of range or would be ignored."""
+        """Raises if a value is out of range or would be ignored."""
         if not 0 <= self.spread < math.inf:
             raise ValueError(f"spread must be at least 0, got {self.spread}")
         if self.start and not self.spread:
-            raise ValueError(f"start names the logits of spread > 0, and spread is 0; got start={self.start}")
+            raise ValueError(f"start is the seed of logits with spread > 0, and spread is 0; got start={self.start}")
 
     def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> TabularPolicy:
         """Builds the policy."""
-        del device, seed  # a table is small, and starts where it is told whatever the run's seed
+        del device, seed  # a table is small, and its start does not depend on the run's seed
         if not self.spread:
             return TabularPolicy(task, exact=self.exact)
         rows, columns = np.arange(len(task.all_prompts)), np.arange(len(task.response_texts))
@@ -57,8 +57,8 @@ class TabularPolicy(Policy):
 
     Args:
         task: a finite task.
-        probs: [N] or [X, N] where it starts, all positive; None: uniform. X counts `task.all_prompts`.
-        exact: whether `draw` lists the whole law.
+        probs: [N] or [X, N] initial probabilities, all positive; None: uniform. X counts `task.all_prompts`.
+        exact: whether `draw` lists all responses.
         worlds: see `Policy.worlds`.
 
     Raises:
@@ -81,7 +81,7 @@ class TabularPolicy(Policy):
         return torch.log_softmax(self.logits[self.cells.rows_of(prompts)], dim=-1)
 
     def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
-        """Draws by inversion of the cumulative distribution, one uniform for each response."""
+        """Samples by inversion of the cumulative distribution, one uniform for each response."""
         return self.cells.draw(self.log_probs(prompts), None if self.exact else n, key)
 
     def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
@@ -106,7 +106,7 @@ class TabularPolicy(Policy):
 
 
 class Cells:
-    """What the rows and columns of a table over a finite task stand for.
+    """Rows and columns of a table over a finite task.
 
     Attributes:
         responses: the listed responses, in the columns' order.
@@ -120,14 +120,14 @@ class Cells:
         self.rows = {prompt: i for i, prompt in enumerate(task.all_prompts)}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Returns itself: it never changes, and copies of a policy share it."""
+        """Returns itself: it is immutable, and copies of a policy share it."""
         return self
 
     def rows_of(self, prompts: Sequence[str]) -> list[int]:
         """Returns the row of each prompt.
 
         Raises:
-            ValueError: naming the first prompt that the table does not know.
+            ValueError: with the first unknown prompt.
         """
         missing = [prompt for prompt in prompts if prompt not in self.rows]
         if missing:
@@ -135,20 +135,20 @@ class Cells:
         return [self.rows[prompt] for prompt in prompts]
 
     def draw(self, log_probs: Tensor, n: int | None, key: Key) -> tuple[list[list[Completion]], Tensor]:
-        """Draws n responses from each row of log_probs [B, N]; None lists them all with their probabilities."""
-        law = log_probs.detach()
+        """Samples n responses from each row of log_probs [B, N]; None lists them all with their probabilities."""
+        log_probs = log_probs.detach()
         if n is None:
-            return [self.responses] * len(law), law.exp()
-        uniforms = key.uniform(k=np.arange(n)[None, :], l=np.arange(len(law))[:, None])
-        chosen = choose(law.softmax(-1), torch.from_numpy(uniforms))
+            return [self.responses] * len(log_probs), log_probs.exp()
+        uniforms = key.uniform(k=np.arange(n)[None, :], l=np.arange(len(log_probs))[:, None])
+        chosen = choose(log_probs.softmax(-1), torch.from_numpy(uniforms))
         drawn = [[self.responses[i] for i in row] for row in chosen.tolist()]
         return drawn, torch.full(chosen.shape, 1 / n, dtype=torch.float64)
 
     def pick(self, log_probs: Tensor, responses: Sequence[Sequence[Completion]]) -> Tensor:
-        """Returns [B, K] the entries of log_probs [B, N] that stand for these responses.
+        """Returns [B, K] the entries of log_probs [B, N] of these responses.
 
         Raises:
-            ValueError: naming the first response that the task does not list.
+            ValueError: with the first response that the task does not list.
         """
         if all(row is self.responses for row in responses):
             return log_probs

@@ -1,4 +1,4 @@
-"""Activation checkpointing: a layer keeps its input for the backward pass, and computes the rest again."""
+"""Activation checkpointing: a layer keeps its input for the backward pass, and recomputes the rest."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute_layers(model: Any) -> None:
-    """Lets every block of a transformers model compute its inside twice (Chen et al. 2016, arXiv:1604.06174).
+    """Makes every block of a transformers model recompute its activations (Chen et al. 2016, arXiv:1604.06174).
 
-    It works outside of training mode too, which transformers' own does not: there dropout would be on.
+    Transformers' own works in training mode only, with dropout.
 
     Raises:
-        ValueError: if the model does not say what its blocks are.
+        ValueError: if the model does not name its blocks.
     """
     names = set(model._no_split_modules or ())
     blocks = [part for part in model.modules() if type(part).__name__ in names]
     if not blocks:
         raise ValueError(
-            f"--policy.checkpointing: {type(model).__name__} does not say what its blocks are (_no_split_modules); "
+            f"--policy.checkpointing: {type(model).__name__} does not name its blocks (_no_split_modules); "
             f"leave it out and lower --policy.micro_tokens"
         )
     for block in blocks:

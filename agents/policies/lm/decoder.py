@@ -1,16 +1,18 @@
-"""Contracts of policies that write token by token, and of their decoders."""
+"""Decoding with a cache of keys and values: prompts are read once, then each token."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from agents.policies.lm.constraints import Constraints
-from preference_duel.types import Completion
+from agents.policies.lm.scoring import Root
+
+_CACHES = "cache", "past_key_values"
+"""Names of the cache's argument: transformers renamed it, code that a checkpoint brings along may not have."""
 
 
 class Decoder(Protocol):
@@ -29,64 +31,117 @@ class Decoder(Protocol):
         ...
 
 
-@runtime_checkable
-class Autoregressive(Protocol):
-    """A policy that writes token by token; `generation.draw` samples from it and `scoring.token_logprob` scores."""
+@dataclass(frozen=True)
+class ForwardArguments:
+    """Arguments of a model's forward pass beside tokens and a mask.
 
-    @property
-    def constraints(self) -> Constraints:
-        """Legal tokens and ends."""
-        ...
+    Attributes:
+        cache: name of the cache of keys and values.
+        positions: whether it takes `position_ids`.
+        last_only: whether it takes `logits_to_keep`.
+    """
 
-    @property
-    def micro_tokens(self) -> int:
-        """Tokens in one forward pass with gradients, >= 1."""
-        ...
+    cache: str
+    positions: bool
+    last_only: bool
 
-    @property
-    def device(self) -> torch.device:
-        """The device of its tensors."""
-        ...
 
-    @property
-    def sharded(self) -> bool:
-        """True if parameters are sharded over processes, which then must learn in equally many passes."""
-        ...
+@torch.no_grad()
+def forward_arguments(model: Any) -> ForwardArguments:
+    """Returns the arguments that a model's forward pass takes.
 
-    def gathered(self) -> AbstractContextManager[None]:
-        """Gathers sharded parameters inside the block, for any number of passes without gradients."""
-        ...
+    They are tried: its signature may be a wrapper's, and need not name them.
 
-    @property
-    def truncates(self) -> bool:
-        """True if some legal tokens get probability 0."""
-        ...
+    Raises:
+        ValueError: if it fills no cache of keys and values.
+    """
+    from agents.policies.lm.kv_cache import roomy_cache
 
-    def decoder(self, prompts: Sequence[str], rows: Sequence[int]) -> Decoder:
-        """Starts one response to `prompts[i]` for each i of `rows`."""
-        ...
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    positions = {"position_ids": torch.arange(2, device=model.device)[None]}
+    last = {"logits_to_keep": 1}
 
-    def logits(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Returns [M, V] float32: a decoder's logits before each of the M tokens, differentiable.
+    def fills(name: str, options: dict[str, Any]) -> bool:
+        cache = roomy_cache(model, 2)
+        try:
+            model(input_ids=ids, use_cache=True, **{name: cache}, **options)
+        except TypeError:  # unknown to it, or to what it is handed on to
+            return False
+        return any(getattr(layer, "keys", None) is not None for layer in cache.layers) and cache.get_seq_length() == 2
 
-        Args:
-            prompts: R prompts.
-            tokens: R responses, M tokens in all.
-        """
-        ...
+    for name in _CACHES:
+        if fills(name, positions | last):
+            return ForwardArguments(name, True, True)
+        if fills(name, {}):
+            return ForwardArguments(name, fills(name, positions), fills(name, last))
+    raise ValueError(
+        f"'{model.name_or_path}': {type(model).__name__} fills no cache of keys and values, by which responses are "
+        f"written token by token; take a transformer"
+    )
 
-    def flat_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Returns [M] nats: the log-probability of each of the M tokens of R responses, differentiable."""
-        ...
 
-    def prompt_length(self, prompt: str) -> int:
-        """Returns the number of tokens of a prompt."""
-        ...
+class CachedDecoder:
+    """Unfinished responses of one model, a `Decoder`.
 
-    def completions(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
-        """Returns the responses of these tokens."""
-        ...
+    Args:
+        root: of a causal language model.
+        takes: arguments of its forward pass.
+        prompts: prompts in tokens; equal ones are read once.
+        process: turns the model's logits [R, V] and the states [R] into those that are sampled from.
+        room: tokens of a response that the cache has memory for.
+        autocast: whether forward passes run under bfloat16 autocast.
+    """
 
-    def tokens_of(self, response: Completion) -> tuple[int, ...]:
-        """Returns the tokens of a response in this policy's vocabulary."""
-        ...
+    def __init__(
+        self,
+        root: Root,
+        takes: ForwardArguments,
+        prompts: Sequence[tuple[int, ...]],
+        process: Callable[[Tensor, Tensor], Tensor],
+        room: int,
+        autocast: bool = False,
+    ) -> None:
+        from agents.policies.lm.kv_cache import roomy_cache
+
+        model = root.model
+        self._root, self._arguments, self._process, self._autocast = root, takes, process, autocast
+        distinct = list(dict.fromkeys(prompts))
+        width = max(map(len, distinct))
+        self._cache = roomy_cache(model, width + room)
+        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in distinct], device=model.device)
+        lengths = torch.tensor([len(prompt) for prompt in distinct], device=model.device)
+        self._mask = (torch.arange(width, device=model.device) >= width - lengths[:, None]).long()
+        self._padded = bool((lengths < width).any())
+        self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
+        self._forward(ids, **({"logits_to_keep": 1} if takes.last_only else {}))
+        if len(distinct) < len(prompts):
+            place = {prompt: i for i, prompt in enumerate(distinct)}
+            self.select(torch.tensor([place[prompt] for prompt in prompts], device=model.device))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Returns [R, V] float32."""
+        return self._process(self._logits, states)
+
+    def append(self, tokens: Tensor) -> None:
+        """Appends one token [R] to every response."""
+        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
+        self._positions = self._positions[:, -1:] + 1
+        self._forward(tokens[:, None])
+
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these responses only; a row that is named twice is doubled."""
+        self._cache.reorder_cache(rows)  # pyright: ignore[reportArgumentType] - any device's index will do
+        self._logits, self._mask, self._positions = self._logits[rows], self._mask[rows], self._positions[rows]
+
+    def _forward(self, ids: Tensor, **options: Any) -> None:
+        if self._padded:
+            options["attention_mask"] = self._mask
+        if self._arguments.positions:
+            options["position_ids"] = self._positions
+        options[self._arguments.cache] = self._cache
+        with torch.no_grad(), torch.autocast(ids.device.type, torch.bfloat16, enabled=self._autocast):
+            self._logits = self._root(_last_logits, {"input_ids": ids, **options})
+
+
+def _last_logits(model: Any, options: dict[str, Any]) -> Tensor:
+    return model(use_cache=True, **options).logits[:, -1]

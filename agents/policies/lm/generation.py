@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from agents.policies.lm.constraints import Constraints
-from agents.policies.lm.decoder import Autoregressive, Decoder
-from agents.policies.lm.scoring import UNLEARNED
-from preference_duel import distributed
-from preference_duel.keyed_random import Key
+from agents.policies.lm.decoder import Decoder
 from preference_duel.keyed_random_torch import choose
-from preference_duel.types import Completion
 
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
 """Largest difference, in nats, of the same logit between a cached and a whole forward pass."""
@@ -120,24 +114,3 @@ def generate(decoder: Decoder, constraints: Constraints, uniforms: Tensor) -> li
             rows, states, live, chosen = rows[kept], states[kept], live[kept], chosen[kept]
         decoder.append(chosen)
     return [row[: row.index(-1)] if -1 in row else row for row in tokens.tolist()]
-
-
-def draw(policy: Autoregressive, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
-    """Samples n responses for each prompt, as many at a time as fit into memory; processes share the prompts.
-
-    Returns:
-        Responses [B][n], and their weights 1/n: [B, n] on the CPU.
-    """
-    shape = len(prompts), n, policy.constraints.limit
-    own = distributed.share(shape[0])
-    b, k, t = np.ogrid[own.start : own.stop : own.step, : shape[1], : shape[2]]
-    uniforms = torch.from_numpy(key.uniform(k=k, l=b, vote=t)).reshape(-1, shape[2])
-    tokens: list[list[int]] = []
-    longest = max((policy.prompt_length(prompt) for prompt in prompts), default=0) + shape[2]
-    rows_at_once = max(1, UNLEARNED * policy.micro_tokens // longest)
-    with policy.gathered():
-        for rows in torch.tensor(own, dtype=torch.long).repeat_interleave(n).split(rows_at_once):
-            part = uniforms[len(tokens) : len(tokens) + len(rows)].to(policy.device)
-            tokens += generate(policy.decoder(prompts, rows.tolist()), policy.constraints, part) if len(rows) else []
-    by_prompt = distributed.exchange([tokens[i : i + n] for i in range(0, len(tokens), n)], shape[0])
-    return [policy.completions(rows) for rows in by_prompt], torch.full(shape[:2], 1 / n)

@@ -13,17 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from agents.policies.lm import generation, lora, scoring, sharding
+from agents.policies.lm import lora, scoring, sharding
 from agents.policies.lm.activation_checkpointing import recompute_layers
 from agents.policies.lm.batching import packed
-from agents.policies.lm.cached_decoder import CachedDecoder, forward_arguments
 from agents.policies.lm.constraints import walk
-from agents.policies.lm.decoder import Decoder
-from agents.policies.lm.enumeration import listed_probs
+from agents.policies.lm.decoder import CachedDecoder, Decoder, forward_arguments
 from agents.policies.lm.generation import SamplingParams
 from agents.policies.lm.loading import ModelTokenizer, context_length, load_model, load_tokenizer, quiet
 from agents.policies.lm.lora import LoRAConfig
 from agents.policies.lm.response_trie import ResponseTrie, constraints_of
+from agents.policies.lm.token_policy import TokenPolicy
 from agents.policies.tensors import tensors
 from agents.policies.vllm_sampler.local import VLLMConfig
 from envs.tasks.task import Task
@@ -101,7 +100,7 @@ class HFConfig(LMConfig):
         return load_tokenizer(self.path, self.trust_remote_code, self.thinking)
 
 
-class HFPolicy(Policy):
+class HFPolicy(TokenPolicy):
     """Samples token by token from a language model; on a finite task the model is constrained to its responses.
 
     Parameters are float32, except those beside adapters if `dtype` is bfloat16. On CUDA forward passes run under
@@ -116,7 +115,7 @@ class HFPolicy(Policy):
         **settings: fields of `HFConfig`.
 
     Raises:
-        OSError: if the checkpoint cannot be found or fetched.
+        OSError: if the checkpoint cannot be found or downloaded.
         ValueError: if it is no causal language model, is not whole, or does not fit the task.
     """
 
@@ -132,6 +131,7 @@ class HFPolicy(Policy):
         self.exact = config.exact
         self.micro_tokens = config.micro_tokens
         self.sampling = SamplingParams(config.temperature, config.top_k, config.top_p)
+        self.truncates = self.sampling.truncates
         self.tokenizer = load_tokenizer(config.path, config.trust_remote_code, config.thinking)
         if config.dtype not in DTYPES or (config.dtype != "float32" and config.lora.rank == 0):
             raise ValueError(
@@ -159,7 +159,7 @@ class HFPolicy(Policy):
         if self.adapted:
             lora.add_adapters(self.model, config.lora, seed)
             self.register_state_dict_post_hook(lora.only_adapters)
-            self.register_load_state_dict_post_hook(lora.rest_is_there)
+            self.register_load_state_dict_post_hook(lora.accept_adapters)
         self._plain = scoring.is_plain(self.model)
         object.__setattr__(self, "_root", scoring.Root(self.model))  # unregistered: tensors keep their names
 
@@ -177,11 +177,9 @@ class HFPolicy(Policy):
         return twin
 
     def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
-        """Samples responses, or lists those of a finite task if exact."""
-        if self.exact and isinstance(self.constraints, ResponseTrie):
-            return self.constraints.listed(prompts, self.logprob)
+        """Samples responses, by vLLM if it is the sampler, or lists those of a finite task if exact."""
         if self.engine is None:
-            return generation.draw(self, prompts, n, key)
+            return super().draw(prompts, n, key)
         tokens = self.engine.draw(self, self._encode(prompts), n, key)
         return [self.completions(rows) for rows in tokens], torch.full((len(prompts), n), 1 / n)
 
@@ -203,32 +201,6 @@ class HFPolicy(Policy):
     def gathered(self) -> AbstractContextManager[None]:
         """Gathers sharded parameters inside the block, for any number of passes without gradients."""
         return sharding.gathered(self._root) if self.sharded else nullcontext()
-
-    @property
-    def truncates(self) -> bool:
-        """True if some legal tokens get probability 0."""
-        return self.sampling.truncates
-
-    def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
-        """Returns [B, K] nats, float32, differentiable."""
-        return scoring.token_logprob(self, prompts, responses)[0].sum(-1)
-
-    def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
-        """Returns [B, N] float64; each beginning of a response is read once."""
-        return listed_probs(self, prompts, responses)
-
-    def token_logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> tuple[Tensor, Tensor]:
-        """Returns the log-probability of each token.
-
-        For tokens that stop before EOS and the limit, it is that of all responses with this beginning.
-
-        Returns:
-            [B, K, T] nats, 0 after a response's end, and the mask [B, K, T]: True where a token counts.
-
-        Raises:
-            ValueError: if a response is not one of the task, or too long.
-        """
-        return scoring.token_logprob(self, prompts, responses)
 
     def decoder(self, prompts: Sequence[str], rows: Sequence[int]) -> Decoder:
         """Starts one response to `prompts[i]` for each i of `rows`."""

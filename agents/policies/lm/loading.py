@@ -18,7 +18,7 @@ _ADVICE = (
 
 
 class ModelTokenizer:
-    """A transformers tokenizer as `envs.tasks.tokenizers.Tokenizer`, with the prompts that its model expects.
+    """A transformers tokenizer as `envs.tasks.tokenizers.Tokenizer`, with the prompt format of its model.
 
     Args:
         backend: the transformers tokenizer.
@@ -26,8 +26,8 @@ class ModelTokenizer:
         thinking: the chat template's `enable_thinking`; None: its default.
 
     Attributes:
-        eos_id: closes a text that was not sampled: what the chat template writes after an assistant's content, else the
-            tokenizer's EOS.
+        eos_id: closes a text that was not sampled: the special token that the chat template writes after an assistant's
+            content, else the tokenizer's EOS.
         end_ids: all ids that end a sampled response; `eos_id` is one of them.
 
     Raises:
@@ -61,18 +61,18 @@ class ModelTokenizer:
         self.pad_id: int | None = None if backend.pad_token_id in self.end_ids else backend.pad_token_id
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Returns itself: it never changes, and copies of a policy share it."""
+        """Returns itself: it is immutable, and copies of a policy share it."""
         return self
 
     def same_as(self, other: ModelTokenizer) -> bool:
-        """Returns whether every id stands for the same in both."""
+        """Returns whether every id means the same in both."""
         return self is other or (
             (self.eos_id, self.end_ids) == (other.eos_id, other.end_ids)
             and self.backend.get_vocab() == other.backend.get_vocab()
         )
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text, without special tokens added; `<eos>` typed by a person is mere text."""
+        """Returns the ids of a text, without special tokens added; a typed `<eos>` is mere text."""
         return self.backend(text, add_special_tokens=False, split_special_tokens=True).input_ids
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -81,37 +81,37 @@ class ModelTokenizer:
         return self.backend.decode(words, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def prompt(self, prompt: str) -> tuple[int, ...]:
-        """Returns the ids that stand before a response: by the chat template where there is one, else the text's.
+        """Returns the ids before a response: by the chat template if there is one, else the text's.
 
         Args:
-            prompt: text, or an `preference_duel.types.Conversation`, whose messages go to the template.
+            prompt: text, or a `preference_duel.types.Conversation`, whose messages go to the template.
 
         Raises:
-            ValueError: if no token is left.
+            ValueError: if there is no token.
         """
         messages = getattr(prompt, "messages", None) or ({"role": "user", "content": str(prompt)},)
-        name = str(prompt), tuple(tuple(turn.items()) for turn in messages)
-        if name not in self._prompts:
+        key = str(prompt), tuple(tuple(turn.items()) for turn in messages)
+        if key not in self._prompts:
             ids = self._chat(messages) if self.backend.chat_template else self._plain(prompt)
             if not ids:
                 raise ValueError(f"the prompt {str(prompt)!r} has no tokens in this vocabulary")
-            self._prompts[name] = tuple(ids)
-        return self._prompts[name]
+            self._prompts[key] = tuple(ids)
+        return self._prompts[key]
 
     def _plain(self, prompt: str) -> list[int]:
         return self.backend(str(prompt), split_special_tokens=True).input_ids
 
     def _chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Encodes the filled template; where contents hold the template's own marks, they are encoded apart."""
+        """Encodes the filled template; contents that hold special tokens are encoded separately, as mere text."""
         contents = [turn["content"] for turn in messages]
         if not any(mark in content for mark in self._marks for content in contents):
             return self._template(messages, tokenize=True)
-        holes = [f"\ue000{i}\ue001" for i in range(len(messages))]
-        filled = self._template([{**t, "content": h} for t, h in zip(messages, holes, strict=True)], tokenize=False)
+        places = [f"\ue000{i}\ue001" for i in range(len(messages))]
+        filled = self._template([{**t, "content": h} for t, h in zip(messages, places, strict=True)], tokenize=False)
         ids: list[int] = []
         for part in re.split("(\ue000\\d+\ue001)", filled):
-            if part in holes:
-                ids += self.encode(contents[holes.index(part)])
+            if part in places:
+                ids += self.encode(contents[places.index(part)])
             else:
                 ids += self.backend(part, add_special_tokens=False).input_ids
         return ids
@@ -120,7 +120,7 @@ class ModelTokenizer:
         """Fills the chat template.
 
         Raises:
-            ValueError: with the template's own words if it refuses the messages.
+            ValueError: with the template's own message if it refuses the roles.
         """
         from jinja2 import TemplateError
 
@@ -153,15 +153,15 @@ class ModelTokenizer:
 
 
 def load_tokenizer(path: str, trust_remote_code: bool = False, thinking: bool | None = None) -> ModelTokenizer:
-    """Returns the tokenizer of a directory or hub id, which knows every token that ends a turn of its model.
+    """Returns the tokenizer of a directory or hub id, with every token that ends a turn of its model.
 
     Args:
         path: the directory or hub id.
-        trust_remote_code: whether code that the checkpoint brings may run.
+        trust_remote_code: whether code in the checkpoint may run.
         thinking: the chat template's `enable_thinking`; None: its default.
 
     Raises:
-        OSError: if it cannot be found or fetched.
+        OSError: if it cannot be found or downloaded.
         ValueError: if it is no tokenizer, or has no EOS.
     """
     from transformers import AutoTokenizer
@@ -175,7 +175,7 @@ def load_tokenizer(path: str, trust_remote_code: bool = False, thinking: bool | 
 def _end_ids(source: str) -> set[int]:
     """Returns the `eos_token_id`s of generation_config.json and config.json, either of which may be absent.
 
-    The default of a configuration's class (2 for Llama) is also written where nobody chose it: alone it says nothing.
+    The default of a configuration's class (2 for Llama) is ignored: it is also written if it was not chosen.
     """
     from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig
 
@@ -196,7 +196,7 @@ def load_model(
     """Returns the causal language model of a directory or hub id, dropout off.
 
     Raises:
-        OSError: if it cannot be found or fetched.
+        OSError: if it cannot be found or downloaded.
         ValueError: if it is another kind of model, or its tensors are not those of its config.json.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -220,23 +220,23 @@ def load_model(
 
 
 def context_length(model: Any) -> int | None:
-    """Returns how many tokens a model can read; None where there is no limit."""
+    """Returns the context length of a model in tokens; None if there is no limit."""
     return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
 def _source(path: str) -> str:
-    """Returns the directory or hub id, having made sure that it can be had."""
+    """Returns the directory or hub id, after checking that it is available."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         return str(folder)
     if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path):
-        what = "is a file" if folder.exists() else "does not exist, and it is no hub id"
-        raise FileNotFoundError(f"the policy's directory '{path}' {what}. {_ADVICE}")
+        fault = "is a file" if folder.exists() else "does not exist, and it is no hub id"
+        raise FileNotFoundError(f"the policy's directory '{path}' {fault}. {_ADVICE}")
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     if not isinstance(try_to_load_from_cache(path, "config.json"), str):
         try:
-            HfApi().model_info(path, timeout=10)  # fails at once where from_pretrained would try for a minute
+            HfApi().model_info(path, timeout=10)  # fails at once; from_pretrained retries for a minute
         except Exception as error:  # each HTTP library has its own
             raise OSError(
                 f"there is no directory '{path}', and the Hugging Face hub gives no such model: "
@@ -247,7 +247,7 @@ def _source(path: str) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps transformers from writing warnings and progress bars between a run's own lines."""
+    """Silences transformers' warnings and progress bars."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -263,7 +263,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _loading(path: str) -> Iterator[None]:
-    """Keeps transformers quiet while it loads, and says what to do where it fails."""
+    """Silences transformers while it loads, and adds advice to its errors."""
     try:
         with quiet():
             yield
@@ -273,7 +273,7 @@ def _loading(path: str) -> Iterator[None]:
         if "trust_remote_code" not in str(error):
             raise ValueError(f"cannot load '{path}': {error}") from error
         raise ValueError(
-            f"'{path}' brings code of its own, which is only run where trust_remote_code is set "
+            f"'{path}' brings code of its own, which is only run if trust_remote_code is set "
             f"(--policy.trust_remote_code); read that code first"
         ) from error
 
@@ -292,13 +292,13 @@ def _require_causal(path: str, config: Any) -> None:
 
 
 def _require_whole(path: str, info: dict[str, Any]) -> None:
-    """Raises where a checkpoint's tensors are not those of its architecture; transformers would make them up."""
+    """Raises if a checkpoint's tensors are not those of its architecture; transformers would initialise them."""
     sizes = [f"{name} ({list(has)} for {list(needs)})" for name, has, needs in info["mismatched_keys"]]
     wrong = {"lacks": info["missing_keys"], "has unknown": info["unexpected_keys"], "has of other sizes": sizes}
-    found = [f"{what} {_some(sorted(names))}" for what, names in wrong.items() if names]
-    if found:
+    faults = [f"{fault} {_some(sorted(names))}" for fault, names in wrong.items() if names]
+    if faults:
         raise ValueError(
-            f"the checkpoint '{path}' does not fit its config.json: it {'; it '.join(found)}. "
+            f"the checkpoint '{path}' does not fit its config.json: it {'; it '.join(faults)}. "
             f"Save it again with save_pretrained, or correct config.json"
         )
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters: a large model learns by small matrices, and all its copies share the rest."""
+"""Low-rank adapters: small matrices are trained, and all copies of a model share the other weights."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _MARK = "lora_"
 class LoRAConfig:
     """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685), by the peft library.
 
-    There is no dropout: draws and log-probabilities must be of one law.
+    There is no dropout: samples and log-probabilities must be of one distribution.
     """
 
     rank: int = 0
-    """Rank of the adapters, >= 0; 0: none, and all weights learn. Published runs take 4 to 256."""
+    """Rank of the adapters, >= 0; 0: none, and all weights are trained. Published runs take 4 to 256."""
 
     alpha: float = 16.0
     """Their scale, > 0: an adapter's product is multiplied by alpha / rank."""
 
     targets: str = "all-linear"
-    """Which layers have one: "all-linear" (all but the output layer), or the ends of their names, separated by commas:
+    """Layers with an adapter: "all-linear" (all but the output layer), or the ends of their names, separated by commas:
     q_proj,v_proj."""
 
     def __post_init__(self) -> None:
-        """Raises where a value is out of range."""
+        """Raises if a value is out of range."""
         if self.rank < 0 or not self.alpha > 0 or not self.targets:
             raise ValueError(
                 f"lora.rank must be at least 0, alpha positive and targets not empty, got {self.rank}, {self.alpha} "
@@ -40,12 +40,12 @@ class LoRAConfig:
 
 
 def add_adapters(model: Any, config: LoRAConfig, seed: int) -> None:
-    """Puts adapters into a model, which changes nothing that it says; from then on they alone learn, in float32.
+    """Puts adapters into a model, which leaves its outputs unchanged; only they are trained, in float32.
 
     Args:
         model: a transformers model.
-        config: which, of rank 1 at least.
-        seed: of their first halves; the second ones are 0.
+        config: settings, of rank 1 at least.
+        seed: random seed of their first factors; the second ones are 0.
 
     Raises:
         ValueError: if no layer has such a name.
@@ -80,25 +80,25 @@ def shared(model: nn.Module) -> list[Tensor]:
 
 
 def only_adapters(_: nn.Module, state: dict[str, Any], prefix: str, __: Mapping[str, Any]) -> None:
-    """Leaves nothing but adapters in the `state_dict()` of the module that it is hooked to."""
+    """Removes all but adapters from the `state_dict()` of the module that it is hooked to."""
     for name in [name for name in state if name.startswith(prefix) and _MARK not in name]:
         del state[name]
 
 
-def rest_is_there(_: nn.Module, missing: Any) -> None:
-    """Lets `load_state_dict()` of the module that it is hooked to take what `only_adapters` left."""
+def accept_adapters(_: nn.Module, missing: Any) -> None:
+    """Lets `load_state_dict()` of the module that it is hooked to accept adapters alone."""
     missing.missing_keys[:] = [name for name in missing.missing_keys if _MARK in name]
 
 
 @torch.no_grad()
 def merged(model: nn.Module) -> dict[str, Tensor]:
-    """Returns a model's tensors by the names that they had without adapters, each adapter's product added."""
+    """Returns a model's tensors by their names without adapters, each adapter's product added."""
     from peft.tuners.lora import LoraLayer
 
     state = {name.replace(".base_layer", ""): t for name, t in model.state_dict().items() if _MARK not in name}
     for name, layer in model.named_modules():
         if isinstance(layer, LoraLayer):
-            adapted: Any = layer  # its kind, of linear layers or embeddings, has the product
+            adapted: Any = layer  # the subclasses for linear layers and embeddings have it
             weight = state[f"{name}.weight"]
             state[f"{name}.weight"] = (weight.float() + adapted.get_delta_weight("default")).to(weight.dtype)
     return state

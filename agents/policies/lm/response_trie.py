@@ -94,7 +94,7 @@ class ResponseTrie:
         return legal
 
     def follow(self, states: Tensor, tokens: Tensor) -> Tensor:
-        """Returns [R] the children that the tokens lead to; -1 where there is none."""
+        """Returns [R] the children that the tokens lead to; -1 if there is none."""
         wanted = states * self._width + tokens
         edges, children = self._table(states.device)
         place = torch.searchsorted(edges, wanted).clamp(max=len(edges) - 1)
@@ -106,7 +106,7 @@ class ResponseTrie:
         return torch.searchsorted(edges, states * self._width) == torch.searchsorted(edges, (states + 1) * self._width)
 
     def leaves(self, device: torch.device) -> Tensor:
-        """Returns [nodes] the number of the response that ends at a node; -1 where none does."""
+        """Returns [nodes] the number of the response that ends at a node; -1 if none does."""
         return self._leaves.to(device)
 
     def _table(self, device: torch.device) -> tuple[Tensor, Tensor]:

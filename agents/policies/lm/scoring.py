@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from torch.utils.checkpoint import checkpoint
 
-from agents.policies.lm.batching import groups, padded
+from agents.policies.lm.batching import padded
 from agents.policies.lm.fused_logprob import Process, fused_logprob
-from preference_duel import distributed
-from preference_duel.types import Completion
-
-if TYPE_CHECKING:
-    from agents.policies.lm.decoder import Autoregressive
-
-UNLEARNED = 4
-"""How many times as many tokens fit into a pass that keeps nothing for a gradient."""
 
 
 class Root(nn.Module):
@@ -128,51 +118,3 @@ def chosen(logits: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
     """Returns [M] nats: the log-probability of each of the M tokens of R responses under logits [M, V] before it."""
     flat = torch.tensor([token for row in tokens for token in row], dtype=torch.long, device=logits.device)
     return logits.gather(1, flat[:, None]).squeeze(1) - logits.logsumexp(-1)
-
-
-def token_logprob(
-    policy: Autoregressive, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]
-) -> tuple[Tensor, Tensor]:
-    """Returns the log-probability of every token under the distribution that `draw` samples from, differentiable.
-
-    Responses of similar length are read together. If they have more than `micro_tokens` together, one group at a time
-    holds what its gradient needs, and is read again for it. Without gradients processes share the responses; with them
-    each reads what it was given, in one pass if the policy is sharded.
-
-    Args:
-        policy: the policy.
-        prompts: B prompts.
-        responses: [B][K] responses.
-
-    Returns:
-        [B, K, T] nats, 0 after a response's end, and the mask [B, K, T]: True where a token counts.
-    """
-    flat = [(prompt, policy.tokens_of(y)) for prompt, row in zip(prompts, responses, strict=True) for y in row]
-    lengths = [len(tokens) for _, tokens in flat]
-    width = max(lengths, default=0)
-    read = [policy.prompt_length(prompt) + len(tokens) for prompt, tokens in flat]
-    learns = torch.is_grad_enabled()
-    most = policy.micro_tokens if learns else UNLEARNED * policy.micro_tokens
-    own = [i for i in (range(len(flat)) if learns else distributed.share(len(flat))) if lengths[i]]
-    whole = learns and policy.sharded
-    passes = [own] if whole else [[own[i] for i in group] for group in groups([read[i] for i in own], most)]
-    again = learns and not whole and sum(read) > most
-    values, places = [], []
-    with nullcontext() if learns else policy.gathered():
-        for part in filter(None, passes):
-            texts = [flat[i][0] for i in part], [flat[i][1] for i in part]
-            values.append(
-                checkpoint(policy.flat_logprob, *texts, use_reentrant=False, preserve_rng_state=False)
-                if again
-                else policy.flat_logprob(*texts)
-            )
-            places += [i * width + t for i in part for t in range(lengths[i])]
-    index = torch.tensor(places, dtype=torch.long, device=policy.device)
-    result = torch.zeros(len(flat) * width, device=policy.device)
-    if values:
-        result = result.index_put((index,), torch.cat(values))
-    if not learns:
-        distributed.add(result)
-    mask = torch.arange(width, device=policy.device) < torch.tensor(lengths, device=policy.device)[:, None]
-    shape = len(prompts), -1, width
-    return result.reshape(shape), mask.reshape(shape)

@@ -1,4 +1,4 @@
-"""A model whose parameters are spread over processes, by torch's `fully_shard` (FSDP2)."""
+"""Models whose parameters are sharded over processes by torch's `fully_shard` (FSDP2)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def shard(root: Root) -> None:
-    """Spreads the root of a transformers model over all processes, in place; a layer is gathered when it is needed.
+    """Shards the root of a transformers model over all processes, in place; a layer is gathered when it is needed.
 
     Gradients are summed over processes.
     """
@@ -40,7 +40,7 @@ def shard(root: Root) -> None:
 
 @contextmanager
 def gathered(root: Root) -> Iterator[None]:
-    """Gathers all parameters inside the block, for passes that not every process makes as often as the others."""
+    """Gathers all parameters inside the block, for passes that processes make in different numbers."""
     parts = _parts(root)
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
@@ -54,12 +54,12 @@ def gathered(root: Root) -> Iterator[None]:
 
 
 def twin(root: Root) -> Root:
-    """Returns a copy of a sharded root, sharded likewise; every process must ask for it."""
+    """Returns a copy of a sharded root, sharded likewise; every process must call it."""
     model = root.model
     state = {name: whole(tensor).clone() for name, tensor in model.state_dict().items()}
     with torch.device("meta"):
         other = type(model)(model.config)
-    other.load_state_dict(state, assign=True, strict=False)  # tied tensors stand under one name
+    other.load_state_dict(state, assign=True, strict=False)  # tied tensors have one name
     other.tie_weights()
     for name, buffer in model.named_buffers():  # some are not saved, such as the frequencies of rotary positions
         owner, _, last = name.rpartition(".")
@@ -70,13 +70,13 @@ def twin(root: Root) -> Root:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Returns a tensor that may be spread over processes as one; every process must ask for it."""
-    return tensor.full_tensor() if _is_spread(tensor) else tensor
+    """Returns a tensor that may be sharded as a whole one; every process must call it."""
+    return tensor.full_tensor() if _is_sharded(tensor) else tensor
 
 
 def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """Returns a whole tensor, which all processes have, spread as another one is."""
-    if not _is_spread(like) or tensor.shape != like.shape:
+    """Returns a whole tensor, which all processes have, sharded as another one is."""
+    if not _is_sharded(like) or tensor.shape != like.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
@@ -97,6 +97,6 @@ def _is_module(module: object) -> TypeGuard[FSDPModule]:
     return fsdp is not None and isinstance(module, fsdp.FSDPModule)
 
 
-def _is_spread(tensor: Tensor) -> TypeGuard[DTensor]:
+def _is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     spread = sys.modules.get("torch.distributed.tensor")
     return spread is not None and isinstance(tensor, spread.DTensor)

@@ -32,7 +32,7 @@ class VLLMConfig:
     """Share of a GPU's memory that the engine may take, in (0, 1]; it is released between batches."""
 
     def __post_init__(self) -> None:
-        """Raises where a value is out of range."""
+        """Raises if a value is out of range."""
         if self.tensor_parallel < 1 or not 0 < self.memory <= 1:
             raise ValueError(
                 f"vllm.tensor_parallel must be at least 1 and vllm.memory in (0, 1], got {self.tensor_parallel} and "

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 
 from agents import HFPolicy, make_policy
 from agents.policies.lm.batching import groups
-from agents.policies.lm.cached_decoder import ForwardArguments
+from agents.policies.lm.decoder import ForwardArguments
 from agents.policies.lm.generation import SamplingParams
 from agents.policies.lm.hf_policy import HFConfig, TinyConfig
 from agents.policies.lm.loading import load_tokenizer

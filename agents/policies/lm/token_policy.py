@@ -1,0 +1,161 @@
+"""Contract of policies that write token by token."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from agents.policies.lm.batching import groups
+from agents.policies.lm.constraints import Constraints
+from agents.policies.lm.decoder import Decoder
+from agents.policies.lm.enumeration import listed_logprob
+from agents.policies.lm.generation import generate
+from agents.policies.lm.response_trie import ResponseTrie
+from preference_duel import distributed
+from preference_duel.keyed_random import Key
+from preference_duel.protocols import Policy
+from preference_duel.types import Completion
+
+_UNLEARNED = 4
+"""How many times as many tokens fit into a pass without gradients."""
+_SHARE = 4
+"""Tokens of `micro_tokens` that one beginning of a listed response counts for: a pass reads one token of it."""
+
+
+class TokenPolicy(Policy):
+    """A policy that writes token by token.
+
+    Attributes:
+        constraints: legal tokens and ends.
+        micro_tokens: tokens in one forward pass with gradients, >= 1.
+        truncates: True if some legal tokens get probability 0.
+    """
+
+    constraints: Constraints
+    micro_tokens: int
+    truncates: bool = False
+
+    @abstractmethod
+    def decoder(self, prompts: Sequence[str], rows: Sequence[int]) -> Decoder:
+        """Starts one response to `prompts[i]` for each i of `rows`."""
+
+    @abstractmethod
+    def logits(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Returns [M, V] float32: a decoder's logits before each of the M tokens of R responses, differentiable."""
+
+    @abstractmethod
+    def flat_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Returns [M] nats float32: the log-probability of each of the M tokens of R responses, differentiable."""
+
+    @abstractmethod
+    def prompt_length(self, prompt: str) -> int:
+        """Returns the number of tokens of a prompt, those of the chat template included."""
+
+    @abstractmethod
+    def completions(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
+        """Returns the responses of these tokens."""
+
+    @abstractmethod
+    def tokens_of(self, response: Completion) -> tuple[int, ...]:
+        """Returns the tokens of a response: those that were sampled, if they are known.
+
+        Raises:
+            ValueError: if the response is not one of a finite task, or too long.
+        """
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Gathers sharded parameters inside the block, for any number of passes without gradients."""
+        return nullcontext()
+
+    def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
+        """Samples responses, as many at a time as fit into memory, or lists those of a finite task if exact.
+
+        Processes share the prompts.
+        """
+        if self.exact and isinstance(self.constraints, ResponseTrie):
+            return self.constraints.listed(prompts, self.logprob)
+        shape = len(prompts), n, self.constraints.limit
+        own = distributed.share(shape[0])
+        b, k, t = np.ogrid[own.start : own.stop : own.step, : shape[1], : shape[2]]
+        uniforms = torch.from_numpy(key.uniform(k=k, l=b, vote=t)).reshape(-1, shape[2])
+        tokens: list[list[int]] = []
+        longest = max((self.prompt_length(prompt) for prompt in prompts), default=0) + shape[2]
+        rows_at_once = max(1, _UNLEARNED * self.micro_tokens // longest)
+        with self.gathered():
+            for rows in torch.tensor(own, dtype=torch.long).repeat_interleave(n).split(rows_at_once):
+                part = uniforms[len(tokens) : len(tokens) + len(rows)].to(self.device)
+                tokens += generate(self.decoder(prompts, rows.tolist()), self.constraints, part) if len(rows) else []
+        by_prompt = distributed.exchange([tokens[i : i + n] for i in range(0, len(tokens), n)], shape[0])
+        return [self.completions(rows) for rows in by_prompt], torch.full(shape[:2], 1 / n)
+
+    def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
+        """Returns [B, K] nats, float32, differentiable."""
+        return self.token_logprob(prompts, responses)[0].sum(-1)
+
+    def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
+        """Returns [B, N] float64 on the CPU; each beginning of a response is read once.
+
+        Raises:
+            TypeError: if the task is not finite.
+            ValueError: if a response is not one of the task.
+        """
+        trie = self.constraints
+        if not isinstance(trie, ResponseTrie):
+            raise TypeError("only a finite task has a whole law")
+        columns = [trie.number_of(response.text) for response in responses]
+        most = max(1, self.micro_tokens // _SHARE)
+        with self.gathered():
+            logprobs = listed_logprob(trie, partial(self.decoder, prompts), len(prompts), most, self.device)
+        return logprobs[:, columns].exp().cpu()
+
+    def token_logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> tuple[Tensor, Tensor]:
+        """Returns the log-probability of every token under the distribution that `draw` samples from, differentiable.
+
+        For tokens that stop before EOS and the limit, it is that of all responses with this beginning.
+
+        Responses of similar length are read together. If they have more than `micro_tokens` together, one group at a
+        time holds what its gradient needs, and is read again for it. Without gradients processes share the responses;
+        with them each reads what it was given, in one pass if the policy is sharded.
+
+        Returns:
+            [B, K, T] nats, 0 after a response's end, and the mask [B, K, T]: True where a token counts.
+
+        Raises:
+            ValueError: if a response is not one of the task, or too long.
+        """
+        flat = [(prompt, self.tokens_of(y)) for prompt, row in zip(prompts, responses, strict=True) for y in row]
+        lengths = [len(tokens) for _, tokens in flat]
+        width = max(lengths, default=0)
+        read = [self.prompt_length(prompt) + len(tokens) for prompt, tokens in flat]
+        learns = torch.is_grad_enabled()
+        most = self.micro_tokens if learns else _UNLEARNED * self.micro_tokens
+        own = [i for i in (range(len(flat)) if learns else distributed.share(len(flat))) if lengths[i]]
+        whole = learns and self.sharded
+        passes = [own] if whole else [[own[i] for i in group] for group in groups([read[i] for i in own], most)]
+        again = learns and not whole and sum(read) > most
+        values, places = [], []
+        with nullcontext() if learns else self.gathered():
+            for part in filter(None, passes):
+                texts = [flat[i][0] for i in part], [flat[i][1] for i in part]
+                values.append(
+                    checkpoint(self.flat_logprob, *texts, use_reentrant=False, preserve_rng_state=False)
+                    if again
+                    else self.flat_logprob(*texts)
+                )
+                places += [i * width + t for i in part for t in range(lengths[i])]
+        index = torch.tensor(places, dtype=torch.long, device=self.device)
+        result = torch.zeros(len(flat) * width, device=self.device)
+        if values:
+            result = result.index_put((index,), torch.cat(values))
+        if not learns:
+            distributed.add(result)
+        mask = torch.arange(width, device=self.device) < torch.tensor(lengths, device=self.device)[:, None]
+        shape = len(prompts), -1, width
+        return result.reshape(shape), mask.reshape(shape)
