@@ -1,10 +1,11 @@
-"""One game, ten views: the same seed and tokens have the same prompt and verdict, and the promises hold in each."""
+"""One game, twelve views: the same seed and tokens have the same prompt and verdict, and the promises hold in each."""
 
 import itertools
 import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -19,7 +20,7 @@ from envs.views.bandit_env import response_env
 from envs.views.gym_env import solo_env
 from envs.views.gym_vector_env import solo_vector
 from envs.views.sb3_vec_env import sb3_env
-from tests.envs.duels import COPIES, A, B, C, require_apart
+from tests.envs.duels import COPIES, PLAYERS, A, B, C, require_apart
 from tests.paths import ROOT
 
 EPISODES = 12
@@ -29,65 +30,76 @@ def whole(task, text):
     return [*task.tokenizer.encode(text), task.tokenizer.eos_id][: task.max_new_tokens]
 
 
+def moves(task, *texts):
+    """Yields the tokens of each step: those of the texts, then EOS."""
+    yield from itertools.zip_longest(*(whole(task, text) for text in texts), fillvalue=task.tokenizer.eos_id)
+    yield from itertools.repeat((task.tokenizer.eos_id,) * len(texts))
+
+
 def shown(task, board):
     return task.tokenizer.decode([int(token) for token in board[: task.max_prompt_tokens]])
+
+
+class Script:
+    """An opponent that plays the n-th text in episode n."""
+
+    def __init__(self, task, texts):
+        self.responses = [whole(task, text) for text in texts]
+
+    def respond(self, prompts, key):
+        return [self.responses[episode % len(self.responses)] for episode in key.episode.tolist()]
+
+
+# Each view plays a plan (the texts of both players, by episode) and yields prompt, reward of player_0 and outcome.
 
 
 def parallel(task, oracle, seed, plan):
     env = preference_duel_v0.parallel_env(task=task, oracle=oracle)
     for episode, texts in enumerate(plan):
         observations, _ = env.reset(seed=seed if episode == 0 else None)
-        prompt, rows = shown(task, observations["player_0"]["observation"]), [whole(task, text) for text in texts]
-        for step in range(max(map(len, rows))):
-            tokens = [row[step] if step < len(row) else task.tokenizer.eos_id for row in rows]
-            _, rewards, over, cut, infos = env.step(dict(zip(env.possible_agents, tokens, strict=True)))
+        tokens = moves(task, *texts)
+        while env.agents:
+            _, rewards, over, cut, infos = env.step(dict(zip(PLAYERS, next(tokens), strict=True)))
             assert len(set(over.values())) == 1
             assert not any(cut.values())
         assert rewards["player_0"] == -rewards["player_1"]
-        yield prompt, rewards["player_0"], infos["player_0"]["outcome"]
+        yield shown(task, observations["player_0"]["observation"]), rewards["player_0"], infos["player_0"]["outcome"]
 
 
 def aec(task, oracle, seed, plan):
     env = preference_duel_v0.env(task=task, oracle=oracle)
     for episode, texts in enumerate(plan):
         env.reset(seed=seed if episode == 0 else None)
-        prompt, rows = shown(task, env.observe("player_0")["observation"]), [whole(task, text) for text in texts]
-        for step in range(max(map(len, rows))):
-            for row in rows:
-                env.step(row[step] if step < len(row) else task.tokenizer.eos_id)
-        assert all(env.terminations.values())
+        prompt, tokens = shown(task, env.observe("player_0")["observation"]), moves(task, *texts)
+        while not all(env.terminations.values()):
+            for token in next(tokens):
+                env.step(token)
         assert not any(env.truncations.values())
         assert env.rewards["player_0"] == -env.rewards["player_1"]
         yield prompt, env.rewards["player_0"], env.infos["player_0"]["outcome"]
 
 
-def single(task, oracle, seed, plan):
-    env = gymnasium.make(envs.registration.DUEL, task=task, oracle=oracle)
-    for episode, (mine, theirs) in enumerate(plan):
-        env.unwrapped.set_opponent([theirs])
-        observation, _ = env.reset(seed=seed if episode == 0 else None)
-        over, tokens = False, iter([*whole(task, mine), *[task.tokenizer.eos_id] * 9])
-        while not over:
-            _, reward, over, cut, info = env.step(next(tokens))
-            assert not cut
-        yield shown(task, observation["observation"]), reward, info["outcome"]
+def single(learner):
+    def play(task, oracle, seed, plan):
+        sign = 1 if learner == "player_0" else -1
+        mine, theirs = list(zip(*plan, strict=True))[::sign]
+        options = {"task": task, "oracle": oracle, "learner": learner, "opponent": Script(task, theirs)}
+        env = gymnasium.make(envs.registration.DUEL, **options)
+        for episode, text in enumerate(mine):
+            observation, _ = env.reset(seed=seed if episode == 0 else None)
+            over, tokens = False, moves(task, text)
+            while not over:
+                _, reward, over, cut, info = env.step(*next(tokens))
+                assert not cut
+            yield shown(task, observation["observation"]), sign * reward, info["outcome"]
 
-
-def swapped(task, oracle, seed, plan):
-    env = solo_env(task=task, oracle=oracle, learner="player_1")
-    for episode, (mine, theirs) in enumerate(plan):
-        env.set_opponent([mine])
-        observation, _ = env.reset(seed=seed if episode == 0 else None)
-        over, tokens = False, iter([*whole(task, theirs), *[task.tokenizer.eos_id] * 9])
-        while not over:
-            _, reward, over, _, info = env.step(next(tokens))
-        yield shown(task, observation["observation"]), -reward, info["outcome"]
+    return play
 
 
 def bandit(task, oracle, seed, plan):
-    env = response_env(task=task, oracle=oracle, candidates=[mine for mine, _ in plan])
-    for episode, (_, theirs) in enumerate(plan):
-        env.set_opponent([theirs])
+    mine, theirs = zip(*plan, strict=True)
+    env = response_env(task=task, oracle=oracle, candidates=mine, opponent=Script(task, theirs))
+    for episode in range(len(plan)):
         observation, _ = env.reset(seed=seed if episode == 0 else None)
         _, reward, over, cut, info = env.step(episode)
         assert (over, cut) == (True, False)
@@ -96,34 +108,30 @@ def bandit(task, oracle, seed, plan):
 
 def vector(mode):
     def play(task, oracle, seed, plan):
-        env = gymnasium.make_vec(envs.registration.DUEL, num_envs=3, vectorization_mode=mode, task=task, oracle=oracle)
-        for episode, (mine, theirs) in enumerate(plan):
-            env.call("set_opponent", [theirs]) if mode else env.unwrapped.set_opponent([theirs])
+        mine, theirs = zip(*plan, strict=True)
+        options = {"task": task, "oracle": oracle, "opponent": Script(task, theirs)}
+        env = gymnasium.make_vec(envs.registration.DUEL, num_envs=3, vectorization_mode=mode, **options)
+        for episode, text in enumerate(mine):
             observations, _ = env.reset(seed=[9, seed, 10] if episode == 0 else None)
-            over, tokens = [False] * 3, iter([*whole(task, mine), *[task.tokenizer.eos_id] * 9])
+            over, tokens = [False] * 3, moves(task, text)
             while not over[1]:
-                _, rewards, over, cut, infos = env.step(np.full(3, next(tokens)))
+                _, rewards, over, cut, infos = env.step(np.full(3, *next(tokens)))
                 assert not cut.any()
             yield shown(task, observations["observation"][1]), rewards[1], infos["outcome"][1]
 
     return play
 
 
-def sb3(dummy):
+def sb3(build):
     def play(task, oracle, seed, plan):
-        options = {"task": task, "oracle": oracle}
-        env = DummyVecEnv([lambda: solo_env(**options)] * 2) if dummy else sb3_env(2, **options)
-        for episode, (mine, theirs) in enumerate(plan):
-            env.env_method("set_opponent", [theirs])
-            if episode == 0:
-                env.seed(seed)
-                observations = env.reset()
-            over, tokens = [False], iter([*whole(task, mine), *[task.tokenizer.eos_id] * 9])
-            prompt = shown(task, observations["observation"][0])
-            later = plan[episode + 1][1] if episode + 1 < len(plan) else theirs
-            env.env_method("set_opponent", [later])  # it is reset within the step that ends it
+        mine, theirs = zip(*plan, strict=True)
+        env = build(task=task, oracle=oracle, opponent=Script(task, theirs))
+        env.seed(seed)
+        observations = env.reset()
+        for text in mine:
+            over, tokens, prompt = [False], moves(task, text), shown(task, observations["observation"][0])
             while not over[0]:
-                observations, rewards, over, infos = env.step(np.full(2, next(tokens)))
+                observations, rewards, over, infos = env.step(np.full(2, *next(tokens)))
                 assert infos[0]["TimeLimit.truncated"] is False
             yield prompt, rewards[0], infos[0]["outcome"]
 
@@ -138,44 +146,35 @@ def arena(task, oracle, seed, plan):
         yield prompt, 2 * duel.prob.item() - 1, duel.prob.item()
 
 
-def arrays(task, oracle, seed, plan):
-    duels = TokenDuels(task, oracle, 2)
-    duels.seed([seed, 77])
-    yield from core(task, duels, plan, lambda tokens: tokens)
+def core(kind, convert):
+    def play(task, oracle, seed, plan):
+        duels = kind(task, oracle, 2)
+        duels.seed([seed, 77])
+        for texts in plan:
+            duels.reset()
+            prompt, tokens = shown(task, duels.board[0, 0]), moves(task, *texts)
+            while duels.outcome[0] < 0:
+                duels.step(convert(np.array([next(tokens)] * 2)))
+            gain = duels.rewards(convert(np.array([0])))[0].tolist()
+            assert gain[0] == -gain[1]
+            yield prompt, gain[0], duels.outcome[0].item()
 
-
-def tensors(task, oracle, seed, plan):
-    duels = TorchDuels(task, oracle, 2)
-    duels.seed([seed, 77])
-    yield from core(task, duels, plan, torch.from_numpy)
-
-
-def core(task, duels, plan, made):
-    for texts in plan:
-        duels.reset()
-        rows = [whole(task, text) for text in texts]
-        prompt = shown(task, duels.board[0, 0])
-        for step in range(max(map(len, rows))):
-            tokens = [row[step] if step < len(row) else task.tokenizer.eos_id for row in rows]
-            duels.step(made(np.array([tokens, tokens])))
-        gain = duels.rewards(made(np.array([0])))[0].tolist()
-        assert gain[0] == -gain[1]
-        yield prompt, gain[0], duels.outcome[0].item()
+    return play
 
 
 VIEWS = {
     "Parallel": parallel,
     "AEC": aec,
-    "Gymnasium": single,
-    "Gymnasium, other seat": swapped,
+    "Gymnasium": single("player_0"),
+    "Gymnasium, other seat": single("player_1"),
     "bandit": bandit,
     "sync vector": vector("sync"),
     "native vector": vector(None),
-    "SB3's DummyVecEnv": sb3(dummy=True),
-    "SB3 VecEnv": sb3(dummy=False),
+    "SB3's DummyVecEnv": sb3(lambda **options: DummyVecEnv([lambda: solo_env(**options)] * 2)),
+    "SB3 VecEnv": sb3(partial(sb3_env, 2)),
     "arena": arena,
-    "numpy": arrays,
-    "torch": tensors,
+    "numpy": core(TokenDuels, np.asarray),
+    "torch": core(TorchDuels, torch.from_numpy),
 }
 
 
