@@ -1,4 +1,4 @@
-"""What identifies a version of an environment: a hash of what it does."""
+"""The fingerprint of an environment: a hash of its observations, rewards, flags and verdicts."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def fingerprint(env: Any, episodes: int = 200) -> str:
         env: a ParallelEnv or a Gymnasium environment of the duel, with outcome feedback.
         episodes: how many are played.
     """
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     for episode in range(episodes):
-        _tell(told, env.reset(seed=_SEED if episode == 0 else None)[0])
+        _add(digest, env.reset(seed=_SEED if episode == 0 else None)[0])
         over, step, infos = False, 0, {}
         while not over:
             chance = Key(_SEED, episode).uniform(k=step, vote=np.arange(64))
             observations, rewards, terminations, truncations, infos = env.step(_actions(env, chance))
-            _tell(told, observations, rewards, terminations, truncations)
+            _add(digest, observations, rewards, terminations, truncations)
             over, step = _any(terminations), step + 1
-        _tell(told, (infos["player_0"] if isinstance(env, ParallelEnv) else infos)["outcome"])
-    return told.hexdigest()[:16]
+        _add(digest, (infos["player_0"] if isinstance(env, ParallelEnv) else infos)["outcome"])
+    return digest.hexdigest()[:16]
 
 
 def _actions(env: Any, chance: np.ndarray) -> Any:
@@ -51,12 +51,12 @@ def _any(flags: Any) -> bool:
     return any(flags.values()) if isinstance(flags, dict) else bool(flags)
 
 
-def _tell(told: Any, *values: Any) -> None:
+def _add(digest: Any, *values: Any) -> None:
     """Adds values to a hash, dicts in the order of their keys, numbers as little-endian float64."""
     for value in values:
         if isinstance(value, dict):
             for key in sorted(value):
-                told.update(key.encode())
-                _tell(told, value[key])
+                digest.update(key.encode())
+                _add(digest, value[key])
         else:
-            told.update(np.asarray(value, dtype="<f8").tobytes())
+            digest.update(np.asarray(value, dtype="<f8").tobytes())
