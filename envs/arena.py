@@ -19,11 +19,6 @@ from preference_duel.keyed_random import Worlds
 from preference_duel.types import Completion, Duel, Feedback, Proposal
 
 
-def draw_prompts(key: Key, count: int) -> np.ndarray:
-    """Returns the prompt index of each episode of `key`, uniform over `count` prompts."""
-    return prompt_index(key.uniform(), count)
-
-
 class DuelArena:
     """Draws prompts, asks the oracle about proposals and counts its queries.
 
@@ -83,7 +78,7 @@ class DuelArena:
             index = np.arange(self._rows)
         else:
             key = Key(self._seeds(slice(None)), episodes, Stream.PROMPT)
-            index = world * self._choices + draw_prompts(key, self._choices)
+            index = world * self._choices + prompt_index(key.uniform(), self._choices)
         self._prompts = [self.task.prompts[i] for i in index]
         self._episodes = episodes
         self._episode += self._size

@@ -150,11 +150,6 @@ class SoloDuels:
             info["action_mask"] = self.masks()[row].copy()
         return {**info, "seat": self.seats.item(row)}
 
-    def reward(self, row: int) -> float:
-        """Returns the learner's reward of one judged duel."""
-        gain = 2 * self.duels.revealed.item(row) - 1
-        return gain if self.seats.item(row) == 0 else -gain
-
     def observations(self) -> Any:
         """Returns copies of what every learner sees, as a batch of `observation_space`."""
         if self.obs == "flat":
@@ -172,7 +167,7 @@ class SoloDuels:
         return self.duels.rules.masks[self.duels.phase[self._places()]]
 
     def rewards(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Returns the learner's rewards of judged duels."""
+        """Returns [M] the learners' rewards of judged duels."""
         gain = 2 * self.duels.revealed[rows] - 1
         return np.where(self.seats[rows] == 0, gain, -gain)
 

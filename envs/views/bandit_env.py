@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from envs.token_duel.boards import tokens_of
 from envs.token_duel.one_player import Learner, OnePlayerView, SoloDuels, solo_duels
-from envs.views.gym_env import SoloDuel
+from envs.views.gym_env import ROW, SoloDuel
 from envs.views.transcript import require_render_mode, show
 
 Actions = Literal["candidates", "tokens"]
@@ -94,7 +94,7 @@ class ResponseDuel(OnePlayerView, gymnasium.Env[NDArray[np.int64], Any]):
                 self.render()
             if over:
                 break
-        return self._prompt(), self.solo.reward(0), True, False, self.solo.info(0, mask=False)
+        return self._prompt(), self.solo.rewards(ROW).item(), True, False, self.solo.info(0, mask=False)
 
     def render(self) -> str | None:  # pyright: ignore[reportIncompatibleMethodOverride] - of Gymnasium's frames, text
         """Shows the duel in words: printed in "human" mode, else returned."""

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from envs.token_duel.one_player import Learner, OnePlayerView, SoloDuels, solo_duels
 from envs.views.transcript import require_render_mode, show
 
+ROW = np.zeros(1, np.intp)
+"""The only row of a single duel."""
+
 
 class SoloDuel(OnePlayerView, gymnasium.Env[Any, np.int64]):
     """One player of a duel; the opponent's response is drawn when the duel begins, and played token by token.
@@ -63,7 +66,8 @@ class SoloDuel(OnePlayerView, gymnasium.Env[Any, np.int64]):
         over = self.solo.step_row(0, index(action))
         if self.render_mode == "human":
             self.render()
-        return self.solo.observation(0), self.solo.reward(0) if over else 0.0, over, False, self.solo.info(0)
+        reward = self.solo.rewards(ROW).item() if over else 0.0
+        return self.solo.observation(0), reward, over, False, self.solo.info(0)
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Returns [V], True if a token is legal, as sb3-contrib asks for it."""

@@ -11,15 +11,15 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from envs.token_duel.one_player import Learner, SoloDuels, solo_duels
+from envs.token_duel.one_player import Learner, OnePlayerView, SoloDuels, solo_duels
 from envs.token_duel.spaces import board_space
 from envs.views.transcript import require_render_mode, transcript
 
 
-class SoloVecEnv(VecEnv):
+class SoloVecEnv(OnePlayerView, VecEnv):
     """N times `envs.views.gym_env.SoloDuel` in arrays; a `DummyVecEnv` over that one gives the same at every step.
 
-    A duel that ended is reset within the step, its last observation is in `infos[i]["terminal_observation"]`.
+    A duel that ended is reset within the step; its last observation is in `infos[i]["terminal_observation"]`.
     Environment i has seed s + i.
 
     Args:
@@ -38,14 +38,6 @@ class SoloVecEnv(VecEnv):
         game.seed(seed + np.arange(game.size, dtype=object))
         self._rewards, self._ended = np.zeros(game.size, np.float32), np.zeros(game.size, np.bool_)
         self._infos: list[dict[str, Any]] = []
-
-    def set_opponent(self, opponent: Any) -> None:
-        """Replaces the opponent from each duel's next reset.
-
-        Raises:
-            ValueError: if it is no opponent.
-        """
-        self.solo.set_opponent(opponent)
 
     def reset(self) -> Any:
         """Starts the next episode of each duel, or episode 0 after `seed(...)`."""
@@ -81,6 +73,7 @@ class SoloVecEnv(VecEnv):
         for row, *values in zip(judged.tolist(), *verdicts.values(), strict=True):
             self._infos[row].update(zip(verdicts, values, strict=True), terminal_observation=solo.observation(row))
         solo.reset(judged)
+        self.reset_infos = self.reset_infos.copy()  # a clone may hold the same list
         for row, info in zip(judged.tolist(), self._first_infos(judged), strict=True):
             self.reset_infos[row] = info
 

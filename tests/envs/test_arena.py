@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from envs import Completion, DuelArena, Proposal
-from envs.arena import draw_prompts
+from envs.token_duel.chance import prompt_index
 from oracles import outcomes
 from preference_duel.keyed_random import Key, Stream
 
@@ -176,7 +176,7 @@ def test_the_batch_size_changes_no_prompt_and_no_verdict(words, oracle, self_pla
 def test_prompts_are_drawn_uniformly_and_named_by_the_seed(words, oracle):
     arena = DuelArena(words(), oracle, 3000, seed=2)
     prompts = arena.reset()
-    index = draw_prompts(Key(2, np.arange(3000), Stream.PROMPT), 3)
+    index = prompt_index(Key(2, np.arange(3000), Stream.PROMPT).uniform(), 3)
     assert prompts == [arena.task.prompts[i] for i in index]
     assert all(abs(prompts.count(prompt) - 1000) < 4 * np.sqrt(3000 * 2 / 9) for prompt in arena.task.prompts)
     assert DuelArena(words(), oracle, 3000, seed=3).reset() != prompts
