@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from oracles.features import FeatureOracle, feature_oracle, unit_gaps
-from preference_duel.checks import require_positive, require_share
+from preference_duel.checks import at_least, positive_finite, require, share
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,8 @@ class AnnotatorsConfig:
             ValueError: if a field is out of range, or a finite task lists too few responses.
         """
         del prompts, device
-        require_share(lam=self.lam)
-        require_positive(scale=self.scale)
-        if self.kinds < 2:
-            raise ValueError(f"kinds must be at least 2, got {self.kinds}: one kind of people is oracle 'bt'")
+        one_kind = "one kind of annotator is oracle 'bt'"
+        require(self, lam=share, scale=positive_finite, kinds=at_least(2, one_kind))
         listed, words = (partial(finish, self.lam, self.kinds) for finish in (_tastes_listed, _tastes_words))
         return feature_oracle("annotators", self.seed, 2, listed, words, partial(_mean_vote, self.scale), responses)
 

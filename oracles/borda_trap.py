@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from oracles.table import TableOracle
-from preference_duel.checks import require_positive, require_share
+from preference_duel.checks import positive_finite, require, share
 from preference_duel.keyed_random import Key, Stream, hash_seed
 
 
@@ -48,8 +48,7 @@ class BordaTrapConfig:
             raise ValueError(
                 "oracle 'borda_trap' needs a finite task's prompts and responses: --task symbols or FILE.json"
             )
-        require_share(lam=self.lam)
-        require_positive(eps=self.eps, crush=self.crush, scale=self.scale)
+        require(self, lam=share, eps=positive_finite, crush=positive_finite, scale=positive_finite)
         if len(responses) < 3:
             raise ValueError(f"borda_trap needs 3 or more responses, got {len(responses)}: two fall into no trap")
         return TableOracle(partial(_prob, self, tuple(prompts), len(responses)), prompts, responses)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from oracles.readers.classifier import ReaderConfig, RewardModel, require_idle
+from preference_duel.checks import positive_finite, require
 from preference_duel.keyed_random import hash_seed
 from preference_duel.names import nearest
 from preference_duel.protocols import forget
@@ -49,6 +50,7 @@ class BradleyTerryConfig:
         del prompts
         require_idle("bt", self, ("seed", "scale") if self.model is not None else ("reader",))
         if self.model is None:
+            require(self, scale=positive_finite)
             return RewardOracle(DrawnRewards(self.seed, self.scale, responses))
         return RewardOracle(RewardModel.load(self.model, self.reader, device))
 
@@ -97,12 +99,10 @@ class DrawnRewards:
         responses: N >= 2 distinct responses of a finite task, the only ones that have a reward; None: any text.
 
     Raises:
-        ValueError: if the scale or the list of responses is out of range.
+        ValueError: if fewer than two responses are listed, or one twice.
     """
 
     def __init__(self, seed: int, scale: float, responses: Sequence[str] | None = None) -> None:
-        if not (scale > 0 and math.isfinite(scale)):
-            raise ValueError(f"scale must be positive and finite, got {scale:g}")
         distinct = len(set(responses or ()))
         if responses is not None and (distinct < 2 or distinct < len(responses)):
             raise ValueError(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oracles.table import TableOracle
+from preference_duel.checks import one_of, positive_finite, require, within
 from preference_duel.keyed_random import Key, Stream, hash_seed
 
 Shape = Literal["disc", "circulant", "random"]
@@ -46,7 +47,7 @@ class CyclicConfig:
         if prompts is None or responses is None:
             raise ValueError("oracle 'cyclic' needs a finite task's prompts and responses: --task symbols or FILE.json")
         count = len(responses)
-        require_game(self.shape, self.lam, self.scale, count)
+        _require_game(self, count)
         return TableOracle(partial(_prob, self, tuple(prompts), count), prompts, responses)
 
 
@@ -55,22 +56,18 @@ def _prob(config: CyclicConfig, prompts: tuple[str, ...], count: int, row: int) 
     return torch.sigmoid(cyclic_logits(config.shape, config.lam, config.scale, count, seed))
 
 
-def require_game(shape: str, lam: float, scale: float, count: int) -> None:
+def _require_game(config: CyclicConfig, count: int) -> None:
     """Raises unless such a game of `count` responses exists.
 
     Raises:
         ValueError: naming the field and its range.
     """
-    if shape not in get_args(Shape):
-        raise ValueError(f"shape must be one of {', '.join(get_args(Shape))}, got {shape!r}")
-    if not 0 <= lam <= 1:
-        raise ValueError(f"lam must lie in [0, 1], the cyclic share of the logits' energy, got {lam:g}")
-    if not (scale > 0 and math.isfinite(scale)):
-        raise ValueError(f"scale must be positive and finite, got {scale:g}")
+    energy = "it is the cyclic share of the logits' energy"
+    require(config, shape=one_of(Shape), lam=within("[0, 1]", energy), scale=positive_finite)
     if not 3 <= count <= LARGEST:
         why = "two responses cannot form a cycle" if count < 3 else "the matrix would not fit"
         raise ValueError(f"cyclic needs 3 to {LARGEST} responses, got {count}: {why}")
-    if shape == "circulant" and count % 2 == 0:
+    if config.shape == "circulant" and count % 2 == 0:
         raise ValueError(
             f"shape 'circulant' needs an odd number of responses, got {count}: in an even circle the opposite one "
             f"would neither win nor lose; use 'disc', or one response more or less"

@@ -13,7 +13,7 @@ from torch import Tensor
 from oracles.features import FeatureOracle, feature_oracle, unit_gaps
 from oracles.readers.classifier import ReaderConfig, RewardModel, require_idle
 from oracles.readers.published_gpm import PublishedGPM, find_heads, published_logits
-from preference_duel.checks import require_positive, require_share
+from preference_duel.checks import positive_finite, require, share
 from preference_duel.planes import quarter_turn
 
 
@@ -56,14 +56,13 @@ class GPMConfig:
         drawn = "lam", "planes", "scale", "seed"
         require_idle("gpm", self, drawn if self.model is not None else ("reader", "tau"))
         if self.model is not None:
-            require_positive(tau=self.tau)
+            require(self, tau=positive_finite)
             if (heads := find_heads(self.model, self.reader.revision)) is not None:
                 published = PublishedGPM.load(self.model, heads, self.reader, device)
                 return FeatureOracle(published.rows, partial(_read_published, self.tau), published.forget)
             require_idle("gpm", self, ("tau",))
             return gpm_oracle(RewardModel.load(self.model, self.reader, device, embeds=True))
-        require_share(lam=self.lam)
-        require_positive(scale=self.scale, planes=self.planes)
+        require(self, lam=share, scale=positive_finite, planes=positive_finite)
         width = 1 + 2 * self.planes
         return feature_oracle(
             "gpm", self.seed, width, _gpm_listed, _gpm_words, partial(_gpm, self.lam, self.scale), responses

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from oracles.features import FeatureOracle, feature_oracle
-from preference_duel.checks import require_positive, require_share
+from preference_duel.checks import at_least, positive_finite, require, share
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,8 @@ class LengthBiasConfig:
             ValueError: if a field is out of range, or a finite task lists too few responses.
         """
         del prompts, device
-        require_share(lam=self.lam)
-        require_positive(width=self.width, scale=self.scale, unit=self.unit)
-        if not self.delta >= 0:
-            raise ValueError(f"delta must be at least 0, got {self.delta:g}")
+        require(self, lam=share, delta=at_least(0))
+        require(self, width=positive_finite, scale=positive_finite, unit=positive_finite)
         compare = partial(_semiorder, self)
         words = partial(_quality_and_words, self.unit)
         return feature_oracle("length_bias", self.seed, 2, _quality_and_length, words, compare, responses)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oracles.readers.batching import Budget, Memory
 from oracles.readers.loading import load_network
+from preference_duel.checks import positive, require
 from preference_duel.types import messages_of
 
 CONTEXT = (
@@ -48,8 +49,7 @@ class PairLMConfig:
 
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature:g}")
+        require(self, temperature=positive)
 
     def build(
         self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"

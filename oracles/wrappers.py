@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from preference_duel.checks import require_share
+from preference_duel.checks import require, share
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from preference_duel.protocols import Oracle, PayoffOracle, forget
 
@@ -39,7 +39,7 @@ class Noise:
 
     def wrap(self, build: Build, prompts: Sequence[str] | None, **changes: Any) -> Oracle:
         """Returns the noisy oracle."""
-        require_share(eps=self.eps)
+        require(self, eps=share)
         inner = build(prompts, **changes)
         return altered(inner, lambda prob: (1 - self.eps) * prob + self.eps / 2, inner.antisymmetric)
 
@@ -76,7 +76,7 @@ class PerPrompt:
         Raises:
             ValueError: if an end is out of range, or the oracle has no field `lam`.
         """
-        require_share(low=self.low, high=self.high)
+        require(self, low=share, high=share)
         if self.low > self.high:
             raise ValueError(f"low must not be above high, got {self.low:g} and {self.high:g}")
         build(prompts, **changes, lam=self.low)  # says at once what is wrong
@@ -84,8 +84,8 @@ class PerPrompt:
 
     def lam(self, prompt: str) -> float:
         """Returns the lam of a prompt."""
-        share = float(Key(hash_seed("per_prompt", self.seed, prompt), 0, Stream.INIT).uniform())
-        return self.low + (self.high - self.low) * share
+        uniform = float(Key(hash_seed("per_prompt", self.seed, prompt), 0, Stream.INIT).uniform())
+        return self.low + (self.high - self.low) * uniform
 
 
 class AlteredOracle:

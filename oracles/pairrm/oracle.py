@@ -15,12 +15,16 @@ from oracles.pairrm.checkpoint import EMBEDDED, load, locate, save
 from oracles.pairrm.encoding import Pair, PairEncoder
 from oracles.pairrm.network import PairRM
 from oracles.readers.batching import Budget, Memory
+from preference_duel.checks import one_of, positive, require
 
 __all__ = ["Cut", "Pair", "PairEncoder", "PairRM", "PairRMConfig", "PairRMOracle", "load", "locate", "save"]
 
 _log = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 Question = tuple[str, str, str]
+
+
+Order = Literal["both", "one"]
 
 
 @dataclass
@@ -47,7 +51,7 @@ class PairRMConfig:
     """Where the backbone's sizes stand if config.json lacks them: a directory, or a DeBERTa-v3 name on the hub."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
-    order: Literal["both", "one"] = "both"
+    order: Order = "both"
     """"both" averages the two orders; "one" reads each pair in one order drawn by its hash, at half the cost."""
     temperature: float = 1.0
     """T > 0 in sigmoid(margin / T); 1 is the scale of the training loss, 0.5 what llm-blender's `compare` gives."""
@@ -89,10 +93,7 @@ class PairRMOracle:
     def __init__(self, network: PairRM, encoder: PairEncoder, config: PairRMConfig | None = None) -> None:
         self.network, self.encoder = network.eval(), encoder
         self.config = config or PairRMConfig()
-        if self.config.temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {self.config.temperature}")
-        if self.config.order not in ("both", "one"):
-            raise ValueError(f"order must be 'both' or 'one', got '{self.config.order}'")
+        require(self.config, temperature=positive, order=one_of(Order))
         self.checkpoint = self.config.checkpoint
         self.cut = Cut()
         self._memory: Memory[Question, float] = Memory(self.config.cache_size)

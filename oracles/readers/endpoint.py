@@ -20,6 +20,7 @@ import httpx
 import torch
 from torch import Tensor
 
+from preference_duel.checks import at_least, positive, require
 from preference_duel.protocols import Unanswered
 
 _log = logging.getLogger(__name__)
@@ -68,11 +69,7 @@ class EndpointConfig:
 
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""
-        if self.retries < 0 or self.concurrency < 1 or not self.backoff > 0 or not self.timeout > 0:
-            raise ValueError(
-                f"endpoint.retries must be at least 0, concurrency at least 1, backoff and timeout positive; got "
-                f"{self.retries}, {self.concurrency}, {self.backoff:g} and {self.timeout:g}"
-            )
+        require(self, "endpoint.", retries=at_least(0), concurrency=at_least(1), backoff=positive, timeout=positive)
         missing = [name for name in ("{prompt}", "{first}", "{second}") if name not in self.template]
         if missing:
             raise ValueError(f"endpoint.template lacks {', '.join(missing)}")

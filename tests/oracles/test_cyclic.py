@@ -125,11 +125,11 @@ def test_cyclic_oracles_keep_the_contract(shape, scale):
 @pytest.mark.parametrize(
     ("fields", "count", "message"),
     [
-        ({"lam": 1.5}, 5, r"lam must lie in \[0, 1\].*got 1.5"),
+        ({"lam": 1.5}, 5, r"lam must lie in \[0, 1\], got 1.5: it is the cyclic share"),
         ({"lam": float("nan")}, 5, r"lam must lie in \[0, 1\]"),
         ({"scale": 0.0}, 5, "scale must be positive and finite, got 0"),
         ({"scale": float("inf")}, 5, "scale must be positive"),
-        ({"shape": "square"}, 5, "shape must be one of disc, circulant, random, got 'square'"),
+        ({"shape": "square"}, 5, r"shape must be one of \('disc', 'circulant', 'random'\), got 'square'"),
         ({"shape": "circulant"}, 6, "'circulant' needs an odd number of responses, got 6"),
         ({}, 2, "cyclic needs 3 to 16384 responses, got 2: two responses cannot form a cycle"),
         ({}, 20_000, "got 20000: the matrix would not fit"),

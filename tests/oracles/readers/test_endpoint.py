@@ -226,8 +226,8 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(served, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"retries": -1}, "endpoint.retries must be at least 0"),
-        ({"concurrency": 0}, "concurrency at least 1"),
+        ({"retries": -1}, "endpoint.retries must be at least 0, got -1"),
+        ({"concurrency": 0}, "endpoint.concurrency must be at least 1, got 0"),
         ({"template": "{prompt} {first}"}, r"endpoint.template lacks \{second\}"),
     ],
 )
