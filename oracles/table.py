@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from oracles.registry import GAMES
-from preference_duel.json_text import parse_json
+from preference_duel.json_text import parse_json, short
 from preference_duel.names import nearest
 
 SMALL = 2**20
@@ -232,7 +232,7 @@ def read_game(path: str | Path) -> Game:
     game = parse_json(Path(path).read_bytes(), path)
     known = ("prompts", "responses", "prob")
     if not isinstance(game, dict):
-        raise ValueError(f'{path}: a finite game is {{"prompts": [...], "responses": [...]}}, got {_short(game)}')
+        raise ValueError(f'{path}: a finite game is {{"prompts": [...], "responses": [...]}}, got {short(game)}')
     for field in game:
         if field not in known:
             raise ValueError(
@@ -245,12 +245,12 @@ def read_game(path: str | Path) -> Game:
 
 def _texts(path: str | Path, field: str, texts: object) -> tuple[str, ...]:
     if not isinstance(texts, list) or not texts:
-        raise ValueError(f"{path}: '{field}' must be a list of at least one string, got {_short(texts)}")
+        raise ValueError(f"{path}: '{field}' must be a list of at least one string, got {short(texts)}")
     for i, text in enumerate(texts):
         if not isinstance(text, str) or not text:
-            raise ValueError(f"{path}: {field}[{i}] must be a non-empty string, got {_short(text)}")
+            raise ValueError(f"{path}: {field}[{i}] must be a non-empty string, got {short(text)}")
         if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise ValueError(f"{path}: {field}[{i}] has half a surrogate pair, which is no text: {_short(text)}")
+            raise ValueError(f"{path}: {field}[{i}] has half a surrogate pair, which is no text: {short(text)}")
     try:
         _index(field, texts)
     except ValueError as error:
@@ -273,7 +273,7 @@ def _index(field: str, texts: Sequence[str]) -> dict[str, int]:
     index = {text: i for i, text in enumerate(texts)}
     if len(index) != len(texts):
         i = next(i for i, text in enumerate(texts) if index[text] != i)
-        raise ValueError(f"{field} must be distinct, but {_short(texts[i])} is {field}[{i}] and [{index[texts[i]]}]")
+        raise ValueError(f"{field} must be distinct, but {short(texts[i])} is {field}[{i}] and [{index[texts[i]]}]")
     return index
 
 
@@ -283,9 +283,4 @@ def _look_up(kind: str, index: dict[str, int], texts: Sequence[str]) -> list[int
     except KeyError:
         lost = next(text for text in texts if text not in index)
         hint = nearest(lost, islice(index, 10_000)) or "."
-        raise ValueError(f"the table has no {kind} {_short(lost)}{hint} It lists {len(index)}.") from None
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        raise ValueError(f"the table has no {kind} {short(lost)}{hint} It lists {len(index)}.") from None

@@ -46,3 +46,9 @@ def read_json_lines(path: str | Path, unfinished: bool = False) -> Iterator[tupl
     for number, raw in enumerate(lines[:-1] if unfinished else lines, start=1):
         if raw.removeprefix(b"\xef\xbb\xbf").strip():
             yield number, parse_json(raw, path, number)
+
+
+def short(value: object, most: int = 80) -> str:
+    """Returns a value for a message, at most so many characters of it."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from envs.tasks.task import Task
 from envs.tasks.tokenizers import Tokenizer, response_tokens
-from preference_duel.json_text import read_json_lines
+from preference_duel.json_text import read_json_lines, short
 from preference_duel.keyed_random import hash_seed
 from preference_duel.names import nearest
 from preference_duel.types import Conversation
@@ -72,12 +72,12 @@ def read_lines(path: str | Path) -> list[Line]:
 
 def _read_line(where: str, record: object) -> Line:
     if not isinstance(record, dict):
-        raise ValueError(f'{where}: must be {{"prompt": "..."}}, got {_short(record)}')
+        raise ValueError(f'{where}: must be {{"prompt": "..."}}, got {short(record)}')
     if "prompt" not in record:
         raise ValueError(f"{where}: has no field 'prompt'{nearest('prompt', record) or '.'} It has {sorted(record)}")
     split = record.get("split")
     if split is not None and split not in SPLITS:
-        raise ValueError(f"{where}: split must be 'train' or 'held_out', got {_short(split)}")
+        raise ValueError(f"{where}: split must be 'train' or 'held_out', got {short(split)}")
     return Line(where, read_prompt(where, record["prompt"]), split)
 
 
@@ -94,12 +94,12 @@ def read_prompt(where: str, value: object) -> str:
     if isinstance(value, str):
         return _text(where, "prompt", value)
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{where}: prompt must be text or a list of messages, got {_short(value)}")
+        raise ValueError(f"{where}: prompt must be text or a list of messages, got {short(value)}")
     turns = []
     for i, turn in enumerate(value):
         role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
         if not isinstance(role, str) or not role or not isinstance(content, str):
-            raise ValueError(f"{where}: message {i} must be {{'role': text, 'content': text}}, got {_short(turn)}")
+            raise ValueError(f"{where}: message {i} must be {{'role': text, 'content': text}}, got {short(turn)}")
         turns.append({"role": role, "content": content if not content.strip() else _text(where, "message", content)})
     if turns[-1]["role"] != "user":
         raise ValueError(
@@ -115,7 +115,7 @@ def _text(where: str, what: str, text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{where}: {what} has half a surrogate pair, which is no text: {_short(text)}") from error
+        raise ValueError(f"{where}: {what} has half a surrogate pair, which is no text: {short(text)}") from error
     return text
 
 
@@ -222,7 +222,7 @@ def _longest_end(text: str, write: Callable[[str], str], tokenizer: Tokenizer, l
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     if not low or not text[-low:].strip():
-        raise ValueError(f"max_prompt_tokens={limit} leaves nothing of the prompt {_short(text)}; raise it")
+        raise ValueError(f"max_prompt_tokens={limit} leaves nothing of the prompt {short(text)}; raise it")
     return write(text[-low:])
 
 
@@ -232,10 +232,5 @@ def _length(line: Line, tokenizer: Tokenizer) -> int:
     except ValueError as error:
         raise ValueError(f"{line.where}: {error}") from error
     if not length:
-        raise ValueError(f"{line.where}: no token of this vocabulary stands for the prompt {_short(line.prompt)}")
+        raise ValueError(f"{line.where}: no token of this vocabulary stands for the prompt {short(line.prompt)}")
     return length
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
