@@ -20,17 +20,17 @@ def game(words=("a", "b", "c", "d")):
     return finite_task("game", ("x", "y"), words, words)
 
 
-def table(law, exact=False):
-    return TabularPolicy(game(), torch.tensor(law, dtype=torch.float64), exact)
+def table(probs, exact=False):
+    return TabularPolicy(game(), torch.tensor(probs, dtype=torch.float64), exact)
 
 
-def require_distribution(policy, law, key=None):
+def require_distribution(policy, probs, key=None):
     drawn, weights = policy.draw(["x"], DRAWS, Key(11) if key is None else key)
     counts = [sum(y.text == text for y in drawn[0]) for text in "abcd"]
-    assert stats.chisquare(counts, np.array(law) * DRAWS).pvalue > 1e-3
+    assert stats.chisquare(counts, np.array(probs) * DRAWS).pvalue > 1e-3
     assert weights.sum().item() == pytest.approx(1, abs=1e-3)
     values = policy.logprob(["x"], [[Completion(text) for text in "abcd"]])
-    assert values.exp()[0].tolist() == pytest.approx(law)
+    assert values.exp()[0].tolist() == pytest.approx(probs)
 
 
 def write_letters(folder, seed, letters="abx"):
@@ -68,7 +68,7 @@ def test_a_frozen_policy_stays_and_learns_nothing():
     require_distribution(frozen.frozen(), FIRST)
 
 
-def test_a_mixture_draws_from_the_weighted_sum_of_the_laws():
+def test_a_mixture_draws_from_the_weighted_sum_of_the_distribution():
     policy = Mixture([table(FIRST), table(SECOND)], [0.25, 0.75])
     require_distribution(policy, [0.25 * a + 0.75 * b for a, b in zip(FIRST, SECOND, strict=True)])
 
@@ -99,12 +99,12 @@ def test_a_mixture_draws_what_its_component_would_draw_at_the_same_place(folders
     assert fewer == [row[:5] for row in both[:2]]
 
 
-def test_an_exact_mixture_adds_the_laws():
+def test_an_exact_mixture_adds_the_distribution():
     policy = Mixture([table(FIRST, exact=True), table(SECOND, exact=True)], [0.25, 0.75])
     responses, weights = policy.draw(["x", "y"], 1, Key(0))
-    law = torch.tensor([0.25 * a + 0.75 * b for a, b in zip(FIRST, SECOND, strict=True)], dtype=torch.float64)
+    probs = torch.tensor([0.25 * a + 0.75 * b for a, b in zip(FIRST, SECOND, strict=True)], dtype=torch.float64)
     assert [y.text for y in responses[1]] == list("abcd")
-    assert torch.allclose(weights, law.expand(2, 4))
+    assert torch.allclose(weights, probs.expand(2, 4))
 
 
 def test_an_exact_mixture_of_a_table_and_a_language_model_goes_by_text(folders):
@@ -142,13 +142,13 @@ def test_mixtures_that_do_not_fit_are_refused(folders, tmp_path):
 
 
 def test_a_geometric_mixture_of_tables_is_renormalised():
-    law = [a**0.7 * b**0.3 for a, b in zip(FIRST, SECOND, strict=True)]
-    law = [x / sum(law) for x in law]
-    require_distribution(geometric(table(FIRST), table(SECOND), 0.3), law)
+    probs = [a**0.7 * b**0.3 for a, b in zip(FIRST, SECOND, strict=True)]
+    probs = [x / sum(probs) for x in probs]
+    require_distribution(geometric(table(FIRST), table(SECOND), 0.3), probs)
     exact = geometric(table(FIRST, exact=True), Frozen(table(SECOND, exact=True)), 0.3)
     responses, weights = exact.draw(["y"], 1, Key(0))
-    assert weights[0].tolist() == pytest.approx(law)
-    assert exact.logprob(["y"], responses).exp()[0].tolist() == pytest.approx(law)
+    assert weights[0].tolist() == pytest.approx(probs)
+    assert exact.logprob(["y"], responses).exp()[0].tolist() == pytest.approx(probs)
     half = geometric(geometric(table(FIRST), table(SECOND), 0.3), table(FIRST), 1.0)
     require_distribution(half, FIRST)
 
@@ -164,8 +164,8 @@ def test_a_geometric_mixture_of_language_models_is_renormalised_for_each_token(f
         for t, token in enumerate(y.tokens):
             logits = [p.model(input_ids=torch.tensor([ids])).logits[0, -1] / 1.5 for p in (first, second)]
             options = legal if t == 0 else [1, *legal]
-            law = (0.75 * logits[0] + 0.25 * logits[1])[options].log_softmax(0)
-            assert row[t].item() == pytest.approx(law[options.index(token)].item(), abs=1e-5)
+            logprobs = (0.75 * logits[0] + 0.25 * logits[1])[options].log_softmax(0)
+            assert row[t].item() == pytest.approx(logprobs[options.index(token)].item(), abs=1e-5)
             ids.append(token)
 
 

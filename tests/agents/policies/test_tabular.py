@@ -46,7 +46,7 @@ def test_a_response_without_probability_is_never_drawn():
     assert {y.text for y in policy.draw(["x"], 1000, Key(0))[0][0]} == {"b"}
 
 
-def test_exact_lists_the_whole_law():
+def test_exact_lists_the_whole_distribution():
     policy = table(LAW, (0.1, 0.2, 0.3, 0.4), exact=True)
     responses, weights = policy.draw(["y", "x"], 1, Key(0))
     assert [[y.text for y in row] for row in responses] == [list("abcd")] * 2
@@ -64,7 +64,7 @@ def test_logprob_is_the_log_of_the_table_and_differentiable():
     assert (policy.logits.grad[0] == 0).all()
 
 
-def test_a_frozen_copy_reads_the_listed_law_as_fast_as_the_policy():
+def test_a_frozen_copy_reads_the_listed_distribution_as_fast_as_the_policy():
     policy = table(LAW, exact=True)
     responses, _ = policy.draw(["x"], 1, Key(0))
     frozen = policy.frozen()

@@ -1,4 +1,4 @@
-"""The whole law of a language model: exact sums, teacher forcing's numbers, each beginning read once, draws agree."""
+"""Listed distribution of a language model: exact sums, equal to teacher forcing, each beginning read once."""
 
 import numpy as np
 import pytest
@@ -20,17 +20,17 @@ def symbols():
 
 
 def forced(policy, prompts, responses):
-    """The same law by teacher forcing, every response from its start."""
+    """The same distribution by teacher forcing, every response from its start."""
     with torch.no_grad():
         return policy.logprob(prompts, [list(responses)] * len(prompts)).double().exp()
 
 
 def test_4096_strings_sum_to_one_and_are_what_teacher_forcing_says(symbols):
     policy = make_policy("tiny", task=symbols)
-    found = policy.law(symbols.prompts, symbols.responses)
-    assert found.shape == (2, 4096)
-    assert (found.sum(1) - 1).abs().max() < 1e-12
-    assert torch.allclose(found[0], forced(policy, symbols.prompts[:1], symbols.responses)[0], rtol=1e-4)
+    result = policy.law(symbols.prompts, symbols.responses)
+    assert result.shape == (2, 4096)
+    assert (result.sum(1) - 1).abs().max() < 1e-12
+    assert torch.allclose(result[0], forced(policy, symbols.prompts[:1], symbols.responses)[0], rtol=1e-4)
 
 
 def test_each_beginning_is_read_once(symbols):
@@ -50,14 +50,14 @@ def test_a_small_micro_tokens_changes_nothing(micro_tokens):
     words = ["a", "ab", "abc", "b", "ca", "cb", "cab0", "c" * 9]
     task = finite_task("game", ("x", "hello there"), words, words)
     policy = make_policy("tiny", task=task, micro_tokens=micro_tokens)
-    found = policy.law(task.prompts, task.responses)
-    assert (found.sum(1) - 1).abs().max() < 1e-12
-    assert torch.allclose(found, forced(policy, task.prompts, task.responses), rtol=1e-4)
+    result = policy.law(task.prompts, task.responses)
+    assert (result.sum(1) - 1).abs().max() < 1e-12
+    assert torch.allclose(result, forced(policy, task.prompts, task.responses), rtol=1e-4)
     few = policy.law(task.prompts, task.responses[::-2])
-    assert torch.equal(few, found.flip(1)[:, ::2])
+    assert torch.equal(few, result.flip(1)[:, ::2])
 
 
-def test_policies_made_of_policies_have_laws_too():
+def test_policies_made_of_policies_have_distributions_too():
     task = make_task("symbols", length=2, prompts=2)
     model = make_policy("tiny", task=task)
     cold = make_policy("tiny", task=task, temperature=0.5)
@@ -65,9 +65,9 @@ def test_policies_made_of_policies_have_laws_too():
     for policy in (Frozen(model), Mixture([model, cold], [0.3, 0.7]), Mixture([model, table]), table):
         assert torch.allclose(law(policy, task, task.prompts), forced(policy, task.prompts, task.responses), rtol=1e-4)
     between = geometric(model, cold, 0.4)
-    found = between.law(task.prompts, task.responses)
-    assert torch.allclose(found, forced(between, task.prompts, task.responses), rtol=1e-4)
-    assert (found.sum(1) - 1).abs().max() < 1e-12
+    result = between.law(task.prompts, task.responses)
+    assert torch.allclose(result, forced(between, task.prompts, task.responses), rtol=1e-4)
+    assert (result.sum(1) - 1).abs().max() < 1e-12
 
 
 def test_exact_exploitability_lies_in_the_interval_of_an_estimate(symbols):
@@ -85,7 +85,7 @@ def test_exact_exploitability_lies_in_the_interval_of_an_estimate(symbols):
     assert 3 * error < exact / 2
 
 
-def test_free_text_has_no_whole_law():
+def test_free_text_has_no_whole_distribution():
     task = make_task("chat")
     with pytest.raises(TypeError, match="only a finite task has a whole law"):
         make_policy("tiny", task=task).law(task.prompts[:1], [])

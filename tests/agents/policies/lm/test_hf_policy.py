@@ -10,7 +10,6 @@ from scipy import stats
 from transformers import LlamaForCausalLM
 
 from agents import HFPolicy, make_policy
-from agents.policies.lm.batching import groups
 from agents.policies.lm.decoder import ForwardArguments
 from agents.policies.lm.generation import SamplingParams
 from agents.policies.lm.hf_policy import HFConfig, TinyConfig
@@ -57,8 +56,8 @@ def naive_logprob(policy, prompt, tokens, temperature=1.0, least=0, limit=4):
 def test_the_probabilities_of_all_responses_sum_to_one(folder, fields, least):
     policy = policy_of(folder, text_task(folder, limit=3, least=least), **fields)
     with torch.no_grad():
-        law = policy.logprob(PROMPTS[:2], [every_response(policy)] * 2).double().exp()
-    assert (law.sum(1) - 1).abs().max() < 1e-6
+        probs = policy.logprob(PROMPTS[:2], [every_response(policy)] * 2).double().exp()
+    assert (probs.sum(1) - 1).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("fields", [{}, {"top_p": 0.8, "top_k": 6, "temperature": 1.3}], ids=str)
@@ -83,7 +82,7 @@ def test_a_draw_depends_on_its_place_and_step_alone(folder):
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bloom", "gemma2"])
-def test_drawing_and_logprob_use_one_law_for_every_kind_of_model(tmp_path, kind):
+def test_drawing_and_logprob_use_one_distribution_for_every_kind_of_model(tmp_path, kind):
     write_model(tmp_path, kind, width=16)
     policy = policy_of(tmp_path, text_task(tmp_path, limit=6))
     rows, drawn = [0, 0, 1, 2, 3, 3, 4], []
@@ -145,7 +144,7 @@ def test_what_was_sampled_is_kept_and_text_is_derived_from_it(folder):
     assert {len(y.tokens) for y in responses} == {1, 2, 3, 4, 5}
 
 
-def test_nobody_stops_before_min_new_tokens(folder):
+def test_no_response_ends_before_min_new_tokens(folder):
     policy = policy_of(folder, text_task(folder, limit=4, least=3))
     lengths = {len(y.text) for row in policy.draw(PROMPTS, 50, Key(1))[0] for y in row}
     assert lengths == {3, 4}
@@ -190,17 +189,17 @@ def test_a_finite_task_constrains_the_model_to_its_responses(folder, fields):
     words = ["a", "ab", "abc", "b", "ca", "cb", "cab0"]
     task = finite_task(words)
     policy = policy_of(folder, task, exact=True, **fields)
-    responses, law = policy.draw(task.prompts, 1, Key(0))
+    responses, probs = policy.draw(task.prompts, 1, Key(0))
     assert [[y.text for y in row] for row in responses] == [words, words]
-    assert law.dtype == torch.float64
-    assert (law.sum(1) - 1).abs().max() < 1e-6
-    assert torch.allclose(law, policy.logprob(task.prompts, [list(task.responses)] * 2).double().exp(), atol=1e-7)
+    assert probs.dtype == torch.float64
+    assert (probs.sum(1) - 1).abs().max() < 1e-6
+    assert torch.allclose(probs, policy.logprob(task.prompts, [list(task.responses)] * 2).double().exp(), atol=1e-7)
     assert policy.constraints.tokens_of("a") == (4, 1)
     assert policy.constraints.tokens_of("abc") == (4, 5, 6)
     sampler = policy_of(folder, task, micro_tokens=10_000, **fields)
     drawn, _ = sampler.draw(task.prompts[:1], 10_000, Key(2))
     counts = [sum(y.text == word for y in drawn[0]) for word in words]
-    assert stats.chisquare(counts, (law[0] / law[0].sum()).numpy() * 10_000).pvalue > 1e-3
+    assert stats.chisquare(counts, (probs[0] / probs[0].sum()).numpy() * 10_000).pvalue > 1e-3
     assert set(drawn[0]) <= set(responses[0])
 
 
@@ -221,9 +220,9 @@ def test_symbols_are_written_letter_by_letter_though_the_vocabulary_merges_them(
     assert policy.tokenizer.encode("ab") == [12]
     assert policy.constraints.tokens_of("abc") == (4, 5, 6)
     assert policy.constraints.limit == 3
-    responses, law = policy.draw(task.prompts, 1, Key(0))
+    responses, probs = policy.draw(task.prompts, 1, Key(0))
     assert len(responses[0]) == 27
-    assert (law.sum(1) - 1).abs().max() < 1e-6
+    assert (probs.sum(1) - 1).abs().max() < 1e-6
 
 
 def test_words_of_a_game_are_encoded_whole(tmp_path):
@@ -247,7 +246,7 @@ def test_blend_averages_parameters(folder):
         first.blend(torch.nn.Linear(1, 1), 0.5)
 
 
-def test_a_saved_policy_is_a_transformers_folder_with_the_same_law(folder, tmp_path):
+def test_a_saved_policy_is_a_transformers_folder_with_the_same_distribution(folder, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     policy = policy_of(folder)
@@ -289,31 +288,27 @@ def test_half_precision_checkpoints_are_trained_in_float32(folder, tmp_path):
     assert {parameter.dtype for parameter in policy_of(tmp_path).parameters()} == {torch.float32}
 
 
-def test_sharpening_by_hand():
+def test_temperature_top_k_and_top_p_by_hand():
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
     legal = torch.ones(1, 4, dtype=torch.bool)
 
-    def law(**fields):
+    def probs(**fields):
         return SamplingParams(**fields).processed(logits, legal).softmax(-1)[0].tolist()
 
-    assert law() == pytest.approx([0.5, 0.3, 0.15, 0.05])
-    assert law(temperature=0.5) == pytest.approx([x / 0.365 for x in (0.25, 0.09, 0.0225, 0.0025)])
-    assert law(top_k=2) == pytest.approx([0.625, 0.375, 0, 0])
-    assert law(top_p=0.5) == pytest.approx([1, 0, 0, 0])
-    assert law(top_p=0.51) == pytest.approx([0.625, 0.375, 0, 0])
-    assert law(top_k=3, top_p=0.8) == pytest.approx([0.625, 0.375, 0, 0])
-    assert law(top_k=9) == pytest.approx([0.5, 0.3, 0.15, 0.05])
+    assert probs() == pytest.approx([0.5, 0.3, 0.15, 0.05])
+    assert probs(temperature=0.5) == pytest.approx([x / 0.365 for x in (0.25, 0.09, 0.0225, 0.0025)])
+    assert probs(top_k=2) == pytest.approx([0.625, 0.375, 0, 0])
+    assert probs(top_p=0.5) == pytest.approx([1, 0, 0, 0])
+    assert probs(top_p=0.51) == pytest.approx([0.625, 0.375, 0, 0])
+    assert probs(top_k=3, top_p=0.8) == pytest.approx([0.625, 0.375, 0, 0])
+    assert probs(top_k=9) == pytest.approx([0.5, 0.3, 0.15, 0.05])
     illegal = (
         SamplingParams(top_k=2).processed(logits, torch.tensor([[False, True, True, True]])).softmax(-1)[0].tolist()
     )
     assert illegal == pytest.approx([0, 2 / 3, 1 / 3, 0])
 
 
-def test_responses_of_many_lengths_are_padded_little_and_stay_in_place(folder):
-    lengths = [9, 30, 10, 11, 12, 31, 9, 14]
-    found = groups(lengths, 3)
-    assert sorted(i for group in found for i in group) == list(range(8))
-    assert all(len(group) <= 3 and max(lengths[i] for i in group) <= 1.25 * lengths[group[0]] for group in found)
+def test_responses_of_many_lengths_stay_in_place(folder):
     policy = policy_of(folder, text_task(folder, limit=12))
     drawn, _ = policy.draw(PROMPTS, 8, Key(9))
     one_by_one = [
@@ -331,10 +326,10 @@ def test_a_draw_at_the_edge_of_a_truncation_is_never_called_impossible():
 
 
 def test_inversion_never_takes_what_has_no_probability():
-    law = torch.tensor([[0.0, 0.25, 0.75, 0.0]]).log().expand(2, 4)
+    logits = torch.tensor([[0.0, 0.25, 0.75, 0.0]]).log().expand(2, 4)
     ends = torch.tensor([[0.0, 0.2499], [0.2501, 1 - 2.0**-53]], dtype=torch.float64)
-    assert choose(law.softmax(-1), ends).tolist() == [[1, 1], [2, 2]]
-    assert choose((law + 3.7).softmax(-1), ends).tolist() == [[1, 1], [2, 2]]
+    assert choose(logits.softmax(-1), ends).tolist() == [[1, 1], [2, 2]]
+    assert choose((logits + 3.7).softmax(-1), ends).tolist() == [[1, 1], [2, 2]]
 
 
 def test_settings_out_of_range_are_refused(folder):
@@ -397,7 +392,7 @@ def test_code_that_a_checkpoint_brings_along_is_not_run(folder, tmp_path):
 
 
 @pytest.mark.gpu
-def test_the_gpu_draws_from_the_same_law():
+def test_the_gpu_draws_from_the_same_distribution():
     task = make_task("chat")
     cpu, gpu = (make_policy("tiny", task=task, device=device, micro_tokens=64) for device in ("cpu", "cuda"))
     assert gpu.device.type == "cuda"
@@ -454,7 +449,7 @@ def test_a_model_without_a_cache_of_keys_and_values_is_refused(tmp_path):
         policy_of(tmp_path)
 
 
-def test_what_a_forward_pass_takes_is_tried_and_not_read_off_its_signature(folder, monkeypatch):
+def test_arguments_of_a_forward_pass_are_tried(folder, monkeypatch):
     usual = policy_of(folder)
     prompts, forward = list(PROMPTS), usual.model.forward
 

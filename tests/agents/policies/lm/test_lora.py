@@ -1,4 +1,4 @@
-"""Adapters: the start is the model itself, they alone learn, copies share the rest, what is saved is a plain model."""
+"""Adapters: the start is the model itself, only they are trained, copies share the rest, saved models are plain."""
 
 import copy
 import json
@@ -39,13 +39,13 @@ def shaken(policy, seed=0):
 
 def test_the_start_is_the_model_and_adapters_alone_learn(folder):
     plain, adapted = policy_of(folder), policy_of(folder, lora=ADAPTERS)
-    said, _ = plain.draw(PROMPTS, 3, Key(0))
-    assert torch.equal(plain.logprob(PROMPTS, said), adapted.logprob(PROMPTS, said))
-    assert adapted.draw(PROMPTS, 3, Key(0))[0] == said
+    drawn, _ = plain.draw(PROMPTS, 3, Key(0))
+    assert torch.equal(plain.logprob(PROMPTS, drawn), adapted.logprob(PROMPTS, drawn))
+    assert adapted.draw(PROMPTS, 3, Key(0))[0] == drawn
     learning = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
     assert len(learning) == 2 * 7 * 2  # seven linear layers in each of two blocks, two halves each
     assert all("lora_" in name for name in learning)
-    adapted.logprob(PROMPTS, said).sum().backward()
+    adapted.logprob(PROMPTS, drawn).sum().backward()
     assert all((p.grad is not None) == p.requires_grad for p in adapted.parameters())
 
 
@@ -79,9 +79,9 @@ def test_what_is_saved_is_a_plain_model_that_says_the_same(folder, tmp_path):
     policy.save(tmp_path)
     assert not any("lora" in name or "base_layer" in name for name in load_file(tmp_path / "model.safetensors"))
     again = HFPolicy(tmp_path, text_task(folder))
-    said, _ = policy.draw(PROMPTS, 3, Key(0))
-    assert torch.allclose(again.logprob(PROMPTS, said), policy.logprob(PROMPTS, said), atol=1e-4)
-    assert not torch.allclose(policy_of(folder).logprob(PROMPTS, said), policy.logprob(PROMPTS, said), atol=0.1)
+    drawn, _ = policy.draw(PROMPTS, 3, Key(0))
+    assert torch.allclose(again.logprob(PROMPTS, drawn), policy.logprob(PROMPTS, drawn), atol=1e-4)
+    assert not torch.allclose(policy_of(folder).logprob(PROMPTS, drawn), policy.logprob(PROMPTS, drawn), atol=0.1)
 
 
 @pytest.mark.parametrize("name", ["sppo", "dpo", "ipo", "inpo", "nash_md", "rlhf", "oelhf", "spo"])
@@ -113,7 +113,7 @@ def test_a_run_with_adapters_learns_and_goes_on(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "whole/config.json").read_text())["policy"]["lora"]["rank"] == 4
 
 
-def test_the_seed_names_the_adapters(folder):
+def test_the_seed_initialises_the_adapters(folder):
     first = [first_halves(policy_of(folder, lora=ADAPTERS, seed=seed)) for seed in (0, 0, 1)]
     assert torch.equal(first[0], first[1])
     assert not torch.equal(first[0], first[2])
@@ -128,12 +128,12 @@ def test_what_never_learns_can_be_bfloat16(folder, tmp_path):
     kinds = {name: parameter.dtype for name, parameter in policy.named_parameters()}
     assert {kind for name, kind in kinds.items() if "lora_" in name} == {torch.float32}
     assert {kind for name, kind in kinds.items() if "lora_" not in name} == {torch.bfloat16}
-    said, _ = policy.draw(PROMPTS, 2, Key(0))
-    found = policy.logprob(PROMPTS, said)
-    assert found.dtype == torch.float32
-    found.sum().backward()
-    whole = shaken(policy_of(folder, lora=ADAPTERS)).logprob(PROMPTS, said)
-    assert torch.allclose(found, whole, atol=0.3)
+    drawn, _ = policy.draw(PROMPTS, 2, Key(0))
+    result = policy.logprob(PROMPTS, drawn)
+    assert result.dtype == torch.float32
+    result.sum().backward()
+    whole = shaken(policy_of(folder, lora=ADAPTERS)).logprob(PROMPTS, drawn)
+    assert torch.allclose(result, whole, atol=0.3)
     policy.save(tmp_path)
     assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {torch.bfloat16}
     with pytest.raises(ValueError, match=r"float32 if all weights are trained.* with lora\.rank 0"):
@@ -155,12 +155,12 @@ def test_bad_input_is_named(folder):
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 def test_an_adapter_of_the_output_layer_counts(folder):
     policy = shaken(policy_of(folder, lora=LoRAConfig(rank=2, targets="lm_head")))
-    said, _ = policy.draw(PROMPTS, 3, Key(0))
-    whole = [y.tokens for row in said for y in row]
-    prompts = [x for x, row in zip(PROMPTS, said, strict=True) for _ in row]
-    found, mask = policy.token_logprob(PROMPTS, said)
-    assert torch.allclose(found[mask], chosen(policy.logits(prompts, whole), whole), atol=1e-5)
-    found.sum().backward()
+    drawn, _ = policy.draw(PROMPTS, 3, Key(0))
+    whole = [y.tokens for row in drawn for y in row]
+    prompts = [x for x, row in zip(PROMPTS, drawn, strict=True) for _ in row]
+    result, mask = policy.token_logprob(PROMPTS, drawn)
+    assert torch.allclose(result[mask], chosen(policy.logits(prompts, whole), whole), atol=1e-5)
+    result.sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in policy.parameters() if p.requires_grad)
 
 

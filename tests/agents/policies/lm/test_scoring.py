@@ -44,9 +44,9 @@ def test_values_and_gradients_are_those_of_whole_logits(sampling, monkeypatch):
         held.append(logits.numel())
         return sampling.processed(logits, LEGAL[None], written[rows])
 
-    found = fused_logprob.fused_logprob(hidden, head.weight, written, process, sampling.temperature)
-    assert torch.allclose(found, expected, atol=1e-6)
-    for mine, theirs in zip(torch.autograd.grad(found @ pull, [hidden, head.weight]), wanted, strict=True):
+    result = fused_logprob.fused_logprob(hidden, head.weight, written, process, sampling.temperature)
+    assert torch.allclose(result, expected, atol=1e-6)
+    for mine, theirs in zip(torch.autograd.grad(result @ pull, [hidden, head.weight]), wanted, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-5)
     assert max(held) <= 4 * V
 
@@ -69,13 +69,13 @@ def test_a_model_that_caps_its_logits_is_read_whole(tmp_path):
     Gemma2ForCausalLM(config).save_pretrained(tmp_path)
     policy = policy_of(tmp_path, text_task(tmp_path))
     assert not scoring.is_plain(policy.model)
-    said, _ = policy.draw(PROMPTS, 3, Key(0))
-    scores = policy.logits([PROMPTS[0]], [said[0][0].tokens])
-    found = policy.token_logprob(PROMPTS, said)[0][0, 0, : len(said[0][0].tokens)]
-    assert torch.allclose(found, scoring.chosen(scores, [said[0][0].tokens]), atol=1e-5)
+    drawn, _ = policy.draw(PROMPTS, 3, Key(0))
+    scores = policy.logits([PROMPTS[0]], [drawn[0][0].tokens])
+    result = policy.token_logprob(PROMPTS, drawn)[0][0, 0, : len(drawn[0][0].tokens)]
+    assert torch.allclose(result, scoring.chosen(scores, [drawn[0][0].tokens]), atol=1e-5)
 
 
-def test_a_matrix_times_hidden_states_is_told_from_all_else():
+def test_a_matrix_times_hidden_states_is_recognised():
     plain = tiny_model().eval()
     assert scoring.is_plain(plain)
     assert scoring.is_plain(plain.to(torch.bfloat16))
@@ -89,10 +89,10 @@ def test_a_matrix_times_hidden_states_is_told_from_all_else():
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
 @pytest.mark.parametrize("fields", [{}, {"checkpointing": True}, {"micro_tokens": 20}, {"lora": LoRAConfig(rank=2)}])
-def test_at_most_four_calls_lead_to_the_model_and_nothing_is_hooked_or_replaced(tmp_path, kind, fields, monkeypatch):
+def test_at_most_four_calls_lead_to_the_model_without_hooks(tmp_path, kind, fields, monkeypatch):
     write_model(tmp_path, kind)
     policy = policy_of(tmp_path, text_task(tmp_path), **fields)
-    said, _ = policy.draw(PROMPTS, 4, Key(0))
+    drawn, _ = policy.draw(PROMPTS, 4, Key(0))
     source, logprob, ways = str(Path(scoring.__file__).parents[2]), type(policy).logprob.__code__, []
     layers = type(policy.model.base_model)
     forward = layers.forward
@@ -107,9 +107,9 @@ def test_at_most_four_calls_lead_to_the_model_and_nothing_is_hooked_or_replaced(
         return forward(self, *arguments, **named)
 
     monkeypatch.setattr(layers, "forward", watched)
-    policy.logprob(PROMPTS, said).sum().backward()
+    policy.logprob(PROMPTS, drawn).sum().backward()
     with torch.no_grad():
-        policy.logprob(PROMPTS, said)
+        policy.logprob(PROMPTS, drawn)
     assert ways
     assert all(len(way) <= 4 for way in ways), ways
 
@@ -117,35 +117,35 @@ def test_at_most_four_calls_lead_to_the_model_and_nothing_is_hooked_or_replaced(
 def test_capped_logits_of_prompts_are_left_out_if_the_model_can(tmp_path):
     write_model(tmp_path, "gemma2")
     policy = policy_of(tmp_path, text_task(tmp_path))
-    said, _ = policy.draw(PROMPTS, 4, Key(0))
-    texts = [policy.tokenizer.prompt(x) for x in PROMPTS], [row[0].tokens for row in said]
+    drawn, _ = policy.draw(PROMPTS, 4, Key(0))
+    texts = [policy.tokenizer.prompt(x) for x in PROMPTS], [row[0].tokens for row in drawn]
     texts = scoring.Texts.of(*texts, policy.device)
     every = scoring.logits_at(policy.model, texts, False, False, False)
     assert torch.equal(scoring.logits_at(policy.model, texts, False, True, False), every)
-    assert len(every) == sum(len(row[0].tokens) for row in said)
+    assert len(every) == sum(len(row[0].tokens) for row in drawn)
 
 
 def test_learning_in_small_passes_changes_no_gradient(tmp_path):
     write_model(tmp_path)
     whole, parts = (policy_of(tmp_path, text_task(tmp_path), micro_tokens=size) for size in (10_000, 20))
-    said, _ = whole.draw(PROMPTS, 4, Key(0))
+    drawn, _ = whole.draw(PROMPTS, 4, Key(0))
     for policy in (whole, parts):
-        value = policy.logprob(PROMPTS, said)
+        value = policy.logprob(PROMPTS, drawn)
         (value * torch.linspace(-1, 1, value.numel()).view_as(value)).sum().backward()
     for mine, theirs in zip(whole.parameters(), parts.parameters(), strict=True):
         assert torch.allclose(mine.grad, theirs.grad, atol=1e-5)
-    assert len(whole.parts(PROMPTS, said)) == 1
-    assert sorted(b for part in parts.parts(PROMPTS, said) for b in part) == list(range(len(PROMPTS)))
-    assert len(parts.parts(PROMPTS, said)) > 1
+    assert len(whole.parts(PROMPTS, drawn)) == 1
+    assert sorted(b for part in parts.parts(PROMPTS, drawn) for b in part) == list(range(len(PROMPTS)))
+    assert len(parts.parts(PROMPTS, drawn)) > 1
 
 
-def test_groups_hold_no_more_than_they_may_and_little_padding():
-    lengths = [5, 5, 6, 7, 20, 21, 22, 90]
-    grouped = groups(lengths, 42)
+@pytest.mark.parametrize(("lengths", "most"), [([5, 5, 6, 7, 20, 21, 22, 90], 42), ([9, 30, 10, 11, 12, 31, 9, 14], 3)])
+def test_groups_hold_no_more_than_they_may_and_little_padding(lengths, most):
+    grouped = groups(lengths, most)
     assert sorted(i for group in grouped for i in group) == list(range(8))
     for group in grouped:
         longest = max(lengths[i] for i in group)
-        assert len(group) == 1 or len(group) * longest <= 42
+        assert len(group) == 1 or len(group) * longest <= most
         assert longest <= 1.25 * min(lengths[i] for i in group)
     assert packed([3, 9, 4, 1], 8) == [[3, 0, 2], [1]]
 
@@ -154,15 +154,15 @@ def test_computing_layers_again_changes_no_gradient(tmp_path):
     write_model(tmp_path)
     plain, again = (policy_of(tmp_path, text_task(tmp_path), checkpointing=value) for value in (False, True))
     twin = again.frozen().requires_grad_(True)
-    said, _ = plain.draw(PROMPTS, 4, Key(0))
-    assert again.draw(PROMPTS, 4, Key(0))[0] == said
+    drawn, _ = plain.draw(PROMPTS, 4, Key(0))
+    assert again.draw(PROMPTS, 4, Key(0))[0] == drawn
     held = []
     for policy in (plain, again, twin):
         kept = set()
         with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.add(t.data_ptr()) or t, lambda t: t):
-            policy.logprob(PROMPTS, said).sum().backward()
+            policy.logprob(PROMPTS, drawn).sum().backward()
         held.append(len(kept))
-    for wanted, *found in zip(plain.parameters(), again.parameters(), twin.parameters(), strict=True):
-        assert all(torch.allclose(wanted.grad, one.grad, atol=1e-6) for one in found)
+    for wanted, *result in zip(plain.parameters(), again.parameters(), twin.parameters(), strict=True):
+        assert all(torch.allclose(wanted.grad, one.grad, atol=1e-6) for one in result)
     assert held[1] < held[0] / 2
     assert held[2] == held[1]

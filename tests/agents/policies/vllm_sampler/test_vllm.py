@@ -37,7 +37,7 @@ CONSTRAINTS = TextConstraints(torch.tensor([False, False, True, True]), 1, 0, 5)
 
 
 class Weights:
-    """A model that knows its name and says what every token is worth."""
+    """A policy with a name and the same log-probability for every token."""
 
     sampling = SamplingParams(0.7, 5, 0.9)
 
@@ -52,7 +52,7 @@ class Weights:
 
 
 class Fake:
-    """Remembers what was loaded, and writes each prompt's seed."""
+    """Records what was loaded; each response is its prompt's seed."""
 
     def __init__(self):
         self.loaded = []
@@ -71,8 +71,8 @@ def draw(engine, name, rows, n=2, key=None):
 
 def test_weights_are_loaded_when_they_are_others_and_then_alone():
     engine = Engine(Fake(), CONSTRAINTS)
-    for stamp in ("a", "a", "b", "a", "a"):
-        draw(engine, stamp, [[2], [3]])
+    for version in ("a", "a", "b", "a", "a"):
+        draw(engine, version, [[2], [3]])
     assert engine.generator.loaded == ["a", "b", "a"]
     assert copy.deepcopy(engine) is engine
 
@@ -82,7 +82,7 @@ def test_weights_that_did_not_arrive_are_noticed():
         Engine(Fake(), CONSTRAINTS).draw(Weights(worth=-3.0), [[2]], 1, Key(0))
 
 
-def test_vllm_is_told_our_law():
+def test_vllm_gets_our_distribution():
     engine = Engine(Fake(), CONSTRAINTS)
     draw(engine, "a", [[2]])
     assert engine.generator.parameters == {
@@ -107,7 +107,7 @@ def test_each_prompt_has_a_seed_of_its_own_and_of_the_step():
         ({"memory": 1.5}, r"vllm.memory in \(0, 1\], got 1 and 1.5"),
     ],
 )
-def test_wrong_settings_are_told(fields, message):
+def test_wrong_settings_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         VLLMConfig(**fields)
 
@@ -121,7 +121,7 @@ def absent(name):
     raise local.metadata.PackageNotFoundError(name)
 
 
-def test_without_vllm_it_says_what_to_install(monkeypatch, tmp_path):
+def test_without_vllm_the_error_names_its_installation(monkeypatch, tmp_path):
     write_model(tmp_path)
     monkeypatch.setattr(local.metadata, "version", absent)
     with pytest.raises(ValueError, match=r"needs vLLM: pip install 'preference-duel\[vllm\]'"):
@@ -148,7 +148,7 @@ def test_the_releases_that_can_be_installed_are_taken(version, monkeypatch):
         (None, ValueError, "has no /version; start it"),
     ],
 )
-def test_a_server_that_will_not_do_is_told(version, error, message, tmp_path):
+def test_a_server_that_will_not_do_is_refused(version, error, message, tmp_path):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(404 if version is None else 200)
@@ -167,7 +167,7 @@ def test_a_server_that_will_not_do_is_told(version, error, message, tmp_path):
         server.shutdown()
 
 
-def test_a_server_that_is_not_there_is_told(tmp_path):
+def test_a_missing_server_is_named(tmp_path):
     with pytest.raises(OSError, match=r"does not answer /version .*VLLM_SERVER_DEV_MODE=1 vllm serve MODEL"):
         Server("http://127.0.0.1:9", tmp_path)
 
@@ -194,23 +194,23 @@ def test_its_log_probabilities_are_ours(policy):
 
     policy.draw(PROMPTS, 1, Key(0))
     ids = [{"prompt_token_ids": list(policy.tokenizer.prompt(prompt))} for prompt in PROMPTS]
-    law = SamplingParams(n=16, seed=1, logprobs=0, detokenize=False, **policy.engine.parameters(policy.sampling))
-    for prompt, answer in zip(PROMPTS, policy.engine.generator.llm.generate(ids, law, use_tqdm=False), strict=True):
-        said = [Completion("", tuple(one.token_ids)) for one in answer.outputs]
+    params = SamplingParams(n=16, seed=1, logprobs=0, detokenize=False, **policy.engine.parameters(policy.sampling))
+    for prompt, answer in zip(PROMPTS, policy.engine.generator.llm.generate(ids, params, use_tqdm=False), strict=True):
+        drawn = [Completion("", tuple(one.token_ids)) for one in answer.outputs]
         with torch.no_grad():
-            ours, mask = policy.token_logprob([prompt], [said])
+            ours, mask = policy.token_logprob([prompt], [drawn])
         steps = [pair for one in answer.outputs for pair in zip(one.logprobs, one.token_ids, strict=True)]
         theirs = [step[token].logprob for step, token in steps]
         assert torch.allclose(ours[mask], torch.tensor(theirs), atol=1e-3)
 
 
 @pytest.mark.vllm
-def test_its_draws_follow_our_law(policy):
+def test_its_draws_follow_our_distribution(policy):
     require_samples_follow(policy, PROMPTS[0], every_response(policy), 4000, Key(5))
 
 
 @pytest.mark.vllm
-def test_it_draws_with_the_weights_of_whoever_draws(policy):
+def test_it_samples_with_the_weights_of_the_copy_that_samples(policy):
     twin = copy.deepcopy(policy)
     before = policy.draw(PROMPTS, 8, Key(1))[0]
     with torch.no_grad():
