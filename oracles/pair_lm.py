@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from oracles.readers.batching import Budget, Memory
-from oracles.readers.loading import load_network
+from oracles.readers.loading import NetworkConfig, load_network
 from preference_duel.checks import positive, require
 from preference_duel.types import messages_of
 
@@ -25,7 +25,7 @@ Question = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class PairLMConfig:
+class PairLMConfig(NetworkConfig):
     """A pairwise language model in the format of RLHFlow (Dong et al. 2024, arXiv:2405.07863)."""
 
     model: str
@@ -34,18 +34,6 @@ class PairLMConfig:
     """Divides the labels' logits, > 0; the released code takes 1."""
     add_generation_prompt: bool = False
     """Whether the chat template is asked to open the answer; the released code leaves it to the template."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub id."""
-    trust_remote_code: bool = False
-    """Whether Python code that comes with it may run; read it first."""
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """Its precision; "auto": as it was saved on CUDA, float32 on the CPU."""
-    token_budget: int = 8192
-    """Most ids in one forward pass, padding included, >= 1."""
-    square_budget: int = 2**23
-    """Most ids times length in one forward pass, >= 1."""
-    cache_size: int = 2**18
-    """Most answers to remember, >= 0."""
 
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""

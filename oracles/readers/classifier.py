@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from oracles.readers.batching import Budget, Memory
-from oracles.readers.loading import load_network
+from oracles.readers.loading import NetworkConfig, load_network
 from preference_duel.types import messages_of
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ Row = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class ReaderConfig:
+class ReaderConfig(NetworkConfig):
     """How a model reads a prompt and a response."""
 
     form: Literal["auto", "chat", "pair", "join"] = "auto"
@@ -34,18 +34,6 @@ class ReaderConfig:
     joined into one; "auto": chat where there is a template, pair where [SEP]."""
     max_length: int | None = None
     """Most ids that it reads, >= 1; what is over is cut and counted. None: what its files say."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub id."""
-    trust_remote_code: bool = False
-    """Whether Python code that comes with it may run; read it first."""
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """Its precision; "auto": as it was saved on CUDA, float32 on the CPU."""
-    token_budget: int = 8192
-    """Most ids in one forward pass, padding included, >= 1."""
-    square_budget: int = 2**23
-    """Most ids times length in one forward pass, >= 1."""
-    cache_size: int = 2**18
-    """Most answers to remember, >= 0."""
 
 
 def require_idle(oracle: str, config: Any, unread: Sequence[str]) -> None:

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import torch
 
 
-class LoadingConfig(Protocol):
-    """What a configuration says of loading."""
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Source, precision and batches of a network that reads texts; the base of an oracle's own fields."""
 
-    @property
-    def revision(self) -> str | None:
-        """Branch, tag or commit of a hub id."""
-        ...
-
-    @property
-    def trust_remote_code(self) -> bool:
-        """Whether Python code that comes with the model may run."""
-        ...
-
-    @property
-    def dtype(self) -> str:
-        """Precision; "auto": as it was saved on CUDA, float32 on the CPU."""
-        ...
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with the model may run; read it first."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Precision of the weights; "auto": as it was saved on CUDA, float32 on the CPU."""
+    token_budget: int = 8192
+    """Most ids in one forward pass, padding included, >= 1."""
+    square_budget: int = 2**23
+    """Most ids times length in one forward pass, >= 1."""
+    cache_size: int = 2**18
+    """Most answers to remember, >= 0."""
 
 
 def find_source(model: str, advice: str, owner: bool = False) -> str:
@@ -52,7 +52,7 @@ def load_network(
     kind: str,
     what: str,
     model: str,
-    config: LoadingConfig,
+    config: NetworkConfig,
     device: str,
     advice: str,
     check: Callable[[Any], None] = lambda settings: None,
