@@ -22,7 +22,7 @@ from torch import Tensor
 from envs.tasks.task import Task
 from envs.token_duel.boards import phases, response_board, tokens_of
 from envs.token_duel.rules import ENDED, Rules
-from envs.token_duel.sb3_opponent import next_token_probs, prompt_boards, write
+from envs.token_duel.sb3_opponent import generate, next_token_probs, prompt_boards
 from envs.token_duel.spaces import player_space
 from envs.views.sb3_vec_env import TokenExtractor
 from preference_duel.keyed_random import Key
@@ -100,7 +100,7 @@ class SB3Policy(Policy):
         rows, draws, steps = np.arange(len(prompts)), np.arange(n), np.arange(game.limit)
         uniforms = key.uniform(k=draws[:, None], l=rows[:, None, None], vote=steps).reshape(-1, game.limit)
         start = prompt_boards(prompts, game.task, game.rules).repeat(n, axis=0)
-        return write(self._drawn_law, start, game.rules, uniforms)
+        return generate(self._drawn_law, start, game.rules, uniforms)
 
     def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
         """Draws token by token, by inversion of the cumulative law."""

@@ -114,7 +114,7 @@ def _fit(payoff: Tensor, weights: Tensor, pairs: Tensor, tol: float = 1e-12) -> 
         if len(rows) == 0:
             return reward - reward @ weights[:, None]
         size = torch.ones_like(decrement)
-        while True:
+        while True:  # backtracking line search (Armijo), for each game
             tried = _cross_entropy(payoff[rows], reward[rows] + size[:, None] * move, pairs[rows])
             short = tried > value[rows] - 0.2 * size * decrement
             if not short.any():

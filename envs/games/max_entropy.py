@@ -41,7 +41,7 @@ def maximum_entropy_winner(payoff: Tensor, *, tol: float = 1e-9) -> Solution:
     advantage, x = game.cpu().numpy() - 0.5, winner.cpu().numpy()
     support = x > -advantage @ x
     policy = np.zeros(len(x))
-    policy[support], steps = _spread(
+    policy[support], steps = _maximise_entropy(
         advantage[np.ix_(support, support)], advantage[np.ix_(~support, support)], x[support]
     )
     if (advantage @ policy).max() > tol:
@@ -55,7 +55,7 @@ def maximum_entropy_winner(payoff: Tensor, *, tol: float = 1e-9) -> Solution:
     return Solution(torch.from_numpy(policy).to(game.device), certificate, iterations + steps)
 
 
-def _spread(inside: Vector, outside: Vector, x: Vector) -> tuple[Vector, int]:
+def _maximise_entropy(inside: Vector, outside: Vector, x: Vector) -> tuple[Vector, int]:
     """Returns the x of most entropy with inside x = 0, outside x <= 0, sum x = 1, and Newton's steps."""
     equations = np.vstack([inside, np.ones(len(x))])
     _, sizes, basis = np.linalg.svd(equations)
@@ -70,7 +70,7 @@ def _spread(inside: Vector, outside: Vector, x: Vector) -> tuple[Vector, int]:
     while sharpness > _SHARPEST:
         sharpness *= 0.1
         for _ in range(50):
-            move, decrement = _newton_move(outside, x, free, sharpness)
+            move, decrement = _newton_step(outside, x, free, sharpness)
             if decrement < 1e-16:
                 break
             steps += 1
@@ -78,7 +78,7 @@ def _spread(inside: Vector, outside: Vector, x: Vector) -> tuple[Vector, int]:
     return x / x.sum(), steps
 
 
-def _newton_move(outside: Vector, x: Vector, free: Vector, sharpness: float) -> tuple[Vector, float]:
+def _newton_step(outside: Vector, x: Vector, free: Vector, sharpness: float) -> tuple[Vector, float]:
     slack = -outside @ x
     gradient = free.T @ (np.log(x) + 1 + sharpness * (outside.T @ (1 / slack)))
     away = outside @ free / slack[:, None]

@@ -136,7 +136,9 @@ def _newton(game: _Game, theta: Tensor, eta: float, tol: float, steps: int) -> t
         taken += 1
         here = game if len(active) == len(theta) else game.rows(active)
         accuracy = min(1e-2, 0.1 * float(error[active].max()))
+        # Newton direction, solved more accurately as the residual falls.
         move = here.solve(policy[active], eta, -residual[active], accuracy)
+        # Backtracking line search on the residual's norm (Armijo), for each row.
         size = torch.ones(len(active), 1, dtype=theta.dtype, device=theta.device)
         norm = residual[active].norm(dim=-1, keepdim=True)
         while True:

@@ -126,27 +126,27 @@ def interior_point(matrix: Tensor, tol: float, limit: int = 80) -> tuple[Tensor,
         [N] a winner in the relative interior of all winners, of the largest support, and the iterations.
     """
     x = torch.full_like(matrix[0], 1 / len(matrix))
-    lead = _lead(matrix, x)
-    t = max(1.0, 2 * float(lead.abs().max()))
-    s = t - lead
+    advantage = _advantage(matrix, x)
+    t = max(1.0, 2 * float(advantage.abs().max()))
+    s = t - advantage
     goal = 1e-2 * tol
     iteration = 0
     while iteration < limit:
-        slack = t - _lead(matrix, x) - s
+        slack = t - _advantage(matrix, x) - s
         if float(x @ s) < goal and abs(1 - float(x.sum())) < goal and float(slack.abs().max()) < goal:
             break
-        x, s, t = _improved(matrix, x, s, t, slack)
+        x, s, t = _mehrotra_step(matrix, x, s, t, slack)
         iteration += 1
     x = x.clamp_min(0)
     return x / x.sum(), iteration
 
 
-def _lead(matrix: Tensor, x: Tensor) -> Tensor:
+def _advantage(matrix: Tensor, x: Tensor) -> Tensor:
     """Returns (P - 1/2) x."""
     return matrix @ x - 0.5 * x.sum()
 
 
-def _improved(matrix: Tensor, x: Tensor, s: Tensor, t: float, slack: Tensor) -> tuple[Tensor, Tensor, float]:
+def _mehrotra_step(matrix: Tensor, x: Tensor, s: Tensor, t: float, slack: Tensor) -> tuple[Tensor, Tensor, float]:
     """Returns the next x, s and t; one factorisation serves predictor and corrector."""
     system = 0.5 - matrix
     system.diagonal().add_(s / x)
@@ -158,17 +158,19 @@ def _improved(matrix: Tensor, x: Tensor, s: Tensor, t: float, slack: Tensor) -> 
         part = torch.linalg.lu_solve(*factors, (target / x - s - slack)[:, None])[:, 0]
         dt = float((part.sum() - off) / unit.sum())
         dx = part - dt * unit
-        return dx, dt - _lead(matrix, dx) + slack, dt
+        return dx, dt - _advantage(matrix, dx) + slack, dt
 
+    # Predictor: the affine scaling direction, which aims at x s = 0.
     dx, ds, _ = step(torch.zeros_like(x))
-    length = min(_reach(x, dx), _reach(s, ds))
+    length = min(_step_length(x, dx), _step_length(s, ds))
+    # Corrector: re-centred by Mehrotra's cube of the gap's ratio, with the second-order term dx ds.
     centre = float((x + length * dx) @ (s + length * ds) / gap) ** 3
     dx, ds, dt = step(centre * gap / len(x) - dx * ds)
-    length = min(_reach(x, dx), _reach(s, ds))
+    length = min(_step_length(x, dx), _step_length(s, ds))
     return x + length * dx, s + length * ds, t + length * dt
 
 
-def _reach(values: Tensor, change: Tensor) -> float:
+def _step_length(values: Tensor, change: Tensor) -> float:
     """Returns the step, at most 1, that stays inside the positive orthant."""
     falling = change < 0
     return min(1.0, 0.9995 * float((-values[falling] / change[falling]).min())) if falling.any() else 1.0

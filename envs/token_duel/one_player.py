@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from envs.token_duel.build import token_duels
 from envs.token_duel.chance import episode_uniforms
 from envs.token_duel.duels import PLAYERS, TokenDuels, require_state
-from envs.token_duel.opponents import OtherSeat
+from envs.token_duel.opponents import OpponentSeat
 from envs.token_duel.spaces import Mask, Obs, mask_place, player_space
 from preference_duel.keyed_random import Stream
 
@@ -63,7 +63,7 @@ class SoloDuels:
         Raises:
             ValueError: if it is no opponent.
         """
-        self._other = OtherSeat(of, self.duels)
+        self._opponent_seat = OpponentSeat(of, self.duels)
 
     def reset(self, rows: NDArray[np.intp]) -> None:
         """Starts the next episode of these duels.
@@ -80,7 +80,7 @@ class SoloDuels:
             duels.reset(rows)
         if self.learner == "random":
             self.seats[rows] = 2 * episode_uniforms(duels.seeds[rows], duels.episodes[rows], Stream.SIDE)
-        self.responses[rows] = self._other.responses(rows)
+        self.responses[rows] = self._opponent_seat.responses(rows)
 
     def step(self, tokens: NDArray[np.integer]) -> NDArray[np.intp]:
         """Plays one token in every duel, beside the opponent's next one; a judged duel stays as it is.
@@ -210,7 +210,7 @@ class SoloDuels:
         """Returns an independent copy that shares the task, the oracle and the opponent."""
         twin = copy.copy(self)
         twin.duels = self.duels.clone()
-        twin.set_opponent(self._other.opponent)
+        twin.set_opponent(self._opponent_seat.opponent)
         twin.seats, twin.responses = self.seats.copy(), self.responses.copy()
         return twin
 

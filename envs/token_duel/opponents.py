@@ -71,7 +71,7 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class PolicyOpponent:
     """Plays the responses of a policy.
 
     Attributes:
@@ -149,7 +149,7 @@ def opponent(of: Any, task: Task, rules: Rules) -> Opponent:
     if isinstance(of, Opponent):
         return of
     if hasattr(of, "draw"):
-        return Drawing(of)
+        return PolicyOpponent(of)
     if hasattr(of, "policy_class") and hasattr(of, "observation_space"):
         from envs.token_duel.sb3_opponent import ModelOpponent
 
@@ -163,7 +163,7 @@ def opponent(of: Any, task: Task, rules: Rules) -> Opponent:
     )
 
 
-class OtherSeat:
+class OpponentSeat:
     """The seat of an opponent in N duels.
 
     Uniform and fixed opponents never change: their responses are drawn some episodes ahead.

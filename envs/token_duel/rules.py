@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from envs.tasks.task import Task
 from envs.tasks.tokenizers import end_ids
 
-SPEAKING, MAY_END, ENDED = range(3)
+MUST_CONTINUE, MAY_END, ENDED = range(3)
 """Phases of a response, in order: EOS is illegal; EOS is legal; it has ended, and only EOS is legal."""
 
 
@@ -26,7 +26,7 @@ class Rules:
         masks: [3, V] int8, 1 if a token is legal in a phase.
         written: [3, V] int64, the token that is recorded: itself; for an illegal one EOS if EOS is legal, else the
             smallest legal token; `fill` once the response has ended.
-        after: [3, V] int64, the least next phase: ENDED if the token ends the response, else SPEAKING.
+        after: [3, V] int64, the least next phase: ENDED if the token ends the response, else MUST_CONTINUE.
         by_step: [T + 1] int64, the least phase after so many tokens.
         legal: [3, V] int64, the legal tokens of a phase in order, then the others.
         legal_count: [3] number of legal tokens of a phase.
@@ -62,28 +62,28 @@ class Rules:
         tokenizer, size = task.tokenizer, task.tokenizer.vocab_size
         eos, pad = tokenizer.eos_id, tokenizer.pad_id
         is_end = np.isin(np.arange(size), end_ids(tokenizer))
-        speaking = _speaking(task)
-        masks = np.stack([speaking, speaking, np.zeros(size, np.int8)])
+        before_end = _legal_before_end(task)
+        masks = np.stack([before_end, before_end, np.zeros(size, np.int8)])
         masks[MAY_END, is_end] = 1
         masks[ENDED, eos] = 1
         ids = np.arange(size)
         fill = size if pad is None or pad == eos else pad
         written = np.stack(
             [
-                np.where(masks[SPEAKING], ids, speaking.argmax()),
+                np.where(masks[MUST_CONTINUE], ids, before_end.argmax()),
                 np.where(masks[MAY_END], ids, eos),
                 np.full(size, fill),
             ]
         )
-        after = np.where(np.isin(written, end_ids(tokenizer)), ENDED, SPEAKING)
+        after = np.where(np.isin(written, end_ids(tokenizer)), ENDED, MUST_CONTINUE)
         after[ENDED] = ENDED
-        by_step = np.where(np.arange(task.max_new_tokens + 1) < task.min_new_tokens, SPEAKING, MAY_END)
+        by_step = np.where(np.arange(task.max_new_tokens + 1) < task.min_new_tokens, MUST_CONTINUE, MAY_END)
         by_step[-1] = ENDED
         legal = np.argsort(masks == 0, axis=1, kind="stable")
         return cls(eos, is_end, fill, masks, written, after, by_step, legal, masks.sum(axis=1, dtype=np.int64))
 
 
-def _speaking(task: Task) -> NDArray[np.int8]:
+def _legal_before_end(task: Task) -> NDArray[np.int8]:
     """Returns [V] 1 for the tokens that are legal before EOS is."""
     tokenizer, tokens = task.tokenizer, np.asarray(task.response_tokens)
     if tokens.shape != (tokenizer.vocab_size,):
@@ -93,8 +93,8 @@ def _speaking(task: Task) -> NDArray[np.int8]:
             f"limits must have 0 <= min_new_tokens <= max_new_tokens and max_new_tokens >= 1, "
             f"got {task.min_new_tokens} and {task.max_new_tokens}"
         )
-    speaking = tokens.astype(np.int8)
-    speaking[[i for i in (*end_ids(tokenizer), tokenizer.pad_id) if i is not None]] = 0
-    if not speaking.any():
+    legal = tokens.astype(np.int8)
+    legal[[i for i in (*end_ids(tokenizer), tokenizer.pad_id) if i is not None]] = 0
+    if not legal.any():
         raise ValueError(f"task '{task.name}' allows no token but EOS and PAD in a response; see response_tokens")
-    return speaking
+    return legal

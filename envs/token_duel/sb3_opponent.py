@@ -53,12 +53,12 @@ class ModelOpponent:
         rows, steps = np.arange(len(prompts))[:, None], np.arange(self.task.max_new_tokens)
         uniforms = key.uniform(l=rows, vote=steps)
         start = prompt_boards(prompts, self.task, self.rules)
-        boards, _ = write(lambda *inputs: next_token_probs(self.model.policy, *inputs), start, self.rules, uniforms)
+        boards, _ = generate(lambda *inputs: next_token_probs(self.model.policy, *inputs), start, self.rules, uniforms)
         responses = boards[:, self.task.max_prompt_tokens :]
         return np.where(responses == self.rules.fill, self.rules.eos, responses)
 
 
-def write(
+def generate(
     probs: Callable[[NDArray[np.int64], NDArray[np.int8]], Tensor],
     start: NDArray[np.int64],
     rules: Rules,

@@ -7,7 +7,7 @@ import pytest
 
 from envs import TokenDuels, make_task
 from envs.token_duel.opponents import Uniform
-from envs.token_duel.rules import ENDED, MAY_END, SPEAKING, Rules
+from envs.token_duel.rules import ENDED, MAY_END, MUST_CONTINUE, Rules
 from preference_duel.keyed_random import Rows
 from tests.envs.duels import EOS, PAD, A, B, C, P, Q
 
@@ -21,7 +21,7 @@ def test_each_phase_has_its_legal_tokens(words):
     rules = Rules.of(words(limit=4, least=2))
     assert rules.masks.dtype == np.int8
     assert rules.masks.tolist() == [LETTERS, LETTERS_OR_EOS, ONLY_EOS]
-    assert rules.by_step.tolist() == [SPEAKING, SPEAKING, MAY_END, MAY_END, ENDED]
+    assert rules.by_step.tolist() == [MUST_CONTINUE, MUST_CONTINUE, MAY_END, MAY_END, ENDED]
 
 
 def test_pad_is_never_legal_even_where_the_task_allows_it(words):

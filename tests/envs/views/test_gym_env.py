@@ -14,7 +14,7 @@ import envs
 from agents.policies.tabular import TabularPolicy
 from envs import make_task, preference_duel_v0
 from envs.token_duel.duels import PLAYERS
-from envs.token_duel.opponents import Drawing, Fixed, Pool, Uniform
+from envs.token_duel.opponents import Fixed, PolicyOpponent, Pool, Uniform
 from envs.views.gym_env import solo_env
 from preference_duel.keyed_random import Rows, Stream
 from tests.envs.duels import SYMBOLS
@@ -102,8 +102,8 @@ def test_uniform_opponents_play_every_legal_token_alike(words_env):
 def test_a_policy_plays_as_often_as_its_probabilities_say(exact):
     task = make_task("symbols", alphabet=3, length=1, prompts=1)
     probs = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
-    drawing = Drawing(TabularPolicy(task, probs, exact=exact))
-    tokens = [tuple(row) for row in drawing.respond(task.prompts * 2000, rows(2000))]
+    opponent = PolicyOpponent(TabularPolicy(task, probs, exact=exact))
+    tokens = [tuple(row) for row in opponent.respond(task.prompts * 2000, rows(2000))]
     shares = [sum(row == response.tokens for row in tokens) / 2000 for response in task.responses]
     assert shares == pytest.approx(probs.tolist(), abs=0.04)
 
