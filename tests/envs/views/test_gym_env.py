@@ -1,14 +1,9 @@
 """The duel for one player: the same game as the one of two, its opponents, and the public suites."""
 
-import warnings
-
 import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
-from stable_baselines3 import PPO
-from stable_baselines3.common.env_checker import check_env as check_sb3
 
 import envs
 from agents.policies.tabular import TabularPolicy
@@ -117,16 +112,6 @@ def test_another_opponent_plays_from_the_next_reset_on(words_env):
     assert env.solo.duels.completion(0, 1).text == "a"
     play(env, rng)
     assert env.solo.duels.completion(0, 1).text == "bb"
-
-
-@pytest.mark.parametrize("options", [{}, {"obs": "flat"}, {"learner": "random", "feedback": "probability"}])
-def test_the_public_suites_pass(options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_env(gymnasium.make(envs.registration.DUEL, **SYMBOLS, **options).unwrapped, skip_render_check=True)
-        check_sb3(solo_env(**SYMBOLS, **options))
-    policy = "MlpPolicy" if options.get("obs") == "flat" else "MultiInputPolicy"
-    PPO(policy, solo_env(**SYMBOLS, **options), n_steps=16, batch_size=16, n_epochs=1).learn(16)
 
 
 def test_gymnasiums_own_vectors_run_it():

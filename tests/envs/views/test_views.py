@@ -5,12 +5,16 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from functools import partial
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_checker import check_env as check_sb3
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import envs
@@ -20,10 +24,11 @@ from envs.views.bandit_env import response_env
 from envs.views.gym_env import solo_env
 from envs.views.gym_vector_env import solo_vector
 from envs.views.sb3_vec_env import sb3_env
-from tests.envs.duels import COPIES, PLAYERS, A, B, C, require_apart
+from tests.envs.duels import COPIES, PLAYERS, SYMBOLS, A, B, C, require_apart
 from tests.paths import ROOT
 
 EPISODES = 12
+RANDOM_SEAT = {"learner": "random", "feedback": "probability"}
 
 
 def whole(task, text):
@@ -249,6 +254,24 @@ def test_an_opponents_tokens_are_never_seen_in_a_batch(words, oracle, build):
         steps = [env.step(np.full(3, token)) for env in envs_]
         assert np.array_equal(*(boards(step[0]) for step in steps))
         assert not steps[0][2].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "build", "options"),
+    [
+        *((envs.registration.DUEL, solo_env, options) for options in ({}, {"obs": "flat"}, RANDOM_SEAT)),
+        *((envs.registration.RESPONSE, response_env, options) for options in ({}, {"actions": "tokens"}, RANDOM_SEAT)),
+    ],
+)
+def test_the_public_suites_pass(name, build, options):
+    options = {**SYMBOLS, **options}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(gymnasium.make(name, **options).unwrapped, skip_render_check=True)
+        check_sb3(build(**options))
+    env = build(**options)
+    policy = "MultiInputPolicy" if isinstance(env.observation_space, gymnasium.spaces.Dict) else "MlpPolicy"
+    PPO(policy, env, n_steps=16, batch_size=16, n_epochs=1).learn(16)
 
 
 def ends(env, actions):
