@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from envs.tasks.task import Task
+from preference_duel.checks import require, within
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from preference_duel.keyed_random_torch import choose
 from preference_duel.protocols import Policy
@@ -36,8 +36,7 @@ class TabularConfig:
 
     def __post_init__(self) -> None:
         """Raises if a value is out of range or would be ignored."""
-        if not 0 <= self.spread < math.inf:
-            raise ValueError(f"spread must be at least 0, got {self.spread}")
+        require(self, spread=within("[0, inf)"))
         if self.start and not self.spread:
             raise ValueError(f"start is the seed of logits with spread > 0, and spread is 0; got start={self.start}")
 

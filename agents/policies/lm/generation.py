@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from agents.policies.lm.constraints import Constraints
 from agents.policies.lm.decoder import Decoder
+from preference_duel.checks import at_least, positive, require, within
 from preference_duel.keyed_random_torch import choose
 
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
@@ -33,14 +34,8 @@ class SamplingParams:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(
-                f"temperature must be positive, got {self.temperature}; top_k=1 always takes the likeliest"
-            )
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be at least 0 (0: all tokens), got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+        temperature = replace(positive, reason="top_k=1 always takes the likeliest token")
+        require(self, temperature=temperature, top_k=at_least(0, "0 keeps all tokens"), top_p=within("(0, 1]"))
 
     @property
     def truncates(self) -> bool:

@@ -27,6 +27,7 @@ from agents.policies.tensors import tensors
 from agents.policies.vllm_sampler.local import VLLMConfig
 from envs.tasks.task import Task
 from preference_duel import distributed
+from preference_duel.checks import at_least, one_of, require
 from preference_duel.keyed_random import Key
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion
@@ -126,8 +127,7 @@ class HFPolicy(TokenPolicy):
     ) -> None:
         super().__init__()
         config = HFConfig(str(name_or_dir), **settings)
-        if config.micro_tokens < 1:
-            raise ValueError(f"micro_tokens must be at least 1, got {config.micro_tokens}")
+        require(config, micro_tokens=at_least(1), sampler=one_of(Sampler))
         self.exact = config.exact
         self.micro_tokens = config.micro_tokens
         self.sampling = SamplingParams(config.temperature, config.top_k, config.top_p)
@@ -149,8 +149,6 @@ class HFPolicy(TokenPolicy):
         self.constraints = constraints_of(task, self.tokenizer, width, config.path, config.max_new_tokens, config.exact)
         if config.checkpointing:
             recompute_layers(self.model)
-        if config.sampler not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {SAMPLERS}, got {config.sampler!r}")
         self.engine = None
         if config.sampler == "vllm":
             self.engine = config.vllm.build(config.path, self.constraints, device, config.trust_remote_code)

