@@ -1,8 +1,4 @@
-"""Families that read features: cyclic embeddings, a population of annotators, a judge who likes length.
-
-On a finite task every listed response to a prompt has features of its own; on text they come from the words, so that
-a policy can learn them and carry them over to prompts that it never saw.
-"""
+"""A population of annotators: a mixture of Bradley-Terry models whose majority vote can be cyclic."""
 
 from __future__ import annotations
 
@@ -20,20 +16,20 @@ from preference_duel.checks import at_least, positive_finite, require, share
 
 @dataclass(frozen=True)
 class AnnotatorsConfig:
-    """A population: every person is Bradley-Terry, the majority is not.
+    """A population of annotators: each is a Bradley-Terry model, the majority vote is not.
 
-    P(a beats b) = mean over kinds k of sigmoid(s (r^k_a - r^k_b)), r^k = sqrt(1 - lam) (a taste that all share) +
-    sqrt(lam) (a ranking that is each kind's shift of one circle).
+    P(a beats b) = mean over kinds k of sigmoid(s (r^k_a - r^k_b)), r^k = sqrt(1 - lam) (shared reward) + sqrt(lam)
+    (ranking of kind k, a shift of one circle).
     """
 
     lam: float = 0.5
-    """Weight of what the kinds do not share, in [0, 1]."""
+    """Weight of the rankings that the kinds do not share, in [0, 1]."""
     kinds: int = 3
-    """Kinds of people, equally many of each, >= 2; three shifts of one circle are Condorcet's cycle."""
+    """Kinds of annotators, equally many of each, >= 2; three shifts of one circle are Condorcet's cycle."""
     scale: float = 6.0
-    """Root mean square of one person's logits over pairs, in nats, > 0."""
+    """Root mean square of one annotator's logits over pairs, in nats, > 0."""
     seed: int = 0
-    """Names tastes and the circle."""
+    """Random seed of the rewards and the circle."""
 
     def build(
         self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"

@@ -1,4 +1,4 @@
-"""What an oracle is, and the three questions that the project asks one: prob, payoff, outcomes."""
+"""Queries to an oracle: payoff matrices, pairs and Bernoulli outcomes, with checks of its answers."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from preference_duel.keyed_random import Key, verdict
 from preference_duel.protocols import Oracle, PayoffOracle
 
 
-def require_prob(prob: Tensor, shape: tuple[int, ...], who: str) -> None:
+def require_prob(prob: Tensor, shape: tuple[int, ...], source: str) -> None:
     """Raises unless `prob` is a tensor of this shape, on the CPU, that holds finite probabilities.
 
     Raises:
         ValueError: with the first offending value.
     """
     if not isinstance(prob, Tensor) or prob.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{who} must return a float32 or float64 tensor, got {getattr(prob, 'dtype', type(prob))}")
+        raise ValueError(f"{source} must return a float32 or float64 tensor, got {getattr(prob, 'dtype', type(prob))}")
     if tuple(prob.shape) != shape:
-        raise ValueError(f"{who} must return shape {shape}, got {tuple(prob.shape)}")
+        raise ValueError(f"{source} must return shape {shape}, got {tuple(prob.shape)}")
     if prob.device.type != "cpu":
-        raise ValueError(f"{who} must return its answers on the CPU, got {prob.device}; add .cpu()")
+        raise ValueError(f"{source} must return its answers on the CPU, got {prob.device}; add .cpu()")
     bad = ~((prob >= 0) & (prob <= 1))
     if bad.any():
-        raise ValueError(f"prob must lie in [0, 1], {who} returned {prob[bad][0].item():g}; is it returning logits?")
+        raise ValueError(f"prob must lie in [0, 1], {source} returned {prob[bad][0].item():g}; is it returning logits?")
 
 
 def payoff(
@@ -40,8 +40,8 @@ def payoff(
     """Returns P(left k beats right l) for every prompt, asking each pair once.
 
     In self-play (`right` is None) each unordered pair is asked once, the other half is 1 - it and the diagonal
-    is 1/2. Where an oracle is not antisymmetric both orders are asked and averaged, so that who sits left
-    does not matter.
+    is 1/2. If the oracle is not antisymmetric, both orders are asked and averaged, so that the seat does not
+    matter.
 
     Args:
         oracle: the oracle.

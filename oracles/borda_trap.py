@@ -25,7 +25,7 @@ class BordaTrapConfig:
     """
 
     lam: float = 0.5
-    """How deep the trap is, in [0, 1]: 0 is Bradley-Terry."""
+    """Depth of the trap, in [0, 1]: 0 is Bradley-Terry."""
     eps: float = 0.1
     """Nats by which the best beats every other one at lam = 1, > 0."""
     crush: float = 4.0

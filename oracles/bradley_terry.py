@@ -27,11 +27,11 @@ class BradleyTerryConfig:
     model: str | None = None
     """Directory or hub id of a sequence classifier with one label; None: a reward drawn at random, see `seed`."""
     seed: int = 0
-    """Without a model: names the reward that each prompt and response is given."""
+    """Without a model: random seed of the rewards."""
     scale: float = 2.0
     """Without a model: root mean square of r(a) - r(b) over pairs of different responses, in nats, > 0."""
     reader: ReaderConfig = field(default_factory=ReaderConfig)
-    """With a model: how it reads."""
+    """With a model: its input format, precision and batches."""
 
     def build(
         self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
@@ -39,7 +39,7 @@ class BradleyTerryConfig:
         """Returns the oracle.
 
         Args:
-            prompts: not needed, a prompt's rewards are made when it is asked about.
+            prompts: not needed, a prompt's rewards are made at its first query.
             responses: a finite task's; over them the drawn rewards have exactly the scale.
             device: where the model runs.
 
@@ -94,7 +94,7 @@ class DrawnRewards:
     listed responses; elsewhere they have it on average.
 
     Args:
-        seed: names the rewards.
+        seed: random seed of the rewards.
         scale: root mean square of the differences, > 0.
         responses: N >= 2 distinct responses of a finite task, the only ones that have a reward; None: any text.
 
@@ -136,7 +136,7 @@ class DrawnRewards:
         return table[[rows[prompt] for prompt in prompts], columns]
 
     def _listed(self, prompt: str) -> Tensor:
-        """Returns the rewards of all listed responses, made when the prompt is first asked about."""
+        """Returns the rewards of all listed responses, made at the prompt's first query."""
         assert self.responses is not None
         if prompt not in self._of_prompt:
             drawn = np.array([self._normal(prompt, response) for response in self.responses])

@@ -1,4 +1,4 @@
-"""The contract of an oracle, as a check that anyone can run on their own."""
+"""A check of the contract of an oracle, built-in or your own."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["check_oracle", "require_prob"]
 def check_oracle(oracle: Oracle, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> None:
     """Checks range, determinism, batch independence, antisymmetry, and `payoff` against `prob`.
 
-    Answers may differ by 1e-9 where they are float64, by 1e-5 where they are float32; only the same question asked
-    twice must have the same answer to the last bit.
+    Answers may differ by 1e-9 in float64 and by 1e-5 in float32; the same question asked twice must have the same
+    answer to the last bit.
 
     Args:
         oracle: the oracle to check.

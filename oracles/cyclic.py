@@ -1,4 +1,4 @@
-"""Preferences with intransitivity on a knob: the curl ratio of their logits equals `lam` exactly."""
+"""Preferences of adjustable intransitivity: the curl ratio of their logits equals `lam` exactly."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class CyclicConfig:
     def build(
         self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
     ) -> TableOracle:
-        """Builds the table of the listed responses, one matrix for each prompt when it is first asked about.
+        """Builds the table of the listed responses, one matrix for each prompt at its first query.
 
         Raises:
             ValueError: if the task is not finite, or a field or the number of responses is out of range.

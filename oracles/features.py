@@ -1,4 +1,8 @@
-"""Oracles that read each response alone, as a row of features, and then compare rows."""
+"""Oracles that read each response alone, as a row of features, and then compare rows.
+
+On a finite task every listed response to a prompt has features of its own; on text they come from the words, so that
+a policy can learn them and generalise to unseen prompts.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +56,7 @@ class FeatureOracle:
 
 
 class ListedFeatures:
-    """The features of a finite task's responses, drawn for each prompt when it is first asked about.
+    """The features of a finite task's responses, drawn for each prompt at its first query.
 
     Args:
         name: of the family, and `seed`: they name the numbers.

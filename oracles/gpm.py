@@ -1,4 +1,4 @@
-"""General preference model (Zhang et al. 2024): skew-symmetric scores of embeddings, with a dialled cyclic share."""
+"""General preference model (Zhang et al. 2024): skew-symmetric scores, with an adjustable cyclic share."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ class Judge:
     """Answers as a pairwise judge of TRL did, for code that wants one.
 
     Args:
-        oracle: who is asked.
-        seed: names the orders in which pairs are shown.
+        oracle: answers the queries.
+        seed: random seed of the orders in which pairs are shown.
     """
 
     def __init__(self, oracle: Oracle, seed: int = 0) -> None:
@@ -44,20 +44,20 @@ class Judge:
         Args:
             prompts: N prompts.
             completions: [N][2] completions.
-            shuffle_order: whether each pair is shown in an order drawn for it, so that a judge that favours a seat
-                favours nobody.
+            shuffle_order: whether each pair is shown in an order drawn for it, so that position bias
+                cancels on average.
             return_scores: whether P(the first is better) comes back instead.
 
         Returns:
-            N indices, 0 where the first is at least as good, else 1; or N chances in [0, 1].
+            N indices, 0 if the first is at least as good, else 1; or N probabilities in [0, 1].
 
         Raises:
             ValueError: if a prompt has not exactly two completions.
         """
         wrong = next((row for row in completions if len(row) != 2), None)
         if wrong is not None or len(completions) != len(prompts):
-            found = f"{len(completions)} rows for {len(prompts)} prompts" if wrong is None else f"a row of {len(wrong)}"
-            raise ValueError(f"completions must be one pair for each prompt, got {found}")
+            shape = f"{len(completions)} rows for {len(prompts)} prompts" if wrong is None else f"a row of {len(wrong)}"
+            raise ValueError(f"completions must be one pair for each prompt, got {shape}")
         turned = np.zeros(len(prompts), dtype=bool)
         if shuffle_order:
             turned = self._key.at(self._calls).uniform(k=np.arange(len(prompts))) < 0.5
@@ -76,13 +76,13 @@ class JudgeConfig:
 
     of: str
     """"module:name": a function of (prompt, first, second) that returns P(first is better), True or False; or an object
-    or class with TRL's `judge(prompts, completions, shuffle_order)`, whose scores are asked for where it has them. Or
+    or class with TRL's `judge(prompts, completions, shuffle_order)`, whose scores are used if it has them. Or
     the address of an OpenAI-compatible endpoint, such as a vLLM server's http://localhost:8000/v1."""
     orders: Literal["both", "one"] = "both"
     """"both" asks for either order of a pair and averages; "one" saves half, for judges without a favourite seat. An
     endpoint is always asked for both."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
-    """How an endpoint is asked."""
+    """Requests to an endpoint."""
 
     def build(
         self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
@@ -101,12 +101,12 @@ class JudgeConfig:
             return EndpointJudge(self.of, self.endpoint)
         if self.endpoint != EndpointConfig():
             raise ValueError(f"--oracle.of {self.of} is no address, and nothing reads --oracle.endpoint")
-        found = find("judge", self.of, {})
-        return JudgeOracle(found() if isinstance(found, type) else found, self.orders)
+        judge = find("judge", self.of, {})
+        return JudgeOracle(judge() if isinstance(judge, type) else judge, self.orders)
 
 
 class JudgeOracle:
-    """Asks a judge; the judge must say the same of the same texts.
+    """Asks a judge, which must be deterministic.
 
     Args:
         judge: a function of (prompt, first, second), or an object with TRL's `judge`.

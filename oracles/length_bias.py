@@ -15,14 +15,14 @@ from preference_duel.checks import at_least, positive_finite, require, share
 
 @dataclass(frozen=True)
 class LengthBiasConfig:
-    """A judge of quality who falls for length where the difference is plain to see (a semiorder, Luce 1956).
+    """A judge of quality that prefers the longer response if the difference is visible (a semiorder, Luce 1956).
 
     logit P(a beats b) = s [(1 - lam g) (q_a - q_b) + 1.5 lam g (l_a - l_b)], g = sigmoid((|l_a - l_b| - delta) / w):
     of neighbours in length the better wins, of distant ones the longer. Not monotone in lam.
     """
 
     lam: float = 0.5
-    """How far length replaces quality where it differs, in [0, 1]."""
+    """Weight of length against quality if the lengths differ visibly, in [0, 1]."""
     delta: float = 1.0
     """The difference in length that is noticed, in standard deviations on finite tasks, `unit` words on text, >= 0."""
     width: float = 0.15

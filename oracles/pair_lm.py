@@ -18,7 +18,7 @@ CONTEXT = (
     "\n{% for message in messages %}{% if loop.index0 % 2 == 0 %}\n\n<turn> user\n {{ message['content'] }}"
     "{% else %}\n\n<turn> assistant\n {{ message['content'] }}{% endif %}{% endfor %}\n\n\n"
 )
-"""How RLHFlow's models see a conversation, as a chat template."""
+"""The conversation format of RLHFlow's models, as a chat template."""
 QUESTION = "[CONTEXT] {context} [RESPONSE A] {first} [RESPONSE B] {second} \n"
 LABELS = "A", "B"
 Question = tuple[str, str, str]
@@ -86,11 +86,11 @@ class PairLM:
         Raises:
             ValueError: if a question is longer than the model reads.
         """
-        asked = list(zip(prompts, first, second, strict=True))
-        different = [i for i, (_, a, b) in enumerate(asked) if a != b]
-        straight = [asked[i] for i in different]
+        pairs = list(zip(prompts, first, second, strict=True))
+        different = [i for i, (_, a, b) in enumerate(pairs) if a != b]
+        straight = [pairs[i] for i in different]
         answers = self._memory.answers([*straight, *((x, b, a) for x, a, b in straight)], self._ask)
-        prob = torch.full((len(asked),), 0.5)
+        prob = torch.full((len(pairs),), 0.5)
         ours, theirs = answers[: len(straight)], answers[len(straight) :]
         prob[different] = torch.tensor([(p + 1 - q) / 2 for p, q in zip(ours, theirs, strict=True)])
         return prob

@@ -18,7 +18,7 @@ from preference_duel.names import nearest
 SMALL = 2**20
 """Tables of so few entries are kept as one, which answers questions about many prompts at once."""
 TOLERANCE = 1e-6
-"""How far P + P' may be from 1 in a file: the rounding of float32, which is then removed."""
+"""Tolerance of P + P' = 1 in a file: the rounding of float32, which is then removed."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Game:
     Attributes:
         prompts: X prompts.
         responses: N responses, the same for every prompt.
-        prob: [N, N] or [X, N, N] float64, P(response i beats response j | prompt x); None where the file has none.
+        prob: [N, N] or [X, N, N] float64, P(response i beats response j | prompt x); None if the file has none.
     """
 
     prompts: tuple[str, ...]
@@ -94,7 +94,7 @@ class TableOracle:
 
     Args:
         prob: [N, N] for every prompt, [X, N, N] one matrix for each, or a function from the prompt's index to its
-            [N, N] (called once for each prompt that is asked about, then kept); P(i beats j), P + P' = 1.
+            [N, N] (called once for each prompt queried, then kept); P(i beats j), P + P' = 1.
         prompts: X prompts, distinct.
         responses: N responses, distinct, the same for every prompt.
 

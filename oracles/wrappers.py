@@ -1,4 +1,4 @@
-"""What can be done to any oracle: noise, a preferred seat, another share of cycles for each prompt.
+"""Wrappers of any oracle: noise, position bias, and a cyclic share for each prompt.
 
 A wrapper is added to an oracle's name with "+": `--oracle cyclic+noise --oracle.lam 0.5 --oracle.noise.eps 0.1`.
 """
@@ -29,13 +29,13 @@ class Build(Protocol):
 
 @dataclass(frozen=True)
 class Noise:
-    """Some verdicts are coin flips: P' = (1 - eps) P + eps / 2.
+    """A share of the outcomes are fair coin flips: P' = (1 - eps) P + eps / 2.
 
     The regularised equilibrium at tau becomes that of the true game at tau / (1 - eps).
     """
 
     eps: float = 0.1
-    """Share of the verdicts, in [0, 1]."""
+    """Share of random outcomes, in [0, 1]."""
 
     def wrap(self, build: Build, prompts: Sequence[str] | None, **changes: Any) -> Oracle:
         """Returns the noisy oracle."""
@@ -61,17 +61,17 @@ class PositionBias:
 
 @dataclass(frozen=True)
 class PerPrompt:
-    """Every prompt has a `lam` of its own, drawn evenly between two ends."""
+    """Every prompt has a `lam` of its own, uniform between two ends."""
 
     low: float = 0.0
     """The least, in [0, 1]."""
     high: float = 1.0
     """The largest, in [0, 1]."""
     seed: int = 0
-    """Names what each prompt gets."""
+    """Random seed of the prompts' values."""
 
     def wrap(self, build: Build, prompts: Sequence[str] | None, **changes: Any) -> Oracle:
-        """Returns an oracle of many, each made when its prompt is first asked about.
+        """Returns an oracle of many, each made at its prompt's first query.
 
         Raises:
             ValueError: if an end is out of range, or the oracle has no field `lam`.
@@ -79,7 +79,7 @@ class PerPrompt:
         require(self, low=share, high=share)
         if self.low > self.high:
             raise ValueError(f"low must not be above high, got {self.low:g} and {self.high:g}")
-        build(prompts, **changes, lam=self.low)  # says at once what is wrong
+        build(prompts, **changes, lam=self.low)  # raises early if a field is wrong
         return PerPromptOracle(lambda prompt: build([prompt], **changes, lam=self.lam(prompt)))
 
     def lam(self, prompt: str) -> float:
@@ -89,11 +89,11 @@ class PerPrompt:
 
 
 class AlteredOracle:
-    """An oracle whose chances were changed one by one.
+    """An oracle with a transformation of each probability.
 
     Args:
-        inner: who is asked.
-        change: what becomes of its chances.
+        inner: the wrapped oracle.
+        change: maps its probabilities to the new ones, elementwise.
         antisymmetric: whether P(a, b) + P(b, a) is still 1.
     """
 
@@ -110,7 +110,7 @@ class AlteredOracle:
 
 
 class AlteredPayoffOracle(AlteredOracle):
-    """The same where the inner oracle reads each response alone."""
+    """An altered oracle whose inner oracle reads each response alone."""
 
     def payoff(self, prompts: Sequence[str], left: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> Tensor:
         """Returns [B, K, L]."""
@@ -119,7 +119,7 @@ class AlteredPayoffOracle(AlteredOracle):
 
 
 def altered(inner: Oracle, change: Callable[[Tensor], Tensor], antisymmetric: bool) -> Oracle:
-    """Returns an oracle whose chances are changed, with `payoff` where the inner one has it."""
+    """Returns an oracle with transformed probabilities, and with `payoff` if the inner one has it."""
     kind = AlteredPayoffOracle if isinstance(inner, PayoffOracle) else AlteredOracle
     return kind(inner, change, antisymmetric)
 

@@ -1,4 +1,4 @@
-"""Several processes that run the same program: each does its share of the heavy work, and all know every result.
+"""Data parallelism over processes: each does its share of the heavy work, and all hold every result.
 
 All of them hold the same numbers at the same line, so that nothing but speed depends on how many there are. One that is
 started by itself is alone, and everything here costs nothing.
@@ -29,13 +29,13 @@ def count() -> int:
 
 
 def rank() -> int:
-    """Returns which of them this is, from 0 on; the first one writes files."""
+    """Returns the index of this process, from 0; process 0 writes files."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Lets this process do everything that it is asked inside the block, as if there were no other."""
+    """Makes this process do all the work inside the block, as if there were no other."""
     token = _ALONE.set(True)
     try:
         yield
@@ -44,7 +44,7 @@ def alone() -> Iterator[None]:
 
 
 def share(total: int) -> range:
-    """Returns which of `total` things this process does."""
+    """Returns the indices, among `total`, of this process' share."""
     return range(rank(), total, count()) if count() > 1 else range(total)
 
 

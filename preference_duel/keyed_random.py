@@ -21,7 +21,7 @@ _32 = np.uint64(32)
 
 
 class Stream(IntEnum):
-    """What a random number is for; numbers of different streams share nothing."""
+    """The use of a random number; different streams are independent."""
 
     PROMPT = 0
     VERDICT = 1
@@ -84,7 +84,7 @@ def uniform(
 
 
 def verdict(prob: Any, uniforms: Any) -> Any:
-    """Returns y ~ Bernoulli(prob): True where the first response wins; every verdict of the project is drawn here.
+    """Returns y ~ Bernoulli(prob): True if the first response wins; every verdict of the project is drawn here.
 
     Args:
         prob: P(first beats second), an array or a tensor of float64.

@@ -1,4 +1,4 @@
-"""Public names of a package that are imported when they are first asked for (PEP 562)."""
+"""Public names of a package that are imported at their first use (PEP 562)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def lazy(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Returns the `__getattr__` of a package whose heavy modules wait for their first use.
+    """Returns the `__getattr__` of a package whose heavy modules are imported at their first use.
 
     Args:
         package: its name.

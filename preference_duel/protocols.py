@@ -16,11 +16,11 @@ from preference_duel.keyed_random import Key
 from preference_duel.types import Completion, Duel, Proposal
 
 OwnPolicy = tuple[str, Mapping[str, Any]]
-"""The policy that an agent can't do without, and fields of it: `own_policy` of its configuration is the default."""
+"""The policy that an agent requires, and fields of it: `own_policy` of its configuration is the default."""
 
 
 class Policy(nn.Module, ABC):
-    """A law over responses for each prompt.
+    """A distribution over responses for each prompt.
 
     `exact` is True where `draw` returns every response of a finite task with its probability as weight; the
     update that an agent makes of it is the population's, free of sampling noise.
@@ -50,7 +50,7 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
-        """Returns the log of the law that `draw` uses (masks, limits, EOS, temperature included).
+        """Returns the log of the distribution that `draw` uses (masks, limits, EOS, temperature included).
 
         Returns:
             [B, K] nats, summed over tokens, differentiable, on the policy's device.
@@ -83,7 +83,7 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def save(self, directory: Path) -> None:
-        """Writes the policy so that people and other tools can load it."""
+        """Writes the policy in a format that other tools can load."""
 
     def frozen(self) -> Self:
         """Returns a copy that does not learn."""
@@ -93,7 +93,7 @@ class Policy(nn.Module, ABC):
 
     @property
     def sharded(self) -> bool:
-        """True where parameters are spread over processes, which then must learn in equally many passes."""
+        """True if parameters are spread over processes, which then must learn in equally many passes."""
         return False
 
     @property
@@ -106,13 +106,13 @@ class Policy(nn.Module, ABC):
 class Agent(Protocol):
     """Proposes responses for both seats and learns from the duels that come back.
 
-    Agents never see an oracle: all they learn is in `Duel`. Class attributes of the names of `Traits` say what else
-    they can do.
+    Agents never see an oracle: all they learn is in `Duel`. Class attributes of the names of `Traits` declare their
+    further capabilities.
     """
 
     policy: Policy
     average: Policy | None
-    """The mean of pi_1..pi_T, start included: what the theory of no-regret play speaks of. None where not kept."""
+    """The mean of pi_1..pi_T, start included: the iterate of no-regret theory. None if not kept."""
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns the responses that this agent wants to see judged."""
@@ -133,7 +133,7 @@ class Agent(Protocol):
 
 @dataclass(frozen=True)
 class Traits:
-    """What an agent can do, as class attributes of these names; an agent without one has the default."""
+    """Capabilities of an agent, as class attributes of these names; an agent without one has the default."""
 
     learns_from_files: bool = False
     """Learns from duels of others (--run.data)."""
@@ -144,7 +144,7 @@ class Traits:
 
 
 def traits(agent: Agent) -> Traits:
-    """Returns what an agent says of itself."""
+    """Returns an agent's capabilities."""
     return Traits(**{field.name: bool(getattr(agent, field.name, field.default)) for field in fields(Traits)})
 
 
@@ -182,14 +182,14 @@ class Unanswered(OSError):
 
 @runtime_checkable
 class Oracle(Protocol):
-    """Knows who wins: the chance that one response is preferred to another.
+    """The probability that one response is preferred to another.
 
     An oracle may have more: `payoff` if it reads each response alone (`PayoffOracle`), `forget` if it remembers answers
     (`RememberingOracle`), and a `description` for the first line of a run (`DescribedOracle`).
     """
 
     antisymmetric: bool
-    """True where prob(a, b) + prob(b, a) = 1: everywhere but under position bias."""
+    """True if prob(a, b) + prob(b, a) = 1: everywhere but under position bias."""
 
     def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Returns P(first beats second | prompt); deterministic, it never draws.

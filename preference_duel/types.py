@@ -1,4 +1,4 @@
-"""What travels between the environment and the agents."""
+"""Data exchanged by the environment and the agents: prompts, completions, proposals and duels."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def messages_of(prompt: str) -> list[dict[str, str]]:
 class Completion:
     """One response.
 
-    `tokens` are the ids that were sampled, with the EOS that ended them (none where the limit did); `text` is
-    derived from them. `tokens` is None where the text came from a file.
+    `tokens` are the ids that were sampled, with the EOS that ended them (none if the limit did); `text` is
+    derived from them. `tokens` is None if the text came from a file.
     """
 
     text: str
@@ -51,13 +51,13 @@ class Completion:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What an agent brings to the arena: responses for both seats, for each prompt.
+    """The responses of an agent for both seats, for each prompt.
 
     Attributes:
         left: `[B][K]` responses of the left seat.
         right: `[B][L]` responses of the right seat; None is self-play: the left ones sit on both sides, and each
             unordered pair is asked once.
-        left_weight: [B, K] the probabilities of `left` where it lists a policy's whole law, rows sum to 1.
+        left_weight: [B, K] the probabilities of `left` if it lists a policy's whole distribution, rows sum to 1.
             None: `left` are samples, each counting 1/K.
         right_weight: [B, L] likewise.
         ask: [B, K, L] bool, the pairs that are to be asked; None: all.
@@ -86,7 +86,7 @@ class Duel:
             the diagonal).
         feedback: "outcome" or "probability".
         votes: Bernoulli outcomes per asked pair.
-        exact: True where the responses are a policy's whole law with its probabilities as weights, not samples.
+        exact: True if the responses are a policy's whole distribution with its probabilities as weights, not samples.
     """
 
     prompts: Sequence[str]
@@ -102,7 +102,7 @@ class Duel:
 
     @property
     def self_play(self) -> bool:
-        """True where both seats hold the same draws."""
+        """True if both seats hold the same draws."""
         return self.right is self.left
 
     @property

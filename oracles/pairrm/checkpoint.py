@@ -190,7 +190,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 def _backbone(
     model_name: str | None, explicit: str | None, folder: Path, config: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
-    """Returns the backbone's configuration and where it was found."""
+    """Returns the backbone's configuration and its source."""
     if explicit is None and model_name is None:
         return dict(config), f"{folder}/config.json"
     name = explicit or model_name
@@ -222,22 +222,22 @@ def _sized(sizes: Mapping[str, Any], origin: str, tensors: Mapping[str, Tensor])
     if sizes.get("model_type") != "deberta-v2":
         raise ValueError(f"expected a backbone of model_type 'deberta-v2', {origin} says '{sizes.get('model_type')}'")
     config = DebertaV2Config(**{name: value for name, value in sizes.items() if name != "model_type"})
-    found = _sizes_of(tensors)
-    expected = {name: getattr(config, name) for name in _SIZE_FIELDS if name in found}
+    actual = _sizes_of(tensors)
+    expected = {name: getattr(config, name) for name in _SIZE_FIELDS if name in actual}
     if config.relative_attention:
         span = config.max_relative_positions if config.max_relative_positions > 0 else config.max_position_embeddings
         buckets = getattr(config, "position_buckets", -1)
         expected["relative_positions"] = 2 * (buckets if buckets > 0 else span)
-    wrong = {name: (value, found[name]) for name, value in expected.items() if found.get(name, value) != value}
+    wrong = {name: (value, actual[name]) for name, value in expected.items() if actual.get(name, value) != value}
     if wrong:
-        listed = ", ".join(f"{name} {said} but the tensors have {has}" for name, (said, has) in wrong.items())
+        listed = ", ".join(f"{name} {size} but the tensors have {has}" for name, (size, has) in wrong.items())
         raise ValueError(f"the backbone of {origin} does not fit the checkpoint: {listed}; pass the right backbone=")
-    config.vocab_size = found.get("vocab_size", config.vocab_size)
+    config.vocab_size = actual.get("vocab_size", config.vocab_size)
     return config
 
 
 def _sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Returns the sizes that the tensors' shapes tell; those of missing tensors are left out."""
+    """Returns the sizes in the tensors' shapes; those of missing tensors are left out."""
     encoder = "pretrained_model.encoder"
     sources = {
         "vocab_size": ("pretrained_model.embeddings.word_embeddings.weight", 0),
@@ -245,9 +245,9 @@ def _sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
         "intermediate_size": (f"{encoder}.layer.0.intermediate.dense.weight", 0),
         "relative_positions": (f"{encoder}.rel_embeddings.weight", 0),
     }
-    found = {name: tensors[key].shape[axis] for name, (key, axis) in sources.items() if key in tensors}
+    sizes = {name: tensors[key].shape[axis] for name, (key, axis) in sources.items() if key in tensors}
     layers = {match[1] for name in tensors if (match := re.match(re.escape(encoder) + r"\.layer\.(\d+)\.", name))}
-    return found | ({"num_hidden_layers": len(layers)} if layers else {})
+    return sizes | ({"num_hidden_layers": len(layers)} if layers else {})
 
 
 def _assemble(config: DebertaV2Config, fields: Mapping[str, Any], tensors: dict[str, Tensor]) -> PairRM:

@@ -1,4 +1,4 @@
-"""Turns a prompt and two responses into the ids that a PairRM reads."""
+"""Token ids of a prompt and two responses, as PairRM reads them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Pair:
     """Where the prefixes of prompt, first and second response stand."""
 
     lost: tuple[int, int, int] = (0, 0, 0)
-    """How many ids of prompt, first and second response did not fit."""
+    """Truncated ids of prompt, first and second response."""
 
 
 def _mask_prefixes(document: dict[str, Any]) -> str:

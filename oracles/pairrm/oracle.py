@@ -1,4 +1,4 @@
-"""PairRM as an oracle: a cross-encoder that reads both responses and says which is better."""
+"""PairRM as an oracle: a cross-encoder of a prompt and two responses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Order = Literal["both", "one"]
 
 @dataclass
 class Cut:
-    """What did not fit into the network's limits so far, over the different pairs that were read."""
+    """Counts of truncated texts and ids so far, over the different pairs that were read."""
 
     pairs: int = 0
     """Pairs read."""

@@ -1,4 +1,4 @@
-"""Sorts what a network has to read into batches, and remembers its answers."""
+"""Batches of like length for a network, and a cache of its answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Budget:
-    """How much one forward pass may hold, padding included."""
+    """The size of one forward pass, padding included."""
 
     tokens: int
     """Most ids, >= 1."""
@@ -37,7 +37,7 @@ class Memory(Generic[Question, Answer]):
     """Answers each different question once, as long as it has room.
 
     Args:
-        size: most answers to keep; the least recently asked are forgotten first.
+        size: most answers to keep; the least recently used are dropped first.
     """
 
     def __init__(self, size: int) -> None:

@@ -27,11 +27,11 @@ Row = tuple[float, ...]
 
 @dataclass(frozen=True)
 class ReaderConfig(NetworkConfig):
-    """How a model reads a prompt and a response."""
+    """Input format, precision and batches of a model that reads a prompt and a response."""
 
     form: Literal["auto", "chat", "pair", "join"] = "auto"
-    """How the two become its input: by its tokenizer's chat template, as a pair of texts (prompt [SEP] response), or
-    joined into one; "auto": chat where there is a template, pair where [SEP]."""
+    """Format of the input: the tokenizer's chat template, a pair of texts (prompt [SEP] response), or both texts joined
+    into one; "auto": chat if there is a template, else pair if there is [SEP]."""
     max_length: int | None = None
     """Most ids that it reads, >= 1; what is over is cut and counted. None: what its files say."""
 
@@ -74,7 +74,7 @@ class RewardModel:
     def __init__(self, network: Any, tokenizer: Any, config: ReaderConfig) -> None:
         self.network, self.tokenizer = network.eval(), tokenizer
         self.form = _form(config.form, tokenizer)
-        """How a prompt and a response become ids: "chat", "pair" or "join"."""
+        """Format of the input: "chat", "pair" or "join"."""
         self.limit = _limit(network.config, tokenizer) if config.max_length is None else config.max_length
         """Most ids of one input; None: no limit."""
         self.cut = 0

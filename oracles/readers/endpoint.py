@@ -28,7 +28,7 @@ _LABELS = "A", "B"
 _TRIED = 20
 """Pairs after which a judge that answers less than half of them is no judge."""
 _GARBAGE = KeyError, TypeError, IndexError, AttributeError, JSONDecodeError, UnicodeDecodeError
-"""What reading an answer raises that is none."""
+"""Errors of reading an answer that is not in the expected form."""
 Question = tuple[str, str, str]
 
 TEMPLATE = """Two assistants answered the same request. Which answer is better?
@@ -46,7 +46,7 @@ Reply with one letter, A or B, and nothing else.
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """How an endpoint is asked."""
+    """Question, requests and cache of an endpoint."""
 
     model: str | None = None
     """Its name there; None: the first that the endpoint lists."""
@@ -57,7 +57,7 @@ class EndpointConfig:
     template: str = TEMPLATE
     """The question, with {prompt}, {first} and {second}; it asks for A or B."""
     retries: int = 6
-    """How often a question is asked again after a failure, >= 0."""
+    """Repetitions of a question after a failure, >= 0."""
     backoff: float = 1.0
     """Seconds before the first repetition, > 0, twice as many before each further one, 30 at most."""
     timeout: float = 60.0
@@ -76,7 +76,7 @@ class EndpointConfig:
 
 
 class EndpointJudge:
-    """Asks in both orders; P is the mean of the letters' chances.
+    """Asks in both orders; P is the mean of the letters' probabilities.
 
     Where one order brings no letter the other one counts alone, where neither does the pair is a draw, 1/2; both are
     counted, and nothing else is ever made up: an endpoint that fails for good raises.
@@ -87,7 +87,7 @@ class EndpointJudge:
 
     Args:
         address: of the endpoint, such as http://localhost:8000/v1.
-        config: how it is asked.
+        config: question, requests and cache.
 
     Raises:
         Unanswered: if it lists no models, where none is named.
@@ -101,12 +101,12 @@ class EndpointJudge:
         key = os.environ.get(config.key_variable)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(headers=headers, timeout=config.timeout)
-        self.model = config.model or self._send("GET", "/models", None, lambda found: found["data"][0]["id"])
+        self.model = config.model or self._send("GET", "/models", None, lambda answer: answer["data"][0]["id"])
         self._kept = None if config.cache is None else _Kept(Path(config.cache))
 
     @property
     def description(self) -> str:
-        """Who judges, for the first line of a run."""
+        """The judge's model and address, for the first line of a run."""
         return f"judge {self.model} at {self.address}"
 
     def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
@@ -116,16 +116,16 @@ class EndpointJudge:
             Unanswered: if a question found no answer after all repetitions.
             ValueError: if the endpoint refuses the question, or hardly ever answers with a letter.
         """
-        asked = list(zip(prompts, first, second, strict=True))
-        different = list(dict.fromkeys(one for one in asked if one[1] != one[2]))
+        pairs = list(zip(prompts, first, second, strict=True))
+        different = list(dict.fromkeys(one for one in pairs if one[1] != one[2]))
         questions = [question for x, a, b in different for question in ((x, a, b), (x, b, a))]
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             answers = list(pool.map(self._chance, questions))
-        found = {
+        prob = {
             pair: self._together(straight, turned)
             for pair, straight, turned in zip(different, answers[::2], answers[1::2], strict=True)
         }
-        return torch.tensor([found.get(one, 0.5) for one in asked], dtype=torch.float64)
+        return torch.tensor([prob.get(one, 0.5) for one in pairs], dtype=torch.float64)
 
     def _together(self, straight: float | None, turned: float | None) -> float:
         """Returns P of one pair, of the chances of the letter A in either order."""
@@ -149,9 +149,9 @@ class EndpointJudge:
         name = None
         if self._kept is not None:
             name = _digest(self.address, self.model, self.config.template, str(self.config.logprobs), *question)
-            found, known = self._kept.get(name)
+            chance, known = self._kept.get(name)
             if known:
-                return found
+                return chance
         prompt, first, second = question
         text = self.config.template.format(prompt=prompt, first=first, second=second)
         content = {
@@ -191,7 +191,7 @@ class EndpointJudge:
         return None if total == 0 else mass[_LABELS[0]] / total
 
     def _send(self, verb: str, path: str, content: Any, read: Callable[[Any], Any]) -> Any:
-        """Returns what `read` makes of an answer, which is asked for again where something failed on the way."""
+        """Returns what `read` makes of an answer, repeated after a failure."""
         wait, failure = self.config.backoff, ""
         for attempt in range(self.config.retries + 1):
             if attempt:

@@ -95,14 +95,14 @@ def load_network(
 
 
 def load_tokenizer(source: str, revision: str = "main", trust_remote_code: bool = False) -> Any:
-    """Returns the tokenizer, from the very tokenizer.json where there is one.
+    """Returns the tokenizer, from its tokenizer.json if there is one.
 
     transformers 5 rebuilds the pipeline of some tokenizer classes (DeBERTa-v2 among them) and then gives other ids.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.utils.hub import cached_file
 
-    found = cached_file(source, "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False)
-    if found is None or trust_remote_code:
+    path = cached_file(source, "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+    if path is None or trust_remote_code:
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     return PreTrainedTokenizerFast.from_pretrained(source, revision=revision)
