@@ -1,4 +1,4 @@
-"""The oracle families: their knobs, their readings, their features on listed responses and on text."""
+"""The oracle families: parameters, readings, and features of listed responses and of text."""
 
 import math
 
@@ -44,8 +44,8 @@ def test_families_keep_the_contract_of_an_oracle(name, lam):
 @pytest.mark.parametrize("name", ["gpm", "annotators", "borda_trap"])
 def test_without_the_knob_all_are_bradley_terry(name):
     fields = {"kinds": 2} if name == "annotators" else {}
-    found = intransitivity(matrix(listed(name, lam=0.0, **fields)))
-    assert max(found.curl_ratio, found.bt_excess, found.pure, found.cyclic_triads) < 1e-12
+    game = intransitivity(matrix(listed(name, lam=0.0, **fields)))
+    assert max(game.curl_ratio, game.bt_excess, game.pure, game.cyclic_triads) < 1e-12
 
 
 @settings(max_examples=50, deadline=None)
@@ -70,8 +70,8 @@ def test_every_annotator_is_bradley_terry_and_the_majority_runs_in_a_circle():
     payoff = matrix(listed("annotators", 9, lam=1.0, kinds=3), 9)
     assert intransitivity(payoff).cyclic_triads > 0.2
     assert von_neumann_winner(payoff).policy.max() < 0.9
-    person = listed("annotators", 9, lam=1.0, kinds=3)
-    tastes = person.read(["x"] * 9, [f"y{i}" for i in range(9)])
+    population = listed("annotators", 9, lam=1.0, kinds=3)
+    tastes = population.read(["x"] * 9, [f"y{i}" for i in range(9)])
     votes = torch.stack([torch.sigmoid(6 * (taste[:, None] - taste)) for taste in tastes.mT])
     assert torch.allclose(votes.mean(0), payoff, atol=1e-12)
     ranks = tastes.argsort(0).argsort(0)
@@ -120,9 +120,9 @@ def test_a_response_is_read_once(name):
 
 @pytest.mark.parametrize("name", [*FAMILIES, "cyclic"])
 def test_4096_responses_need_no_loop_over_pairs(name):
-    found = matrix(listed(name, 4096), 4096)  # a loop over pairs would meet the timeout
-    assert found.shape == (4096, 4096)
-    assert found.std() > 0.1
+    payoff = matrix(listed(name, 4096), 4096)  # a loop over pairs would meet the timeout
+    assert payoff.shape == (4096, 4096)
+    assert payoff.std() > 0.1
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -1,4 +1,4 @@
-"""The cyclic family: what the knob says is what the logits hold, for every shape and size."""
+"""The cyclic family: the curl ratio of the logits is lam, for every shape and size."""
 
 import numpy as np
 import pytest

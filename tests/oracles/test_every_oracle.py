@@ -1,4 +1,4 @@
-"""What is true of every built-in oracle; one that is added to the registry is tested here at once."""
+"""The contract of every built-in oracle, from the registry."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Judges: an oracle asked as TRL's judges were, and functions and judges as oracles."""
+"""Oracles as judges of TRL, and functions and judges as oracles."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Tables answer what they hold, to the last bit, and refuse what is no game."""
+"""Table oracles: answers to the last bit, and rejected files."""
 
 import copy
 import json

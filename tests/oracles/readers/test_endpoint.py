@@ -1,4 +1,4 @@
-"""A judge behind an endpoint: what it says, and that nothing is made up when it is slow, broken, or gone."""
+"""A judge behind an endpoint: its answers, and errors if it is slow, broken or unreachable."""
 
 import json
 import math
