@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from agents.policies.lm.loading import quiet
-from envs.offline import Preference, read_preferences
+from envs.offline import Preference, load_preferences
 from oracles import Oracle
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from runners.fitting.fit_settings import FitConfig
@@ -28,6 +28,8 @@ from runners.run.event_file import EventFile
 
 SHOWN = "eval/accuracy", "eval/log_loss", "eval/calibration_error"
 """Of every epoch's measures, what is printed."""
+FEW_PROMPTS = 10
+"""Of fewer prompts, single comparisons are held out."""
 BINS = 5
 """Of confidence, from 1/2 to 1, in the calibration."""
 CARD = """\
@@ -104,22 +106,49 @@ def _mean(values: Tensor) -> float:
 
 
 def split(found: Sequence[Preference], share: float, seed: int) -> tuple[list[Preference], list[Preference]]:
-    """Returns what is learned from and what is held out: whole prompts, or comparisons where there are few prompts.
+    """Returns what is learned from and what is held out: whole prompts, or comparisons if there are few prompts.
+
+    What was asked more than once (the same prompt and pair, in either order, whatever its case and spaces) is on one
+    side: the other would be measured on what it has learned.
 
     Raises:
         ValueError: if either would be empty.
     """
-    prompts = sorted({one.prompt for one in found})
-    units = [one.prompt for one in found] if len(prompts) >= 10 else list(range(len(found)))
-    distinct = prompts if len(prompts) >= 10 else units
+    prompts = [_plain(one.prompt) for one in found]
+    units: Sequence[Hashable] = prompts
+    if len(set(prompts)) < FEW_PROMPTS:
+        units = [(prompt, _pair(one)) for prompt, one in zip(prompts, found, strict=True)]
+        distinct: Sequence[Hashable] = list(dict.fromkeys(units))
+    else:
+        written = {_plain(one.prompt): str(one.prompt) for one in reversed(found)}
+        distinct = sorted(written, key=written.__getitem__)
     drawn = Key(hash_seed(seed, "held out"), 0, Stream.PROMPT).uniform(k=np.arange(len(distinct)))
     count = math.ceil(share * len(distinct))
     chosen = {distinct[i] for i in np.argsort(drawn, kind="stable")[:count]}
     learned = [one for one, unit in zip(found, units, strict=True) if unit not in chosen]
     held = [one for one, unit in zip(found, units, strict=True) if unit in chosen]
     if not learned or not held:
-        raise ValueError(f"{len(found)} comparisons are too few to hold out {share:g} of them and learn from the rest")
+        raise ValueError(
+            f"{len(found)} comparisons, {len(distinct)} of them different, are too few to hold out {share:g} of them "
+            f"and learn from the rest"
+        )
     return learned, held
+
+
+def _pair(one: Preference) -> frozenset[str]:
+    return frozenset((_plain(one.first), _plain(one.second)))
+
+
+def _plain(text: str) -> str:
+    """Returns a text without case and with single spaces, as which it tells nothing new."""
+    return " ".join(text.split()).casefold()
+
+
+def _comparisons(config: FitConfig) -> tuple[list[Preference], list[Preference]]:
+    """Reads and splits the file, and prints what was read."""
+    preferences, reading = load_preferences(config.data, config.reading)
+    print(reading, flush=True)
+    return split(preferences, config.held_out, config.seed)
 
 
 def fit(config: FitConfig, out: Path, command: str) -> Fit:
@@ -131,7 +160,7 @@ def fit(config: FitConfig, out: Path, command: str) -> Fit:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is never overwritten; choose another --out")
-    learned, held = split(read_preferences(config.data), config.held_out, config.seed)
+    learned, held = _comparisons(config)
     taught = student(config.kind, config.base, config.planes, choose_device(config.device), config.seed)
     steps_per_epoch = math.ceil(len(learned) / config.batch_size)
     print(f"{config.kind}: {len(learned)} comparisons to learn from, {len(held)} held out; {out}", flush=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
+
+from envs.votes.options import ReadOptions
 
 
 @dataclass(frozen=True)
@@ -15,8 +19,9 @@ class FitConfig:
     """bt: one reward for each response, no cycles. gpm: a reward and an embedding that can express cycles. pairrm: a
     cross-encoder that reads both responses."""
     data: str
-    """What was compared: FILE.jsonl of {"prompt", "chosen", "rejected"} or {"prompt", "first", "second", "outcome"}, a
-    run's duels.jsonl, or a data set's directory."""
+    """What was compared: a file of JSON lines, a JSON array, CSV or Parquet, or a dataset's directory, in a public
+    format or one of your own (docs/data.md); a run's duels.jsonl is one."""
+    reading: Annotated[ReadOptions, tyro.conf.arg(name="data")] = field(default_factory=ReadOptions)
     out: Path | None = None
     """Where the checkpoint is written, a new directory; None: runs/oracle-KIND-TIME."""
     base: str | None = None
@@ -31,8 +36,8 @@ class FitConfig:
     learning_rate: float | None = None
     """Peak of AdamW's, > 0; None: 5e-4 for the shipped networks, 1e-5 for a `base` (PairRM's own)."""
     held_out: float = 0.1
-    """Share of the prompts whose comparisons measure the result, in (0, 1); of the comparisons where all are about
-    fewer than 10 prompts."""
+    """Share of the prompts whose comparisons measure the result, in (0, 1); of the different comparisons where all are
+    about fewer than 10 prompts."""
     seed: int = 0
     """Names what is held out, the order of the rest, and a new head's weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from envs.arena import DuelArena
-from envs.offline import FileArena, read_preferences
+from envs.offline import FileArena, load_preferences
 from envs.tasks.task import Task
+from envs.votes.rows import Reading
 from oracles import Oracle
 from preference_duel import distributed
 from preference_duel.keyed_random import hash_seed
@@ -32,6 +33,7 @@ class Players:
         agent: who learns.
         arena: where they meet, or the file that they learn from.
         evaluation: measures the agent's policy on held-out prompts.
+        reading: what was read of the file; None without one.
     """
 
     task: Task
@@ -40,6 +42,7 @@ class Players:
     agent: Agent
     arena: Arena
     evaluation: Evaluation
+    reading: Reading | None = None
 
 
 def gather(settings: Settings, device: str) -> Players:
@@ -66,12 +69,13 @@ def gather(settings: Settings, device: str) -> Players:
     reference = policy.frozen()
     agent: Agent = configs["agent"].build(policy=policy, seed=seed("agent"))
     arena: Arena = DuelArena(task, oracle, run.batch_size, run.feedback, run.votes, seed("arena"))
+    reading = None
     if run.data is not None:
         if not traits(agent).learns_from_files:
             raise ValueError(
                 f"agent '{settings.names['agent']}' learns from its own draws; of --run.data learn dpo, ipo and pelhf"
             )
-        preferences = read_preferences(run.data)
+        preferences, reading = load_preferences(run.data, run.reading)
         batch = None if run.batch_size is None else min(run.batch_size, len(preferences))
         arena = recorded = FileArena(task, preferences, batch, seed("arena"))
         if traits(agent).one_pass and run.steps * recorded.batch_size > len(preferences):
@@ -83,7 +87,7 @@ def gather(settings: Settings, device: str) -> Players:
     evaluation = Evaluation(
         task, oracle, reference, run.eval_prompts, run.eval_pairs, seed("evaluation"), tau_of(settings)
     )
-    return Players(task, oracle, reference, agent, arena, evaluation)
+    return Players(task, oracle, reference, agent, arena, evaluation, reading)
 
 
 def seed_of(run: RunConfig, purpose: str) -> int:

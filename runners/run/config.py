@@ -9,10 +9,13 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tyro
 
 from agents.registry import AGENTS, POLICIES
 from envs.tasks.task import require_task, task_config
+from envs.votes.options import ReadOptions
 from oracles.registry import GAMES, oracle_config, require_oracle
 from preference_duel.names import UnknownNameError, find, nearest, require_known
 from preference_duel.types import Feedback
@@ -40,8 +43,9 @@ class RunConfig:
     votes: int = 1
     """Outcomes per asked pair; 1 under feedback "probability"."""
     data: str | None = None
-    """Preferences given before, to learn from instead of duels: FILE.jsonl of {"prompt", "chosen", "rejected"} or
-    {"prompt", "first", "second", "outcome"}, or a data set's directory; the oracle then only measures."""
+    """Preferences given before, to learn from instead of duels: a file of JSON lines, a JSON array, CSV or Parquet, or
+    a dataset's directory, in a public format or one of your own (docs/data.md); the oracle then only measures."""
+    reading: Annotated[ReadOptions, tyro.conf.arg(name="data")] = dataclasses.field(default_factory=ReadOptions)
     seed: int = 0
     """Names every random number of the run, but for the oracle's own game."""
     dir: str | None = None
@@ -91,6 +95,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"run.{name} must be at least {bound}, got {value}")
+        if self.data is None and self.reading != ReadOptions():
+            raise ValueError("run.data.format, fields, split, strict and soft say how run.data is read, which is None")
         if self.eval_tau is not None and not 0 < self.eval_tau < math.inf:
             raise ValueError(f"run.eval_tau must be positive, got {self.eval_tau:g}")
 

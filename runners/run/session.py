@@ -43,6 +43,8 @@ def _run(command: Command, device: str) -> int:
     settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, dir=str(directory)))
     players = gather(settings, device)
     print(f"judge: {judge(settings, players.oracle)}", flush=True)
+    if players.reading is not None:
+        print(f"data:  {players.reading}", flush=True)
     record = None
     if distributed.rank() == 0:
         record = Record(directory, settings, command.arguments, device, torch.get_num_threads())

@@ -161,3 +161,21 @@ def test_an_agent_that_needs_its_own_draws_says_so(tmp_path, capsys):
     arguments = ["--task", "symbols", "--task.length", "1", "--run.data", data, "--run.dir", str(tmp_path / "run")]
     assert main(arguments) == 1
     assert "agent 'sppo' learns from its own draws" in capsys.readouterr().err
+
+
+def test_a_run_tells_what_it_read_and_goes_on_with_it(tmp_path, capsys):
+    texts = make_task("symbols", length=1, prompts=2).response_texts
+    records = [{"ask": f"#{i % 2}", "best": texts[0], "worst": text} for i, text in enumerate(texts[1:] * 4)]
+    data = write(tmp_path / "pairs.jsonl", *records, {"ask": "#0", "best": texts[0], "worst": ""})
+    game = ["--task", "symbols", "--task.length", "1", "--task.prompts", "2", "--agent", "dpo"]
+    short = ["--run.eval_every", "0", "--run.batch_size", "4", "--run.steps", "1", "--run.dir", str(tmp_path / "run")]
+    mapping = ["--run.data.fields", "prompt=ask,chosen=best,rejected=worst"]
+    assert main([*game, *short, "--run.data", data, *mapping]) == 0
+    printed = capsys.readouterr().out
+    assert f"data:  {data}: {len(records) + 1} rows (fields), {len(records)} preferences" in printed
+    assert f"  skipped 1: worst is empty ({data}:{len(records) + 1})" in printed
+    assert main(["--resume", str(tmp_path / "run"), "--run.steps", "2"]) == 0
+    assert "rows (fields)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*game, *short, *mapping])
+    assert "say how" in capsys.readouterr().err

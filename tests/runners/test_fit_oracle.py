@@ -23,14 +23,22 @@ ANSWERS = [
 PROMPT = "How do I cook rice?"
 CYCLE = [(1, 0), (2, 1), (0, 2)]
 """Against the majority that the shipped PairRM has learned."""
+WAYS = [
+    "How do I cook {}?",
+    "I want to cook {}. Any ideas?",
+    "What is the best way to cook {}?",
+    "Any tips to cook {}?",
+]
+PROMPTS = [way.format(food) for food in ("rice", "pasta", "eggs") for way in WAYS]
 
 
 def compared(count):
     return [
-        {"prompt": PROMPT, "first": ANSWERS[a], "second": ANSWERS[b], "outcome": 1}
+        {"prompt": prompt, "first": ANSWERS[a], "second": ANSWERS[b], "outcome": 1}
         if i % 2
-        else {"prompt": PROMPT, "first": ANSWERS[b], "second": ANSWERS[a], "outcome": 0}
+        else {"prompt": prompt, "first": ANSWERS[b], "second": ANSWERS[a], "outcome": 0}
         for i in range(count)
+        for prompt in [PROMPTS[i // 3 % len(PROMPTS)]]
         for a, b in [CYCLE[i % 3]]
     ]
 
@@ -111,10 +119,27 @@ def test_whole_prompts_are_held_out_where_there_are_enough():
     learned, held = split(many, 0.1, seed=0)
     assert len(held) == 10
     assert not {one.prompt for one in learned} & {one.prompt for one in held}
-    one_prompt = [Preference("x", "a", "b", 1.0)] * 30
+    one_prompt = [Preference("x", f"a{i}", "b", 1.0) for i in range(30)]
     assert [len(part) for part in split(one_prompt, 0.1, seed=0)] == [27, 3]
-    with pytest.raises(ValueError, match="too few"):
+    with pytest.raises(ValueError, match="1 comparisons, 1 of them different, are too few"):
         split(one_prompt[:1], 0.1, seed=0)
+
+
+def test_what_was_asked_twice_is_on_one_side():
+    def varied(i, prompt, first, second):
+        space, case = (" ", "  \n")[i % 2], (str.lower, str.upper)[i // 2 % 2]
+        pair = (first, second) if i % 3 else (second, first)
+        return Preference(*(case(text).replace(" ", space) for text in (prompt, *pair)), 1.0)
+
+    few = [varied(i, "x y", f"a a{i % 7}", f"b b{i % 7}") for i in range(70)]
+    many = [varied(i, f"x y{i % 20}", "a a", "b b") for i in range(100)]
+    for found, keys in ((few, lambda one: one.first[-1]), (many, lambda one: one.prompt.split()[1].lower())):
+        for seed in range(5):
+            learned, held = split(found, 0.2, seed)
+            assert not {keys(one) for one in learned} & {keys(one) for one in held}
+            assert len(learned) + len(held) == len(found)
+    with pytest.raises(ValueError, match="70 comparisons, 1 of them different, are too few to hold out"):
+        split([varied(i, "x y", "a", "b") for i in range(70)], 0.1, seed=0)
 
 
 def test_duels_of_a_run_are_comparisons(tmp_path):
@@ -141,3 +166,24 @@ def test_what_cannot_be_fitted_is_told(tmp_path, capsys):
         assert main(["--kind", "bt", *arguments, *out]) == 1
         assert message in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+def test_a_public_layout_is_fitted_and_its_rows_counted(tmp_path, capsys):
+    rows = [
+        {"history": prompt, "human_ref_A": ANSWERS[1], "human_ref_B": ANSWERS[i % 2 * 2], "labels": i % 2}
+        for i, prompt in enumerate(PROMPTS)
+    ]
+    empty = {**rows[0], "human_ref_B": ""}
+    data, out = write(tmp_path / "shp.jsonl", [*rows, rows[0], empty]), tmp_path / "out"
+    short = ["--kind", "bt", "--epochs", "1", "--data", data, "--out"]
+    assert main([*short, str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"{data}: 14 rows (shp), 13 preferences, 1 of them of a pair that came before" in printed
+    assert f"  skipped 1: human_ref_B is empty ({data}:14)" in printed
+    assert main([*short, f"{out}-strict", "--data.strict"]) == 1
+    assert f"{data}:14: human_ref_B is empty" in capsys.readouterr().err
+    fields = "prompt=history,first=human_ref_A,second=human_ref_B,winner=labels,first_wins=1,second_wins=0"
+    assert (
+        main(["--kind", "bt", "--epochs", "1", "--out", f"{out}-mapped", "--data", data, "--data.fields", fields]) == 0
+    )
+    assert (tmp_path / "out-mapped/fit.json").read_text() == (out / "fit.json").read_text()
