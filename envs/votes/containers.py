@@ -125,10 +125,10 @@ def _lines(path: str, file: BinaryIO) -> Iterator[Batch]:
         numbers, raw = zip(*part, strict=True)
         try:
             values = json.loads(b"[" + b",".join(raw).removeprefix(b"\xef\xbb\xbf") + b"]")
-        except ValueError:
+        except (ValueError, RecursionError):
             values = []
         if len(values) != len(raw):
-            values = [_json(line) for line in raw]
+            values = [_json(line, path, number) for number, line in part]
             if numbers[0] == 1 and isinstance(values[0], Broken) and _spans_lines(raw, lines):
                 raise ValueError(
                     f"{path}: is one JSON object over several lines; make it a JSON array of records, or write one "
@@ -137,15 +137,11 @@ def _lines(path: str, file: BinaryIO) -> Iterator[Batch]:
         yield Batch(f"{path}:", numbers, values)
 
 
-def _json(line: bytes) -> Any:
+def _json(raw: bytes, path: str, number: int) -> Any:
     try:
-        return json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return Broken(f"not UTF-8 (byte {error.start} of the line); save the file as UTF-8")
-    except json.JSONDecodeError as error:
-        return Broken(f"broken JSON: {error.msg} (column {error.colno})")
-    except RecursionError:
-        return Broken("broken JSON: nested too deeply")
+        return parse_json(raw, path, number)
+    except ValueError as error:
+        return Broken(str(error).removeprefix(f"{path}:{number}: "))
 
 
 def _spans_lines(read: Sequence[bytes], rest: Iterable[tuple[int, bytes]]) -> bool:
@@ -161,8 +157,8 @@ def _array(path: str, file: BinaryIO) -> Iterator[Batch]:
     try:
         values = parse_json(raw, path)
     except ValueError:
-        lines = raw.splitlines()
-        if len(lines) > 1 and not isinstance(_json(lines[0]), Broken):  # lines of lists: no records, but no array
+        first, _, rest = raw.partition(b"\n")
+        if rest.strip() and not isinstance(_json(first, path, 1), Broken):  # lines of lists are no array
             yield from _lines(path, io.BytesIO(raw))
             return
         raise

@@ -142,7 +142,7 @@ def test_broken_records_are_named_and_the_others_read(tmp_path):
     assert [records[i] for i in (0, 1, 2, 5)] == [*RECORDS, RECORDS[0]]
     assert places[3:5] == [f"{path}:4", f"{path}:5"]
     assert records[3].message.startswith("broken JSON: ")
-    assert records[4] == Broken("not UTF-8 (byte 1 of the line); save the file as UTF-8")
+    assert records[4] == Broken("not UTF-8 (byte 1); save the file as UTF-8")
     path.write_bytes(b'a,b\n1,2\n3\n"4"x,5\n6,"seven\n')
     places, records = read(path)
     assert records[0] == {"a": "1", "b": "2"}
