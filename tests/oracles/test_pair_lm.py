@@ -13,6 +13,8 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<h>assistant</h>\n{% endif %}"
 )
 PROMPTS, RESPONSES = ["hello", "why?"], [["a b", "B", "Ac"], ["1 2", "!", "A"]]
+TRIPLES = [(x, a, b) for x, row in zip(PROMPTS, RESPONSES, strict=True) for a in row for b in row if a != b]
+COLUMNS = tuple(map(list, zip(*TRIPLES, strict=True)))
 
 
 def write(folder, template=TEMPLATE, labels=True, context=400):
@@ -60,13 +62,12 @@ def by_hand(folder, prompt, first, second, generation=False):
 
 
 @pytest.mark.parametrize("fields", [{}, {"add_generation_prompt": True}, {"token_budget": 100}], ids=str)
-def test_it_says_what_the_released_code_says(tmp_path, fields):
+def test_it_answers_as_the_released_code_does(tmp_path, fields):
     oracle = make("pair_lm", model=write(tmp_path), **fields)
-    asked = [(x, a, b) for x, row in zip(PROMPTS, RESPONSES, strict=True) for a in row for b in row if a != b]
-    found = oracle.prob(*map(list, zip(*asked, strict=True)))
-    expected = [by_hand(tmp_path, *one, fields.get("add_generation_prompt", False)) for one in asked]
-    assert torch.allclose(found, torch.tensor(expected), atol=1e-5)
-    assert found.std() > 0.005
+    prob = oracle.prob(*COLUMNS)
+    expected = [by_hand(tmp_path, *one, fields.get("add_generation_prompt", False)) for one in TRIPLES]
+    assert torch.allclose(prob, torch.tensor(expected), atol=1e-5)
+    assert prob.std() > 0.005
 
 
 def test_it_keeps_the_contract_of_an_oracle(tmp_path):
@@ -87,12 +88,12 @@ def test_a_conversation_is_shown_turn_by_turn(tmp_path):
         ({"labels": False}, "must be one token each"),
     ],
 )
-def test_a_tokenizer_that_will_not_do_is_told(tmp_path, settings, message):
+def test_an_unsuitable_tokenizer_is_refused(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         make("pair_lm", model=write(tmp_path, **settings))
 
 
-def test_what_is_too_long_or_not_there_is_told(tmp_path):
+def test_long_questions_missing_models_and_wrong_temperatures_are_refused(tmp_path):
     oracle = make("pair_lm", model=write(tmp_path, context=60))
     with pytest.raises(ValueError, match=r"reads 60 ids and a question has \d+; lower the task's"):
         oracle.prob(["x" * 50], ["a"], ["b"])

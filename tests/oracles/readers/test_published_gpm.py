@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from oracles import check_oracle, make
-from tests.oracles.test_pair_lm import PROMPTS, RESPONSES, write
+from tests.oracles.test_pair_lm import COLUMNS, PROMPTS, RESPONSES, TRIPLES, write
 
 PLANES = 3
 
@@ -47,28 +47,27 @@ def by_hand(folder, prompt, first, second, tau=0.1):
 
 
 @pytest.mark.parametrize("prompt_head", [True, False])
-def test_it_says_what_the_released_code_says(tmp_path, prompt_head):
+def test_it_answers_as_the_released_code_does(tmp_path, prompt_head):
     folder = published(tmp_path, prompt_head)
     oracle = make("gpm", model=folder)
-    asked = [(x, a, b) for x, row in zip(PROMPTS, RESPONSES, strict=True) for a in row for b in row if a != b]
-    found = oracle.prob(*map(list, zip(*asked, strict=True)))
-    assert torch.allclose(found, torch.tensor([by_hand(folder, *one) for one in asked]), atol=1e-4)
-    assert found.std() > 0.05
-    softer = make("gpm", model=folder, tau=1.0).prob(*map(list, zip(*asked, strict=True)))
-    assert torch.allclose(softer.logit() * 10, found.logit(), atol=1e-3)
+    prob = oracle.prob(*COLUMNS)
+    assert torch.allclose(prob, torch.tensor([by_hand(folder, *one) for one in TRIPLES]), atol=1e-4)
+    assert prob.std() > 0.05
+    softer = make("gpm", model=folder, tau=1.0).prob(*COLUMNS)
+    assert torch.allclose(softer.logit() * 10, prob.logit(), atol=1e-3)
 
 
 def test_it_keeps_the_contract_of_an_oracle(tmp_path):
     check_oracle(make("gpm", model=published(tmp_path)), PROMPTS, RESPONSES)
 
 
-def test_heads_that_do_not_fit_are_told(tmp_path):
+def test_heads_of_wrong_shape_are_refused(tmp_path):
     with pytest.raises(ValueError, match="the value head must have 2k rows and the prompt head k"):
         make("gpm", model=published(tmp_path, rows=2 * PLANES + 2))
     with pytest.raises(ValueError, match="tau must be positive"):
         make("gpm", model=str(tmp_path), tau=0.0)
 
 
-def test_a_temperature_that_nothing_reads_is_told():
+def test_an_unused_temperature_is_refused():
     with pytest.raises(ValueError, match="reads no tau"):
         make("gpm", tau=0.5)
