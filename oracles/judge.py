@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from oracles.readers.endpoint import EndpointConfig, EndpointJudge
+from preference_duel.checks import one_of, require
 from preference_duel.keyed_random import Key, Stream
 from preference_duel.names import find
 from preference_duel.protocols import Oracle
@@ -78,7 +79,7 @@ class JudgeConfig:
     """"module:name": a function of (prompt, first, second) that returns P(first is better), True or False; or an object
     or class with TRL's `judge(prompts, completions, shuffle_order)`, whose scores are used if it has them. Or
     the address of an OpenAI-compatible endpoint, such as a vLLM server's http://localhost:8000/v1."""
-    orders: Literal["both", "one"] = "both"
+    orders: Orders = "both"
     """"both" asks for either order of a pair and averages; "one" saves half, for judges without a favourite seat. An
     endpoint is always asked for both."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
@@ -119,12 +120,11 @@ class JudgeOracle:
     antisymmetric = True
 
     def __init__(self, judge: Any, orders: str = "both") -> None:
-        if orders not in get_args(Orders):
-            raise ValueError(f"orders must be one of {get_args(Orders)}, got {orders!r}")
+        self.orders = orders
+        require(self, orders=one_of(Orders))
         ask = getattr(judge, "judge", None)
         if ask is None and not callable(judge):
             raise ValueError(f"a judge is a function of three texts or has a method judge, got {type(judge).__name__}")
-        self.orders = orders
         self._ask = _one_by_one(judge) if ask is None else _as_trl(ask)
 
     def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
