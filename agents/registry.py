@@ -30,8 +30,8 @@ AGENTS = {
 }
 POLICIES = {
     "tabular": "agents.policies.tabular:TabularConfig",
-    "tiny": "agents.policies.lm.hf_policy:TinyConfig",
-    "hf": "agents.policies.lm.hf_policy:HFConfig",
+    "tiny": "agents.policies.lm_config:TinyConfig",
+    "hf": "agents.policies.lm_config:HFConfig",
     "sb3": "agents.sb3.policy:SB3PolicyConfig",
 }
 

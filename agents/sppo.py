@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-from torch import Tensor
 
 from agents import losses
 from agents.learning.learner import Batch, LearningAgent, policy_scalars, require_finite
 from agents.optim.optimiser import OptimiserConfig
-from preference_duel.protocols import Policy
-from preference_duel.types import Duel, Proposal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from preference_duel.protocols import Policy
+    from preference_duel.types import Duel, Proposal
 
 Pairs = Literal["all", "best_worst"]
 Normaliser = Literal["half", "log_z"]

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from agents.policies.lm.hf_policy import HFConfig
+from agents.policies.lm_config import HFConfig
 from agents.registry import AGENTS
 from benchmarks.timing import machine
 from envs.tasks.task import make_task

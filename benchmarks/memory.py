@@ -23,8 +23,8 @@ from rich.table import Table
 
 from agents import make
 from agents.optim.optimiser import OptimiserConfig
-from agents.policies.lm.hf_policy import HFConfig
 from agents.policies.lm.loading import load_tokenizer
+from agents.policies.lm_config import HFConfig
 from benchmarks.models import SIZES, free_text, write_model
 from benchmarks.timing import machine
 from envs import DuelArena

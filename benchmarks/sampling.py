@@ -19,8 +19,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from agents.policies.lm.hf_policy import HFConfig, Sampler
+from agents.policies.lm.hf_policy import HFPolicy
 from agents.policies.lm.loading import load_tokenizer
+from agents.policies.lm_config import Sampler
 from benchmarks.models import SIZES, free_text, write_model
 from benchmarks.timing import clock, machine, matrix_rate, write_measurement
 from preference_duel.keyed_random import Key
@@ -74,7 +75,7 @@ def prepare(name: str, options: argparse.Namespace) -> tuple[dict[str, Callable[
     kinds: tuple[Sampler, ...] = ("transformers", "vllm") if importlib.util.find_spec("vllm") else ("transformers",)
     for kind in kinds:
         start = time.perf_counter()
-        policy = HFConfig(name, sampler=kind).build(task=task, device=options.device)
+        policy = HFPolicy(name, task, options.device, sampler=kind)
         who = "ours" if kind == "transformers" else "vLLM"
         started[who] = time.perf_counter() - start
         samplers[who] = lambda i, policy=policy: policy.draw(task.prompts, options.responses, Key(0, i + 1))

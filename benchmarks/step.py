@@ -25,9 +25,8 @@ from torch import Tensor
 
 from agents import make
 from agents.optim.optimiser import OptimiserConfig
-from agents.policies.lm.hf_policy import SAMPLERS, HFConfig
 from agents.policies.lm.loading import load_tokenizer
-from agents.policies.lm.lora import LoRAConfig
+from agents.policies.lm_config import SAMPLERS, HFConfig, LoRAConfig
 from benchmarks.memory import Peak
 from benchmarks.models import SIZES, free_text, write_model
 from benchmarks.timing import clock, machine, matrix_rate, write_measurement

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 BUILT_IN = {
     "bt": "oracles.bradley_terry:BradleyTerryConfig",
-    "pairrm": "oracles.pairrm.oracle:PairRMConfig",
+    "pairrm": "oracles.pairrm.config:PairRMConfig",
     "cyclic": "oracles.cyclic:CyclicConfig",
     "gpm": "oracles.gpm:GPMConfig",
     "annotators": "oracles.annotators:AnnotatorsConfig",

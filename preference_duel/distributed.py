@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Item = TypeVar("Item")
 
@@ -25,12 +26,16 @@ _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 
 def count() -> int:
     """Returns how many processes share the work."""
-    return 1 if _ALONE.get() or not (dist.is_available() and dist.is_initialized()) else dist.get_world_size()
+    return torch.distributed.get_world_size() if _is_joined() and not _ALONE.get() else 1
 
 
 def rank() -> int:
     """Returns the index of this process, from 0; process 0 writes files."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return torch.distributed.get_rank() if _is_joined() else 0
+
+
+def _is_joined() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 @contextmanager
@@ -53,7 +58,7 @@ def exchange(mine: Sequence[Item], total: int) -> list[Item]:
     if count() == 1:
         return list(mine)
     parts: list[Any] = [None] * count()
-    dist.all_gather_object(parts, list(mine))
+    torch.distributed.all_gather_object(parts, list(mine))
     result: list[Any] = [None] * total
     for i, part in enumerate(parts):
         result[i :: count()] = part
@@ -63,14 +68,14 @@ def exchange(mine: Sequence[Item], total: int) -> list[Item]:
 def add(tensor: Tensor) -> Tensor:
     """Returns the sum over processes, in place."""
     if count() > 1:
-        dist.all_reduce(tensor)
+        torch.distributed.all_reduce(tensor)
     return tensor
 
 
 def largest(tensor: Tensor) -> Tensor:
     """Returns the largest over processes, elementwise, in place."""
     if count() > 1:
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
     return tensor
 
 
@@ -79,7 +84,7 @@ def agreed(value: Item) -> Item:
     if count() == 1:
         return value
     values: list[Any] = [value]
-    dist.broadcast_object_list(values)
+    torch.distributed.broadcast_object_list(values)
     return values[0]
 
 
@@ -113,11 +118,11 @@ def together(device: str) -> Iterator[None]:
     # the group alive until the interpreter ends, where its threads abort the process.
     import_module("torch.distributed.nn")
 
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     try:
         yield
     finally:
         while _ENDINGS:
             _ENDINGS.pop()()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from agents import losses
-from agents.optim.optimiser import Optimiser, OptimiserConfig
+from agents.optim.optimiser import Optimiser
 from agents.policies.tensors import restore, tensors
 from preference_duel import distributed
 from preference_duel.keyed_random import Key, Stream
-from preference_duel.protocols import Policy
-from preference_duel.types import Completion, Duel, Proposal
+from preference_duel.types import Proposal
 
-MarginLoss = Callable[[Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agents.optim.optimiser import OptimiserConfig
+    from preference_duel.protocols import Policy
+    from preference_duel.types import Completion, Duel
+
+MarginLoss = Callable[["Tensor", "Tensor"], "Tensor"]
 """Returns a loss [b, K, L] of margins [b, K, L] and the chances [b, K, L] that the first response wins."""
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def win_rate(prob: Tensor, weight: Tensor | None = None, leave_one_out: bool = False) -> Tensor:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def reward_to_go(reward: Tensor, log_ratio: Tensor, mask: Tensor, tau: float) -> Tensor:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _SUFFICIENT = 1e-4
 _HISTORY = 20
@@ -40,7 +42,7 @@ def minimise(
         float32, unless `limit` or rounding ended it.
     """
     scale = 1.0 if curvature is None else curvature.sqrt()
-    point = parameters_to_vector(parameters).detach()
+    point = torch.nn.utils.parameters_to_vector(parameters).detach()
     first = value = loss()
     gradient = _gradient(parameters) / scale
     goal = torch.finfo(gradient.dtype).eps ** (2 / 3) * gradient.norm()

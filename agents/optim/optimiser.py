@@ -6,13 +6,15 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
 
 from agents.optim.lbfgs import minimise, squares_curvature
 from agents.policies.lm.sharding import spread_like, whole
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Method = Literal["rmsprop", "adamw", "sgd", "lbfgs"]
 

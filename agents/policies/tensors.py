@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from agents.policies.lm.sharding import spread_like, whole
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:

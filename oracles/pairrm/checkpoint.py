@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from oracles.pairrm.config import EMBEDDED
 from oracles.pairrm.encoding import CANDIDATE_LIMIT, FIRST, SECOND, SOURCE, SOURCE_LIMIT, UNUSED, PairEncoder
 from oracles.pairrm.network import PairRM
 from oracles.readers.loading import find_source
 
 if TYPE_CHECKING:
     from transformers import DebertaV2Config
-
-EMBEDDED = "embedded"
-"""Spells the tiny checkpoint that is shipped with the package."""
 
 _EMBEDDED_FOLDER = Path(__file__).parents[1] / "checkpoints" / "pairrm-tiny"
 _EXPECTED = "a DeBERTa-v2 PairRM (llm-blender: ranker_type 'pairranker'; PairRM-hf: architecture 'DebertaV2PairRM')"

@@ -6,12 +6,12 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from oracles.pairrm.checkpoint import EMBEDDED, load, locate, save
+from oracles.pairrm.checkpoint import load, locate, save
+from oracles.pairrm.config import Order, PairRMConfig
 from oracles.pairrm.encoding import Pair, PairEncoder
 from oracles.pairrm.network import PairRM
 from oracles.readers.batching import Budget, Memory
@@ -20,11 +20,8 @@ from preference_duel.checks import one_of, positive, require
 __all__ = ["Cut", "Pair", "PairEncoder", "PairRM", "PairRMConfig", "PairRMOracle", "load", "locate", "save"]
 
 _log = logging.getLogger(__name__)
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 Question = tuple[str, str, str]
-
-
-Order = Literal["both", "one"]
 
 
 @dataclass
@@ -39,40 +36,6 @@ class Cut:
     """Responses of those pairs that lost their end."""
     ids: int = 0
     """Ids lost."""
-
-
-@dataclass(frozen=True)
-class PairRMConfig:
-    """A PairRM (Jiang et al. 2023, arXiv:2306.02561): the embedded tiny one, a directory, or a hub id."""
-
-    checkpoint: str = EMBEDDED
-    """"embedded", a directory, or a hub id such as llm-blender/PairRM or llm-blender/PairRM-hf."""
-    backbone: str | None = None
-    """Where the backbone's sizes stand if config.json lacks them: a directory, or a DeBERTa-v3 name on the hub."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub id."""
-    order: Order = "both"
-    """"both" averages the two orders; "one" reads each pair in one order drawn by its hash, at half the cost."""
-    temperature: float = 1.0
-    """T > 0 in sigmoid(margin / T); 1 is the scale of the training loss, 0.5 what llm-blender's `compare` gives."""
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """Precision of the network; "auto": float16 on CUDA (within 2e-2 in logit), float32 on the CPU."""
-    token_budget: int = 8192
-    """Most ids in one forward pass, padding included, >= 1."""
-    square_budget: int | None = None
-    """Most ids times length in one forward pass (attention is dense), >= 1; None: 2**20 on the CPU, 2**23 on CUDA."""
-    cache_size: int = 2**18
-    """Most answers to remember, >= 0."""
-
-    def build(
-        self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
-    ) -> PairRMOracle:
-        """Returns the oracle; `prompts` and `responses` of a finite task are not needed."""
-        del prompts, responses
-        network, encoder = load(locate(self.checkpoint, self.revision), self.backbone)
-        name = self.dtype if self.dtype != "auto" else "float16" if torch.device(device).type == "cuda" else "float32"
-        network = network.to(device=device, dtype=_DTYPES[name]).requires_grad_(False)
-        return PairRMOracle(network, encoder, self)
 
 
 class PairRMOracle:

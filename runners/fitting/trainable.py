@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.policies.lm.hf_policy import TINY
 from agents.policies.lm.loading import quiet
+from agents.policies.lm_config import TINY
 from envs.offline import Preference
 from oracles import Oracle
 from oracles.bradley_terry import RewardOracle
 from oracles.gpm import gpm_logits, gpm_oracle
-from oracles.pairrm.oracle import EMBEDDED, PairRMConfig, PairRMOracle, load, locate, save
+from oracles.pairrm.config import EMBEDDED, PairRMConfig
+from oracles.pairrm.oracle import PairRMOracle, load, locate, save
 from oracles.readers.classifier import ReaderConfig, RewardModel
 from oracles.readers.loading import load_tokenizer
 from preference_duel.keyed_random import Key, hash_seed

@@ -17,6 +17,7 @@ from agents.registry import AGENTS, POLICIES
 from envs.tasks.task import TASKS
 from oracles.registry import BUILT_IN as ORACLES
 from oracles.registry import GAMES, WRAPPERS
+from preference_duel.deferred import deferred
 from runners.run.config import PARTS, RunConfig, Settings, config_class, is_finite, require_name
 
 PROGRAM = "python -m runners.duel"
@@ -65,8 +66,10 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     for part, name in chosen.items():
         require_name(part, name)  # before a configuration is imported, which takes a second
     if resume is None:
-        names = _names(chosen)
-        return Command(_fields(arguments, names, _presets(names), RunConfig()), arguments)
+        with deferred("torch"):
+            names = _names(chosen)
+            presets = _presets(names)
+        return Command(_fields(arguments, names, presets, RunConfig()), arguments)
     from runners.run.record import read_settings
 
     before = read_settings(resume)

@@ -12,7 +12,7 @@ from agents.check import check_agent
 from agents.ipo import IPOConfig
 from agents.oelhf import OELHF, OELHFConfig
 from agents.optim.optimiser import OptimiserConfig
-from agents.policies.lm.hf_policy import TinyConfig
+from agents.policies.lm_config import TinyConfig
 from agents.policies.tabular import TabularPolicy
 from agents.preference_models.counts import DuelCounts
 from agents.preference_models.metrics import foresight

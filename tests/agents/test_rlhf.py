@@ -10,7 +10,7 @@ from agents import make_policy
 from agents.check import check_agent
 from agents.learning.policy_gradient import GradientConfig
 from agents.optim.optimiser import OptimiserConfig
-from agents.policies.lm.hf_policy import TinyConfig
+from agents.policies.lm_config import TinyConfig
 from agents.policies.tabular import TabularPolicy
 from agents.preference_models.counts import DuelCounts
 from agents.preference_models.network import ModelConfig

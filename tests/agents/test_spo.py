@@ -13,7 +13,7 @@ from agents.learning.critic import critic_of
 from agents.learning.learner import Learner
 from agents.learning.policy_gradient import Draws, GradientConfig, PolicyGradient
 from agents.optim.optimiser import OptimiserConfig
-from agents.policies.lm.hf_policy import TinyConfig
+from agents.policies.lm_config import TinyConfig
 from agents.policies.tabular import TabularPolicy
 from agents.spo import SPOConfig
 from envs import make_task

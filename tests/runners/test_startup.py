@@ -75,6 +75,14 @@ def test_a_wrong_name_is_answered_before_torch_is_imported(words, message):
     assert not modules & (HEAVY | {"torch"})
 
 
+@pytest.mark.parametrize("words", [["--help"], ["--agent.tauu", "1"], ["--run.steps", "many"], ["--agent.eta", "-1"]])
+def test_help_and_wrong_flags_of_the_default_run_need_no_torch(words):
+    code, text, modules = loaded("duel", *words)
+    assert code == (0 if words == ["--help"] else 2)
+    assert words[0].split(".")[-1] in text
+    assert not modules & (HEAVY | {"torch"})
+
+
 @pytest.mark.parametrize("words", [["--help"], ["--agent.tauu", "1"]])
 @pytest.mark.parametrize("rest", [[], ["--agent", "oelhf", "--oracle", "cyclic", "--task", "symbols"]])
 def test_help_and_wrong_flags_of_a_run_import_configurations_alone(words, rest):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,86 +18,17 @@ from agents.policies.lm.batching import packed
 from agents.policies.lm.constraints import walk
 from agents.policies.lm.decoder import CachedDecoder, Decoder, forward_arguments
 from agents.policies.lm.generation import SamplingParams
-from agents.policies.lm.loading import ModelTokenizer, context_length, load_model, load_tokenizer, quiet
-from agents.policies.lm.lora import LoRAConfig
+from agents.policies.lm.loading import context_length, load_model, load_tokenizer, quiet
 from agents.policies.lm.response_trie import ResponseTrie, constraints_of
 from agents.policies.lm.token_policy import TokenPolicy
+from agents.policies.lm_config import DTYPES, HFConfig, Sampler
 from agents.policies.tensors import tensors
-from agents.policies.vllm_sampler.local import VLLMConfig
 from envs.tasks.task import Task
 from preference_duel import distributed
 from preference_duel.checks import at_least, one_of, require
 from preference_duel.keyed_random import Key
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion
-
-Dtype = Literal["float32", "bfloat16"]
-Sampler = Literal["transformers", "vllm"]
-DTYPES, SAMPLERS = get_args(Dtype), get_args(Sampler)
-TINY = Path(__file__).parents[2] / "checkpoints" / "tiny"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LMConfig:
-    """Settings of a language-model policy: sampling, adapters, memory."""
-
-    temperature: float = 1.0
-    """Divides the logits, > 0. Log-probabilities are of the distribution that is sampled, so they follow it, as they
-    follow top_k and top_p."""
-    top_p: float = 1.0
-    """Sample from the likeliest tokens that first reach this mass, in (0, 1]. Below 1, a response of another policy can
-    have log-probability -inf: keep 1 for training, as the theory does."""
-    top_k: int = 0
-    """Sample from so many of the likeliest tokens, >= 0; 0: all. The same holds as for top_p."""
-    max_new_tokens: int | None = None
-    """Limit of a response in tokens, EOS included; none: the task's, which it may not exceed."""
-    exact: bool = False
-    """On a finite task, list every response with its probability as weight, instead of samples."""
-    micro_tokens: int = 8192
-    """Tokens in one forward pass with gradients, prompts included, >= 1; passes without take four times as many. Memory
-    grows with it, and with nothing else; samples do not depend on it."""
-    checkpointing: bool = False
-    """Keep only each layer's input for the backward pass and recompute the rest: a third more work for a fraction of
-    the memory, so that `micro_tokens` may be larger."""
-    lora: LoRAConfig = field(default_factory=LoRAConfig)
-    """Adapters that are trained in place of the weights, which all copies of the policy then share."""
-    sampler: Sampler = "transformers"
-    """Sampling by the training model itself, with keyed random numbers for every token, or by vLLM, from the same
-    distribution with its own random numbers. Log-probabilities are always the training model's."""
-    vllm: VLLMConfig = field(default_factory=VLLMConfig)
-    """Settings of vLLM."""
-
-    def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> HFPolicy:
-        """Loads the policy; the seed initialises adapters, the rest is in the checkpoint."""
-        settings = {"path": str(TINY)} | {f.name: getattr(self, f.name) for f in fields(self)}
-        return HFPolicy(settings.pop("path"), task, device, seed, **settings)
-
-    def load_tokenizer(self) -> ModelTokenizer:
-        """Returns the model's tokenizer, for a task of free text to be built with."""
-        return load_tokenizer(str(TINY))
-
-
-@dataclass(frozen=True)
-class TinyConfig(LMConfig):
-    """The embedded language model of about a million parameters."""
-
-
-@dataclass(frozen=True)
-class HFConfig(LMConfig):
-    """A causal language model: a transformers directory or hub id."""
-
-    path: str
-    """A directory with config.json, safetensors and tokenizer, or a hub id such as Qwen/Qwen3-0.6B."""
-    thinking: bool | None = field(default=None, kw_only=True)
-    """The chat template's switch `enable_thinking` (Qwen3 and others); none: the template's own default."""
-    trust_remote_code: bool = field(default=False, kw_only=True)
-    """Run Python code that the checkpoint brings along."""
-    dtype: Dtype = field(default="float32", kw_only=True)
-    """Of weights that are not trained, those beside adapters; bfloat16 halves their memory. Others are float32."""
-
-    def load_tokenizer(self) -> ModelTokenizer:
-        """Returns the model's tokenizer, for a task of free text to be built with."""
-        return load_tokenizer(self.path, self.trust_remote_code, self.thinking)
 
 
 class HFPolicy(TokenPolicy):

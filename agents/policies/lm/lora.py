@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from preference_duel.checks import Range, at_least, positive, require
+from agents.policies.lm_config import LoRAConfig
 
 _MARK = "lora_"
 """In the name of every tensor of an adapter, by peft's convention."""
-
-
-@dataclass(frozen=True)
-class LoRAConfig:
-    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685), by the peft library.
-
-    There is no dropout: samples and log-probabilities must be of one distribution.
-    """
-
-    rank: int = 0
-    """Rank of the adapters, >= 0; 0: none, and all weights are trained. Published runs take 4 to 256."""
-
-    alpha: float = 16.0
-    """Their scale, > 0: an adapter's product is multiplied by alpha / rank."""
-
-    targets: str = "all-linear"
-    """Layers with an adapter: "all-linear" (all but the output layer), or the ends of their names, separated by commas:
-    q_proj,v_proj."""
-
-    def __post_init__(self) -> None:
-        """Raises if a value is out of range."""
-        require(self, "lora.", rank=at_least(0), alpha=positive, targets=Range("not be empty", bool))
 
 
 def add_adapters(model: Any, config: LoRAConfig, seed: int) -> None:

@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeGuard
 
 import torch
-from torch import Tensor
 
-from agents.policies.lm.scoring import Root
 from preference_duel import distributed
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
+
+    from agents.policies.lm.scoring import Root
 
 
 def shard(root: Root) -> None:
@@ -55,6 +56,8 @@ def gathered(root: Root) -> Iterator[None]:
 
 def twin(root: Root) -> Root:
     """Returns a copy of a sharded root, sharded likewise; every process must call it."""
+    from agents.policies.lm.scoring import Root
+
     model = root.model
     state = {name: whole(tensor).clone() for name, tensor in model.state_dict().items()}
     with torch.device("meta"):

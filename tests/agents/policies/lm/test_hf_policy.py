@@ -12,8 +12,8 @@ from transformers import LlamaForCausalLM
 from agents import HFPolicy, make_policy
 from agents.policies.lm.decoder import ForwardArguments
 from agents.policies.lm.generation import SamplingParams
-from agents.policies.lm.hf_policy import HFConfig, TinyConfig
 from agents.policies.lm.loading import load_tokenizer
+from agents.policies.lm_config import HFConfig, TinyConfig
 from envs import make_task
 from envs.tasks.finite import finite_task as finite
 from preference_duel.keyed_random import Key

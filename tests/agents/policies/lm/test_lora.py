@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from agents import make
 from agents.check import check_agent
-from agents.policies.lm.hf_policy import HFPolicy, TinyConfig
-from agents.policies.lm.lora import LoRAConfig
+from agents.policies.lm.hf_policy import HFPolicy
 from agents.policies.lm.scoring import chosen
+from agents.policies.lm_config import LoRAConfig, TinyConfig
 from agents.policies.tensors import tensors
 from envs import DuelArena, make_task
 from oracles import make as make_oracle

@@ -10,7 +10,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, Granite
 from agents.policies.lm import fused_logprob, scoring
 from agents.policies.lm.batching import groups, packed
 from agents.policies.lm.generation import SamplingParams
-from agents.policies.lm.lora import LoRAConfig
+from agents.policies.lm_config import LoRAConfig
 from preference_duel.keyed_random import Key
 from tests.tiny_models import (
     PROMPTS,

@@ -17,9 +17,9 @@ import torch
 from agents import HFPolicy
 from agents.policies.lm.constraints import TextConstraints
 from agents.policies.lm.generation import SamplingParams
+from agents.policies.lm_config import VLLMConfig
 from agents.policies.vllm_sampler import local
 from agents.policies.vllm_sampler.engine import Engine, Generation
-from agents.policies.vllm_sampler.local import VLLMConfig
 from agents.policies.vllm_sampler.server import Server
 from envs import make_task
 from preference_duel.keyed_random import Key
