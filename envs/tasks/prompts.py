@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,16 @@ def read_lines(path: str | Path) -> list[Line]:
         ValueError: with the file and the line that is wrong.
         OSError: if the file cannot be read.
     """
-    lines = [_read_line(f"{path}:{number}", record) for number, record in read_json_lines(path)]
+    return marked_lines(str(path), ((f"{path}:{number}", record) for number, record in read_json_lines(path)))
+
+
+def marked_lines(path: str, records: Iterable[tuple[str, object]]) -> list[Line]:
+    """Returns the lines that the records (place, {"prompt": ..., "split": ...}) of a file are.
+
+    Raises:
+        ValueError: with the place that is wrong.
+    """
+    lines = [_read_line(where, record) for where, record in records]
     if not lines:
         raise ValueError(f'{path}: has no prompts; write {{"prompt": "..."}} on each line')
     for line in lines:

@@ -23,7 +23,7 @@ TASKS = {
     "symbols": "envs.tasks.finite:SymbolsConfig",
 }
 FILES = {
-    ".jsonl": "envs.tasks.text:PromptFileConfig",
+    **dict.fromkeys((".jsonl", ".csv", ".tsv", ".parquet", ".gz"), "envs.votes.prompt_file:PromptFileConfig"),
     ".json": "envs.tasks.finite:GameFileConfig",
 }
 HUB = "envs.tasks.text:HubConfig"
@@ -67,6 +67,7 @@ class Task:
     responses: tuple[Completion, ...] | None = None
     prob: Tensor | None = None
     cut: int = 0
+    reading: str = ""
 
     @cached_property
     def all_prompts(self) -> tuple[str, ...]:
@@ -109,7 +110,8 @@ def make_task(name: str, *, tokenizer: Tokenizer | None = None, **fields: Any) -
 
     Args:
         name: "chat" (the embedded text), "symbols" (all strings over a small alphabet), a named game ("rps"),
-            FILE.jsonl of prompts, FILE.json of a finite game, "hf:DATASET" (a hub id or a local directory), or
+            a file of prompts or preferences (.jsonl, .csv, .tsv, .parquet, .gz), FILE.json of a finite game,
+            "hf:DATASET" (a hub id or a local directory), or
             "module:Config".
         tokenizer: the vocabulary of the policy that will play, for tasks of free text; None: the embedded one.
         **fields: fields of the configuration.

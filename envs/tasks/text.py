@@ -1,4 +1,4 @@
-"""Tasks of free text: the embedded prompts, a file of prompts, a dataset."""
+"""Tasks of free text: the embedded prompts, and those of a dataset."""
 
 from __future__ import annotations
 
@@ -28,40 +28,6 @@ class ChatConfig(TextLimits):
         lines = read_lines(CHAT / "prompts.jsonl")
         train, held_out = by_mark(lines)
         return text_task("chat", train, held_out, tokenizer or chat_tokenizer(), self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptFileConfig(TextLimits):
-    """A file of prompts."""
-
-    path: str
-    """FILE.jsonl: {"prompt": "text"} or {"prompt": [{"role": "user", "content": "text"}]} on each line, UTF-8;
-    with "split": "train" or "held_out" on every line or none."""
-    held_out: str | None = None
-    """FILE.jsonl of the evaluation prompts; none: the lines marked "held_out", or a share of the file."""
-    held_out_share: float = 0.1
-    """Share of the distinct prompts kept for evaluation, in [0, 1), if nothing else marks them; 0: train and evaluate
-    on all."""
-    split_seed: int = 0
-    """Random seed of the held-out share: the same prompts whatever their order."""
-
-    def build(self, *, tokenizer: Tokenizer | None = None) -> Task:
-        """Reads the file.
-
-        Raises:
-            ValueError: with the file and the line that is wrong.
-            OSError: if the file cannot be read.
-        """
-        lines = read_lines(Path(self.path))
-        if self.held_out is not None:
-            if lines[0].split is not None:
-                raise ValueError(f"{self.path} marks its held-out prompts itself; leave held_out out, or the marks")
-            train, held_out = lines, read_lines(Path(self.held_out))
-        elif lines[0].split is not None:
-            train, held_out = by_mark(lines)
-        else:
-            train, held_out = by_share(lines, self.held_out_share, self.split_seed)
-        return text_task(self.path, train, held_out, tokenizer or chat_tokenizer(), self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from envs.votes.messages import Message, checked_text, short
+from envs.votes.messages import Message, checked_text
+from preference_duel.json_text import short
 from preference_duel.names import nearest
 
 Record = Mapping[str, Any]

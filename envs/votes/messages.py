@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from preference_duel.json_text import short
+
 Message = dict[str, str]
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant", "model": "assistant"}
 """Roles of ShareGPT and its like, in the words of chat templates."""
@@ -15,12 +17,6 @@ TURN = re.compile(r"\n\n(Human|Assistant):")
 HELPSTEER = re.compile(r"\n<extra_id_1>(User|Assistant)\n")
 """Marks of HelpSteer2's prompts of several turns, which begin with the user's."""
 SPOKEN = {"Human": "user", "User": "user", "Assistant": "assistant"}
-
-
-def short(value: object) -> str:
-    """Returns a value for a message, at most 60 characters of it."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def messages_in(name: str, value: Any) -> list[Message] | None:

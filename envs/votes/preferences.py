@@ -83,22 +83,22 @@ def _require_verdicts(path: str, found: Sequence[Preference], seated: bool) -> N
         )
 
 
-def load_prompts(path: str, options: ReadOptions | None = None) -> tuple[list[tuple[str, str]], Reading]:
+def load_prompts(path: str, options: ReadOptions | None = None) -> tuple[list[tuple[str, str, object]], Reading]:
     """Reads the prompts of a file of preferences, of thumbs, or of prompts.
 
     Returns:
-        (place, prompt) of each row, and a report of the rows.
+        (place, prompt, the field split or None) of each row, and a report of the rows.
 
     Raises:
         ValueError: as `load_preferences`.
         OSError: if the file cannot be read.
     """
     rows = Rows(path, options or ReadOptions(), "prompts")
-    found: list[tuple[str, str]] = []
+    found: list[tuple[str, str, object]] = []
     for part in rows.parts():
         for place, one, record in part:
             prompt = rows.tried(place, _asked, record, one)
-            found += [] if prompt is None else [(place, prompt)]
+            found += [] if prompt is None else [(place, prompt, record.get("split"))]
     return found, rows.finished(len(found), None)
 
 

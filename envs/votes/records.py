@@ -13,8 +13,8 @@ from envs.votes.messages import (
     context_and_response,
     merged,
     messages_in,
-    short,
 )
+from preference_duel.json_text import short
 
 SYSTEM = "system", "system_prompt"
 

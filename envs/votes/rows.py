@@ -11,9 +11,9 @@ from typing import Any
 from envs.votes.containers import Batch, Broken, read_batches
 from envs.votes.formats import Format, Record, detect, given_fields, named
 from envs.votes.mapping import mapped, parse_fields
-from envs.votes.messages import short
 from envs.votes.options import ReadOptions
 from envs.votes.records import NoVerdictError
+from preference_duel.json_text import short
 
 UNUSABLE = 0.1
 """Share of a file's rows that may be skipped."""

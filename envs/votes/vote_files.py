@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from envs.votes.containers import Batch
 from envs.votes.formats import Format, Record, given_fields
-from envs.votes.messages import short
 from envs.votes.options import ReadOptions
 from envs.votes.records import texts
 from envs.votes.rows import PLACES, Reading, Rows, flat, warn_of_skipped
 from envs.votes.table import Indices, Matrix, VoteTable
+from preference_duel.json_text import short
 
 SAMPLE = 1000
 """Records that decide which fields a file has."""

@@ -69,7 +69,8 @@ def _run(command: Command, device: str) -> int:
 
 def _task_line(task: Task) -> str:
     cut = f", {task.cut} of them cut to {task.max_prompt_tokens} tokens" if task.cut else ""
-    return f"task:  {task.name}, {len(task.prompts)} prompts to learn from, {len(task.held_out)} held out{cut}"
+    read = f"\nread:  {task.reading}" if task.reading else ""
+    return f"task:  {task.name}, {len(task.prompts)} prompts to learn from, {len(task.held_out)} held out{cut}{read}"
 
 
 def _program() -> str:

@@ -172,7 +172,7 @@ def test_any_other_layout_is_read_by_a_mapping(write):
     table, reading = load_votes("FILE", options)
     assert (list(table.items), reading.annotators) == (["a", "b"], ["kim 0", "kim 1", "kim 2"])
     assert load_prompts("FILE", ReadOptions(fields="prompt=history"))[0] == [
-        (f"FILE:{i + 1}", f"q{i}") for i in range(3)
+        (f"FILE:{i + 1}", f"q{i}", None) for i in range(3)
     ]
     rows = [{"ask": "q", "up": "a", "down": "b", "rules": "Sing.", "m": "wren", "n": "rook"}]
     options = ReadOptions(fields="prompt=ask,system=rules,chosen=up,rejected=down,chosen_item=m,rejected_item=n")
@@ -253,7 +253,7 @@ def test_thumbs_are_no_comparisons_but_have_prompts(write):
             ValueError, match=r"^FILE:1: rows are thumbs .*which say of no pair who won; --task can take"
         ):
             read(path)
-    assert load_prompts(path)[0] == [("FILE:1", "q")]
+    assert load_prompts(path)[0] == [("FILE:1", "q", None)]
 
 
 def test_the_strength_of_a_preference_is_a_share_on_request(write):
