@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,3 +79,46 @@ class VoteTable:
         lost = np.bincount(second * count + first, np.where(tie, 0.0, 1 - outcome), count * count)
         ties = np.bincount(first * count + second, tie.astype(np.float64), count * count).reshape(count, count)
         return np.add(won, lost, dtype=np.float64).reshape(count, count), np.add(ties, ties.T, dtype=np.float64)
+
+    @classmethod
+    def from_columns(
+        cls,
+        first: Sequence[Any],
+        second: Sequence[Any],
+        outcome: Sequence[float],
+        *,
+        annotators: Sequence[Any] | None = None,
+        prompts: Sequence[Any] | None = None,
+        seated: bool = True,
+    ) -> VoteTable:
+        """Builds a table from columns of names, as a DataFrame has them; items are sorted by name.
+
+        Args:
+            first: [M] names of the items shown first.
+            second: [M] names of the others.
+            outcome: [M] 1 if the first won, 0 if the second did, 1/2 for a tie.
+            annotators: [M] names of any kind.
+            prompts: [M] names of any kind.
+            seated: see `VoteTable`.
+
+        Raises:
+            ValueError: if columns differ in length, or an outcome is out of range.
+        """
+        if len(first) != len(second):
+            raise ValueError(f"first and second must have one length, got {len(first)} and {len(second)}")
+        items, index = _indices([*first, *second])
+        return cls(
+            items,
+            index[: len(first)],
+            index[len(first) :],
+            np.asarray(outcome, dtype=np.float64),
+            None if annotators is None else _indices(annotators)[1],
+            None if prompts is None else _indices(prompts)[1],
+            seated,
+        )
+
+
+def _indices(names: Sequence[Any]) -> tuple[list[str], Indices]:
+    """Returns the sorted names, and the index of each."""
+    found, index = np.unique(np.array([str(name) for name in names], dtype=object), return_inverse=True)
+    return found.tolist(), np.asarray(index, dtype=np.int64)

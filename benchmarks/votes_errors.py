@@ -1,0 +1,95 @@
+"""`python -m benchmarks.votes_errors`: error rate and power of the audit's test, coverage of the intransitive share."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import numpy as np
+from scipy.special import expit
+from scipy.stats import kstest
+
+from envs.votes.statistics.fit_test import fit_test
+from envs.votes.statistics.share import excess_and_variance, intransitive_share
+from envs.votes.table import Matrix
+
+KINDS = {
+    "6 items, 50 a pair": (6, 50, 50, 1.0, 0.0),
+    "20 items, 5 a pair": (20, 5, 5, 1.0, 0.0),
+    "40 items, 2 on a third": (40, 2, 2, 1 / 3, 0.0),
+    "10 items, 1 to 60": (10, 1, 60, 1.0, 0.0),
+    "10 items, 20 with ties": (10, 20, 20, 1.0, 0.7),
+}
+"""Items, least and most verdicts a pair, share of the pairs, Davidson's nu."""
+
+
+def main() -> None:
+    """Prints the three tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split(": ", 1)[1])
+    parser.add_argument("--tables", type=int, default=400, help="simulated tables of each kind (default: 400)")
+    parser.add_argument("--draws", type=int, default=199, help="tables of each test (default: 199)")
+    options = parser.parse_args()
+    generator = np.random.default_rng(0)
+    print("one score per item is true: p-values")
+    for name, (count, least, most, share, nu) in KINDS.items():
+        values = []
+        for _ in range(options.tables):
+            score = generator.normal(size=count)
+            wins, _ = draw(score[:, None] - score, least, most, share, nu, generator)
+            values.append(fit_test([""] * count, wins, options.draws, generator)[0].p_value)
+        below, uniform = float((np.array(values) <= 0.05).mean()), float(kstest(values, "uniform").pvalue)
+        print(f"  {name:24s} below .05: {below:.3f}   uniform (Kolmogorov-Smirnov): p = {uniform:.3f}", flush=True)
+    print("a share lam of curl: power at the 5 % level, 10 items, 20 a pair")
+    for scale in (1.0, 1.5, 2.0):
+        hits = []
+        for _ in range(options.tables):
+            wins, _ = draw(dialled(10, 0.1, scale, generator), 20, 20, 1, 0, generator)
+            hits.append(fit_test([""] * 10, wins, options.draws, generator)[0].p_value <= 0.05)
+        print(f"  lam .1, logits of root mean square {scale}: {np.mean(hits):.3f}")
+    print("the share: median of the estimate, of the truth, coverage of the 95 % interval")
+    for count, verdicts in ((6, 50), (10, 20), (20, 5), (20, 50)):
+        for lam in (0.0, 0.05, 0.1, 0.25, 0.5):
+            figures = _share(count, verdicts, lam, options.tables // 4, generator)
+            print(f"  {count} items, {verdicts} a pair, lam {lam}: {figures}", flush=True)
+
+
+def draw(
+    logits: Matrix, least: int, most: int, share: float, nu: float, generator: np.random.Generator
+) -> tuple[Matrix, Matrix]:
+    """Draws [n, n] wins and ties of Davidson's model with these logits."""
+    size = np.triu(generator.integers(least, most + 1, logits.shape), 1)
+    size *= generator.random(logits.shape) < share
+    tie = nu / (np.exp(logits / 2) + np.exp(-logits / 2) + nu)
+    ties = generator.binomial(size, tie)
+    won = generator.binomial(size - ties, expit(logits))
+    wins = won + np.tril((size - ties - won).T)
+    return wins.astype(float), (ties + ties.T).astype(float)
+
+
+def dialled(count: int, lam: float, scale: float, generator: np.random.Generator) -> Matrix:
+    """Returns [n, n] logits of the root mean square `scale` and the share `lam` of curl."""
+    score, curl = generator.normal(size=count), generator.normal(size=(count, count))
+    flow, curl = score[:, None] - score, curl - curl.T
+    mean = curl.mean(1)
+    curl -= mean[:, None] - mean
+    pairs = np.triu_indices(count, 1)
+    flow, curl = (part / np.sqrt((part[pairs] ** 2).mean()) for part in (flow, curl))
+    return scale * (math.sqrt(1 - lam) * flow + math.sqrt(lam) * curl)
+
+
+def _share(count: int, verdicts: int, lam: float, tables: int, generator: np.random.Generator) -> str:
+    estimates, truths, covered = [], [], []
+    for _ in range(tables):
+        logits = dialled(count, lam, 1.0, generator)
+        endless = 1e7 * expit(logits) * (1 - np.eye(count))
+        excess, variance = excess_and_variance(endless, np.zeros_like(endless))
+        truth = max(float(excess), 0) / (max(float(excess), 0) + float(variance))
+        found = intransitive_share(*draw(logits, verdicts, verdicts, 1, 0, generator), seed=0)
+        estimates.append(found.value)
+        truths.append(truth)
+        covered.append(found.low - 1e-3 <= truth <= found.high + 1e-3)
+    return f"{np.median(estimates):.3f} {np.median(truths):.3f} {np.mean(covered):.3f}"
+
+
+if __name__ == "__main__":
+    main()

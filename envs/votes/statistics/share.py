@@ -1,0 +1,137 @@
+"""The intransitive share: how much of the preferences' variance no ranking explains, noise taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.votes.statistics.bradley_terry import fit_bradley_terry, leverage
+from envs.votes.table import Matrix
+
+_DRAWS = 199
+_HALVINGS = 10
+_MOST = 0.995
+
+
+@dataclass(frozen=True)
+class Share:
+    """The intransitive share with a 95 % interval, all in [0, 1]; NaN if no pair has two verdicts.
+
+    Attributes:
+        value: the estimate, 0 where the scatter is less than the verdicts' own noise.
+        low: the smallest share under which an estimate this large has a probability of 2.5 %.
+        high: the largest share under which an estimate this small has a probability of 2.5 %.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def excess_and_variance(wins: Matrix, ties: Matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Estimates the two parts of the preferences' variance over the pairs with two verdicts or more.
+
+    With w the share of wins (a tie is half a win), p the Bradley-Terry fit and h the leverage of a pair,
+    excess = sum [(w - p)^2 - (1 - h) s^2 / N] / sum (1 - h) and variance = mean (p - 1/2)^2, s^2 the unbiased variance
+    of the pair's verdicts. Where all pairs are compared equally often sum (1 - h) is pairs - (items - components).
+
+    Args:
+        wins: [..., n, n] decided verdicts that the row won.
+        ties: [..., n, n] ties, symmetric.
+
+    Returns:
+        [...] excess, of mean 0 under a Bradley-Terry model, and [...] variance; NaN where no pair has two verdicts.
+    """
+    verdicts = wins + np.swapaxes(wins, -1, -2) + ties
+    half = wins + ties / 2
+    chance = fit_bradley_terry(half).chance()
+    counted = np.triu(verdicts > 1)
+    size = np.where(counted, verdicts, 2.0)
+    share = half / size
+    noise = ((wins + ties / 4) / size - share**2) / (size - 1)
+    free = np.where(counted, 1 - leverage(verdicts, chance), 0.0)
+    scatter = np.where(counted, (share - chance) ** 2, 0.0) - free * noise
+    with np.errstate(invalid="ignore", divide="ignore"):
+        excess = scatter.sum((-1, -2)) / np.where(free.sum((-1, -2)) > 1e-9, free.sum((-1, -2)), np.nan)
+        variance = np.where(counted, (chance - 0.5) ** 2, 0.0).sum((-1, -2)) / counted.sum((-1, -2))
+    return excess, variance
+
+
+def intransitive_share(wins: Matrix, ties: Matrix, seed: int, widening: float = 1.0) -> Share:
+    """Estimates excess / (excess + variance), with the interval of all shares that are compatible with the table.
+
+    A candidate share is tested on tables drawn from p + s (w - p), whose fit is p and whose share s sets; the
+    interval holds the candidates that two one-sided tests of 2.5 % do not refuse.
+
+    Args:
+        wins: [n, n] decided verdicts that the row won.
+        ties: [n, n] ties, symmetric.
+        seed: of the drawn tables.
+        widening: factor on the drawn tables' deviations where verdicts come in clusters, see `audit`.
+
+    Returns:
+        The share.
+    """
+    excess, variance = (float(part) for part in excess_and_variance(wins, ties))
+    if not np.isfinite(excess):
+        return Share(np.nan, np.nan, np.nan)
+    seen = excess / max(variance, 1e-12)
+    draw = redraw_at_share(wins, ties, seed)
+
+    def ratios(share: float) -> NDArray[np.float64]:
+        excesses, variances = excess_and_variance(*draw(share, 1, _DRAWS))
+        values = excesses / np.maximum(variances, 1e-12)
+        return values.mean() + widening * (values - values.mean())
+
+    low = _boundary(lambda share: float((ratios(share) >= seen).mean()) > 0.025)
+    high = _boundary(lambda share: float((ratios(share) <= seen).mean()) <= 0.025)
+    value = max(excess, 0.0) / (max(excess, 0.0) + variance) if excess > 0 or variance > 0 else 0.0
+    return Share(value, min(low, value), max(high, value))
+
+
+def redraw_at_share(wins: Matrix, ties: Matrix, seed: int) -> Callable[[float, int, int], tuple[Matrix, Matrix]]:
+    """Returns a function of (share, times, draws) that draws tables like the given one, of another share.
+
+    The numbers of verdicts are those of the table, `times` over; the drawn wins and ties are [draws, n, n].
+    """
+    verdicts = wins + wins.T + ties
+    half = wins + ties / 2
+    chance = fit_bradley_terry(half).chance()
+    low, high = np.nonzero(np.triu(verdicts))
+    count = verdicts[low, high]
+    fitted = chance[low, high]
+    residual = half[low, high] / count - fitted
+    tied = ties[low, high] / count
+    several = count > 1
+    free = max(float((1 - leverage(verdicts, chance)[low, high])[several].sum()), 1e-9)
+    energy = float((residual[several] ** 2).sum()) / free
+    variance = float(((fitted[several] - 0.5) ** 2).mean()) if several.any() else 0.0
+
+    def draw(share: float, times: int, draws: int) -> tuple[Matrix, Matrix]:
+        scale = np.sqrt(share / (1 - share) * variance / energy) if energy > 0 else 0.0
+        prob = np.clip(fitted + scale * residual, 0, 1)
+        tie = np.minimum(tied, 2 * np.minimum(prob, 1 - prob))
+        odds = np.stack([prob - tie / 2, tie, 1 - prob - tie / 2], -1).clip(0)
+        odds /= odds.sum(-1, keepdims=True)
+        drawn = np.random.default_rng(seed).multinomial((count * times).astype(np.int64), odds, (draws, len(count)))
+        tables = np.zeros((2, draws, len(wins), len(wins)))
+        tables[0, :, low, high] = drawn[..., 0].T
+        tables[0, :, high, low] = drawn[..., 2].T
+        tables[1, :, low, high] = tables[1, :, high, low] = drawn[..., 1].T
+        return tables[0], tables[1]
+
+    return draw
+
+
+def _boundary(right_of_it: Callable[[float], bool]) -> float:
+    """Returns the share at which a monotone condition begins to hold: 0 if it holds at 0."""
+    if right_of_it(0.0):
+        return 0.0
+    low, high = 0.0, _MOST
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if right_of_it(middle) else (middle, high)
+    return (low + high) / 2
