@@ -75,13 +75,15 @@ def read(match):
 def fields(kind):
     """The type of every field of a configuration, by its dotted path."""
     found: dict[str, typing.Any] = {}
-    for field, annotation in typing.get_type_hints(kind).items():
+    for field, annotation in typing.get_type_hints(kind, include_extras=True).items():
         if field not in {one.name for one in dataclasses.fields(kind)}:
             continue
-        found[field] = annotation
+        found.setdefault(field, annotation)
+        shown = [part.name for part in getattr(annotation, "__metadata__", ()) if getattr(part, "name", None)]
         for option in (annotation, *typing.get_args(annotation)):
-            if dataclasses.is_dataclass(option):
-                found |= {f"{field}.{inner}": inner_kind for inner, inner_kind in fields(option).items()}
+            if isinstance(option, type) and dataclasses.is_dataclass(option):
+                inside = fields(option).items()
+                found |= {f"{shown[0] if shown else field}.{inner}": inner_kind for inner, inner_kind in inside}
     return found
 
 
