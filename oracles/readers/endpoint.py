@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import math
 import os
+import re
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +23,21 @@ import httpx
 import torch
 from torch import Tensor
 
-from preference_duel.checks import at_least, positive, require
+from preference_duel.checks import at_least, positive, require, within
 from preference_duel.protocols import Unanswered
 
 _log = logging.getLogger(__name__)
 _LABELS = "A", "B"
+_PLACE = re.compile(r"\{([A-Za-z_]\w*)\}")
+"""A place of a question that is filled in; all other braces are text."""
+_FILLED = "prompt", "first", "second"
+_VERDICT = re.compile(
+    r"[\W_]*((the[\W_]+)?(better[\W_]+)?(answer|assistant|response|option|winner)[\W_]+(is[\W_]+)?)?(?P<label>[AB])[\W_]*",
+    re.IGNORECASE,
+)
+"""A first line that names a letter and nothing else, such as B, **B**, Answer: B, {"winner": "B"}."""
+_FEWER = 5
+"""Log-probabilities that are asked for if an endpoint refuses more: the limit of OpenAI's."""
 _TRIED = 20
 """Pairs after which a judge that answers less than half of them is no judge."""
 _GARBAGE = KeyError, TypeError, IndexError, AttributeError, JSONDecodeError, UnicodeDecodeError
@@ -55,7 +68,20 @@ class EndpointConfig:
     logprobs: bool = True
     """Read the letters' log-probabilities; False: only which letter is written, for endpoints that give none."""
     template: str = TEMPLATE
-    """The question, with {prompt}, {first} and {second}; it asks for A or B."""
+    """The question, with {prompt}, {first} and {second}; it asks for A or B. Braces around anything but a name are
+    text."""
+    least_mass: float = 0.5
+    """Share of the probability that the letters A and B must hold together, in [0, 1]; with less an answer is
+    unread."""
+    max_tokens: int = 1
+    """Most tokens of an answer, >= 1; models that think first need more."""
+    temperature: float | None = 0.0
+    """Of the answer, >= 0; None: the endpoint's own."""
+    top_logprobs: int = 20
+    """Log-probabilities to ask for, >= 1."""
+    extra: str = "{}"
+    """Further fields of a request, as JSON; they replace those above of the same name, and null leaves a field out:
+    {"max_tokens": null, "max_completion_tokens": 500, "reasoning_effort": "low"}."""
     retries: int = 6
     """Repetitions of a question after a failure, >= 0."""
     backoff: float = 1.0
@@ -70,20 +96,48 @@ class EndpointConfig:
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""
         require(self, "endpoint.", retries=at_least(0), concurrency=at_least(1), backoff=positive, timeout=positive)
-        missing = [name for name in ("{prompt}", "{first}", "{second}") if name not in self.template]
+        require(self, "endpoint.", max_tokens=at_least(1), top_logprobs=at_least(1), least_mass=within("[0, 1]"))
+        require(self, "endpoint.", temperature=at_least(0).or_none())
+        places = _PLACE.findall(self.template)
+        missing = [f"{{{name}}}" for name in _FILLED if name not in places]
         if missing:
             raise ValueError(f"endpoint.template lacks {', '.join(missing)}")
+        unknown = [f"{{{name}}}" for name in dict.fromkeys(places) if name not in _FILLED]
+        if unknown:
+            raise ValueError(
+                f"endpoint.template has {', '.join(unknown)}; only {{prompt}}, {{first}}, {{second}} are filled in"
+            )
+        _ = self.parameters
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The fields of a request beside model and messages.
+
+        Raises:
+            ValueError: if `extra` is no JSON object.
+        """
+        try:
+            extra = json.loads(self.extra)
+        except JSONDecodeError as error:
+            raise ValueError(f"endpoint.extra must be JSON, got {self.extra!r}: {error}") from None
+        if not isinstance(extra, dict):
+            raise ValueError(f'endpoint.extra must be a JSON object such as {{"seed": 1}}, got {self.extra!r}')
+        logprobs = {"logprobs": True, "top_logprobs": self.top_logprobs} if self.logprobs else {}
+        fields = {"temperature": self.temperature, "max_tokens": self.max_tokens, **logprobs, **extra}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 class EndpointJudge:
     """Asks in both orders; P is the mean of the letters' probabilities.
 
-    Where one order brings no letter the other one counts alone, where neither does the pair is a draw, 1/2; both are
-    counted, and nothing else is ever made up: an endpoint that fails for good raises.
+    An answer is unread if it names no letter as a whole word, or if A and B hold less than `least_mass` of the first
+    token's probability. If one order is unread the other one counts alone, if both are the pair is a draw, 1/2; both
+    are counted, and nothing else is ever made up: an endpoint that fails for good raises. If it refuses
+    max_tokens, temperature or the number of log-probabilities by name, the request goes on without, which is logged.
 
     Attributes:
-        unread: answers without a letter so far.
-        draws: pairs without a letter in either order so far.
+        unread: unread answers so far.
+        draws: pairs that were unread in either order so far.
 
     Args:
         address: of the endpoint, such as http://localhost:8000/v1.
@@ -98,6 +152,7 @@ class EndpointJudge:
     def __init__(self, address: str, config: EndpointConfig) -> None:
         self.address, self.config = address.rstrip("/"), config
         self.unread = self.draws = self._asked = 0
+        self._parameters, self._lock = config.parameters, threading.Lock()
         key = os.environ.get(config.key_variable)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(headers=headers, timeout=config.timeout)
@@ -136,7 +191,11 @@ class EndpointJudge:
             return sum(chances) / len(chances)
         self.draws += 1
         if self.draws == 1:
-            _log.warning("the judge named neither A nor B for a pair, which counts as a draw; `draws` counts them")
+            _log.warning(
+                "the judge named neither A nor B, or gave them less than least_mass=%s of its probability, for a pair, "
+                "which counts as a draw; `draws` counts them",
+                self.config.least_mass,
+            )
         if self._asked >= _TRIED and self.draws > self._asked / 2:
             raise ValueError(
                 f"{self.model} named neither A nor B for {self.draws} of {self._asked} pairs; is it a chat model? "
@@ -145,29 +204,24 @@ class EndpointJudge:
         return 0.5
 
     def _chance(self, question: Question) -> float | None:
-        """Returns the chance of the letter A; None where neither letter was written."""
+        """Returns the chance of the letter A; None if the answer is unread."""
         name = None
         if self._kept is not None:
-            name = _digest(self.address, self.model, self.config.template, str(self.config.logprobs), *question)
+            settings = json.dumps([self.config.parameters, self.config.logprobs, self.config.least_mass])
+            name = _digest(self.address, self.model, self.config.template, settings, *question)
             chance, known = self._kept.get(name)
             if known:
                 return chance
-        prompt, first, second = question
-        text = self.config.template.format(prompt=prompt, first=first, second=second)
-        content = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": text}],
-            "temperature": 0,
-            "max_tokens": 1,
-            **({"logprobs": True, "top_logprobs": 20} if self.config.logprobs else {}),
-        }
+        values: dict[str, str] = dict(zip(_FILLED, question, strict=True))
+        text = _PLACE.sub(lambda place: values[place[1]], self.config.template)
+        content = {"model": self.model, "messages": [{"role": "user", "content": text}]}
         chance = self._send("POST", "/chat/completions", content, self._read)
         if self._kept is not None and name is not None:
             self._kept.put(name, chance)
         return chance
 
     def _read(self, answer: Any) -> float | None:
-        """Returns the chance of A in an answer.
+        """Returns the chance of A in an answer; None if it is unread.
 
         Raises:
             KeyError, TypeError, IndexError, AttributeError: if it is none.
@@ -175,8 +229,8 @@ class EndpointJudge:
         """
         choice = answer["choices"][0]
         if not self.config.logprobs:
-            text = (choice["message"]["content"] or "").strip().strip("*[(\"'")[:1].upper()
-            return None if text not in _LABELS else float(text == _LABELS[0])
+            verdict = _VERDICT.fullmatch((choice["message"]["content"] or "").strip().partition("\n")[0])
+            return None if verdict is None else float(verdict["label"].upper() == _LABELS[0])
         steps = (choice.get("logprobs") or {}).get("content")
         if steps is None:
             raise ValueError(
@@ -184,11 +238,11 @@ class EndpointJudge:
                 f"counts, as 0 or 1"
             )
         mass = dict.fromkeys(_LABELS, 0.0)
-        for one in steps[0]["top_logprobs"]:
+        for one in steps[0]["top_logprobs"] if steps else ():
             if (letter := one["token"].strip()) in mass:
                 mass[letter] += math.exp(one["logprob"])
         total = sum(mass.values())
-        return None if total == 0 else mass[_LABELS[0]] / total
+        return None if total == 0 or total < self.config.least_mass else mass[_LABELS[0]] / total
 
     def _send(self, verb: str, path: str, content: Any, read: Callable[[Any], Any]) -> Any:
         """Returns what `read` makes of an answer, repeated after a failure."""
@@ -198,12 +252,15 @@ class EndpointJudge:
                 time.sleep(wait)
                 wait = min(30.0, 2 * wait)
             try:
-                response = self._client.request(verb, self.address + path, json=content)
+                response = self._request(verb, path, content)
                 if response.is_success:
                     return read(response.json())
                 failure = f"{response.status_code}: {response.text[:200]}"
                 if response.status_code not in (408, 409, 425, 429) and response.status_code < 500:
-                    raise ValueError(f"{self.address}{path} refuses the question with {failure}")
+                    raise ValueError(
+                        f"{self.address}{path} refuses the question with {failure}; fields of the request are set by "
+                        f"--oracle.endpoint.max_tokens, temperature, top_logprobs, logprobs and extra"
+                    )
                 with contextlib.suppress(KeyError, ValueError):
                     wait = min(30.0, max(wait, float(response.headers["retry-after"])))
             except httpx.HTTPError as error:
@@ -211,6 +268,42 @@ class EndpointJudge:
             except _GARBAGE as error:
                 failure = f"no answer in the expected form ({type(error).__name__}: {error})"
         raise Unanswered(f"{self.address}{path} failed {self.config.retries + 1} times, the last time with {failure}")
+
+    def _request(self, verb: str, path: str, content: Any) -> httpx.Response:
+        """Returns the answer to one request, sent again with other parameters as long as one is refused by name."""
+        while True:
+            sent = self._parameters
+            body = None if content is None else content | sent
+            response = self._client.request(verb, self.address + path, json=body)
+            if body is None or response.status_code not in (400, 422) or not self._step_down(sent, response.text):
+                return response
+
+    def _step_down(self, sent: dict[str, Any], refusal: str) -> bool:
+        """Replaces a parameter that was refused by its name, each once; returns whether to ask again."""
+        named = _refused(refusal)
+        with self._lock:
+            if self._parameters is not sent:
+                return True  # another question was refused first
+            if "max_tokens" in named and "max_tokens" in sent:
+                name, new = "max_tokens", {"max_completion_tokens": sent["max_tokens"]}
+            elif "temperature" in named and "temperature" in sent:
+                name, new = "temperature", {}
+            elif "top_logprobs" in named and sent.get("top_logprobs", 0) > _FEWER:
+                name, new = "top_logprobs", {"top_logprobs": _FEWER}
+            else:
+                return False
+            self._parameters = {key: value for key, value in sent.items() if key != name} | new
+        instead = ", ".join(f"{key}={value}" for key, value in new.items()) or f"the endpoint's own {name}"
+        _log.warning("%s refuses %s=%s, so %s is taken: %s", self.address, name, sent[name], instead, refusal[:200])
+        return True
+
+
+def _refused(refusal: str) -> set[str]:
+    """Returns the names in a refusal: the parameter if it says which, else all words of it."""
+    with contextlib.suppress(*_GARBAGE):
+        if isinstance(name := json.loads(refusal)["error"]["param"], str):
+            return {name}
+    return set(re.findall(r"\w+", refusal))
 
 
 class _Kept:

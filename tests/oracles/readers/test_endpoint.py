@@ -40,7 +40,10 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.8)
         with served.lock:
             served.under_way -= 1  # before the answer: the next question may follow it at once
-        if misdeed in (None, "slow"):
+        refusal = next((text for name, text in served.refusals.items() if refused(name, content)), None)
+        if refusal is not None:
+            self.answer(400, {"error": refusal})
+        elif misdeed in (None, "slow"):
             self.judge(content)
         else:
             self.misbehave(misdeed)
@@ -67,12 +70,12 @@ class Handler(BaseHTTPRequestHandler):
         served = self.server.served
         chance = served.chance(content["messages"][0]["content"])
         tops = [
-            {"token": letter, "logprob": math.log(p)}
+            {"token": letter, "logprob": math.log(max(served.mass * p, 1e-9))}
             for letter, p in zip(served.letters, (chance, 1 - chance), strict=True)
         ]
-        choice = {"message": {"content": served.letters[chance < 0.5]}}
+        choice = {"message": {"content": served.text or served.letters[chance < 0.5]}}
         if served.logprobs:
-            choice["logprobs"] = {"content": [{"top_logprobs": tops}]}
+            choice["logprobs"] = {"content": [{"top_logprobs": tops}] if served.mass else []}
         self.answer(200, {"choices": [choice]})
 
     def answer(self, status, content):
@@ -88,6 +91,12 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def refused(name, content):
+    """Whether an endpoint that takes no `name`, or less of it, refuses a request."""
+    name, _, most = name.partition(">")
+    return name in content and (not most or content[name] > int(most))
+
+
 class Patient(ThreadingHTTPServer):
     """Keeps all questions waiting: beyond five the system would drop them, to be sent again after a second."""
 
@@ -100,7 +109,8 @@ class Served:
     def __init__(self):
         self.asked, self.questions = 0, []
         self.misdeeds = {}
-        self.logprobs, self.letters, self.bias = True, ("A", "B"), 0.0
+        self.refusals = {}
+        self.logprobs, self.letters, self.bias, self.mass, self.text = True, ("A", "B"), 0.0, 1.0, None
         self.under_way = self.most = 0
         self.lock = threading.Lock()
         self.server = Patient(("127.0.0.1", 0), Handler)
@@ -184,6 +194,86 @@ def test_no_letter_is_a_draw_that_is_counted_and_never_a_loss(served):
         oracle.prob(*PAIRS)
 
 
+def test_an_answer_without_log_probabilities_of_tokens_is_unread_and_not_asked_again(served):
+    oracle, served.mass = judge(served, backoff=60), 0.0
+    assert oracle.prob(["x"], ["a"], ["b"]).item() == 0.5
+    assert (oracle.draws, oracle.unread, served.asked) == (1, 2, 2)
+
+
+def test_letters_with_little_of_the_probability_are_unread(served):
+    served.mass = 0.4
+    oracle = judge(served)
+    assert oracle.prob(["x"], ["a"], ["b"]).item() == 0.5
+    assert (oracle.draws, oracle.unread) == (1, 2)
+    prob = judge(served, least_mass=0.3).prob(*PAIRS)
+    served.mass = 1.0
+    assert torch.allclose(judge(served).prob(*PAIRS), prob)
+    served.letters = " A", " B"
+    assert torch.equal(judge(served).prob(*PAIRS), judge(served).prob(*PAIRS))
+    served.letters = "Apple", "Bee"
+    assert judge(served).prob(["x"], ["a"], ["b"]).item() == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "chance"),
+    [
+        *[(text, 1.0) for text in ("A", " a.", "**A**", "[[A]]", "Answer: A", '{"winner": "A"}', "A\nIt is shorter")],
+        *[(text, 0.0) for text in ("B", "The better answer is B.", "(B)")],
+        *[(text, None) for text in ("Apple", "Answer", "Both", "Both A and B", "Because", "", "A or B", "A good one")],
+    ],
+)
+def test_a_letter_is_a_whole_word(served, text, chance):
+    oracle = judge(served, logprobs=False)
+    assert oracle._read({"choices": [{"message": {"content": text}}]}) == chance
+
+
+REFUSED = {
+    "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'.",
+    "temperature": {"message": "Only the default (1) value is supported.", "param": "temperature"},
+    "top_logprobs>5": "Invalid value for 'top_logprobs': must be less than or equal to 5.",
+}
+
+
+def test_parameters_that_are_refused_by_name_are_replaced_once_and_logged(served, caplog):
+    expected = judge(served, concurrency=1).prob(*PAIRS)
+    before, served.refusals = served.asked, REFUSED
+    oracle = judge(served, concurrency=1)
+    assert torch.equal(oracle.prob(*PAIRS), expected)
+    assert served.asked == 2 * before + len(REFUSED)
+    content, _ = served.questions[-1]
+    assert (content["max_completion_tokens"], content["top_logprobs"]) == (1, 5)
+    assert not {"max_tokens", "temperature"} & set(content)
+    assert [record.args[1] for record in caplog.records] == ["max_tokens", "temperature", "top_logprobs"]
+    assert torch.equal(judge(served).prob(*PAIRS), expected)
+
+
+def test_other_parameters_that_are_refused_end_the_run_with_their_settings(served):
+    served.refusals = {"logprobs": "logprobs is not supported with this model"}
+    with pytest.raises(ValueError, match=r"400: .*set by --oracle.endpoint.max_tokens, .*logprobs and extra"):
+        judge(served).prob(["x"], ["a"], ["b"])
+    assert served.asked <= 2
+
+
+def test_parameters_and_further_fields_are_the_users(served):
+    extra = {"max_tokens": None, "max_completion_tokens": 300, "temperature": None, "provider": {"order": ["x"]}}
+    judge(served, extra=json.dumps(extra), top_logprobs=7).prob(["x"], ["a"], ["b"])
+    content, _ = served.questions[-1]
+    assert (content["max_completion_tokens"], content["top_logprobs"]) == (300, 7)
+    assert content["provider"] == {"order": ["x"]}
+    assert not {"max_tokens", "temperature"} & set(content)
+    judge(served, temperature=0.5, max_tokens=8, logprobs=False).prob(["x"], ["a"], ["b"])
+    content, _ = served.questions[-1]
+    assert (content["temperature"], content["max_tokens"]) == (0.5, 8)
+    assert not {"logprobs", "top_logprobs"} & set(content)
+
+
+def test_braces_of_a_question_and_of_the_texts_are_text(served):
+    template = 'As {"winner": "A"} {} {{1}}. {prompt}|[Answer A]\n{first}\n\n[Answer B]\n{second}'
+    judge(served, template=template, concurrency=1).prob(["x {second}"], ["{first}"], ["b"])
+    text = served.questions[0][0]["messages"][0]["content"]
+    assert text == 'As {"winner": "A"} {} {{1}}. x {second}|[Answer A]\n{first}\n\n[Answer B]\nb'
+
+
 def test_one_letter_of_two_orders_counts_alone(served):
     oracle = judge(served)
     assert oracle._together(0.8, None) == 0.8
@@ -229,6 +319,16 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(served, monkeypatch):
         ({"retries": -1}, "endpoint.retries must be at least 0, got -1"),
         ({"concurrency": 0}, "endpoint.concurrency must be at least 1, got 0"),
         ({"template": "{prompt} {first}"}, r"endpoint.template lacks \{second\}"),
+        (
+            {"template": "{prompt} {first} {second} {reference}"},
+            r"has \{reference\}; only \{prompt\}, .* are filled in",
+        ),
+        ({"extra": "seed=1"}, "endpoint.extra must be JSON, got 'seed=1'"),
+        ({"extra": "[1]"}, "endpoint.extra must be a JSON object"),
+        ({"max_tokens": 0}, "endpoint.max_tokens must be at least 1, got 0"),
+        ({"top_logprobs": 0}, "endpoint.top_logprobs must be at least 1, got 0"),
+        ({"temperature": -1.0}, "endpoint.temperature must be at least 0, or None, got -1.0"),
+        ({"least_mass": 1.5}, r"endpoint.least_mass must lie in \[0, 1\], got 1.5"),
     ],
 )
 def test_wrong_settings_are_told(fields, message):
