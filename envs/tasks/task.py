@@ -26,7 +26,7 @@ FILES = {
     **dict.fromkeys((".jsonl", ".csv", ".tsv", ".parquet", ".gz"), "envs.votes.prompt_file:PromptFileConfig"),
     ".json": "envs.tasks.finite:GameFileConfig",
 }
-HUB = "envs.tasks.text:HubConfig"
+HUB = "envs.votes.prompt_file:HubConfig"
 NAMED = "envs.tasks.finite:NamedGameConfig"
 
 

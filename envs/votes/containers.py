@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from envs.tasks.text import load_split
 from preference_duel.json_text import parse_json
+from preference_duel.names import nearest
 
 BATCH = 20_000
 """Records that are parsed at once."""
@@ -32,6 +32,10 @@ OTHER = {
     b"version https://git-lfs": "a pointer of Git LFS, whose data was not downloaded",
 }
 """First bytes of what can't be read."""
+
+
+class BrokenDatasetError(ValueError):
+    """A dataset whose files `datasets` can't make one table of."""
 
 
 @dataclass(frozen=True)
@@ -283,3 +287,38 @@ def _saved(folder: str, split: str | None) -> Any:
 
 def _table(name: str, table: Any) -> Iterator[Batch]:
     yield from _batched(f"{name} row ", enumerate(table))
+
+
+def load_split(path: str, subset: str | None, split: str) -> Any:
+    """Returns a split of a dataset: of a directory if `path` is one, else of the hub.
+
+    Raises:
+        BrokenDatasetError: if its files are damaged or differ in their columns.
+        ValueError: if there is no such split or configuration.
+        ConnectionError: if the hub cannot be reached or has no such dataset.
+    """
+    import datasets
+    from datasets.exceptions import DatasetGenerationError, DatasetsError
+
+    saved = [name for name in ("dataset_dict.json", "state.json") if (Path(path) / name).is_file()]
+    if saved:
+        tables = datasets.load_from_disk(path)
+        if not isinstance(tables, datasets.DatasetDict):
+            return tables
+        if split not in tables:
+            hint = nearest(split, map(str, tables)) or "."
+            raise ValueError(f"hf:{path} has no split '{split}'{hint} It has {', '.join(map(str, tables))}.")
+        return tables[split]
+    try:
+        return datasets.load_dataset(path, subset, split=split)
+    except OSError as error:
+        raise ConnectionError(
+            f"could not load hf:{path}: {error}. A local directory needs no network (hf:DIR with JSON, CSV or Parquet "
+            f"files), nor do FILE.jsonl and the embedded task 'chat'"
+        ) from error
+    except DatasetGenerationError as error:
+        text = " ".join(f"{error} {error.__cause__ or ''}".split())
+        raise BrokenDatasetError(f"hf:{path}: {text[:300]}") from error
+    except (ValueError, DatasetsError) as error:
+        cause = f": {str(error.__cause__).splitlines()[0]}" if error.__cause__ else ""
+        raise ValueError(f"hf:{path}: {str(error).splitlines()[0]}{cause}") from error

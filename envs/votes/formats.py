@@ -218,7 +218,7 @@ def _summarize(record: Record) -> Iterator[dict[str, Any]]:
 def _alpaca(record: Record) -> Iterator[dict[str, Any]]:
     question = "\n".join(str(part) for part in (need(record, "instruction"), record.get("input")) if part)
     turns: list[Message] = []
-    for turn in record.get("history") or ():
+    for turn in _listed("history", record["history"], 1) if record.get("history") else ():
         user, assistant = _listed("history", turn)[:2]
         turns += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
     prompt = [*turns, {"role": "user", "content": question}] if turns else question

@@ -75,7 +75,7 @@ class _Names:
 
 def _hashable(value: Any, named: bool) -> Any:
     """Returns a list or an object as text where one may name something (a prompt), and as nothing elsewhere."""
-    if not isinstance(value, (list, dict)):
+    if not isinstance(value, (list, dict, tuple)):
         return value
     return json.dumps(value, sort_keys=True, default=str) if named else None
 

@@ -130,7 +130,7 @@ def test_a_table_of_settings_of_its_own_is_read_by_datasets(more, found, tmp_pat
     if found:
         assert read(tmp_path)[1] == found
         return
-    with pytest.raises(ValueError, match=r"hf:\S+: An error occurred while generating the dataset: \S") as error:
+    with pytest.raises(ValueError, match=r"hf:\S+: An error occurred while generating the dataset \S") as error:
         read(tmp_path)
     assert "\n" not in str(error.value)
 

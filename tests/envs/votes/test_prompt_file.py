@@ -62,3 +62,17 @@ def test_a_run_prints_what_was_read_of_its_prompts(write, capsys):
     words = ["--task", path, "--run.steps", "1", "--run.eval_every", "0", "--run.dir", "run", "--run.device", "cpu"]
     assert main(words) == 0
     assert "read:  a.jsonl: 5 rows (shp), 5 prompts" in capsys.readouterr().out
+
+
+def test_files_of_a_dataset_are_read_one_by_one_if_they_make_no_table(tmp_path, write):
+    write({"prompt": "Why?"}, name="train_a.jsonl")
+    write({"prompt": "How?", "source": "web"}, name="train_b.jsonl")
+    assert make_task(f"hf:{tmp_path}", held_out_share=0).prompts == ("Why?", "How?")
+    (tmp_path / "train_b.jsonl").write_text('{"prompt": "How?"}\n{"prompt": "half a li\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"train_b.jsonl:2: broken JSON"):
+        make_task(f"hf:{tmp_path}")
+    write({"ask": "How?", "more": 1}, name="train_b.jsonl")
+    with pytest.raises(ValueError, match=r"train_b.jsonl:1: has no column 'prompt'. It has ask, more"):
+        make_task(f"hf:{tmp_path}")
+    with pytest.raises(ValueError, match=r"hf:\S+: An error occurred while generating the dataset"):
+        make_task(f"hf:{tmp_path}", split="train[:1]")
