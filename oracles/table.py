@@ -232,7 +232,10 @@ def read_game(path: str | Path) -> Game:
     game = parse_json(Path(path).read_bytes(), path)
     known = ("prompts", "responses", "prob")
     if not isinstance(game, dict):
-        raise ValueError(f'{path}: a finite game is {{"prompts": [...], "responses": [...]}}, got {short(game)}')
+        advice = "; name a file of prompts or preferences FILE.jsonl" if isinstance(game, list) else ""
+        raise ValueError(
+            f'{path}: a finite game is {{"prompts": [...], "responses": [...]}}, got {short(game)}{advice}'
+        )
     for field in game:
         if field not in known:
             raise ValueError(

@@ -76,3 +76,13 @@ def test_files_of_a_dataset_are_read_one_by_one_if_they_make_no_table(tmp_path, 
         make_task(f"hf:{tmp_path}")
     with pytest.raises(ValueError, match=r"hf:\S+: An error occurred while generating the dataset"):
         make_task(f"hf:{tmp_path}", split="train[:1]")
+
+
+def test_an_array_of_records_is_no_game_and_a_prompt_file_by_its_ending(tmp_path, write):
+    (tmp_path / "a.json").write_text('[{"prompt": "Why?"}]', encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"a.json: a finite game is .*; name a file of prompts or preferences FILE.jsonl"
+    ):
+        make_task("a.json")
+    (tmp_path / "a.json").rename(tmp_path / "a.jsonl")
+    assert make_task("a.jsonl").prompts == ("Why?",)
