@@ -1,4 +1,4 @@
-"""The command line: argparse reads which four things meet, tyro reads the fields of their configurations."""
+"""The command line: argparse reads which four parts are chosen, tyro reads the fields of their configurations."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from oracles.registry import BUILT_IN as ORACLES
 from oracles.registry import GAMES, WRAPPERS
 from preference_duel.deferred import deferred
 from runners.run.config import PARTS, RunConfig, Settings, config_class, is_finite, require_name
+from runners.run.short_help import short_help
 
 PROGRAM = "python -m runners.duel"
+DESCRIPTION = "A policy learns from preferences by duels: an agent proposes, an oracle judges."
+RESUME = "Goes on with the run in this directory, from its last checkpoint."
 TRACEBACK = "DUEL_TRACEBACK"
 """Environment variable that asks for the traceback of an error."""
 MAY_CHANGE = ("run", "steps"), ("run", "parallel")
@@ -51,7 +54,7 @@ class Command:
 
 
 def parse(arguments: Sequence[str] | None = None) -> Command:
-    """Reads a command line; --help and unknown fields end the program as tyro does.
+    """Reads a command line; --help, --help-all and unknown fields end the program.
 
     Args:
         arguments: what follows the program's name; None: sys.argv.
@@ -154,21 +157,25 @@ def _required(kind: type) -> set[str]:
 def _fields(
     arguments: Sequence[str], names: Mapping[str, str], defaults: Mapping[str, Any], run: RunConfig
 ) -> Settings:
-    """Reads `--agent.field` and its like over the defaults."""
+    """Reads `--agent.field` and its like over the defaults; prints a help that is wanted instead."""
+    kinds = {part: config_class(part, names[part])[0] for part in PARTS} | {"run": RunConfig}
+    defaults = {**defaults, "run": run}
+    if {"-h", "--help"} & set(arguments):
+        choices = {part: (names[part], f"{CHOICES[part]}.") for part in PARTS} | {"resume": ("DIR", RESUME)}
+        print(short_help(PROGRAM, DESCRIPTION, choices, {part: (kinds[part], defaults[part]) for part in kinds}))
+        raise SystemExit(0)
     shape: list[tuple[str, Any, Any]] = []
     for part in PARTS:
         flag = tyro.conf.arg(name=part, metavar="NAME", help=f"{CHOICES[part]}.")
         shape.append((f"{part}_name", Annotated[str, flag], dataclasses.field(default=names[part])))
-    flag = tyro.conf.arg(metavar="DIR", help="Goes on with the run in this directory, from its last checkpoint.")
+    flag = tyro.conf.arg(metavar="DIR", help=RESUME)
     shape.append(("resume", Annotated[str | None, flag], dataclasses.field(default=None)))
-    for part in PARTS:
-        shape.append((part, config_class(part, names[part])[0], _default(defaults[part])))
-    shape.append(("run", RunConfig, _default(run)))
+    shape += [(part, kind, _default(defaults[part])) for part, kind in kinds.items()]
     parsed = tyro.cli(
         dataclasses.make_dataclass("Command", shape, frozen=True),
         prog=PROGRAM,
-        description="A policy learns from preferences by duels: an agent proposes, an oracle judges.",
-        args=list(arguments),
+        description=DESCRIPTION,
+        args=["--help" if word == "--help-all" else word for word in arguments],
         use_underscores=True,
     )
     return Settings(dict(names), {part: getattr(parsed, part) for part in PARTS}, parsed.run)

@@ -2,7 +2,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -152,13 +152,49 @@ def test_thing_without_build_is_refused(lab, capsys):
     assert "must be a dataclass with a build() method" in capsys.readouterr().err
 
 
-def test_help_of_outside_parts_shows_their_fields_in_any_directory(lab):
-    done = command(lab, *[word for pair in OUTSIDE.items() for word in pair], "--help")
+@pytest.mark.parametrize(
+    ("flag", "field"), [("--help", "--agent.step_size 0.5"), ("--help-all", "--agent.step_size FLOAT")]
+)
+def test_help_of_outside_parts_shows_their_fields_in_any_directory(lab, flag, field):
+    done = command(lab, *[word for pair in OUTSIDE.items() for word in pair], flag)
     assert done.returncode == 0, done.stderr
-    for words in ("--agent.step_size FLOAT", "Of the logits, > 0.", "--oracle.steepness FLOAT", "Nats per letter"):
+    for words in (field, "Of the logits, > 0.", "--oracle.steepness", "Nats per letter"):
         assert words in done.stdout
     for words in ("--task.prompts", "--run.steps", "Updates of the agent", "--resume"):
         assert words in done.stdout
+
+
+def help_of(capsys, *arguments):
+    with pytest.raises(SystemExit) as end:
+        parse(arguments)
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_is_two_screens_and_names_every_field_of_the_chosen_parts(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    text = help_of(capsys, "--help")
+    assert len(text.splitlines()) <= 90
+    assert max(map(len, text.splitlines())) <= 120
+    for part, config in {**parse([]).settings.configs, "run": RunConfig()}.items():
+        for name, value in vars(config).items():
+            shown = "data" if (part, name) == ("run", "reading") else name
+            assert f"--{part}.{shown}{'.* ' if is_dataclass(value) else ' '}" in text
+            assert not is_dataclass(value) or ", ".join(vars(value)) in text
+    assert "--oracle.lam " not in text  # of another oracle
+    assert "--agent.eta 1.0 " in text
+    assert "--agent.average (on) " in text
+
+
+def test_help_marks_what_is_required(capsys):
+    assert "--policy.path (required) " in help_of(capsys, "--policy", "hf", "--help")
+
+
+def test_full_help_has_types_choices_and_nested_fields(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    text = help_of(capsys, "--help-all")
+    for words in ("--policy.lora.rank INT", "{rmsprop,adamw,sgd,lbfgs}", "--agent.no_average", "--run.data.soft"):
+        assert words in text
 
 
 @pytest.mark.parametrize("name", ["agents", "envs", "oracles"])
