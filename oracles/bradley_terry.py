@@ -39,20 +39,22 @@ class BradleyTerryConfig:
         """Returns the oracle.
 
         Args:
-            prompts: not needed, a prompt's rewards are made at its first query.
+            prompts: those that it will be asked about; a model's chat template must take their roles.
             responses: a finite task's; over them the drawn rewards have exactly the scale.
             device: where the model runs.
 
         Raises:
-            ValueError: if a field is out of range, is set although nothing reads it, or the model gives no reward.
+            ValueError: if a field is out of range, is set although nothing reads it, or the model gives no reward or
+                cannot read a prompt.
             OSError: if the model cannot be found.
         """
-        del prompts
         require_idle("bt", self, ("seed", "scale") if self.model is not None else ("reader",))
         if self.model is None:
             require(self, scale=positive_finite)
             return RewardOracle(DrawnRewards(self.seed, self.scale, responses))
-        return RewardOracle(RewardModel.load(self.model, self.reader, device))
+        model = RewardModel.load(self.model, self.reader, device)
+        model.require_readable(prompts or ())
+        return RewardOracle(model)
 
 
 class RewardOracle:

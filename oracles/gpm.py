@@ -48,20 +48,22 @@ class GPMConfig:
         """Returns the oracle.
 
         Raises:
-            ValueError: if a field is out of range, is set although nothing reads it, or a finite task lists too few
-                responses.
+            ValueError: if a field is out of range, is set although nothing reads it, a finite task lists too few
+                responses, or the model cannot read a prompt.
             OSError: if the model cannot be found.
         """
-        del prompts  # drawn when asked about
         drawn = "lam", "planes", "scale", "seed"
         require_idle("gpm", self, drawn if self.model is not None else ("reader", "tau"))
         if self.model is not None:
             require(self, tau=positive_finite)
             if (heads := find_heads(self.model, self.reader.revision)) is not None:
                 published = PublishedGPM.load(self.model, heads, self.reader, device)
+                published.require_readable(prompts or ())
                 return FeatureOracle(published.rows, partial(_read_published, self.tau), published.forget)
             require_idle("gpm", self, ("tau",))
-            return gpm_oracle(RewardModel.load(self.model, self.reader, device, embeds=True))
+            model = RewardModel.load(self.model, self.reader, device, embeds=True)
+            model.require_readable(prompts or ())
+            return gpm_oracle(model)
         require(self, lam=share, scale=positive_finite, planes=positive_finite)
         width = 1 + 2 * self.planes
         return feature_oracle(

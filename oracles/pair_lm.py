@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from oracles.readers.batching import Budget, Memory
-from oracles.readers.loading import NetworkConfig, load_network
+from oracles.readers.loading import NetworkConfig, load_network, require_readable
+from preference_duel.chat import PlainText, filled_template, with_contents
 from preference_duel.checks import positive, require
 from preference_duel.types import messages_of
 
@@ -21,6 +23,8 @@ CONTEXT = (
 """The conversation format of RLHFlow's models, as a chat template."""
 QUESTION = "[CONTEXT] {context} [RESPONSE A] {first} [RESPONSE B] {second} \n"
 LABELS = "A", "B"
+_LEAST_MASS = 0.5
+_log = logging.getLogger(__name__)
 Question = tuple[str, str, str]
 
 
@@ -42,16 +46,18 @@ class PairLMConfig(NetworkConfig):
     def build(
         self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
     ) -> PairLM:
-        """Returns the oracle; `prompts` and `responses` of a finite task are not needed.
+        """Returns the oracle; a finite task's `responses` are not needed.
 
         Raises:
             OSError: if the model cannot be found or fetched.
-            ValueError: if it is no causal language model, or has no chat template or labels.
+            ValueError: if it is no causal language model, has no chat template or labels, or cannot read a prompt.
         """
-        del prompts, responses
+        del responses
         advice = "pass a directory or a hub id as --oracle.model"
         network, tokenizer = load_network("AutoModelForCausalLM", "pairwise model", self.model, self, device, advice)
-        return PairLM(network, tokenizer, self)
+        oracle = PairLM(network, tokenizer, self)
+        require_readable("pairwise model", lambda prompt: oracle.encode(prompt, "a", "b"), prompts or ("a",))
+        return oracle
 
 
 class PairLM:
@@ -67,6 +73,8 @@ class PairLM:
     """
 
     antisymmetric = True
+    unsure = 0
+    """Questions so far in which the letters held less than half of the probability."""
 
     def __init__(self, network: Any, tokenizer: Any, config: PairLMConfig) -> None:
         self.network, self.tokenizer, self.config = network.eval().requires_grad_(False), tokenizer, config
@@ -76,6 +84,7 @@ class PairLM:
         if any(len(one) != 1 for one in ids):
             raise ValueError(f"the labels {LABELS} must be one token each, '{config.model}' writes them as {ids}")
         self._labels = [one[0] for one in ids]
+        self._texts = PlainText(tokenizer)
         self._budget = Budget(config.token_budget, config.square_budget)
         self._memory: Memory[Question, float] = Memory(config.cache_size)
         self._limit = getattr(network.config.get_text_config(), "max_position_embeddings", None)
@@ -100,16 +109,24 @@ class PairLM:
         self._memory.forget()
 
     def encode(self, prompt: str, first: str, second: str) -> list[int]:
-        """Returns the ids of a question, by the released code's recipe."""
+        """Returns the ids of a question, by the released code's recipe; typed special tokens are mere text.
+
+        Raises:
+            ValueError: if the chat template refuses the question.
+        """
         turns = messages_of(prompt)
-        context = self.tokenizer.apply_chat_template(turns, chat_template=CONTEXT, tokenize=False)
-        question = QUESTION.format(context=context, first=first, second=second)
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}],
-            tokenize=False,
-            add_generation_prompt=self.config.add_generation_prompt,
-        )
-        return self.tokenizer.encode(text.replace(self.tokenizer.bos_token or "\0", ""), add_special_tokens=False)
+
+        def fill(texts: Sequence[str]) -> str:
+            *contents, one, other = texts
+            context = filled_template(self.tokenizer, with_contents(turns, contents), chat_template=CONTEXT)
+            question = QUESTION.format(context=context, first=one, second=other)
+            return filled_template(
+                self.tokenizer,
+                [{"role": "user", "content": question}],
+                add_generation_prompt=self.config.add_generation_prompt,
+            ).replace(self.tokenizer.bos_token or "\0", "")
+
+        return self._texts.encode_filled(fill, [*(turn["content"] for turn in turns), first, second])
 
     def _ask(self, questions: Sequence[Question]) -> list[float]:
         rows = [self.encode(*question) for question in questions]
@@ -142,6 +159,18 @@ class PairLM:
         finally:
             handle.remove()
         labels = logits[:, self._labels].float()
+        self._report_mass((labels.logsumexp(-1) - logits.float().logsumexp(-1)).exp())
         if not labels.isfinite().all():
             raise ValueError(f"'{self.config.model}' gives {labels.tolist()} in {self.network.dtype}; try float32")
         return (labels / self.config.temperature).softmax(-1)[:, 0].tolist()
+
+    def _report_mass(self, mass: Tensor) -> None:
+        """Counts questions in which the letters hold little of the probability, and warns of the first."""
+        small = int((mass < _LEAST_MASS).sum())
+        if small and not self.unsure:
+            _log.warning(
+                "'%s' gives the letters %s together %.2g of the probability after a question; P is their share, "
+                "as in the released code, and `unsure` counts those with less than %s: was it trained in this form?",
+                self.config.model, LABELS, mass.min().item(), _LEAST_MASS,
+            )  # fmt: skip
+        self.unsure += small

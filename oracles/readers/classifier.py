@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from oracles.readers.batching import Budget, Memory
-from oracles.readers.loading import NetworkConfig, load_network
+from oracles.readers.loading import NetworkConfig, load_network, require_readable
+from preference_duel.chat import PlainText, filled_template, with_contents
 from preference_duel.types import messages_of
 
 _log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class RewardModel:
 
     def __init__(self, network: Any, tokenizer: Any, config: ReaderConfig) -> None:
         self.network, self.tokenizer = network.eval(), tokenizer
+        self._texts = PlainText(tokenizer)
         self.form = _form(config.form, tokenizer)
         """Format of the input: "chat", "pair" or "join"."""
         self.limit = _limit(network.config, tokenizer) if config.max_length is None else config.max_length
@@ -140,25 +142,34 @@ class RewardModel:
                 answers[i] = tuple(row)
         return answers
 
+    def require_readable(self, prompts: Sequence[str]) -> None:
+        """Raises ValueError if the chat template refuses prompts; see `oracles.readers.loading.require_readable`."""
+        if self.form == "chat":
+            require_readable("reward model", lambda prompt: self.encode(prompt, "a"), prompts)
+
     def encode(self, prompt: str, response: str) -> Ids:
-        """Returns the ids of an input and the segment of each, cut to the limit.
+        """Returns the ids of an input and the segment of each, cut to the limit; typed special tokens are mere text.
 
         A pair loses the ends of its longer text, anything else its beginning: the response counts most.
+
+        Raises:
+            ValueError: if the chat template refuses the messages.
         """
         if self.form == "chat":
-            turns = messages_of(prompt)
-            ids = self.tokenizer.apply_chat_template(
-                [*turns, {"role": "assistant", "content": response}], tokenize=True, return_dict=False
-            )
-            return self._tail(ids)
+            turns = [*messages_of(prompt), {"role": "assistant", "content": response}]
+
+            def fill(contents: Sequence[str]) -> str:
+                return filled_template(self.tokenizer, with_contents(turns, contents))
+
+            return self._tail(self._texts.encode_filled(fill, [turn["content"] for turn in turns]))
         if self.form == "join":
-            return self._tail(self.tokenizer(str(prompt) + response).input_ids)
-        whole = self.tokenizer(str(prompt), response, return_token_type_ids=True)
+            return self._tail(self._texts.encode(str(prompt) + response, add_special_tokens=True))
+        pair = self._texts.spelled(str(prompt)), self._texts.spelled(response)
+        read = partial(self.tokenizer, *pair, return_token_type_ids=True, split_special_tokens=True)
+        whole = read()
         if self.limit is not None and len(whole.input_ids) > self.limit:
             self._report_cut()
-            whole = self.tokenizer(
-                str(prompt), response, return_token_type_ids=True, truncation="longest_first", max_length=self.limit
-            )
+            whole = read(truncation="longest_first", max_length=self.limit)
         return whole.input_ids, whole.token_type_ids
 
     def _tail(self, ids: list[int]) -> tuple[list[int], list[int]]:

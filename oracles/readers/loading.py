@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+
+from preference_duel.json_text import short
+from preference_duel.types import messages_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,27 @@ def load_network(
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ValueError(f"'{model}' is no whole {what}, it lacks the tensors {missing[:3]}{more}; {advice}")
     return network.to(device), tokenizer
+
+
+def require_readable(what: str, encode: Callable[[str], object], prompts: Iterable[str]) -> None:
+    """Raises if a model's chat template refuses prompts; one prompt of each sequence of roles is tried.
+
+    Args:
+        what: the model, for the message.
+        encode: encodes a question with this prompt.
+        prompts: those that it will be asked about.
+
+    Raises:
+        ValueError: with the first such prompt and the template's own message.
+    """
+    tried: dict[tuple[str, ...], str] = {}
+    for prompt in prompts:
+        tried.setdefault(tuple(turn["role"] for turn in messages_of(prompt)), prompt)
+    for prompt in tried.values():
+        try:
+            encode(prompt)
+        except ValueError as error:
+            raise ValueError(f"the {what} cannot read the prompt {short(str(prompt))}: {error}") from error
 
 
 def load_tokenizer(source: str, revision: str = "main", trust_remote_code: bool = False) -> Any:

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from oracles.readers.batching import Budget, Memory
 from oracles.readers.classifier import ReaderConfig
-from oracles.readers.loading import load_network
+from oracles.readers.loading import load_network, require_readable
+from preference_duel.chat import PlainText, filled_template, with_contents
 from preference_duel.planes import quarter_turn
 from preference_duel.types import messages_of
 
@@ -72,6 +73,7 @@ class PublishedGPM:
             shapes = {name: list(tensor.shape) for name, tensor in heads.items()}
             raise ValueError(f"the value head must have 2k rows and the prompt head k, got {shapes}")
         self.network, self.tokenizer = network.eval().requires_grad_(False), tokenizer
+        self._texts = PlainText(tokenizer)
         self._value = value.to(network.device)
         self._prompt = None if prompt is None else prompt.to(network.device)
         self.limit = config.max_length or _LIMIT
@@ -99,8 +101,16 @@ class PublishedGPM:
         """Drops the remembered answers; a runner does so at every step, so that a resumed run reads equal batches."""
         self._memory.forget()
 
+    def require_readable(self, prompts: Sequence[str]) -> None:
+        """Raises ValueError if the chat template refuses prompts; see `oracles.readers.loading.require_readable`."""
+        require_readable("preference model", lambda prompt: self.encode(prompt, "a"), prompts)
+
     def encode(self, prompt: str, response: str) -> tuple[list[int], int]:
-        """Returns the ids of an input, and where its prompt ends."""
+        """Returns the ids of an input, and where its prompt ends; typed special tokens are mere text.
+
+        Raises:
+            ValueError: if the chat template refuses the messages.
+        """
         turns = messages_of(prompt)
         before = self._ids(turns)
         ids = self._ids([*turns, {"role": "assistant", "content": response}])
@@ -108,7 +118,10 @@ class PublishedGPM:
         return [*ids[:-1], self.tokenizer.eos_token_id], end
 
     def _ids(self, turns: Sequence[dict[str, str]]) -> list[int]:
-        ids = self.tokenizer(self.tokenizer.apply_chat_template(list(turns), tokenize=False)).input_ids
+        def fill(contents: Sequence[str]) -> str:
+            return filled_template(self.tokenizer, with_contents(turns, contents))
+
+        ids = self._texts.encode_filled(fill, [turn["content"] for turn in turns], add_special_tokens=True)
         if len(ids) > self.limit:
             self.cut += 1
             if self.cut == 1:

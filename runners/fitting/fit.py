@@ -161,7 +161,8 @@ def fit(config: FitConfig, out: Path, command: str) -> Fit:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is never overwritten; choose another --out")
     learned, held = _comparisons(config)
-    taught = student(config.kind, config.base, config.planes, choose_device(config.device), config.seed)
+    prompts = [one.prompt for one in (*learned, *held)]
+    taught = student(config.kind, config.base, config.planes, choose_device(config.device), config.seed, prompts)
     steps_per_epoch = math.ceil(len(learned) / config.batch_size)
     print(f"{config.kind}: {len(learned)} comparisons to learn from, {len(held)} held out; {out}", flush=True)
     out.mkdir(parents=True, exist_ok=True)

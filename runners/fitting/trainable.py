@@ -103,7 +103,7 @@ class ReadsPairs:
         return f"--oracle pairrm --oracle.checkpoint {folder}"
 
 
-def student(kind: str, base: str | None, planes: int, device: str, seed: int) -> Student:
+def student(kind: str, base: str | None, planes: int, device: str, seed: int, prompts: Sequence[str] = ()) -> Student:
     """Returns what is to be trained.
 
     Args:
@@ -112,17 +112,20 @@ def student(kind: str, base: str | None, planes: int, device: str, seed: int) ->
         planes: k of a gpm.
         device: where it runs.
         seed: names a new head's weights.
+        prompts: those that it will read.
 
     Raises:
         OSError: if the base cannot be found or fetched.
-        ValueError: if it is of another kind.
+        ValueError: if it is of another kind, or its chat template refuses a prompt.
     """
     if kind == "pairrm":
         network, encoder = load(locate(base or EMBEDDED))
         encoder.sep_to_space = True  # of the layout that is written
         return ReadsPairs(PairRMOracle(network.to(device), encoder, PairRMConfig(cache_size=0)))
     network = _classifier(base or str(TINY), 1 if kind == "bt" else 1 + 2 * planes, hash_seed(seed, "head"))
-    return ReadsAlone(RewardModel(network.to(device), load_tokenizer(base or str(TINY)), ReaderConfig(cache_size=0)))
+    model = RewardModel(network.to(device), load_tokenizer(base or str(TINY)), ReaderConfig(cache_size=0))
+    model.require_readable(prompts)
+    return ReadsAlone(model)
 
 
 def _classifier(source: str, labels: int, seed: int) -> Any:

@@ -74,6 +74,16 @@ def test_it_keeps_the_contract_of_an_oracle(tmp_path):
     check_oracle(make("pair_lm", model=write(tmp_path)), PROMPTS, RESPONSES)
 
 
+def test_letters_with_little_of_the_probability_are_counted_and_reported_once(tmp_path, caplog):
+    oracle = make("pair_lm", model=write(tmp_path))
+    oracle.prob(*COLUMNS)
+    assert oracle.unsure == len(TRIPLES), "either order of a pair is a question, asked once"
+    assert len([record for record in caplog.records if "give" in record.message]) == 1
+    sure = make("pair_lm", model=str(tmp_path))
+    sure._report_mass(torch.tensor([0.6, 0.5]))
+    assert sure.unsure == 0
+
+
 def test_a_conversation_is_shown_turn_by_turn(tmp_path):
     oracle = make("pair_lm", model=write(tmp_path))
     turns = [{"role": role, "content": text} for role, text in (("user", "hi"), ("assistant", "yo"), ("user", "so?"))]

@@ -11,6 +11,9 @@ from typing import Any, Self
 
 import torch
 
+from preference_duel.chat import PlainText, filled_template, with_contents
+from preference_duel.types import messages_of
+
 _ADVICE = (
     "Pass a directory that holds config.json, model.safetensors and tokenizer.json, or --policy tiny for the model "
     "that is shipped with the package"
@@ -47,7 +50,7 @@ class ModelTokenizer:
         unused = set(range(self.vocab_size)) - set(vocabulary.values())
         marks = {i for i, token in backend.added_tokens_decoder.items() if token.special}
         self.special_ids = frozenset(unused | marks | set(backend.all_special_ids))
-        self._marks = [token for token, i in vocabulary.items() if i in self.special_ids]
+        self._texts = PlainText(backend)
         self._prompts: dict[Any, tuple[int, ...]] = {}
         closing = self._closing()
         if closing is None and backend.chat_template:
@@ -73,7 +76,7 @@ class ModelTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text, without special tokens added; a typed `<eos>` is mere text."""
-        return self.backend(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        return self._texts.encode(text)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Returns the text of the ids, without special tokens and those that end a response."""
@@ -89,49 +92,24 @@ class ModelTokenizer:
         Raises:
             ValueError: if there is no token.
         """
-        messages = getattr(prompt, "messages", None) or ({"role": "user", "content": str(prompt)},)
+        messages = messages_of(prompt)
         key = str(prompt), tuple(tuple(turn.items()) for turn in messages)
         if key not in self._prompts:
-            ids = self._chat(messages) if self.backend.chat_template else self._plain(prompt)
+            ids = self._chat(messages) if self.backend.chat_template else self._texts.encode(str(prompt), True)
             if not ids:
                 raise ValueError(f"the prompt {str(prompt)!r} has no tokens in this vocabulary")
             self._prompts[key] = tuple(ids)
         return self._prompts[key]
 
-    def _plain(self, prompt: str) -> list[int]:
-        return self.backend(str(prompt), split_special_tokens=True).input_ids
-
     def _chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Encodes the filled template; contents that hold special tokens are encoded separately, as mere text."""
-        contents = [turn["content"] for turn in messages]
-        if not any(mark in content for mark in self._marks for content in contents):
-            return self._template(messages, tokenize=True)
-        places = [f"\ue000{i}\ue001" for i in range(len(messages))]
-        filled = self._template([{**t, "content": h} for t, h in zip(messages, places, strict=True)], tokenize=False)
-        ids: list[int] = []
-        for part in re.split("(\ue000\\d+\ue001)", filled):
-            if part in places:
-                ids += self.encode(contents[places.index(part)])
-            else:
-                ids += self.backend(part, add_special_tokens=False).input_ids
-        return ids
+        def fill(contents: Sequence[str]) -> str:
+            return self._filled(with_contents(messages, contents))
 
-    def _template(self, messages: Sequence[dict[str, str]], tokenize: bool, prompt: bool = True) -> Any:
-        """Fills the chat template.
+        return self._texts.encode_filled(fill, [turn["content"] for turn in messages])
 
-        Raises:
-            ValueError: with the template's own message if it refuses the roles.
-        """
-        from jinja2 import TemplateError
-
+    def _filled(self, messages: Sequence[dict[str, str]], prompt: bool = True) -> str:
         switches = {} if self._thinking is None else {"enable_thinking": self._thinking}
-        try:
-            return self.backend.apply_chat_template(
-                list(messages), add_generation_prompt=prompt, tokenize=tokenize, return_dict=False, **switches
-            )
-        except TemplateError as error:
-            roles = ", ".join(turn["role"] for turn in messages)
-            raise ValueError(f"the model's chat template refuses messages of the roles {roles}: {error}") from error
+        return filled_template(self.backend, messages, add_generation_prompt=prompt, **switches)
 
     def _closing(self) -> int | None:
         """Returns the special token that the chat template writes right after an assistant's content, if any."""
@@ -140,7 +118,7 @@ class ModelTokenizer:
         content = "\ue000\ue001"
         turns = {"role": "user", "content": "a"}, {"role": "assistant", "content": content}
         try:
-            filled = self._template(turns, tokenize=False, prompt=False)
+            filled = self._filled(turns, prompt=False)
         except ValueError:
             return None
         tail = self.backend(filled.rpartition(content)[2], add_special_tokens=False).input_ids
