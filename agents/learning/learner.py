@@ -45,6 +45,11 @@ class Batch:
     def __getitem__(self, name: str) -> Tensor:
         return self.values[name]
 
+    def to(self, other: Tensor) -> Batch:
+        """Returns the batch with its values on the device and of the dtype of a tensor."""
+        values = {name: value.to(other) for name, value in self.values.items()}
+        return Batch(self.prompts, self.responses, values, self.rows)
+
     def split(self, parts: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """Yields a batch of each of some groups of prompts."""
         for part in parts:
@@ -185,7 +190,7 @@ class Learner:
         def terms(part: Batch) -> Tensor:
             return losses.squared_terms(ratio(part), part["weight"])
 
-        batch = Batch(duel.prompts, responses, {name: value.to(anchor) for name, value in values.items()})
+        batch = Batch(duel.prompts, responses, values).to(anchor)
         scalars = self.step(batch, mean_loss, terms if squares and duel.self_play else None)
         return PairStep(scalars, distributed.largest(first_log_policy.nan_to_num(nan=-torch.inf)))
 
