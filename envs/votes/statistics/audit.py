@@ -91,7 +91,7 @@ class Audit:
     times: int | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the numbers under stable names, ready for JSON."""
+        """Returns the numbers under stable names, ready for JSON; None stands for a number that doesn't exist."""
         items = self.table.items
         rows = {
             "bradley_terry": self.bradley_terry,
@@ -99,7 +99,7 @@ class Audit:
             "copeland": self.copeland,
             "elo": self.elo,
         }
-        return {
+        numbers = {
             "items": list(items),
             "verdicts": len(self.table),
             "fit": vars(self.fit),
@@ -124,6 +124,7 @@ class Audit:
             "ask": [list(pair) for pair in self.ask],
             "times": self.times,
         }
+        return _finite(numbers)
 
 
 def audit(table: VoteTable, *, draws: int = 999, seed: int = 0) -> Audit:
@@ -204,6 +205,15 @@ def _times(wins: Matrix, ties: Matrix, seed: int, widening: float) -> int | None
         if widening * (np.quantile(shares, 0.975) - np.quantile(shares, 0.025)) / 2 <= _WIDTH:
             return times
     return None
+
+
+def _finite(value: Any) -> Any:
+    """Returns nested numbers with None in the place of NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _by_item(items: Sequence[str], values: Matrix) -> dict[str, float]:

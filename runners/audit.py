@@ -1,0 +1,62 @@
+"""`python -m runners.audit FILE`: whether one score per item explains a table of votes, and which ranking stands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+EXAMPLE = "example"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns 0, or 1 after an error in one line."""
+    options = _parser().parse_args(arguments)
+    try:
+        _audit(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m runners.audit", description=(__doc__ or "").split(": ", 1)[1])
+    parser.add_argument("file", metavar="FILE", help=f"votes (docs/data.md lists the formats), or '{EXAMPLE}'")
+    parser.add_argument("--html", type=Path, metavar="PAGE", help="write a page, its pictures and CSV beside it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
+    parser.add_argument("--draws", type=int, default=999, help="tables of the test and the bootstrap (default: 999)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the draws (default: 0)")
+    parser.add_argument("--data.format", dest="format", help="format of the file (default: told by its fields)")
+    parser.add_argument("--data.fields", dest="fields", help="fields of another layout: first=a,second=b,winner=c,...")
+    parser.add_argument("--data.split", dest="split", help="split of a directory of datasets")
+    parser.add_argument("--data.strict", dest="strict", action="store_true", help="stop at a row that can't be used")
+    return parser
+
+
+def _audit(options: argparse.Namespace) -> None:
+    from envs.votes.options import ReadOptions
+    from envs.votes.statistics.audit import audit
+    from envs.votes.vote_files import load_votes
+    from runners.auditing.audit_page import write_page
+    from runners.auditing.audit_summary import sentences, table
+    from runners.run.record import write_whole
+
+    if options.draws < 19:
+        raise ValueError(f"--draws must be at least 19, so that a p-value can reach .05, got {options.draws}")
+    path = str(files("runners.auditing") / "example.csv") if options.file == EXAMPLE else options.file
+    votes, reading = load_votes(path, ReadOptions(options.format, options.fields, options.split, options.strict))
+    found = audit(votes, draws=options.draws, seed=options.seed)
+    print("\n".join(sentences(found)), *table(found), reading, sep="\n")
+    if options.json is not None:
+        write_whole(options.json, json.dumps(found.as_dict(), ensure_ascii=False, allow_nan=False) + "\n")
+        print(f"Numbers: {options.json}")
+    if options.html is not None:
+        print(f"Page:    {write_page(found, options.html, options.file)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The report of an audit of votes: words, tables, a page."""
