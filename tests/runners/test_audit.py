@@ -33,7 +33,7 @@ def test_the_example_shows_a_cycle(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "does not explain these votes" in text
     assert {one.name for one in (tmp_path / "audit_files").iterdir()} >= {"matrix.csv", "matrix.png", "rankings.csv"}
     with (tmp_path / "audit_files" / "rankings.csv").open() as file:
-        assert [row["item"] for row in csv.DictReader(file)][0] == "alder"
+        assert next(row["item"] for row in csv.DictReader(file)) == "alder"
 
 
 def test_votes_of_one_score_are_not_called_intransitive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
