@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -21,8 +21,12 @@ from preference_duel.deferred import deferred
 from runners.run.config import PARTS, RunConfig, Settings, config_class, is_finite, require_name
 from runners.run.short_help import short_help
 
+if TYPE_CHECKING:
+    from runners.run.config_file import ConfigFile
+
 PROGRAM = "python -m runners.duel"
 DESCRIPTION = "A policy learns from preferences by duels: an agent proposes, an oracle judges."
+CONFIG = "Settings in YAML, or a run directory with those of its run; other flags override them."
 RESUME = "Goes on with the run in this directory, from its last checkpoint."
 TRACEBACK = "DUEL_TRACEBACK"
 """Environment variable that asks for the traceback of an error."""
@@ -61,18 +65,22 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
 
     Raises:
         UnknownNameError: if no such agent, oracle, policy or task is known.
-        ValueError: if a resumed run is asked to change.
-        OSError: if the run that is to go on can't be read.
+        ValueError: if a file of settings is wrong, or a resumed run is asked to change.
+        OSError: if that file, or the run that is to go on, can't be read.
     """
     arguments = tuple(sys.argv[1:] if arguments is None else arguments)
-    chosen, resume = _choices(arguments)
+    chosen, config, resume = _choices(arguments)
     for part, name in chosen.items():
         require_name(part, name)  # before a configuration is imported, which takes a second
     if resume is None:
+        file = None if config is None else _read_config_file(config, chosen)
         with deferred("torch"):
-            names = _names(chosen)
-            presets = _presets(names)
-        return Command(_fields(arguments, names, presets, RunConfig()), arguments)
+            names = _names({**(file.names if file else {}), **chosen})
+            presets = _presets(names, file)
+        run = file.over("run", RunConfig()) if file else RunConfig()
+        return Command(_fields(arguments, names, presets, run), arguments)
+    if config is not None:
+        raise ValueError(f"--config {config}: the run in {resume} has its own settings; leave it out, or --resume")
     from runners.run.record import read_settings
 
     before = read_settings(resume)
@@ -86,14 +94,25 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     return Command(after, arguments, resume)
 
 
-def _choices(arguments: Sequence[str]) -> tuple[dict[str, str], Path | None]:
-    """Reads --task, --policy, --oracle, --agent and --resume; everything else is tyro's."""
+def _choices(arguments: Sequence[str]) -> tuple[dict[str, str], Path | None, Path | None]:
+    """Reads the chosen parts, --config and --resume; everything else is tyro's."""
     first = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
-    for part in (*PARTS, "resume"):
+    for part in PARTS:
         first.add_argument(f"--{part}")
+    for flag in ("config", "resume"):
+        first.add_argument(f"--{flag}", type=Path)
     known = vars(first.parse_known_args(arguments)[0])
-    resume = known.pop("resume")
-    return {part: name for part, name in known.items() if name is not None}, None if resume is None else Path(resume)
+    config, resume = known.pop("config"), known.pop("resume")
+    return {part: name for part, name in known.items() if name is not None}, config, resume
+
+
+def _read_config_file(path: Path, chosen: Mapping[str, str]) -> ConfigFile:
+    """Returns a file of settings, without the fields of parts that a flag replaces by another."""
+    from runners.run.config_file import read_config_file
+
+    file = read_config_file(path)
+    replaced = {part for part, name in chosen.items() if file.names.get(part, name) != name}
+    return dataclasses.replace(file, fields={part: file.fields[part] for part in file.fields.keys() - replaced})
 
 
 def _names(chosen: Mapping[str, str]) -> dict[str, str]:
@@ -121,8 +140,8 @@ def _has_prob(task: str) -> bool:
         return False
 
 
-def _presets(names: Mapping[str, str]) -> dict[str, Any]:
-    """Returns for each part its configuration before any field was typed; its class where a field is required."""
+def _presets(names: Mapping[str, str], file: ConfigFile | None) -> dict[str, Any]:
+    """Returns for each part its configuration before any flag was read; tyro's MISSING if a field is required."""
     presets = {}
     own, its_fields = _own_policy(names["agent"])
     for part in PARTS:
@@ -133,7 +152,11 @@ def _presets(names: Mapping[str, str]) -> dict[str, Any]:
             fields = HUB_JUDGES.get(_unwrapped(names[part]), {}) | fields
         if part == "oracle" and _unwrapped(names[part]) == "table" and Path(names["task"]).suffix == ".json":
             fields = {"path": names["task"]} | fields
-        presets[part] = tyro.MISSING_NONPROP if _required(kind) - set(fields) else kind(**fields)
+        required = _required(kind) - set(fields)
+        if file and file.fields.get(part):
+            presets[part] = file.over(part, kind(**fields, **dict.fromkeys(required, tyro.MISSING)))
+        else:
+            presets[part] = tyro.MISSING_NONPROP if required else kind(**fields)
     return presets
 
 
@@ -161,15 +184,19 @@ def _fields(
     kinds = {part: config_class(part, names[part])[0] for part in PARTS} | {"run": RunConfig}
     defaults = {**defaults, "run": run}
     if {"-h", "--help"} & set(arguments):
-        choices = {part: (names[part], f"{CHOICES[part]}.") for part in PARTS} | {"resume": ("DIR", RESUME)}
+        choices = {part: (names[part], f"{CHOICES[part]}.") for part in PARTS} | {
+            "config": ("FILE", CONFIG),
+            "resume": ("DIR", RESUME),
+        }
         print(short_help(PROGRAM, DESCRIPTION, choices, {part: (kinds[part], defaults[part]) for part in kinds}))
         raise SystemExit(0)
     shape: list[tuple[str, Any, Any]] = []
     for part in PARTS:
         flag = tyro.conf.arg(name=part, metavar="NAME", help=f"{CHOICES[part]}.")
         shape.append((f"{part}_name", Annotated[str, flag], dataclasses.field(default=names[part])))
-    flag = tyro.conf.arg(metavar="DIR", help=RESUME)
-    shape.append(("resume", Annotated[str | None, flag], dataclasses.field(default=None)))
+    for name, metavar, text in (("config", "FILE", CONFIG), ("resume", "DIR", RESUME)):
+        flag = tyro.conf.arg(metavar=metavar, help=text)
+        shape.append((name, Annotated[str | None, flag], dataclasses.field(default=None)))
     shape += [(part, kind, _default(defaults[part])) for part, kind in kinds.items()]
     parsed = tyro.cli(
         dataclasses.make_dataclass("Command", shape, frozen=True),

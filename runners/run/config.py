@@ -224,20 +224,22 @@ def filled(kind: type, fields: Mapping[str, Any]) -> Any:
     for name in fields:
         if name not in known:
             raise ValueError(f"{kind.__name__} has no field '{name}'{nearest(name, known)} Was the run made elsewhere?")
-    return kind(**{name: _typed(hints[name], value) for name, value in fields.items()})
+    return kind(**{name: typed(hints[name], value) for name, value in fields.items()})
 
 
-def _typed(hint: Any, value: Any) -> Any:
+def typed(hint: Any, value: Any) -> Any:
     """Returns a JSON value as its annotation's type: JSON has no tuples, paths and dataclasses."""
     origin, inner = get_origin(hint), get_args(hint)
     if value is None:
         return None
     if origin in (Union, types.UnionType):
-        options = [_typed(option, value) for option in inner if option is not type(None)]
+        options = [typed(option, value) for option in inner if option is not type(None)]
         return next((option for option in options if type(option) is not type(value)), value)
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return filled(hint, value)  # pyright: ignore[reportArgumentType] - a type: hints hold no instances
     if origin is tuple and isinstance(value, list):
         kinds = [inner[0]] * len(value) if inner[-1:] == (...,) else inner
-        return tuple(_typed(kind, item) for kind, item in zip(kinds, value, strict=True))
+        return tuple(typed(kind, item) for kind, item in zip(kinds, value, strict=True))
+    if hint is float and type(value) is int:
+        return float(value)
     return Path(value) if hint is Path and isinstance(value, str) else value
