@@ -19,7 +19,7 @@ from preference_duel.keyed_random import hash_seed
 from preference_duel.protocols import Agent, Arena, DescribedOracle, Policy, traits
 from runners.run.config import DEFAULT_TAU, RunConfig, Settings, changed, is_finite
 from runners.run.evaluator import Evaluation
-from runners.run.split_oracle import SplitOracle
+from runners.run.ranks import SplitOracle
 
 
 @dataclass(frozen=True)

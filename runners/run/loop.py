@@ -15,8 +15,8 @@ from preference_duel.types import Duel
 from runners.run.build import Players
 from runners.run.checkpoint import Checkpoint, load
 from runners.run.config import RunConfig
-from runners.run.null_record import Bystander
 from runners.run.progress import Progress
+from runners.run.ranks import NullRecord
 from runners.run.record import Record
 from runners.run.signals import Interrupt
 
@@ -38,7 +38,7 @@ class Step:
     evaluate: bool
 
 
-def play(players: Players, run: RunConfig, record: Record | Bystander, interrupt: Interrupt) -> int:
+def play(players: Players, run: RunConfig, record: Record | NullRecord, interrupt: Interrupt) -> int:
     """Plays from the last checkpoint to the last step or query, or to the end of the step in which it was interrupted.
 
     Returns:
@@ -94,7 +94,7 @@ def steps(
 
 
 def _saved_if_unanswered(
-    made: Iterator[Step], players: Players, record: Record | Bystander, done: int
+    made: Iterator[Step], players: Players, record: Record | NullRecord, done: int
 ) -> Iterator[Step]:
     """Yields the steps; where the oracle stops answering, the last whole one is saved before that ends the run."""
     try:
@@ -158,7 +158,7 @@ def queries(players: Players) -> dict[str, float]:
     return {} if players.arena.queries is None else {"duel/queries": players.arena.queries}
 
 
-def _restore(players: Players, record: Record | Bystander) -> int:
+def _restore(players: Players, record: Record | NullRecord) -> int:
     """Loads the last checkpoint into the players; returns how many steps are done."""
     saved = load(record.directory)
     if saved is None:
@@ -168,13 +168,13 @@ def _restore(players: Players, record: Record | Bystander) -> int:
     return saved.step
 
 
-def _save(players: Players, record: Record | Bystander, step: int) -> None:
+def _save(players: Players, record: Record | NullRecord, step: int) -> None:
     state = Checkpoint(step, players.agent.state_dict(), players.arena.state_dict())
     record.save(state, players.agent.policy)
     distributed.agreed(step)  # which is on the disk by now
 
 
-def _evaluate(players: Players, record: Record | Bystander, step: int) -> dict[str, float]:
+def _evaluate(players: Players, record: Record | NullRecord, step: int) -> dict[str, float]:
     forget(players.oracle)
     scalars = players.evaluation.scalars(players.agent.policy, players.agent.average)
     record.log(step, scalars)

@@ -16,7 +16,7 @@ from runners.run.build import choose_device, gather, judge
 from runners.run.checkpoint import steps
 from runners.run.cli import PROGRAM, Command
 from runners.run.loop import over, play
-from runners.run.null_record import Bystander
+from runners.run.ranks import NullRecord
 from runners.run.record import Record, default_directory, read_config, require_new
 from runners.run.signals import Interrupt
 from runners.run.summary import summary
@@ -49,7 +49,7 @@ def _run(command: Command, device: str) -> int:
     if distributed.rank() == 0:
         record = Record(directory, settings, command.arguments, device, torch.get_num_threads())
     distributed.agreed(directory)  # which is made by now
-    record = record or Bystander(directory)
+    record = record or NullRecord(directory)
     print(f"run:   {directory}\n{_task_line(players.task)}", flush=True)
     try:
         with Interrupt() as interrupt:

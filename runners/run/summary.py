@@ -12,14 +12,14 @@ from runners.run.build import Players
 from runners.run.checkpoint import steps
 from runners.run.config import RunConfig
 from runners.run.evaluator import Evaluation, law
-from runners.run.null_record import Bystander
 from runners.run.progress import evaluation_line
+from runners.run.ranks import NullRecord
 from runners.run.record import Record
 
 EXAMPLES = 3
 
 
-def summary(players: Players, record: Record | Bystander, run: RunConfig) -> str:
+def summary(players: Players, record: Record | NullRecord, run: RunConfig) -> str:
     """Returns the summary for people, as lines of text."""
     evaluation, directory = players.evaluation, record.directory
     lines = [""]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from oracles import make
 from preference_duel import distributed
 from runners.duel import main
-from runners.run.split_oracle import SplitOracle
+from runners.run.ranks import SplitOracle
 
 RUN = [
     "--oracle",

@@ -92,7 +92,7 @@ def test_help_shows_the_values_of_the_file(run_yaml, capsys):
         ("names: {agnt: sppo}", ": names.agnt: no such part; did you mean 'agent'? Known: task,"),
         ("names: {agent: 3}", ": names.agent: expected a name, got 3"),
         ("names: {agent: sppp}", ": names.agent: unknown agent 'sppp'; did you mean 'sppo'?"),
-        ("agent: {etta: 1}", ": agent.etta: no such field; did you mean 'eta'? Known: eta,"),
+        ("agent: {etta: 1}", ": agent.etta: no such field; did you mean 'eta'? Known: "),
         ("agent: {eta: many}", ": agent.eta: expected float, got 'many'"),
         ("agent: {eta: true}", ": agent.eta: expected float, got True"),
         ("agent: {eta: -1}", ": agent: eta must be"),

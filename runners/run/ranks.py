@@ -1,22 +1,61 @@
-"""An oracle in several processes: each asks its share of the questions."""
+"""Runs in several processes: each asks the oracle its share of the questions, and only the first one writes."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from oracles import Oracle
 from preference_duel import distributed
-from preference_duel.protocols import DescribedOracle, PayoffOracle, forget
+from preference_duel.protocols import DescribedOracle, PayoffOracle, Policy, forget
+from runners.run.checkpoint import Checkpoint, steps
+from runners.run.record import read_lines
+
+
+class NullRecord:
+    """The record of ranks above 0: knows where the run is written and writes nothing.
+
+    Attributes:
+        directory: of the run.
+        saved: the step of the last checkpoint; None where there is none.
+
+    Args:
+        directory: of the run, which the first process has made.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.saved = max(steps(directory), default=None)
+
+    def log(self, *_: Any) -> None:
+        """Does nothing."""
+
+    duels = laws = log
+
+    def save(self, state: Checkpoint, policy: Policy) -> None:
+        """Takes part in gathering a policy whose parameters are spread over processes."""
+        with tempfile.TemporaryDirectory() as folder:
+            policy.save(Path(folder))
+        self.saved = state.step
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Returns the lines of metrics.jsonl."""
+        return read_lines(self.directory / "metrics.jsonl")
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 class SplitOracle:
     """Asks an oracle, of which every process has one, about a share of the pairs, and gathers the answers.
 
     Args:
-        oracle: this process' own.
+        oracle: this process's own.
     """
 
     def __init__(self, oracle: Oracle) -> None:
@@ -35,7 +74,7 @@ class SplitOracle:
         return torch.tensor(distributed.exchange(mine, len(prompts)), dtype=torch.float64)
 
     def forget(self) -> None:
-        """Drops what this process' own oracle remembers."""
+        """Drops what this process's own oracle remembers."""
         forget(self._oracle)
 
     def _payoff(self, prompts: Sequence[str], left: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> Tensor:
