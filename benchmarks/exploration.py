@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from agents.enhancers import EnhancerName
 from agents.ipo import IPOConfig
-from agents.oelhf import OELHF, Enhancer, OELHFConfig
+from agents.oelhf import OELHF, OELHFConfig
 from agents.policies.tabular import TabularPolicy
 from benchmarks.timing import machine
 from envs.arena import DuelArena
@@ -29,7 +30,7 @@ from envs.tasks.finite import finite_task
 from oracles.cyclic import cyclic_logits
 from oracles.table import TableOracle
 
-ENHANCERS: tuple[Enhancer, ...] = ("none", "tournament", "optimistic", "uniform")
+ENHANCERS: tuple[EnhancerName, ...] = ("none", "tournament", "optimistic", "uniform")
 BATCH = 32
 """Duels per iteration."""
 TAUS = {"small": 0.2, "hard": 0.01}
@@ -46,7 +47,7 @@ def setting(name: str) -> tuple[Tensor, Tensor]:
     return payoff, torch.softmax(noise, 0)
 
 
-def gaps(name: str, enhancer: Enhancer, seed: int) -> list[float]:
+def gaps(name: str, enhancer: EnhancerName, seed: int) -> list[float]:
     """Plays one seed; returns the regularised gap after each of UPDATES."""
     torch.set_num_threads(1)
     payoff, start = setting(name)
@@ -85,7 +86,7 @@ def slope(name: str, found: NDArray[np.float64], draws: int = 2000) -> tuple[flo
     return fit(found), float(low), float(high)
 
 
-def measure(name: str, enhancer: Enhancer, seeds: Sequence[int], processes: int) -> NDArray[np.float64]:
+def measure(name: str, enhancer: EnhancerName, seeds: Sequence[int], processes: int) -> NDArray[np.float64]:
     """Returns [seeds, updates] gaps; seeds are shared by enhancers, so that differences can be paired."""
     with get_context("spawn").Pool(processes) as pool:
         return np.array(pool.starmap(gaps, [(name, enhancer, seed) for seed in seeds]))

@@ -1,4 +1,4 @@
-"""How far a linear model of the preferences could be wrong about a duel, after the duels so far."""
+"""Uncertainty of a linear preference model about a duel, given the duels so far."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from agents.policies.lm.hidden_states import hidden_at
 from preference_duel.types import Completion, Duel
 
 
-class LinearDoubt:
+class LinearUncertainty:
     """The norm of a duel's features in the inverse of the covariance of the duels so far.
 
     For preferences <theta, phi(x, a, b)>, phi(x, a, b) = h(x, a) - h(x, b), the Gamma of Ye et al. 2024
     (arXiv:2402.07314, Section 4) is || E phi ||_{V^-1} with V = ridge I + (1/m) sum_s phi_s phi_s': a policy that could
-    be exploited by a wrong theta. h is what a frozen language model says at a response's last token.
+    be exploited by a wrong theta. h is the hidden state of a frozen language model at a response's last token.
 
     Args:
         policy: whose layers are read; they must not change.
@@ -40,8 +40,8 @@ class LinearDoubt:
             for x, row in zip(prompts, responses, strict=True)
             for y in row
         ]
-        found = hidden_at(policy.model.base_model, rows, [[len(row) - 1] for row in rows], policy.micro_tokens)
-        return found.double().cpu().unflatten(0, (len(prompts), -1))
+        hidden = hidden_at(policy.model.base_model, rows, [[len(row) - 1] for row in rows], policy.micro_tokens)
+        return hidden.double().cpu().unflatten(0, (len(prompts), -1))
 
     def add(self, duel: Duel) -> None:
         """Counts every asked pair, in self-play each once."""
@@ -50,33 +50,33 @@ class LinearDoubt:
         for b, k, l in duel.comparisons.nonzero().tolist():
             self.inverse = self._after(self.inverse, left[b, k] - right[b, l])
 
-    def choose(self, left: Tensor, candidates: Tensor) -> list[list[int]]:
-        """Returns for each draw of the first seat the candidate whose duel with the first seat's law is most in doubt.
+    def most_uncertain(self, left: Tensor, candidates: Tensor) -> list[list[int]]:
+        """Returns the candidate of largest Gamma against the first seat's distribution, for each sample of it.
 
-        Gamma is convex in the second seat's law, so that a single response attains its maximum. Each duel is counted
-        before the next one is chosen.
+        Gamma is convex in the second seat's distribution, so that a single response attains its maximum. Each duel is
+        counted before the next one is chosen.
 
         Args:
-            left: [B, K, d] features of the first seat's draws.
+            left: [B, K, d] features of the first seat's samples.
             candidates: [B, M, d] features of what the second seat may play.
 
         Returns:
             [B][K] columns of the candidates.
         """
         inverse, chosen = self.inverse, []
-        for draws, others in zip(left, candidates, strict=True):
+        for samples, others in zip(left, candidates, strict=True):
             chosen.append([])
-            gap = draws.mean(0) - others
-            for draw in draws:
-                doubt = ((gap @ inverse) * gap).sum(1)
-                chosen[-1].append(int(doubt.argmax()))
-                inverse = self._after(inverse, draw - others[chosen[-1][-1]])
+            gap = samples.mean(0) - others
+            for sample in samples:
+                uncertainty = ((gap @ inverse) * gap).sum(1)  # [M] Gamma^2
+                chosen[-1].append(int(uncertainty.argmax()))
+                inverse = self._after(inverse, sample - others[chosen[-1][-1]])
         return chosen
 
     def _after(self, inverse: Tensor, feature: Tensor) -> Tensor:
         """Returns V^-1 after one more duel (Sherman & Morrison 1950)."""
-        along = inverse @ feature
-        return inverse - torch.outer(along, along) / (self.per + feature @ along)
+        product = inverse @ feature  # [d]
+        return inverse - torch.outer(product, product) / (self.per + feature @ product)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the inverse of the covariance."""
