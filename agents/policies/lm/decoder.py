@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,12 +63,14 @@ def forward_arguments(model: Any) -> ForwardArguments:
     last = {"logits_to_keep": 1}
 
     def fills(name: str, options: dict[str, Any]) -> bool:
-        cache = roomy_cache(model, 2)
-        try:
-            model(input_ids=ids, use_cache=True, **{name: cache}, **options)
-        except TypeError:  # unknown to it, or to what it is handed on to
-            return False
-        return any(getattr(layer, "keys", None) is not None for layer in cache.layers) and cache.get_seq_length() == 2
+        with refusing_errors(model):
+            cache = roomy_cache(model, 2)
+            try:
+                model(input_ids=ids, use_cache=True, **{name: cache}, **options)
+            except TypeError:  # unknown to it, or to what it is handed on to
+                return False
+            filled = any(getattr(layer, "keys", None) is not None for layer in cache.layers)
+            return filled and cache.get_seq_length() == 2
 
     for name in _CACHES:
         if fills(name, positions | last):
@@ -78,6 +81,21 @@ def forward_arguments(model: Any) -> ForwardArguments:
         f"'{model.name_or_path}': {type(model).__name__} fills no cache of keys and values, by which responses are "
         f"written token by token; take a transformer"
     )
+
+
+@contextmanager
+def refusing_errors(model: Any) -> Iterator[None]:
+    """Turns whatever a model's own code raises, unless memory runs out, into a ValueError that names the model."""
+    try:
+        yield
+    except Exception as error:  # any architecture, and code that a checkpoint brings along, may raise anything
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise
+        raise ValueError(
+            f"'{model.name_or_path}': {type(model).__name__} can't write a response token by token and read it again "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}); take another "
+            f"architecture"
+        ) from error
 
 
 class CachedDecoder:

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from agents.policies.lm import lora, scoring, sharding
 from agents.policies.lm.activation_checkpointing import recompute_layers
+from agents.policies.lm.agreement import require_agreement
 from agents.policies.lm.batching import packed
 from agents.policies.lm.constraints import walk
 from agents.policies.lm.decoder import CachedDecoder, Decoder, forward_arguments
@@ -47,7 +48,8 @@ class HFPolicy(TokenPolicy):
 
     Raises:
         OSError: if the checkpoint cannot be found or downloaded.
-        ValueError: if it is no causal language model, is not whole, or does not fit the task.
+        ValueError: if it is no causal language model, is not whole, does not fit the task, or samples and learns from
+            different distributions.
     """
 
     _root: scoring.Root
@@ -90,6 +92,7 @@ class HFPolicy(TokenPolicy):
             self.register_load_state_dict_post_hook(lora.accept_adapters)
         self._plain = scoring.is_plain(self.model)
         object.__setattr__(self, "_root", scoring.Root(self.model))  # unregistered: tensors keep their names
+        require_agreement(self._root, self._arguments, self.tokenizer, self._plain)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Returns a copy; with adapters, all other weights are shared with it."""
