@@ -11,11 +11,11 @@ import torch
 from agents.enhancers import EnhancerName, make_enhancer
 from agents.ipo import IPO, IPOConfig
 from agents.optim.optimiser import OptimiserConfig
-from agents.planners import play_on_model, solve_equilibrium
 from agents.policies.tabular import TabularPolicy
 from agents.policies.tensors import restore
 from agents.preference_models.factory import foretold, model_of
 from agents.preference_models.network import ModelConfig
+from agents.preference_models.planners import play_on_model, solve_equilibrium
 from preference_duel.checks import at_least, one_of, positive, require
 from preference_duel.keyed_random import Key, Stream
 from preference_duel.protocols import Policy
@@ -55,6 +55,11 @@ class OELHFConfig:
         """Raises if a value is out of range."""
         require(self, planner=one_of(Planner).or_none(), enhancer=one_of(EnhancerName).or_none(), ridge=positive)
         require(self, responses=at_least(1), candidates=at_least(2), inner_steps=at_least(1))
+
+    @property
+    def tau(self) -> float:
+        """KL coefficient of the game."""
+        return self.ipo.tau
 
     def build(self, *, policy: Policy, seed: int = 0) -> OELHF:
         """Builds the agent around the policy that it trains."""
@@ -108,7 +113,7 @@ class OELHF:
         if self.planner == "exact":
             if self.average is not None:
                 self.average.blend(self.policy, 1 / (self._updates + 1))
-            scalars = solve_equilibrium(self.policy, self.reference, self.model, duel, self.config.ipo.tau)
+            scalars = solve_equilibrium(self.policy, self.reference, self.model, duel, self.config.tau)
         else:
             scalars = play_on_model(self.main, self.model, duel.prompts, self.config.inner_steps)
         self._updates += 1

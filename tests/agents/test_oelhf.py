@@ -224,6 +224,10 @@ def test_on_text_it_keeps_the_contract_of_an_agent(chat):
     check_agent(agent, DuelArena(task, oracles.make("bt"), 2, "outcome"))
 
 
+def test_the_evaluated_game_has_the_tau_of_the_main_agent():
+    assert OELHFConfig(ipo=IPOConfig(tau=0.3)).tau == 0.3
+
+
 def test_what_needs_a_table_is_refused_for_networks(chat):
     for fields in ({"planner": "exact"}, {"enhancer": "uniform"}):
         with pytest.raises(ValueError, match="needs a table of all responses"):
