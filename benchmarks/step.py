@@ -92,7 +92,7 @@ def ours(folder: Path, task: Task, options: argparse.Namespace) -> Iterator[Took
             marks.append(clock(options.device))
             agent.update(duel)
             marks.append(clock(options.device))
-        assert all(len(y.tokens or ()) == options.new_tokens for row in duel.left for y in row)
+        assert all(len(y.ids) == options.new_tokens for row in duel.left for y in row)
         sample, score, learn = (b - a for a, b in itertools.pairwise(marks))
         yield Took(sample, score, learn, peak.bytes)
 

@@ -74,6 +74,14 @@ class Policy(nn.Module, ABC):
         del responses
         return [list(range(len(prompts)))]
 
+    def length(self, response: Completion) -> int:
+        """Returns the number of tokens in which this policy writes a response.
+
+        Raises:
+            ValueError: if it is not known.
+        """
+        return len(response.ids)
+
     @abstractmethod
     def blend(self, other: Self, weight: float) -> None:
         """Moves this policy a `weight` of the way to another of its kind, in place.

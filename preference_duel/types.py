@@ -48,6 +48,17 @@ class Completion:
     text: str
     tokens: tuple[int, ...] | None = None
 
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The tokens, where they must be known.
+
+        Raises:
+            ValueError: if they are not, as those of a text from a file.
+        """
+        if self.tokens is None:
+            raise ValueError(f"the tokens of the response {self.text!r} are not known; only its policy can tell them")
+        return self.tokens
+
 
 @dataclass(frozen=True)
 class Proposal:

@@ -163,15 +163,18 @@ class Learner:
             loss: of margins and chances.
             squares: whether the loss is a sum of squares of the margins' distances, which lbfgs can make use of;
                 self-play alone.
-            length_normalised: whether log-ratios are divided by the responses' tokens.
+            length_normalised: whether log-ratios are divided by the responses' tokens, as the policy writes them.
             extra: returns [b] what is added to each prompt's loss, of log-ratios [b, K (+ L)] and weights [b, K, L].
 
         Raises:
-            ValueError: if the duel has no asked pair, or the policy could not have drawn a response.
+            ValueError: if the duel has no asked pair, the policy could not have drawn a response, or does not know
+                the tokens that a response has.
         """
         responses, count = responses_of(duel), len(duel.left[0])
         weight = losses.pair_weight(duel.left_weight, duel.right_weight, duel.asked, duel.exact)  # [B, K, L]
-        values = {"anchor": anchor, "prob": duel.prob, "weight": weight, "length": _lengths(responses)}
+        values = {"anchor": anchor, "prob": duel.prob, "weight": weight}
+        if length_normalised:
+            values["length"] = torch.tensor([[max(1, self.policy.length(y)) for y in row] for row in responses])
         first_log_policy = torch.full_like(anchor, torch.nan)
 
         def ratio(part: Batch) -> Tensor:
@@ -313,11 +316,6 @@ def responses_of(duel: Duel) -> list[list[Completion]]:
     if duel.self_play:
         return [list(row) for row in duel.left]
     return [[*left, *right] for left, right in zip(duel.left, duel.right, strict=True)]
-
-
-def _lengths(responses: Sequence[Sequence[Completion]]) -> Tensor:
-    """Returns [B, K] the tokens of each response, at least 1."""
-    return torch.tensor([[max(1, len(y.tokens or ())) for y in row] for row in responses])
 
 
 def require_finite(ratio: Tensor) -> Tensor:

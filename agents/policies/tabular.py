@@ -87,6 +87,10 @@ class TabularPolicy(Policy):
         """Returns [B, K] nats, differentiable."""
         return self.cells.pick(self.log_probs(prompts), responses)
 
+    def length(self, response: Completion) -> int:
+        """Returns the number of tokens of a listed response in the task's vocabulary."""
+        return len(self.cells.responses[self.cells.column(response.text)].ids)
+
     def blend(self, other: Policy, weight: float) -> None:
         """Averages probabilities."""
         if not isinstance(other, TabularPolicy) or other.cells.columns != self.cells.columns:

@@ -101,7 +101,7 @@ def finite_task(name: str, prompts: Sequence[str], responses: Sequence[str], sym
     legal = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
     legal[[token for symbol in symbols for token in tokenizer.encode(symbol)]] = True
     completions = tuple(Completion(text, tuple(tokenizer.encode(text))) for text in responses)
-    length = len(completions[0].tokens or ())
+    length = len(completions[0].ids)
     return Task(
         name=name,
         prompts=tuple(prompts),

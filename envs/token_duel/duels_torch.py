@@ -182,7 +182,7 @@ class TorchDuels:
         prob = payoff(self.oracle, list(self.task.prompts), texts).double()
         tokens = torch.full((len(responses), self.limit), self.fill)
         for row, response in enumerate(responses):
-            tokens[row, : len(response.tokens or ())] = torch.tensor(response.tokens)
+            tokens[row, : len(response.ids)] = torch.tensor(response.ids)
         codes, order = self._codes(tokens).sort()
         return prob.to(self.device), codes.to(self.device), order.to(self.device)
 

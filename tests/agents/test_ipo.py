@@ -9,11 +9,15 @@ import agents
 from agents.check import check_agent
 from agents.ipo import IPO, IPOConfig
 from agents.optim.optimiser import OptimiserConfig
+from agents.policies.lm_config import TinyConfig
 from agents.policies.tabular import TabularPolicy
+from envs import make_task
 from envs.arena import DuelArena
 from envs.games import kl_divergence, regularised_exploitability, regularised_nash
+from envs.offline import FileArena, Preference
 from envs.tasks.finite import finite_task
 from oracles.table import TableOracle
+from preference_duel.protocols import Policy
 from preference_duel.types import Completion, Duel
 from tests.paths import DOCS
 
@@ -153,6 +157,32 @@ def test_length_normalised_ratios_are_means_over_tokens():
         policy.logits.data.copy_(double([[0.2, 0.2, 0.6]]).log())
         losses.append(play(agent, arena, 1)["loss/policy"])
     assert losses[1] == pytest.approx(losses[0] / 4, rel=1e-6)
+
+
+@pytest.mark.parametrize("source", ["file", "tokens"])
+@pytest.mark.parametrize(
+    ("flag", "expected"), [(False, (25.0, 8.26, 0.08, 14.94)), (True, (25.0, 21.99, 17.91, 11.11))]
+)
+def test_given_texts_are_as_long_as_the_policy_writes_them(source, flag, expected):
+    task = make_task("chat")
+    pair = Preference(task.prompts[0], "Set the saddle height, then pump the tires.", "Pump the tires.", 1.0)
+    policy = TinyConfig().build(task=task)
+    assert [policy.length(Completion(text)) for text in (pair.first, pair.second)] == [11, 5]
+    config = IPOConfig(length_normalised=flag, average=False, optimiser=OptimiserConfig(learning_rate=1e-3))
+    agent, losses = config.build(policy=policy), []
+    for _ in expected:
+        duel = FileArena(task, [pair], 1).play()
+        if source == "tokens":
+            seats = (duel.left, duel.right)
+            left, right = ([[Completion(y.text, policy.tokens_of(y)) for y in row] for row in seat] for seat in seats)
+            duel = dataclasses.replace(duel, left=left, right=right)
+        losses.append(agent.update(duel)["loss/policy"])
+    assert losses == pytest.approx(expected, abs=0.01)
+
+
+def test_a_length_that_no_policy_knows_is_an_error():
+    with pytest.raises(ValueError, match="tokens of the response 'a text' are not known"):
+        Policy.length(TabularPolicy(finite_task("game", ["x"], RESPONSES, RESPONSES)), Completion("a text"))
 
 
 def test_scalars_are_what_the_documentation_says():

@@ -35,7 +35,7 @@ class ResponseTrie:
             closed = (*tokens, eos) if not tokens or tuple(tokens) in inner else tuple(tokens)
             listed.append(Completion(text, closed))
         self.responses = tuple(listed)
-        self.limit = max(len(response.tokens or ()) for response in listed)
+        self.limit = max(len(response.ids) for response in listed)
         self._numbers = {response.text: i for i, response in enumerate(listed)}
         self.by_tokens = {response.tokens: response for response in listed}
         if len(self.by_tokens) < len(listed):
@@ -70,7 +70,7 @@ class ResponseTrie:
         Raises:
             ValueError: if it is not listed.
         """
-        return self.responses[self.number_of(text)].tokens or ()
+        return self.responses[self.number_of(text)].ids
 
     def number_of(self, text: str) -> int:
         """Returns the index of a response in the list.
@@ -122,7 +122,7 @@ def _edges(responses: Sequence[Completion], width: int) -> tuple[Tensor, Tensor,
     ends = []
     for response in responses:
         node = 0
-        for token in response.tokens or ():
+        for token in response.ids:
             node = nodes.setdefault(node * width + token, len(nodes) + 1)
         ends.append(node)
     keys = sorted(nodes)
@@ -138,11 +138,14 @@ def encode_responses(task: Task, tokenizer: Tokenizer) -> list[tuple[str, list[i
     each text is encoded whole.
     """
     whole = [(text, tokenizer.encode(text)) for text in task.response_texts]
-    own = {token for response in task.responses or () for token in response.tokens or ()}
+    responses = task.responses or ()
+    if any(response.tokens is None for response in responses):
+        return whole
+    own = {token for response in responses for token in response.ids}
     pieces = {token: tokenizer.encode(task.tokenizer.decode([token])) for token in own}
     if any(len(piece) != 1 for piece in pieces.values()):
         return whole
-    spelled = [(r.text, [pieces[token][0] for token in r.tokens or ()]) for r in task.responses or ()]
+    spelled = [(r.text, [pieces[token][0] for token in r.ids]) for r in responses]
     return spelled if all(tokenizer.decode(tokens) == text for text, tokens in spelled) else whole
 
 

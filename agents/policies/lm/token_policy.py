@@ -70,6 +70,10 @@ class TokenPolicy(Policy):
             ValueError: if the response is not one of a finite task, or too long.
         """
 
+    def length(self, response: Completion) -> int:
+        """Returns the number of tokens of a response, the one that ends it included, in this policy's vocabulary."""
+        return len(self.tokens_of(response))
+
     def gathered(self) -> AbstractContextManager[None]:
         """Gathers sharded parameters inside the block, for any number of passes without gradients."""
         return nullcontext()
