@@ -13,7 +13,7 @@ from agents.ipo import IPO, IPOConfig
 from agents.optim.optimiser import OptimiserConfig
 from agents.policies.tabular import TabularPolicy
 from agents.policies.tensors import restore
-from agents.preference_models.factory import foretold, model_of
+from agents.preference_models.factory import model_of, predict_and_score
 from agents.preference_models.network import ModelConfig
 from agents.preference_models.planners import play_on_model, solve_equilibrium
 from preference_duel.checks import at_least, one_of, positive, require
@@ -107,7 +107,7 @@ class OELHF:
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Fits the model to all duels so far, and moves the main agent to its equilibrium."""
-        log_loss, prediction = foretold(self.model, duel)
+        log_loss, prediction = predict_and_score(self.model, duel)
         self.model.add(duel)
         self.enhancer.add(duel)
         if self.planner == "exact":

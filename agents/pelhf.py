@@ -13,8 +13,9 @@ from agents.learning.learner import policy_scalars
 from agents.policies.tabular import TabularPolicy
 from agents.policies.tensors import restore, tensors
 from agents.preference_models.counts import DuelCounts
-from agents.preference_models.factory import foretold
+from agents.preference_models.factory import predict_and_score
 from envs.games import regularised_saddle
+from preference_duel.checks import at_least, positive, require
 from preference_duel.keyed_random import Key, Stream
 from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
@@ -40,13 +41,9 @@ class PELHFConfig:
     """Draws per prompt, K >= 2, each pair of them asked once; a file has its own."""
 
     def __post_init__(self) -> None:
-        """Raises where a value is out of range."""
-        if not self.tau > 0:
-            raise ValueError(f"tau must be positive, got {self.tau}")
-        if not self.width >= 0:
-            raise ValueError(f"width must be at least 0, got {self.width}")
-        if self.responses < 2:
-            raise ValueError(f"responses must be at least 2, got {self.responses}: one draw has no other to beat")
+        """Raises if a value is out of range."""
+        sampled = at_least(2, "one sample has no other to beat")
+        require(self, tau=positive, width=at_least(0), responses=sampled)
 
     def build(self, *, policy: Policy, seed: int = 0) -> PELHF:
         """Builds the agent around the policy that it trains."""
@@ -83,7 +80,7 @@ class PELHF:
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Adds the duels to what is known, and plans for their prompts."""
-        surprise, foresight = foretold(self.model, duel)
+        log_loss, prediction = predict_and_score(self.model, duel)
         self.model.add(duel)
         prompts = list(dict.fromkeys(duel.prompts))
         with torch.no_grad():
@@ -91,7 +88,7 @@ class PELHF:
             plan = regularised_saddle(self.lower(prompts), log_ref.exp(), self.config.tau, tol=1e-5).policy
             self.policy.logits[self.policy.cells.rows_of(prompts)] = plan.clamp_min(_LEAST).log()
         self._updates += 1
-        return {**policy_scalars(log_policy.exp(), log_policy, log_ref), **foresight, "loss/policy": surprise}
+        return {**policy_scalars(log_policy.exp(), log_policy, log_ref), **prediction, "loss/policy": log_loss}
 
     def lower(self, prompts: Sequence[str]) -> Tensor:
         """Returns [B, N, N] float64 the least that P(row beats column) may be; a response is even with itself."""

@@ -11,7 +11,7 @@ import torch
 from agents.learning.learner import LearningAgent
 from agents.learning.policy_gradient import Draws, GradientConfig, PolicyGradient
 from agents.optim.optimiser import OptimiserConfig
-from agents.preference_models.factory import foretold, model_of
+from agents.preference_models.factory import model_of, predict_and_score
 from agents.preference_models.network import ModelConfig
 from preference_duel.keyed_random import Key, Stream
 from preference_duel.protocols import Policy
@@ -86,7 +86,7 @@ class RLHF(LearningAgent):
     def update(self, duel: Duel) -> dict[str, float]:
         """Adds the duel to what the reward is fitted to, and takes steps on fresh draws."""
         self.include_in_average(self.policy)
-        surprise, foresight = foretold(self.model, duel)
+        log_loss, prediction = predict_and_score(self.model, duel)
         self.model.add(duel)
         scalars: dict[str, float] = {}
         for step in range(self.config.inner_steps):
@@ -96,7 +96,7 @@ class RLHF(LearningAgent):
             draws = Draws(duel.prompts, drawn, weight, self.policy.exact)
             scalars = self._gradient.step(draws, reward)
         self.learner.updates += 1
-        return {**scalars, **foresight, "loss/model": surprise}
+        return {**scalars, **prediction, "loss/model": log_loss}
 
     def _key(self, step: int) -> Key:
         return Key(self.seed, self.learner.updates * (1 + self.config.inner_steps) + step, Stream.TOKEN)

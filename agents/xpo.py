@@ -11,6 +11,7 @@ from torch import Tensor
 from agents import losses
 from agents.learning.learner import LearningAgent, policy_scalars, responses_of
 from agents.optim.optimiser import OptimiserConfig
+from preference_duel.checks import at_least, positive, require
 from preference_duel.keyed_random import Stream
 from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
@@ -39,13 +40,8 @@ class XPOConfig:
     """How the policy is moved."""
 
     def __post_init__(self) -> None:
-        """Raises where a value is out of range."""
-        if not self.tau > 0:
-            raise ValueError(f"tau must be positive, got {self.tau}")
-        if not self.alpha >= 0:
-            raise ValueError(f"alpha must be at least 0, got {self.alpha}")
-        if self.responses < 1:
-            raise ValueError(f"responses must be at least 1, got {self.responses}")
+        """Raises if a value is out of range."""
+        require(self, tau=positive, alpha=at_least(0), responses=at_least(1))
 
     def build(self, *, policy: Policy, seed: int = 0) -> XPO:
         """Builds the agent around the policy that it trains."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,11 +15,14 @@ from agents.learning.critic import critic_of
 from agents.learning.learner import Batch, Learner, policy_scalars, require_finite, token_logprob
 from agents.optim.optimiser import Optimiser, OptimiserConfig, TogetherError
 from agents.policies.tensors import restore, tensors
+from preference_duel.checks import one_of, positive, require, share
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion
 
 Form = Literal["reinforce", "grpo", "ppo", "rebel"]
 Baseline = Literal["draws", "value"]
+Surrogate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Loss [b, K] of token log-probabilities now and when sampled, advantages and mask, [b, K, T] each."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +54,18 @@ class GradientConfig:
     """How the value function is moved; its learning rate is 1e-3 where none is given."""
 
     def __post_init__(self) -> None:
-        """Raises where a value is out of range."""
-        if self.baseline not in get_args(Baseline):
-            raise ValueError(f"baseline must be one of {get_args(Baseline)}, got {self.baseline!r}")
+        """Raises if a value is out of range."""
+        require(self, form=one_of(Form), baseline=one_of(Baseline), gae=share, eta=positive, clip=positive)
         if self.baseline == "value" and self.form != "ppo":
             raise ValueError(f"a value function belongs to form='ppo', got {self.form!r}; take baseline='draws'")
-        if not 0 <= self.gae <= 1:
-            raise ValueError(f"gae must lie in [0, 1], got {self.gae}")
-        if self.form not in get_args(Form):
-            raise ValueError(f"form must be one of {get_args(Form)}, got {self.form!r}")
         if self.epochs < 1 or (self.epochs > 1 and self.form in ("reinforce", "grpo")):
             raise ValueError(f"epochs must be 1, or more with ppo and rebel, got {self.epochs} with {self.form!r}")
-        if not self.eta > 0:
-            raise ValueError(f"eta must be positive, got {self.eta}")
-        if not self.clip > 0:
-            raise ValueError(f"clip must be positive, got {self.clip}")
+
+    def surrogate(self) -> Surrogate:
+        """Returns the loss of forms reinforce, grpo and ppo, [b, K] of each response."""
+        if self.form == "ppo":
+            return partial(losses.clipped, clip=self.clip)
+        return lambda log_policy, old_logprob, advantage, mask: losses.policy_gradient(log_policy, advantage, mask)
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,8 @@ class PolicyGradient:
         else:
             values |= self._advantages(draws, reward.to(drew), drew - log_start, mask)
 
+        surrogate = config.surrogate()
+
         def distance(part: Batch) -> Tensor:
             ratio = require_finite(policy.logprob(part.prompts, part.responses) - part["drew"].sum(-1))
             return (2 * part["weight"]).sqrt() * losses.rebel(ratio, part["earned"], part["weight"], config.eta)
@@ -131,11 +134,7 @@ class PolicyGradient:
             log_policy, mask = token_logprob(policy, part.prompts, part.responses)
             width = log_policy.shape[2]
             earned, drew = part["earned"][:, :, :width], part["drew"][:, :, :width]
-            if config.form == "ppo":
-                surrogate = losses.clipped(log_policy, drew, earned, mask, config.clip)
-            else:
-                surrogate = losses.policy_gradient(log_policy, earned, mask)
-            return (part["weight"] * surrogate).sum(1)
+            return (part["weight"] * surrogate(log_policy, drew, earned, mask)).sum(1)
 
         batch = Batch(draws.prompts, draws.responses, values)
         scalars = policy_scalars(draws.weight, drew.sum(-1), log_start.sum(-1))

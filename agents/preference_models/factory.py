@@ -30,7 +30,7 @@ def model_of(policy: Policy, config: ModelConfig, seed: int) -> DuelCounts | Net
     raise ValueError(f"preferences are learned for tables and language models, not for a {type(policy).__name__}")
 
 
-def foretold(model: DuelCounts | NetworkModel, duel: Duel) -> tuple[float, dict[str, float]]:
-    """Returns the mean nats by which a duel surprises a model, and the other measures of its foresight by tag."""
-    found = model.foresight(duel)
-    return found.pop("log_loss"), {f"model/{name}": value for name, value in found.items()}
+def predict_and_score(model: DuelCounts | NetworkModel, duel: Duel) -> tuple[float, dict[str, float]]:
+    """Returns a model's mean log loss on a duel, in nats, and its other prediction metrics by tag."""
+    metrics = model.foresight(duel)
+    return metrics.pop("log_loss"), {f"model/{name}": value for name, value in metrics.items()}
