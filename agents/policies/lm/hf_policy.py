@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from agents.policies.lm import lora, scoring, sharding
-from agents.policies.lm.activation_checkpointing import recompute_layers
 from agents.policies.lm.agreement import require_agreement
 from agents.policies.lm.batching import packed
 from agents.policies.lm.constraints import walk
 from agents.policies.lm.decoder import CachedDecoder, Decoder, forward_arguments
 from agents.policies.lm.generation import SamplingParams
-from agents.policies.lm.loading import context_length, load_model, load_tokenizer, quiet
+from agents.policies.lm.loading import context_length, load_model, load_tokenizer, quiet, recompute_layers
 from agents.policies.lm.response_trie import ResponseTrie, constraints_of
 from agents.policies.lm.token_policy import TokenPolicy
 from agents.policies.lm_config import DTYPES, HFConfig, Sampler
