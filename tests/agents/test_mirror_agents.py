@@ -157,19 +157,19 @@ def test_comal_reaches_the_unregularised_nash_policy_in_the_last_iterate():
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "steps"),
     [
-        INPOConfig(eta=1.0, optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)),
-        EGPOConfig(eta=1.0, optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)),
-        NashMDConfig(form="mirror", optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)),
-        NashMDConfig(mixture=0.02, optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)),
+        (INPOConfig(eta=1.0, optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)), 1000),
+        (EGPOConfig(eta=1.0, optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)), 2500),
+        (NashMDConfig(form="mirror", optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)), 1000),
+        (NashMDConfig(mixture=0.02, optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)), 2500),
     ],
 )
-def test_outcomes_lead_where_probabilities_do(config):
+def test_outcomes_lead_where_probabilities_do(config, steps):
     start, payoff = double(START), double(COMAL)
     agent, arena = game(config, exact=False)
     before = regularised_exploitability(payoff, start, start, 0.1)
-    play(agent, arena, 2500)
+    play(agent, arena, steps)
     assert regularised_exploitability(payoff, law(agent.policy), start, 0.1) < 0.1 * before
 
 
