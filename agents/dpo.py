@@ -116,10 +116,15 @@ class DPO(LearningAgent):
         with torch.no_grad():
             log_start = self.start.logprob(duel.prompts, responses_of(duel))  # [B, K], of a file [B, K + L]
         pairs = _best_against_worst(duel) if self.config.pairs == "best_worst" else duel
+        renewed = self.learner.updates % self.config.refresh_every == 0
         scalars, log_policy = self.learner.step_on_pairs(pairs, log_start, self.config.margin_loss())
+        if duel.self_play:  # else the responses were given
+            if not renewed:
+                with torch.no_grad():
+                    log_policy = self.opponent.logprob(duel.prompts, duel.left)  # [B, K] of the policy that drew
+            scalars = {**policy_scalars(duel.left_weight, log_policy, log_start), **scalars}
         self.renew(self.opponent, self.config.refresh_every)
-        k = len(duel.left[0])
-        return {**policy_scalars(duel.left_weight, log_policy[:, :k], log_start[:, :k]), **scalars}
+        return scalars
 
 
 def _best_against_worst(duel: Duel) -> Duel:

@@ -53,6 +53,7 @@ class IPO(LearningAgent):
 
     def __init__(self, config: IPOConfig, policy: Policy, seed: int) -> None:
         self.config, self.start = config, policy.frozen()
+        self.own_draws = config.mixture == 0
         super().__init__(policy, config.optimiser, seed, average=config.average, start=self.start)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
@@ -70,6 +71,8 @@ class IPO(LearningAgent):
         with torch.no_grad():
             log_start = self.start.logprob(duel.prompts, responses_of(duel))  # [B, K], of a file [B, K + L]
         loss = partial(losses.ipo, tau=self.config.tau)  # [b, K, L] (margin - (P - 1/2) / tau)^2
-        normalised, k = self.config.length_normalised, len(duel.left[0])
+        normalised = self.config.length_normalised
         step = self.learner.step_on_pairs(duel, log_start, loss, squares=True, length_normalised=normalised)
-        return policy_scalars(duel.left_weight, step.log_policy[:, :k], log_start[:, :k]) | step.scalars
+        if not (self.own_draws and duel.self_play):
+            return step.scalars  # the responses are a mixture's, or were given
+        return policy_scalars(duel.left_weight, step.log_policy, log_start) | step.scalars

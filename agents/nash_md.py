@@ -80,6 +80,7 @@ class NashMD(LearningAgent):
 
     def __init__(self, config: NashMDConfig, policy: Policy, seed: int) -> None:
         self.config, self.reference = config, policy.frozen()
+        self.own_draws = config.form == "gradient"
         super().__init__(policy, config.optimiser, seed, average=config.average, reference=self.reference)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:

@@ -147,6 +147,9 @@ class Traits:
     """Learns from duels of others (--run.data)."""
     one_pass: bool = False
     """Counts each comparison of a file once."""
+    own_draws: bool = True
+    """What it proposes for the left seat are draws of `policy`, or of a copy of it: their length is logged as the
+    policy's."""
     learns_worlds: bool = False
     """Never mixes prompts, so that the seeds of a benchmark can learn in one batch."""
 

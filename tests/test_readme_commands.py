@@ -15,6 +15,7 @@ import pytest
 
 from agents.registry import AGENTS
 from benchmarks.chat import measure, parse_share
+from envs import make_task
 from oracles.registry import BUILT_IN, WRAPPERS
 from oracles.table import GAMES
 from runners.bench import _parser as bench_parser
@@ -164,11 +165,15 @@ def test_the_published_results_are_reported(elsewhere, capsys):
 def test_the_metrics_page_names_every_tag(elsewhere):
     tags = set()
     games = {agent: ["--task", "symbols", "--agent", agent] for agent in AGENTS}
+    games["mirror"] = [*games["nash_md"], "--agent.form", "mirror"]
+    first, second = make_task("symbols").response_texts[:2]
+    (elsewhere / "pairs.jsonl").write_text(json.dumps({"prompt": "#0", "chosen": first, "rejected": second}))
+    games["file"] = [*games["dpo"], "--run.data", "pairs.jsonl"]
     for directory, words in {"text": [], **games}.items():
         assert main([*words, *SHORT, "--run.dir", directory]) == 0
         for line in (elsewhere / directory / "metrics.jsonl").read_text().splitlines():
             tags |= {tag for tag in json.loads(line) if "/" in tag}
-    documented = set(re.findall(r"`((?:loss|model|policy|duel|eval|game|time)/\w+)`", TEXTS["docs/metrics.md"]))
+    documented = set(re.findall(r"`((?:loss|model|policy|duel|data|eval|game|time)/\w+)`", TEXTS["docs/metrics.md"]))
     assert tags == documented
     for agent in AGENTS:
         assert "`loss/policy`" in TEXTS[f"docs/agents/{agent}.md"]

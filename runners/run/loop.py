@@ -10,7 +10,7 @@ import torch
 
 from preference_duel import distributed
 from preference_duel.keyed_random import hash_seed
-from preference_duel.protocols import Unanswered, forget
+from preference_duel.protocols import Unanswered, forget, traits
 from preference_duel.types import Duel
 from runners.run.build import Players
 from runners.run.checkpoint import Checkpoint, load
@@ -129,7 +129,8 @@ def one_step(players: Players, seed: int) -> tuple[dict[str, float], Duel]:
     scalars = agent.update(duel)
     updated = time.perf_counter()
     times = {"time/sample_s": sampled - start, "time/oracle_s": asked - sampled, "time/update_s": updated - asked}
-    return {**scalars, **describe(duel), **queries(players), **times}, duel
+    seen = describe(duel, own=traits(agent).own_draws, given=arena.offline)
+    return {**scalars, **seen, **queries(players), **times}, duel
 
 
 def _reseed(seed: int) -> None:
@@ -139,17 +140,24 @@ def _reseed(seed: int) -> None:
         torch.cuda.manual_seed_all(seed)
 
 
-def describe(duel: Duel) -> dict[str, float]:
-    """Returns what the duel alone says: spread and mean of the verdicts that were asked, tokens per response."""
+def describe(duel: Duel, own: bool = True, given: bool = False) -> dict[str, float]:
+    """Returns what the duel alone says: spread and mean of the verdicts that were asked, tokens per response.
+
+    Args:
+        duel: what was played.
+        own: whether the left seat's responses are draws of the policy that learns.
+        given: whether both seats' responses are those of a file, so that nothing of it is about the policy.
+    """
     scalars = {}
+    prefix = "data" if given else "duel"
     prob = duel.prob[duel.asked].double()
     if len(prob):
-        scalars["duel/prob_std"] = prob.std(correction=0).item()
-        scalars["duel/advantage"] = (prob - 0.5).mean().item()
-    seats = (duel.left,) if duel.self_play else (duel.left, duel.right)
+        scalars[f"{prefix}/prob_std"] = prob.std(correction=0).item()
+        scalars[f"{prefix}/advantage"] = (prob - 0.5).mean().item()
+    seats = (duel.left, duel.right) if given else (duel.left,)
     lengths = [len(response.tokens) for seat in seats for row in seat for response in row if response.tokens]
     if lengths:
-        scalars["policy/length"] = sum(lengths) / len(lengths)
+        scalars["policy/length" if own and not given else f"{prefix}/length"] = sum(lengths) / len(lengths)
     return scalars
 
 

@@ -43,6 +43,16 @@ def test_outcomes_lead_where_probabilities_do(fields):
     assert (law(agent.policy) - goal).abs().sum() < 0.2 * (START - goal).abs().sum()
 
 
+def test_entropy_is_that_of_the_copy_that_drew():
+    config = DPOConfig(tau=0.5, average=False, refresh_every=3, optimiser=OptimiserConfig("sgd", learning_rate=1.0))
+    agent, arena = game(config, RANKED, exact=True)
+    drew = -(START * START.log()).sum().item()
+    for _ in range(3):
+        scalars = agent.update(arena.play(agent.propose(arena.reset())))
+        assert scalars["policy/entropy"] == pytest.approx(drew)
+        assert scalars["policy/kl"] == pytest.approx(0, abs=1e-9)
+
+
 def test_a_duel_of_a_file_has_a_winner_and_a_loser():
     agent, _ = game(DPOConfig(average=False, optimiser=OptimiserConfig("sgd", learning_rate=5.0)))
     one = torch.ones(1, 1, dtype=torch.float64)
@@ -50,7 +60,8 @@ def test_a_duel_of_a_file_has_a_winner_and_a_loser():
     duel = Duel(["x"], left, right, one[..., None], one, one, one[..., None] > 0, "outcome", 1)
     before = law(agent.policy)
     for _ in range(20):
-        agent.update(duel)
+        scalars = agent.update(duel)
+        assert not any(tag.startswith("policy/") for tag in scalars), "the responses are not the policy's"
     after = law(agent.policy)
     assert after[1] > before[1]
     assert after[0] < before[0]

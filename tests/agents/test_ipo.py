@@ -17,7 +17,7 @@ from envs.games import kl_divergence, regularised_exploitability, regularised_na
 from envs.offline import FileArena, Preference
 from envs.tasks.finite import finite_task
 from oracles.table import TableOracle
-from preference_duel.protocols import Policy
+from preference_duel.protocols import Policy, traits
 from preference_duel.types import Completion, Duel
 from tests.paths import DOCS
 
@@ -157,6 +157,13 @@ def test_length_normalised_ratios_are_means_over_tokens():
         policy.logits.data.copy_(double([[0.2, 0.2, 0.6]]).log())
         losses.append(play(agent, arena, 1)["loss/policy"])
     assert losses[1] == pytest.approx(losses[0] / 4, rel=1e-6)
+
+
+def test_what_a_mixture_drew_is_not_logged_as_the_policys():
+    agent, arena = game(COMAL, mixture=0.25)
+    scalars = play(agent, arena, 2)
+    assert not any(tag.startswith("policy/") for tag in scalars)
+    assert not traits(agent).own_draws
 
 
 @pytest.mark.parametrize("source", ["file", "tokens"])

@@ -154,6 +154,9 @@ def test_a_run_learns_from_a_file_and_goes_on_after_a_stop(tmp_path):
     kept = [line for line in parts if "eval/win_rate_vs_ref" not in line]
     assert kept == [line for line in whole if "eval/win_rate_vs_ref" not in line]
     assert whole[-2]["duel/queries"] == 24
+    tags = {tag for line in whole for tag in line}
+    assert not {tag for tag in tags if tag.startswith("policy/")} | {"duel/prob_std", "duel/advantage"} & tags
+    assert {"data/prob_std", "data/advantage", "data/length", "eval/win_rate_vs_ref", "loss/policy"} <= tags
 
 
 def test_an_agent_that_needs_its_own_draws_says_so(tmp_path, capsys):

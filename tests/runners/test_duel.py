@@ -43,6 +43,16 @@ def test_duel_is_described_by_what_was_asked():
     assert describe(unasked) == {}
 
 
+def test_lengths_are_the_policys_only_where_it_drew():
+    left, right = [[Completion("a", (2, 3))]], [[Completion("b", (4, 5, 6, 7))]]
+    asked, weight = torch.ones(1, 1, 1, dtype=torch.bool), torch.ones(1, 1)
+    duel = Duel(["x"], left, right, torch.ones(1, 1, 1), weight, weight, asked, "outcome", 1)
+    assert describe(duel)["policy/length"] == 2, "the right seat may be another's"
+    mixed = describe(duel, own=False)
+    assert (mixed["duel/length"], "policy/length" in mixed) == (2, False)
+    assert describe(duel, given=True) == {"data/prob_std": 0, "data/advantage": 0.5, "data/length": 3}
+
+
 def test_run_measures_before_during_and_after(lab):
     arguments = f"{OUTSIDE} --run.steps 7 --run.eval_every 3 --run.save_every 2 --run.duel_every 5 --run.dir run"
     assert main(arguments.split()) == 0
