@@ -1,6 +1,6 @@
 """Exact metrics, solvers and rankings of preference games with finitely many responses, in float64."""
 
-from envs.games.intransitivity import Intransitivity, bradley_terry_fit, intransitivity
+from envs.games.intransitivity import Intransitivity, bradley_terry_caveats, bradley_terry_fit, intransitivity
 from envs.games.max_entropy import maximum_entropy_winner
 from envs.games.metrics import (
     best_response,
@@ -23,6 +23,7 @@ __all__ = [
     "alpha_rank",
     "best_response",
     "borda_regret",
+    "bradley_terry_caveats",
     "bradley_terry_fit",
     "copeland_regret",
     "cross_play",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,14 @@ from envs.games.regularised_nash import NotConvergedError
 from envs.games.validation import require_distribution, require_game
 
 _TIE = 1e-12
+_APART = (
+    "some responses were never compared, not even through others: their Bradley-Terry rewards have no common zero, and "
+    "each such group has mean 0"
+)
+_SURE = (
+    "some responses always lose to others (P is 0 or 1): no finite Bradley-Terry rewards fit, and the distance between "
+    "these rewards, as of Elo ratings, is where the fit stopped, not data"
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,8 @@ class Intransitivity:
     """The measures of a game, each [...] float64, one number for each prompt.
 
     Attributes:
-        curl_ratio: share of the logits' energy that no reward explains, in [0, 1]; NaN if a preference is 0 or 1.
+        curl_ratio: share of the logits' energy that no reward explains, in [0, 1]; if preferences are 0 or 1 its limit
+            as these approach 0 and 1 alike.
         cyclic_triads: share of the triples in which each beats one and loses to one, in [0, 1].
         bt_excess: nats per comparison that the best Bradley-Terry model misses, at least 0.
         pure: the least exploitability of a single response, in [0, 1/2]; 0 iff some response is beaten by none.
@@ -36,7 +46,8 @@ def intransitivity(payoff: Tensor, weights: Tensor | None = None) -> Intransitiv
     """Measures a game, or each of a batch.
 
     The curl ratio is sum (L_ij - r_i + r_j)^2 / sum L_ij^2 with L = logit P and r the row means of L, the
-    least-squares reward (Jiang et al. 2011, "Statistical ranking and combinatorial Hodge theory").
+    least-squares reward (Jiang et al. 2011, "Statistical ranking and combinatorial Hodge theory"). All measures of a
+    game of one response are 0. `bradley_terry_caveats` says what has no finite value.
 
     Args:
         payoff: [..., N, N] chances that the row beats the column.
@@ -63,7 +74,8 @@ def bradley_terry_fit(
 
     Newton's method on the convex min_r sum w_ij KL(P_ij || sigmoid(r_i - r_j)), to `tol` nats per comparison. If
     one group always beats the other, no finite minimum exists, and the rewards are those at which the divergence
-    stopped falling by more than `tol`.
+    stopped falling by more than `tol` (about 27 nats apart); groups that never met have a mean of 0 each. Both are
+    warned of, in the words of `bradley_terry_caveats`. A single response has the reward 0.
 
     Args:
         payoff: [..., N, N] chances that the row beats the column.
@@ -77,17 +89,92 @@ def bradley_terry_fit(
 
     Raises:
         ValueError: if `payoff` is no preference game, or `pairs` no symmetric table of weights.
-        NotConvergedError: after 200 steps without reaching `tol`.
+        NotConvergedError: after 200 steps without reaching `tol`, or if no pair of a game was compared.
     """
     payoff, games, weights = _checked(payoff, weights)
+    shares = _shares(payoff, games, weights, pairs)
+    for caveat in _caveats(games, shares):
+        warnings.warn(caveat, stacklevel=2)
+    return _centred(_fit(games, weights, shares, tol), weights, shares).view(payoff.shape[:-1])
+
+
+def bradley_terry_caveats(
+    payoff: Tensor, weights: Tensor | None = None, *, pairs: Tensor | None = None
+) -> tuple[str, ...]:
+    """Returns in words what keeps Bradley-Terry rewards, Elo or logits of a game from being finite; empty if nothing.
+
+    A finite fit exists and is unique iff from each response every other one is reached by "was compared and won
+    sometimes" (Ford 1957, "Solution of a ranking problem from binary comparisons").
+
+    Args:
+        payoff: [..., N, N] chances that the row beats the column.
+        weights: as in `bradley_terry_fit`.
+        pairs: as in `bradley_terry_fit`.
+
+    Raises:
+        ValueError: as `bradley_terry_fit`.
+    """
+    payoff, games, weights = _checked(payoff, weights)
+    return _caveats(games, _shares(payoff, games, weights, pairs))
+
+
+def _caveats(games: Tensor, shares: Tensor) -> tuple[str, ...]:
+    """Returns the caveats of games [B, N, N] with weights of pairs [B, N, N], each once."""
+    met, apart = _met(shares)
+    sure = (met & (games == 0)).any((1, 2))
+    found: dict[str, None] = {}
+    for game, pairs in zip(games[apart | sure], met[apart | sure], strict=True):
+        groups = 1 + _groups(pairs, "weak").max()
+        if groups > 1:
+            found[_APART] = None
+        if 1 + _groups(pairs & (game > 0), "strong").max() > groups:
+            found[_SURE] = None
+    return tuple(found)
+
+
+def _met(shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns which pairs were compared, [B, N, N] bool, and for which games [B] some were not."""
+    others = ~torch.eye(shares.shape[-1], dtype=torch.bool, device=shares.device)
+    met = (shares > 0) & others
+    return met, (met != others).any((1, 2))
+
+
+def _groups(edges: Tensor, connection: str) -> Tensor:
+    """Returns [N] the connected component of each node of a directed graph [N, N], numbered from 0."""
+    from scipy.sparse.csgraph import connected_components  # scipy takes a quarter of a second
+
+    _, labels = connected_components(edges.cpu().numpy(), directed=True, connection=connection)
+    return torch.from_numpy(labels).long().to(edges.device)
+
+
+def _centred(reward: Tensor, weights: Tensor, shares: Tensor) -> Tensor:
+    """Returns rewards [B, N] with mean 0 over each group of responses that were compared, in place of any offset."""
+    met, apart = _met(shares)
+    for row in apart.nonzero().flatten().tolist():
+        member = torch.nn.functional.one_hot(_groups(met[row], "weak")).to(reward)  # [N, groups]
+        mass = weights @ member
+        member_weights = torch.where(mass > 0, weights[:, None] * member / mass, member / member.sum(0))
+        reward[row] -= member @ (reward[row] @ member_weights)
+    return reward
+
+
+def _shares(payoff: Tensor, games: Tensor, weights: Tensor, pairs: Tensor | None) -> Tensor:
+    """Returns [B, N, N] weights of the pairs of each game, half their sum 1, or 0 without any.
+
+    Raises:
+        ValueError: if `pairs` is no symmetric table of weights.
+        NotConvergedError: if it compares no pair of two responses or more.
+    """
     if pairs is None:
-        return _fit(games, weights, _pairs(weights).expand_as(games), tol).view(payoff.shape[:-1])
+        return _pairs(weights).expand_as(games)
     if pairs.shape != payoff.shape or not (pairs >= 0).all() or not torch.equal(pairs, pairs.mT):
         raise ValueError(f"pairs must be {tuple(payoff.shape)}, symmetric and at least 0, got {tuple(pairs.shape)}")
     pairs = pairs.double().reshape(games.shape).clone()
     pairs.diagonal(dim1=1, dim2=2).zero_()
-    shares = pairs * (2 / pairs.sum((1, 2), keepdim=True))
-    return _fit(games, weights, shares, tol).view(payoff.shape[:-1])
+    total = pairs.sum((1, 2), keepdim=True)
+    if games.shape[-1] > 1 and not total.all():
+        raise NotConvergedError("no pair of responses was compared (all of `pairs` is 0), so no rewards can be fitted")
+    return pairs * (2 / total.where(total > 0, 1))
 
 
 def _checked(payoff: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,7 +190,8 @@ def _fit(payoff: Tensor, weights: Tensor, pairs: Tensor, tol: float = 1e-12) -> 
     """Returns [B, N] the fits of games [B, N, N]; each moves as if it were alone."""
     reward = torch.zeros(payoff.shape[:2], dtype=torch.float64, device=payoff.device)
     value = _cross_entropy(payoff, reward, pairs)
-    rows, decrement = torch.arange(len(payoff), device=payoff.device), torch.zeros(len(payoff))
+    rows = pairs.sum((1, 2)).nonzero().squeeze(1)  # without pairs all rewards are 0
+    decrement = torch.zeros(len(rows))
     for _ in range(200):
         chance = torch.sigmoid(reward[rows, :, None] - reward[rows, None, :])
         gradient = (pairs[rows] * (chance - payoff[rows])).sum(-1)
@@ -159,10 +247,12 @@ def _bt_excess(payoff: Tensor, weights: Tensor) -> float:
 
 
 def _curl_ratio(payoff: Tensor, weights: Tensor) -> float:
-    if not ((payoff > 0) & (payoff < 1)).all():
-        return math.nan
-    logits = torch.logit(payoff)
-    logits = (logits - logits.mT) / 2
+    sure = (payoff == 0) | (payoff == 1)
+    if sure.any():  # their logits outgrow all others, alike
+        logits = torch.where(sure | sure.mT, (payoff - 0.5).sign(), 0.0)
+    else:
+        logits = torch.logit(payoff)
+        logits = (logits - logits.mT) / 2
     mean = logits @ weights
     pairs = _pairs(weights)
     energy = float((pairs * logits.square()).sum())

@@ -92,7 +92,7 @@ def elo(table: Tensor) -> Tensor:
     """Returns Elo ratings of mean 0: the Bradley-Terry fit to the table in units of 400 / ln 10 nats.
 
     A contrast, not a recommendation: copies of a policy change the ratings of all others. If one group always
-    beats another, the best fit is infinite, see `bradley_terry_fit`.
+    beats another, the best fit is infinite, which is warned of; see `bradley_terry_fit`.
 
     Args:
         table: [A, A] from `cross_play`.

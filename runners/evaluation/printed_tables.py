@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from envs.games import bradley_terry_caveats
 
 MEASURES = {
     "win_rate": "win rate vs start",
@@ -110,6 +113,7 @@ def _ranking(judge: str, met: Mapping[str, Any]) -> Table:
     for i, name in enumerate(met["entrants"]):
         cells = [f"{met[key][i]:.0f}" if key == "elo" else f"{met[key][i]:.3f}" for key in RANKS]
         table.add_row(f"{i + 1} {name}", *cells)
+    table.caption = "\n".join(bradley_terry_caveats(torch.tensor(met["table"], dtype=torch.float64))) or None
     return table
 
 

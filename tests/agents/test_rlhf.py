@@ -19,6 +19,7 @@ from envs import make_task
 from envs.arena import DuelArena
 from envs.games import bradley_terry_fit, exploitability, regularised_nash
 from envs.tasks.finite import finite_task
+from oracles.table import TableOracle
 from preference_duel.types import Completion
 from tests.matrix_games import COMAL, RANKED, RESPONSES, REWARD, START, game, law, play, require_page
 
@@ -104,3 +105,13 @@ def test_its_page_names_every_setting_and_tag():
 def test_settings_out_of_range_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         RLHFConfig(**fields)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_game_of_one_response_is_played_and_changes_nothing(exact):
+    task = finite_task("alone", ["x"], ["only"], ["only"])
+    arena = DuelArena(task, TableOracle(torch.full((1, 1), 0.5), ["x"], ["only"]), None, "probability", seed=0)
+    agent = RLHFConfig().build(policy=TabularPolicy(task, torch.ones(1), exact=exact), seed=0)
+    scalars = play(agent, arena, 3)
+    assert (scalars["policy/kl"], scalars["loss/policy"], scalars["loss/grad_norm"]) == (0, 0, 0)
+    assert agent.model.reward(["x"], [[Completion("only")]]).tolist() == [[0]]

@@ -10,6 +10,7 @@ from envs.tasks.task import make_task
 from preference_duel.names import UnknownNameError
 from runners.duel import main as duel
 from runners.evaluate import main
+from runners.evaluation import printed_tables
 from runners.evaluation.comparison import Assessment, Options
 from runners.evaluation.judges import read_judge
 from runners.evaluation.output import read_path
@@ -167,3 +168,10 @@ def test_a_label_says_what_differs(runs):
 def test_the_average_policy_meets_the_others_where_asked(runs):
     met = [Assessment(Options((runs / "a", runs / "b"), policy=name)).meetings(0).table for name in ("last", "average")]
     assert not torch.allclose(*met)
+
+
+def test_the_printed_ranking_says_that_the_elo_of_sure_wins_is_not_data():
+    met = {"entrants": ["a", "b"], "table": [[0.5, 1.0], [0.0, 0.5]], "elo": [1.0, -1.0]}
+    met |= {name: [1.0, 0.0] for name in ("nash_average", "against_nash", "alpha_rank")}
+    assert "is where the fit stopped, not data" in printed_tables._ranking("judge", met).caption
+    assert printed_tables._ranking("judge", met | {"table": [[0.5, 0.9], [0.1, 0.5]]}).caption is None

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from envs.games import NotConvergedError, bradley_terry_fit, intransitivity
+from envs.games import NotConvergedError, bradley_terry_caveats, bradley_terry_fit, elo, intransitivity
 from oracles.cyclic import cyclic_logits
 from tests.envs.games.matrices import COMAL, ROCK, random_game
 
 games = st.builds(
     lambda *drawn: random_game(*drawn)[0], st.integers(2, 9), st.integers(0, 10**6), st.sampled_from([0.1, 1.0, 3.0])
 )
+LADDER = torch.tensor([[0.5, 1.0, 1.0], [0.0, 0.5, 1.0], [0.0, 0.0, 0.5]], dtype=torch.float64)
 
 
 def test_comal_3_by_hand():
@@ -105,15 +106,60 @@ def test_a_copy_counts_as_half_under_its_weights(payoff):
     assert two.bt_excess.item() == pytest.approx(one.bt_excess.item() * share, abs=1e-9)
 
 
-def test_certain_preferences_have_no_logits_but_the_other_numbers():
+def test_certain_preferences_have_infinite_logits_and_finite_numbers():
     measures = intransitivity(ROCK)
-    assert math.isnan(measures.curl_ratio)
+    assert measures.curl_ratio.item() == pytest.approx(1)
     assert measures.cyclic_triads.item() == 1
     assert measures.bt_excess.item() == pytest.approx(math.log(2))
     assert measures.pure.item() == pytest.approx(0.5)
     ladder = torch.triu(torch.ones(4, 4, dtype=torch.float64), 1) + torch.eye(4, dtype=torch.float64) / 2
     assert intransitivity(ladder).bt_excess.item() < 1e-10
-    assert (bradley_terry_fit(ladder).diff() < -5).all()
+    with pytest.warns(UserWarning, match="some responses always lose to others .P is 0 or 1.: no finite Bradley-Terry"):
+        assert (bradley_terry_fit(ladder).diff() < -5).all()
+
+
+def test_the_curl_ratio_of_certain_preferences_is_the_limit_of_nearly_certain_ones():
+    for sure in (ROCK, LADDER, torch.tensor([[0.5, 1.0, 0.7], [0.0, 0.5, 0.6], [0.3, 0.4, 0.5]])):
+        logits = torch.logit(sure.double()).clamp(-1e6, 1e6)
+        reward = logits.mean(1)
+        curl = (logits - reward[:, None] + reward).square().sum() / logits.square().sum()
+        assert intransitivity(sure).curl_ratio.item() == pytest.approx(curl.item(), abs=1e-5)
+    assert intransitivity(LADDER).curl_ratio.item() == pytest.approx(1 / 9), "3 gaps of 1/3 over 3 logits of 1"
+
+
+def test_a_single_response_has_no_pairs_and_finite_numbers():
+    alone = torch.full((1, 1), 0.5)
+    measures = intransitivity(alone)
+    assert (measures.curl_ratio, measures.cyclic_triads, measures.bt_excess, measures.pure) == (0, 0, 0, 0)
+    assert bradley_terry_fit(alone).tolist() == bradley_terry_fit(alone, pairs=torch.zeros(1, 1)).tolist() == [0]
+    assert elo(alone).tolist() == [0]
+    assert bradley_terry_caveats(alone) == ()
+    with pytest.warns(UserWarning, match="never compared"):
+        assert bradley_terry_fit(COMAL, torch.tensor([1.0, 0.0, 0.0])).tolist() == [0, 0, 0]
+
+
+def test_what_is_not_finite_is_said_in_words():
+    assert bradley_terry_caveats(COMAL) == bradley_terry_caveats(ROCK) == ()
+    sure, apart = "some responses always lose", "some responses were never compared"
+    assert [text[: len(sure)] for text in bradley_terry_caveats(torch.stack([LADDER, COMAL, LADDER]))] == [sure]
+    islands = torch.block_diag(torch.ones(2, 2), torch.ones(2, 2)).double()
+    even = torch.full((4, 4), 0.5, dtype=torch.float64)
+    even[0, 1], even[1, 0] = 0.8, 0.2
+    assert [text[: len(apart)] for text in bradley_terry_caveats(even, pairs=islands)] == [apart]
+    with pytest.warns(UserWarning, match=apart):
+        fit = bradley_terry_fit(even, pairs=islands)
+    assert fit.tolist() == pytest.approx([math.log(4) / 2, -math.log(4) / 2, 0, 0], abs=1e-6)
+    even[0, 1], even[1, 0] = 1.0, 0.0
+    assert len(bradley_terry_caveats(even, pairs=islands)) == 2
+    chain = torch.diag(torch.ones(3), 1).double()
+    assert bradley_terry_caveats(torch.full((4, 4), 0.5), pairs=chain + chain.mT) == (), "all met through others"
+
+
+def test_elo_of_a_sure_ranking_is_finite_and_warned_of():
+    with pytest.warns(UserWarning, match="as of Elo ratings, is where the fit stopped, not data"):
+        ratings = elo(LADDER)
+    assert ratings.isfinite().all()
+    assert (ratings.diff() < -1000).all()
 
 
 def test_a_batch_holds_the_numbers_of_its_games():
@@ -141,5 +187,5 @@ def test_games_of_a_batch_are_fitted_as_if_each_were_alone():
 
 
 def test_pairs_that_never_met_have_no_fit():
-    with pytest.raises(NotConvergedError):
+    with pytest.raises(NotConvergedError, match="no pair of responses was compared"):
         bradley_terry_fit(COMAL, pairs=torch.zeros(3, 3, dtype=torch.float64))
