@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from preference_duel.adapter_folder import require_no_adapter
 from preference_duel.json_text import short
 from preference_duel.types import messages_of
 
@@ -42,9 +43,11 @@ def find_source(model: str, advice: str, owner: bool = False) -> str:
 
     Raises:
         FileNotFoundError: if it is neither.
+        ValueError: if the directory holds adapters without their model.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
+        require_no_adapter(folder)
         return str(folder)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+" if owner else r"[\w-][\w.-]*(/[\w.-]+)?", model):
         raise FileNotFoundError(f"no directory '{model}', and it is no hub id; {advice}")

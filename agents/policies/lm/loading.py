@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from preference_duel.adapter_folder import require_no_adapter
 from preference_duel.chat import PlainText, filled_template, with_contents
 from preference_duel.types import messages_of
 
@@ -208,6 +209,7 @@ def _source(path: str) -> str:
     """Returns the directory or hub id, after checking that it is available."""
     folder = Path(path).expanduser()
     if folder.is_dir():
+        require_no_adapter(folder)
         return str(folder)
     if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path):
         fault = "is a file" if folder.exists() else "does not exist, and it is no hub id"

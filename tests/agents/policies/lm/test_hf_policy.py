@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from transformers import LlamaForCausalLM
 
+import oracles
 from agents import HFPolicy, make_policy
 from agents.policies.lm.decoder import ForwardArguments
 from agents.policies.lm.generation import SamplingParams
-from agents.policies.lm.loading import load_tokenizer
+from agents.policies.lm.loading import load_model, load_tokenizer
 from agents.policies.lm_config import HFConfig, TinyConfig
 from envs import make_task
 from envs.tasks.finite import finite_task as finite
@@ -502,3 +503,16 @@ def test_the_embedded_policy_answers_embedded_prompts():
 def test_copies_of_a_policy_draw_the_same(folder):
     policy = policy_of(folder)
     assert copy.deepcopy(policy).draw(PROMPTS, 2, Key(0))[0] == policy.draw(PROMPTS, 2, Key(0))[0]
+
+
+def test_a_folder_of_adapters_alone_is_called_that_by_policies_and_judges(tmp_path):
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "maker/base"}
+    write_tokenizer(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
+    message = r"holds adapters alone .*, maker/base; merge them once and pass the new folder: peft"
+    for load in (load_tokenizer, load_model, lambda path: oracles.make("bt", model=path)):
+        with pytest.raises(ValueError, match=message):
+            load(str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(ValueError, match="which they do not name; merge them"):
+        load_tokenizer(str(tmp_path))
