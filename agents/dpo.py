@@ -6,15 +6,18 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
 from agents import losses
-from agents.learning.learner import LearningAgent, MarginLoss, policy_scalars, responses_of
+from agents.learning.learner import LearningAgent, policy_scalars, responses_of
 from agents.optim.optimiser import OptimiserConfig
-from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
+
+if TYPE_CHECKING:
+    from agents.learning.learner import MarginLoss
+    from preference_duel.protocols import Policy
 
 Loss = Literal["sigmoid", "robust", "hinge", "exo"]
 Pairs = Literal["all", "best_worst"]

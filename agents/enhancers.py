@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
 
-from agents.policies.lm.hf_policy import HFPolicy
-from agents.policies.tabular import TabularPolicy
-from agents.preference_models.counts import DuelCounts
-from agents.preference_models.network import NetworkModel
-from agents.preference_models.uncertainty import LinearUncertainty
-from preference_duel.keyed_random import Key
-from preference_duel.protocols import Policy
-from preference_duel.types import Completion, Duel
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agents.policies.tabular import TabularPolicy
+    from agents.preference_models.counts import DuelCounts
+    from agents.preference_models.network import NetworkModel
+    from agents.preference_models.uncertainty import LinearUncertainty
+    from preference_duel.keyed_random import Key
+    from preference_duel.protocols import Policy
+    from preference_duel.types import Completion, Duel
+
+    Responses = Sequence[Sequence[Completion]]
+    """[B][K] responses."""
 
 EnhancerName = Literal["optimistic", "tournament", "none", "uniform"]
-Responses = Sequence[Sequence[Completion]]
-"""[B][K] responses."""
 
 
 class Enhancer(ABC):
@@ -150,6 +152,11 @@ def make_enhancer(
         candidates: C, samples for each response of the enhancer.
         ridge: lambda of the optimistic enhancers.
     """
+    from agents.policies.lm.hf_policy import HFPolicy
+    from agents.policies.tabular import TabularPolicy
+    from agents.preference_models.counts import DuelCounts
+    from agents.preference_models.uncertainty import LinearUncertainty
+
     if name == "optimistic" and isinstance(reference, HFPolicy):
         return OptimisticSamples(policy, LinearUncertainty(reference, ridge, responses), candidates)
     if name == "optimistic" and isinstance(policy, TabularPolicy) and isinstance(model, DuelCounts):

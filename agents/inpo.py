@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from agents import losses
-from agents.learning.learner import Learner, LearningAgent, policy_scalars
+from agents.learning.learner import LearningAgent, policy_scalars
 from agents.optim.optimiser import OptimiserConfig
-from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agents.learning.learner import Learner
+    from preference_duel.protocols import Policy
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
 from agents import losses
 from agents.learning.learner import LearningAgent, policy_scalars, responses_of
 from agents.optim.optimiser import OptimiserConfig
-from agents.policies.geometric import geometric
 from preference_duel.checks import at_least, positive, require, within
-from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
+
+if TYPE_CHECKING:
+    from preference_duel.protocols import Policy
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class IPO(LearningAgent):
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K samples for both seats, or the whole distribution if the policy is exact."""
+        from agents.policies.geometric import geometric
+
         player = self.policy if self.config.mixture == 0 else geometric(self.policy, self.start, self.config.mixture)
         return self.self_play(player, prompts, self.config.responses)
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-from torch import Tensor
 
 from agents import losses
 from agents.inpo import mirror_step
 from agents.learning.learner import Batch, LearningAgent, policy_scalars, token_logprob
 from agents.optim.optimiser import OptimiserConfig
-from agents.policies.geometric import geometric
 from preference_duel.keyed_random import Stream
-from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from preference_duel.protocols import Policy
 
 Form = Literal["gradient", "mirror"]
 
@@ -85,6 +87,8 @@ class NashMD(LearningAgent):
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws of the policy against K of the opponent, or of the opponent alone in the mirror form."""
+        from agents.policies.geometric import geometric
+
         count = self.config.responses
         opponent = geometric(self.policy, self.reference, self._share)
         with torch.no_grad():

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from agents.enhancers import EnhancerName, make_enhancer
 from agents.ipo import IPO, IPOConfig
 from agents.optim.optimiser import OptimiserConfig
-from agents.policies.tabular import TabularPolicy
 from agents.policies.tensors import restore
-from agents.preference_models.factory import model_of, predict_and_score
-from agents.preference_models.network import ModelConfig
-from agents.preference_models.planners import play_on_model, solve_equilibrium
+from agents.preference_models.factory import ModelConfig, model_of, predict_and_score
 from preference_duel.checks import at_least, one_of, positive, require
 from preference_duel.keyed_random import Key, Stream
-from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
+
+if TYPE_CHECKING:
+    from preference_duel.protocols import Policy
 
 Planner = Literal["exact", "ipo"]
 
@@ -77,6 +76,8 @@ class OELHF:
     """
 
     def __init__(self, config: OELHFConfig, policy: Policy, seed: int) -> None:
+        from agents.policies.tabular import TabularPolicy
+
         if policy.exact:
             raise ValueError("oelhf learns from single duels: build its policy without exact")
         self.config, self.policy, self.seed = config, policy, seed
@@ -107,6 +108,8 @@ class OELHF:
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Fits the model to all duels so far, and moves the main agent to its equilibrium."""
+        from agents.preference_models.planners import play_on_model, solve_equilibrium
+
         log_loss, prediction = predict_and_score(self.model, duel)
         self.model.add(duel)
         self.enhancer.add(duel)

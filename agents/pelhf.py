@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from agents.learning.learner import policy_scalars
-from agents.policies.tabular import TabularPolicy
 from agents.policies.tensors import restore, tensors
-from agents.preference_models.counts import DuelCounts
 from agents.preference_models.factory import predict_and_score
-from envs.games import regularised_saddle
 from preference_duel.checks import at_least, positive, require
 from preference_duel.keyed_random import Key, Stream
-from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
 
-_LEAST = torch.finfo(torch.float64).tiny
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from preference_duel.protocols import Policy
+
+_LEAST = sys.float_info.min
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ class PELHF:
     average: Policy | None = None
 
     def __init__(self, config: PELHFConfig, policy: Policy, seed: int) -> None:
+        from agents.policies.tabular import TabularPolicy
+        from agents.preference_models.counts import DuelCounts
+
         if not isinstance(policy, TabularPolicy) or policy.exact:
             kind = "an exact one" if policy.exact else f"a {type(policy).__name__}"
             raise ValueError(f"pelhf counts single duels between listed responses: its policy is a table, not {kind}")
@@ -80,6 +84,8 @@ class PELHF:
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Adds the duels to what is known, and plans for their prompts."""
+        from envs.games import regularised_saddle
+
         log_loss, prediction = predict_and_score(self.model, duel)
         self.model.add(duel)
         prompts = list(dict.fromkeys(duel.prompts))

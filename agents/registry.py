@@ -29,7 +29,7 @@ AGENTS = {
     "dqn": "agents.sb3.dqn:DQNConfig",
 }
 POLICIES = {
-    "tabular": "agents.policies.tabular:TabularConfig",
+    "tabular": "agents.policies.tabular_config:TabularConfig",
     "tiny": "agents.policies.lm_config:TinyConfig",
     "hf": "agents.policies.lm_config:HFConfig",
     "sb3": "agents.sb3.policy:SB3PolicyConfig",

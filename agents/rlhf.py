@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from agents.learning.learner import LearningAgent
 from agents.learning.policy_gradient import Draws, GradientConfig, PolicyGradient
 from agents.optim.optimiser import OptimiserConfig
-from agents.preference_models.factory import model_of, predict_and_score
-from agents.preference_models.network import ModelConfig
+from agents.preference_models.factory import ModelConfig, model_of, predict_and_score
 from preference_duel.keyed_random import Key, Stream
-from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
+
+if TYPE_CHECKING:
+    from preference_duel.protocols import Policy
 
 
 @dataclass(frozen=True)

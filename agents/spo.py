@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents import losses
 from agents.learning.learner import LearningAgent
 from agents.learning.policy_gradient import Draws, GradientConfig, PolicyGradient
 from agents.optim.optimiser import OptimiserConfig
-from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
+
+if TYPE_CHECKING:
+    from preference_duel.protocols import Policy
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from agents import losses
 from agents.learning.learner import Batch, LearningAgent, policy_scalars, require_finite
 from agents.optim.optimiser import OptimiserConfig
 from agents.sppo_release import ReleaseOptions
 from preference_duel.checks import at_least, positive, require
-from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
+
+if TYPE_CHECKING:
+    from preference_duel.protocols import Policy
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,7 @@ class SPPO(LearningAgent):
         """Regresses the policy onto the duel's targets; renews pi_t every `refresh_every` updates.
 
         Raises:
-            ValueError: if the duel has too few samples, outcomes where the projection needs probabilities, or a
-                response that the policy could not have sampled.
+            ValueError: if samples are too few, the projection gets outcomes, or the policy can't sample a response.
         """
         config, weight = self.config, duel.left_weight  # [B, K] 1/K, or pi_t(y) if exact
         self.include_in_average(self.opponent, config.refresh_every)
@@ -84,12 +85,12 @@ class SPPO(LearningAgent):
         batch = Batch(duel.prompts, duel.left, {"win_rate": win_rate, "log_old": log_old, "weight": weight})
         batch = config.apply(batch, config.eta).to(log_old)
 
-        def loss(part: Batch) -> Tensor:
+        def loss(part: Batch) -> torch.Tensor:
             ratio = require_finite(self.policy.logprob(part.prompts, part.responses) - part["log_old"])  # [b, K]
             squares = losses.sppo(ratio, part["win_rate"], config.eta, part.values.get("log_z"))  # [b, K]
             return (part["weight"] * squares).sum(1)  # [b]
 
-        def terms(part: Batch) -> Tensor:
+        def terms(part: Batch) -> torch.Tensor:
             return part["weight"].sqrt() * self.policy.logprob(part.prompts, part.responses)  # [b, K]
 
         std = (weight * (win_rate - (weight * win_rate).sum(1, keepdim=True)).square()).sum(1).sqrt()  # [B]

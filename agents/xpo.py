@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from agents import losses
 from agents.learning.learner import LearningAgent, policy_scalars, responses_of
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, positive, require
 from preference_duel.keyed_random import Stream
-from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from preference_duel.protocols import Policy
 
 
 @dataclass(frozen=True)

@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
 
 from agents import losses
-from agents.learning.critic import critic_of
-from agents.learning.learner import Batch, Learner, policy_scalars, require_finite, token_logprob
+from agents.learning.learner import Batch, policy_scalars, require_finite, token_logprob
 from agents.optim.optimiser import Optimiser, OptimiserConfig, TogetherError
 from agents.policies.tensors import restore, tensors
 from preference_duel.checks import one_of, positive, require, share
-from preference_duel.protocols import Policy
 from preference_duel.types import Completion
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agents.learning.learner import Learner
+    from preference_duel.protocols import Policy
+
+    Surrogate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    """Loss [b, K] of token log-probabilities now and when sampled, advantages and mask, [b, K, T] each."""
 
 Form = Literal["reinforce", "grpo", "ppo", "rebel"]
 Baseline = Literal["draws", "value"]
-Surrogate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Loss [b, K] of token log-probabilities now and when sampled, advantages and mask, [b, K, T] each."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ class PolicyGradient:
                 raise TogetherError("baseline='value' learns one value function from all worlds")
             if learner.policy.exact:
                 raise ValueError("a whole law needs no value function: build the policy without exact")
+            from agents.learning.critic import critic_of
+
             self.critic = critic_of(learner.policy)
             self._optimiser = Optimiser(self.critic.parameters(), config.value, 1e-3)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from preference_duel.checks import Range, at_least, positive, require, within
 
@@ -126,9 +125,10 @@ class LMConfig:
 
     def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> Policy:
         """Loads the policy; the seed initialises adapters, the rest is in the checkpoint."""
-        settings = {"path": str(TINY)} | {f.name: getattr(self, f.name) for f in fields(self)}
-        policy = import_module("agents.policies.lm.hf_policy")  # by name: it imports this module
-        return policy.HFPolicy(settings.pop("path"), task, device, seed, **settings)
+        from agents.policies.lm.hf_policy import HFPolicy
+
+        settings: dict[str, Any] = {"path": str(TINY)} | {f.name: getattr(self, f.name) for f in fields(self)}
+        return HFPolicy(settings.pop("path"), task, device, seed, **settings)
 
     def load_tokenizer(self) -> ModelTokenizer:
         """Returns the model's tokenizer, for a task of free text to be built with."""

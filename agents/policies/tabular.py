@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,42 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from envs.tasks.task import Task
-from preference_duel.checks import require, within
-from preference_duel.keyed_random import Key, Stream, hash_seed
+from preference_duel.keyed_random import Key
 from preference_duel.keyed_random_torch import choose
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion
-
-
-@dataclass(frozen=True)
-class TabularConfig:
-    """A table of logits, one row for each prompt of a finite task."""
-
-    exact: bool = False
-    """List every response with its probability as weight, instead of samples."""
-
-    spread: float = 0.0
-    """Standard deviation of its initial logits, normal with random seed `start`, nats, >= 0; 0: uniform, which is
-    already the equilibrium of a symmetric cycle."""
-
-    start: int = 0
-    """Random seed of the initial logits."""
-
-    def __post_init__(self) -> None:
-        """Raises if a value is out of range or would be ignored."""
-        require(self, spread=within("[0, inf)"))
-        if self.start and not self.spread:
-            raise ValueError(f"start is the seed of logits with spread > 0, and spread is 0; got start={self.start}")
-
-    def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> TabularPolicy:
-        """Builds the policy."""
-        del device, seed  # a table is small, and its start does not depend on the run's seed
-        if not self.spread:
-            return TabularPolicy(task, exact=self.exact)
-        rows, columns = np.arange(len(task.all_prompts)), np.arange(len(task.response_texts))
-        uniforms = Key(hash_seed("start", self.start), 0, Stream.INIT).uniform(k=columns, l=rows[:, None])
-        logits = self.spread * torch.special.ndtri(torch.from_numpy(uniforms))
-        return TabularPolicy(task, logits.softmax(-1), self.exact)
 
 
 class TabularPolicy(Policy):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from agents.policies.tabular import Cells
 from agents.preference_models.metrics import foresight
 from envs.games import bradley_terry_fit
 from envs.games.validation import require_memory
 from preference_duel.types import Completion, Duel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agents.policies.tabular import Cells
 
 _LEAST = 1e-12
 

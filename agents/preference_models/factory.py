@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from agents.policies.lm.hf_policy import HFPolicy
-from agents.policies.tabular import TabularPolicy
-from agents.preference_models.counts import DuelCounts
-from agents.preference_models.network import ModelConfig, NetworkModel
-from preference_duel.protocols import Policy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from agents.optim.optimiser import OptimiserConfig
 from preference_duel.types import Duel
+
+if TYPE_CHECKING:
+    from agents.preference_models.counts import DuelCounts
+    from agents.preference_models.network import NetworkModel
+    from preference_duel.protocols import Policy
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """How a preference model for text is built and trained."""
+
+    planes: int = 3
+    """Pairs of numbers of the skew-symmetric part (general preference model, arXiv:2410.02197), >= 0; 0 is
+    Bradley-Terry, which knows no cycles."""
+    steps: int = 3
+    """Gradient steps after each duel, >= 1."""
+    batch_size: int = 32
+    """Comparisons in each of them, drawn from all duels so far, >= 1."""
+    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig("adamw", 1e-3, 0.9, weight_decay=0.01))
+    """How the network is moved."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        for name, least in {"planes": 0, "steps": 1, "batch_size": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
 
 def model_of(policy: Policy, config: ModelConfig, seed: int) -> DuelCounts | NetworkModel:
@@ -23,6 +48,11 @@ def model_of(policy: Policy, config: ModelConfig, seed: int) -> DuelCounts | Net
     Raises:
         ValueError: if the policy is neither a table nor a language model.
     """
+    from agents.policies.lm.hf_policy import HFPolicy
+    from agents.policies.tabular import TabularPolicy
+    from agents.preference_models.counts import DuelCounts
+    from agents.preference_models.network import NetworkModel
+
     if isinstance(policy, TabularPolicy):
         return DuelCounts(policy.cells, prior=0.0 if policy.exact else 0.5)
     if isinstance(policy, HFPolicy):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 
-def foresight(expected: Tensor, seen: Tensor) -> dict[str, float]:
+def foresight(expected: torch.Tensor, seen: torch.Tensor) -> dict[str, float]:
     """Returns how a model's probabilities compare with fresh verdicts.
 
     Args:

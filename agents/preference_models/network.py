@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.optim.optimiser import Optimiser, OptimiserConfig
+from agents.optim.optimiser import Optimiser
 from agents.policies.lm.hf_policy import HFPolicy
 from agents.policies.lm.hidden_states import copied_layers, hidden_at
 from agents.policies.tensors import restore, tensors
@@ -22,31 +21,13 @@ from preference_duel.keyed_random import Key, Stream, hash_seed
 from preference_duel.planes import quarter_turn
 from preference_duel.types import Completion, Duel
 
+if TYPE_CHECKING:
+    from agents.preference_models.factory import ModelConfig
+
 _LEAST = 1e-12
 Ids = tuple[int, ...]
 Pair = tuple[Ids, Ids, Ids, float]
 """Prompt, first and second response in tokens, and the share of verdicts for the first."""
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """How a preference model for text is built and trained."""
-
-    planes: int = 3
-    """Pairs of numbers of the skew-symmetric part (general preference model, arXiv:2410.02197), >= 0; 0 is
-    Bradley-Terry, which knows no cycles."""
-    steps: int = 3
-    """Gradient steps after each duel, >= 1."""
-    batch_size: int = 32
-    """Comparisons in each of them, drawn from all duels so far, >= 1."""
-    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig("adamw", 1e-3, 0.9, weight_decay=0.01))
-    """How the network is moved."""
-
-    def __post_init__(self) -> None:
-        """Raises where a value is out of range."""
-        for name, least in {"planes": 0, "steps": 1, "batch_size": 1}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
 
 class PreferenceNetwork(nn.Module):

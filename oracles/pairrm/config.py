@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -43,8 +42,9 @@ class PairRMConfig:
     ) -> Oracle:
         """Returns the oracle; `prompts` and `responses` of a finite task are not needed."""
         del prompts, responses
-        pairrm = import_module("oracles.pairrm.oracle")  # by name: it imports this module
-        network, encoder = pairrm.load(pairrm.locate(self.checkpoint, self.revision), self.backbone)
+        from oracles.pairrm.oracle import DTYPES, PairRMOracle, load, locate
+
+        network, encoder = load(locate(self.checkpoint, self.revision), self.backbone)
         name = self.dtype if self.dtype != "auto" else "float16" if device.startswith("cuda") else "float32"
-        network = network.to(device=device, dtype=pairrm.DTYPES[name]).requires_grad_(False)
-        return pairrm.PairRMOracle(network, encoder, self)
+        network = network.to(device=device, dtype=DTYPES[name]).requires_grad_(False)
+        return PairRMOracle(network, encoder, self)

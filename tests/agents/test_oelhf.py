@@ -16,8 +16,9 @@ from agents.optim.optimiser import OptimiserConfig
 from agents.policies.lm_config import TinyConfig
 from agents.policies.tabular import TabularPolicy
 from agents.preference_models.counts import DuelCounts
+from agents.preference_models.factory import ModelConfig
 from agents.preference_models.metrics import foresight
-from agents.preference_models.network import ModelConfig, NetworkModel
+from agents.preference_models.network import NetworkModel
 from agents.preference_models.uncertainty import LinearUncertainty
 from benchmarks.exploration import gaps, measure, slope
 from envs import make_task

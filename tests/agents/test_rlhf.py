@@ -13,7 +13,7 @@ from agents.optim.optimiser import OptimiserConfig
 from agents.policies.lm_config import TinyConfig
 from agents.policies.tabular import TabularPolicy
 from agents.preference_models.counts import DuelCounts
-from agents.preference_models.network import ModelConfig
+from agents.preference_models.factory import ModelConfig
 from agents.rlhf import RLHF, RLHFConfig
 from envs import make_task
 from envs.arena import DuelArena
