@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -15,6 +16,7 @@ from envs.token_duel.duels import PLAYERS, TokenDuels, require_state
 from envs.token_duel.opponents import OpponentSeat
 from envs.token_duel.spaces import Mask, Obs, mask_place, player_space
 from preference_duel.keyed_random import Stream
+from preference_duel.names import nearest
 
 Learner = Literal["player_0", "player_1", "random"]
 
@@ -267,9 +269,17 @@ def solo_duels(
 
     Raises:
         UnknownNameError: if the task's or the oracle's name is unknown.
+        TypeError: if there is no such option.
         ValueError: if an argument is out of its range.
     """
     rules = dict(options)
     seed, render_mode = rules.pop("seed", 0), rules.pop("render_mode", None)
     obs, mask = rules.pop("obs", "dict"), rules.pop("mask", None)
+    known = [name for name in signature(token_duels).parameters if name != "size"]
+    for name in rules:
+        if name not in known:
+            every = [*known, "opponent", "learner", "seed", "obs", "mask", "render_mode"]
+            raise TypeError(
+                f"a duel has no option '{name}'{nearest(name, every) or ';'} it has {', '.join(sorted(every))}"
+            )
     return SoloDuels(token_duels(num_envs, **rules), opponent, learner, obs, mask), seed, render_mode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import gymnasium
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from envs.token_duel.one_player import Learner, OnePlayerView, SoloDuels, solo_duels
 from envs.views.transcript import require_render_mode, transcript
+from preference_duel.checks import at_least, require
 
 
 class SoloVector(OnePlayerView, VectorEnv[Any, NDArray, NDArray]):
@@ -26,6 +27,7 @@ class SoloVector(OnePlayerView, VectorEnv[Any, NDArray, NDArray]):
         solo: the duels of a learner.
         seed: of the episodes before the first `reset(seed=...)`; row i takes s + i.
         render_mode: "ansi" or None.
+        max_episode_steps: the learner's tokens after which an episode is truncated, >= 1; None: the task's limit alone.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -33,8 +35,17 @@ class SoloVector(OnePlayerView, VectorEnv[Any, NDArray, NDArray]):
 
     metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": ["ansi"]}  # pyright: ignore[reportIncompatibleVariableOverride] - never written to
 
-    def __init__(self, solo: SoloDuels, seed: int = 0, render_mode: str | None = None) -> None:
+    def __init__(
+        self,
+        solo: SoloDuels,
+        seed: int = 0,
+        render_mode: str | None = None,
+        max_episode_steps: int | None = None,
+    ) -> None:
         self.solo, self.num_envs = solo, solo.duels.size
+        self.max_episode_steps = max_episode_steps
+        require(self, max_episode_steps=at_least(1).or_none())
+        self._elapsed = np.zeros(self.num_envs, np.int64)
         self.render_mode = require_render_mode(render_mode, self.metadata["render_modes"])
         self.single_observation_space = solo.observation_space
         self.single_action_space = Discrete(solo.duels.rules.vocab_size)
@@ -57,6 +68,7 @@ class SoloVector(OnePlayerView, VectorEnv[Any, NDArray, NDArray]):
         rows = np.flatnonzero(_reset_mask(options, self.num_envs))
         self._seed(seed, rows)
         self.solo.reset(rows)
+        self._elapsed[rows] = 0
         started = np.zeros(self.num_envs, np.bool_)
         started[rows] = True
         return self.solo.observations(), self._infos(started, np.empty(0, np.intp))
@@ -78,12 +90,43 @@ class SoloVector(OnePlayerView, VectorEnv[Any, NDArray, NDArray]):
                 f"{actions.shape}"
             )
         over = duels.outcome >= 0
-        judged = self.solo.step(np.where(over, duels.rules.eos, actions))
-        self.solo.reset(np.flatnonzero(over))
+        cut = ~over & self._at_limit()
+        tokens = np.where(over, duels.rules.eos, actions)
+        if cut.any():  # played once more, which the reset forgets: any legal token will do
+            tokens[cut] = self.solo.masks()[cut].argmax(axis=1)
+        judged = self.solo.step(tokens)
+        judged = judged[~cut[judged]]
+        self.solo.reset(np.flatnonzero(over | cut))
+        self._elapsed = np.where(over | cut, 0, self._elapsed + 1)
         rewards, ended = np.zeros(self.num_envs), np.zeros(self.num_envs, np.bool_)
         rewards[judged], ended[judged] = self.solo.rewards(judged), True
         everywhere = np.ones(self.num_envs, np.bool_)
-        return self.solo.observations(), rewards, ended, np.zeros_like(ended), self._infos(everywhere, judged)
+        return self.solo.observations(), rewards, ended, self._at_limit(), self._infos(everywhere, judged)
+
+    def get_state(self) -> dict[str, NDArray]:
+        """Returns copies of all that changes but the opponent, for `set_state`."""
+        return {**super().get_state(), "elapsed": self._elapsed.copy()}
+
+    def set_state(self, state: dict[str, NDArray]) -> None:
+        """Continues the episodes that `get_state()` saw; one without `elapsed` has no tokens towards a limit of steps.
+
+        Raises:
+            ValueError: naming the array that does not fit.
+        """
+        super().set_state({name: array for name, array in state.items() if name != "elapsed"})
+        self._elapsed = np.array(state.get("elapsed", np.zeros(self.num_envs, np.int64)))
+
+    def clone(self) -> Self:
+        """Returns an independent copy in the middle of the same episodes; task, oracle and opponent are shared."""
+        twin = super().clone()
+        twin._elapsed = self._elapsed.copy()
+        return twin
+
+    def _at_limit(self) -> NDArray[np.bool_]:
+        """Returns [N], True if an episode has as many steps as it may have, as Gymnasium's `TimeLimit` counts."""
+        if self.max_episode_steps is None:
+            return np.zeros(self.num_envs, np.bool_)
+        return self._elapsed >= self.max_episode_steps
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Returns [N, V], True if a token is legal."""
@@ -128,10 +171,15 @@ class SoloVector(OnePlayerView, VectorEnv[Any, NDArray, NDArray]):
 
 
 def solo_vector(
-    num_envs: int = 1, *, opponent: Any = "uniform", learner: Learner = "player_0", **options: Any
+    num_envs: int = 1,
+    *,
+    opponent: Any = "uniform",
+    learner: Learner = "player_0",
+    max_episode_steps: int | None = None,
+    **options: Any,
 ) -> SoloVector:
     """Builds `gymnasium.make_vec("duel/PreferenceDuel-v0", num_envs=...)`; arguments and errors: `solo_duels`."""
-    return SoloVector(*solo_duels(num_envs, opponent, learner, options))
+    return SoloVector(*solo_duels(num_envs, opponent, learner, options), max_episode_steps)
 
 
 def _reset_mask(options: dict[str, Any] | None, size: int) -> NDArray[np.bool_]:

@@ -38,6 +38,8 @@ def vectors(words, oracle):
         {"learner": "random", "feedback": "probability"},
         {"learner": "player_1", "obs": "flat"},
         {"mask": "none", "opponent": ["ab", "c", "cccc"]},
+        {"max_episode_steps": 2},
+        {"max_episode_steps": 3, "learner": "random", "illegal": "replace"},
     ],
 )
 def test_ten_thousand_steps_are_those_of_gymnasiums_own_vector(vectors, options):
@@ -143,3 +145,24 @@ def test_an_unseeded_vector_has_other_seeds_in_every_row():
         vector = solo_vector(64, **SYMBOLS)
     vector.reset()
     assert vector.get_state()["seeds"].tolist() == list(range(64))
+
+
+def test_a_limit_of_steps_is_part_of_state_and_clones(vectors):
+    vector = vectors(max_episode_steps=3)[0].unwrapped
+    vector.reset(seed=0)
+    actions = np.full(5, vector.solo.duels.rules.masks[0].argmax())
+    vector.step(actions)
+    state, twin = vector.get_state(), vector.clone()
+    results = [[vector.step(actions) for _ in range(4)], [twin.step(actions) for _ in range(4)]]
+    vector.set_state(state)
+    results.append([vector.step(actions) for _ in range(4)])
+    require_equal(results[0], results[1], "clone")
+    require_equal(results[0], results[2], "state")
+    assert any(truncated.any() for _, _, _, truncated, _ in results[0])
+    with pytest.raises(ValueError, match="max_episode_steps must be at least 1, or None, got 0"):
+        solo_vector(2, **SYMBOLS, max_episode_steps=0)
+
+
+def test_an_unknown_option_is_named_with_its_neighbour():
+    with pytest.raises(TypeError, match=r"a duel has no option 'oracel'; did you mean 'oracle'\? Its options are"):
+        solo_vector(2, oracel="cyclic")
