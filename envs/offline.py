@@ -42,7 +42,10 @@ class FileArena:
                 for text in (preference.first, preference.second):
                     if text not in self._completions:
                         hint = nearest(text, self._completions) or "."
-                        raise ValueError(f"a preference has the response '{text}', which the task does not list{hint}")
+                        place = f"{preference.place}: " if preference.place else ""
+                        raise ValueError(
+                            f"{place}a preference has the response '{text}', which the task does not list{hint}"
+                        )
         self.preferences, self.seed = list(preferences), seed
         self._plays = 0
         self._orders: dict[int, list[int]] = {}

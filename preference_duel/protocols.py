@@ -74,6 +74,26 @@ class Policy(nn.Module, ABC):
         del responses
         return [list(range(len(prompts)))]
 
+    def require_prompt(self, prompt: str) -> None:
+        """Checks that the policy can read a prompt.
+
+        Raises:
+            ValueError: if it can't, saying why.
+        """
+        del prompt
+
+    def require_response(self, response: Completion) -> None:
+        """Checks that the policy could have drawn a response.
+
+        Raises:
+            ValueError: if it couldn't, saying why.
+        """
+        del response
+
+    def shortened(self, text: str) -> str:
+        """Returns the beginning of a text that the policy can write at most."""
+        return text
+
     def length(self, response: Completion) -> int:
         """Returns the number of tokens in which this policy writes a response.
 

@@ -193,6 +193,7 @@ def text_task(
         min_new_tokens=limits.min_new_tokens,
         response_tokens=response_tokens(tokenizer),
         cut=len(long),
+        places={short.get(line.prompt, line.prompt): line.where for line in (*held_out, *train)},
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,6 +55,8 @@ class Task:
         responses: every possible response, the same for every prompt; None if the task is not finite.
         prob: [N, N] or [X, N, N] the game's own payoff, if its file has one.
         cut: number of prompts that were cut to `max_prompt_tokens`.
+        reading: report of the file, if it holds preferences.
+        places: prompt -> "FILE:LINE", for messages, if they come from a file.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Task:
     prob: Tensor | None = None
     cut: int = 0
     reading: str = ""
+    places: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def all_prompts(self) -> tuple[str, ...]:

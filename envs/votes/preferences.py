@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from envs.votes.formats import Format, Record
 from envs.votes.options import ReadOptions
@@ -20,12 +20,14 @@ class Preference:
         first: one response.
         second: the other one.
         outcome: 1 where the first won, 0 where the second did; a share where several people were asked.
+        place: "FILE:LINE", for messages; two preferences of different places can be equal.
     """
 
     prompt: str
     first: str
     second: str
     outcome: float
+    place: str = field(default="", compare=False)
 
 
 def read_preferences(path: str, options: ReadOptions | None = None) -> list[Preference]:
@@ -59,7 +61,7 @@ def load_preferences(path: str, options: ReadOptions | None = None) -> tuple[lis
     seated = False
     for part in rows.parts():
         for place, one, record in part:
-            new = rows.tried(place, _preferences, record, one, rows.options.soft)
+            new = rows.tried(place, _preferences, record, one, rows.options.soft, place)
             found += [pair for pair in new or () if rows.differ(place, pair.first, pair.second)]
             seated |= one.winner is not None and not one.ranked
     seen = {(str(one.prompt), frozenset((one.first, one.second))) for one in found}
@@ -68,8 +70,8 @@ def load_preferences(path: str, options: ReadOptions | None = None) -> tuple[lis
     return found, reading
 
 
-def _preferences(record: Record, one: Format, soft: bool) -> list[Preference]:
-    return [Preference(*texts(row, one), outcome(row, one, soft)) for row in flat(record, one)]
+def _preferences(record: Record, one: Format, soft: bool, place: str) -> list[Preference]:
+    return [Preference(*texts(row, one), outcome(row, one, soft), place) for row in flat(record, one)]
 
 
 def _require_verdicts(path: str, found: Sequence[Preference], seated: bool) -> None:

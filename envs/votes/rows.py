@@ -47,6 +47,7 @@ class Reading:
         used: how many preferences, votes or prompts came of them.
         unusable: rows that are wrong, by reason.
         passed: rows that are right and say nothing (both responses equal, conversations of two ways), by reason.
+        shortened: rows whose responses were cut, by reason.
         duplicates: comparisons of the same prompt and the same two responses or items (in either order; of votes, by
             the same annotator) beyond the first; None where the file names no prompts.
         prompts: the prompts' names, in the order of a table's indices.
@@ -60,6 +61,7 @@ class Reading:
     used: int = 0
     unusable: dict[str, Skipped] = field(default_factory=dict)
     passed: dict[str, Skipped] = field(default_factory=dict)
+    shortened: dict[str, Skipped] = field(default_factory=dict)
     duplicates: int | None = None
     prompts: list[str] = field(default_factory=list)
     annotators: list[str] = field(default_factory=list)
@@ -73,7 +75,8 @@ class Reading:
         """Returns the report in a line, and one more for each reason to leave rows out."""
         again = f", {self.duplicates:,} of them of a pair that came before" if self.duplicates else ""
         lines = [f"{self.path}: {self.rows:,} rows ({', '.join(self.formats)}), {self.used:,} {self.kind}{again}"]
-        for what, found in (("skipped", self.unusable), ("passed over", self.passed)):
+        left_out = ("skipped", self.unusable), ("passed over", self.passed), ("cut", self.shortened)
+        for what, found in left_out:
             for reason, one in found.items():
                 places = ", ".join(one.places) + (", ..." if one.count > len(one.places) else "")
                 lines.append(f"  {what} {one.count:,}: {reason} ({places})")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from agents.policies.lm.loading import quiet
 from envs.arena import DuelArena
 from envs.offline import FileArena, load_preferences
 from envs.tasks.task import Task
@@ -20,6 +21,7 @@ from preference_duel.protocols import Agent, Arena, DescribedOracle, Policy, tra
 from runners.run.config import DEFAULT_TAU, RunConfig, Settings, changed, is_finite
 from runners.run.evaluator import Evaluation
 from runners.run.ranks import SplitOracle
+from runners.run.writable import require_prompts, writable
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def gather(settings: Settings, device: str) -> Players:
         oracle = SplitOracle(oracle)
         if run.parallel == "fsdp":
             _shard(policy, settings.names["policy"])
+    require_prompts(policy, task)
     reference = policy.frozen()
     agent: Agent = configs["agent"].build(policy=policy, seed=seed("agent"))
     arena: Arena = DuelArena(task, oracle, run.batch_size, run.feedback, run.votes, seed("arena"))
@@ -76,6 +79,8 @@ def gather(settings: Settings, device: str) -> Players:
                 f"agent '{settings.names['agent']}' learns from its own draws; of --run.data learn dpo, ipo and pelhf"
             )
         preferences, reading = load_preferences(run.data, run.reading)
+        with quiet():
+            preferences = writable(policy, preferences, reading, run.unwritable)
         batch = None if run.batch_size is None else min(run.batch_size, len(preferences))
         arena = recorded = FileArena(task, preferences, batch, seed("arena"))
         if traits(agent).one_pass and run.steps * recorded.batch_size > len(preferences):

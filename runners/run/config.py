@@ -45,6 +45,9 @@ class RunConfig:
     data: str | None = None
     """Preferences given before, to learn from instead of duels: a file of JSON lines, a JSON array, CSV or Parquet, or
     a dataset's directory, in a public format or one of your own (docs/data.md); the oracle then only measures."""
+    unwritable: Literal["stop", "skip", "cut"] = "stop"
+    """What happens to preferences of `data` that the policy can't write (longer than max_new_tokens, a word outside of
+    its vocabulary): stop before the first step, skip them, or cut responses that are too long and skip the rest."""
     reading: Annotated[ReadOptions, tyro.conf.arg(name="data")] = dataclasses.field(default_factory=ReadOptions)
     seed: int = 0
     """Names every random number of the run, but for the oracle's own game."""
@@ -97,6 +100,8 @@ class RunConfig:
                 raise ValueError(f"run.{name} must be at least {bound}, got {value}")
         if self.data is None and self.reading != ReadOptions():
             raise ValueError("run.data.format, fields, split, strict and soft say how run.data is read, which is None")
+        if self.data is None and self.unwritable != "stop":
+            raise ValueError(f"run.unwritable={self.unwritable!r} is about run.data, which is None")
         if self.eval_tau is not None and not 0 < self.eval_tau < math.inf:
             raise ValueError(f"run.eval_tau must be positive, got {self.eval_tau:g}")
 

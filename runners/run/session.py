@@ -61,7 +61,8 @@ def _run(command: Command, device: str) -> int:
         return 128 + interrupt.signal
     except (KeyboardInterrupt, Exception) as error:
         after = "the start" if record.saved is None else f"step {record.saved}"
-        error.add_note(f"the run goes on after {after} with: {_program()} --resume {directory}")
+        again = "the same step ends in this way again; once the cause is mended, " if type(error) is ValueError else ""
+        error.add_note(f"{again}the run goes on after {after} with: {_program()} --resume {directory}")
         raise
     finally:
         record.close()

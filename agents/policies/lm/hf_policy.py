@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from agents.policies.lm import lora, scoring, sharding
 from agents.policies.lm.agreement import require_agreement
 from agents.policies.lm.batching import packed
-from agents.policies.lm.constraints import walk
+from agents.policies.lm.constraints import TextConstraints, walk
 from agents.policies.lm.decoder import CachedDecoder, Decoder, forward_arguments
 from agents.policies.lm.generation import SamplingParams
 from agents.policies.lm.loading import context_length, load_model, load_tokenizer, quiet, recompute_layers
@@ -26,6 +26,7 @@ from agents.policies.tensors import tensors
 from envs.tasks.task import Task
 from preference_duel import distributed
 from preference_duel.checks import at_least, one_of, require
+from preference_duel.json_text import short
 from preference_duel.keyed_random import Key
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion
@@ -191,10 +192,42 @@ class HFPolicy(TokenPolicy):
             tokens = response.tokens
         if len(tokens) > limit:
             raise ValueError(
-                f"the response {response.text!r} has {len(tokens)} tokens, more than the limit of {limit}; "
+                f"the response {short(response.text)} has {len(tokens)} tokens, more than the limit of {limit}; "
                 f"raise the task's max_new_tokens, or cut the response"
             )
         return tokens
+
+    def require_prompt(self, prompt: str) -> None:
+        """Checks that the chat template takes a prompt, and that it fits into the context."""
+        self._encode([prompt])
+
+    def require_response(self, response: Completion) -> None:
+        """Checks a response's length and tokens."""
+        tokens, rules = self.tokens_of(response), self.constraints
+        if not isinstance(rules, TextConstraints):
+            return
+        ended = tokens[-1:] and tokens[-1] in rules.end_ids
+        words = torch.tensor(tokens[:-1] if ended else tokens, dtype=torch.long)
+        if ended and len(words) < rules.min_tokens:
+            raise ValueError(
+                f"the response {short(response.text)} has {len(words)} tokens before its end, fewer than "
+                f"min_new_tokens={rules.min_tokens}; lower the task's min_new_tokens"
+            )
+        wrong = words[~rules.words.cpu()[words]]
+        if len(wrong):
+            name = self.tokenizer.backend.convert_ids_to_tokens(int(wrong[0]))
+            raise ValueError(
+                f"the response {short(response.text)} is no text of the policy's vocabulary: a part of it becomes "
+                f"{name!r}, which the policy never writes"
+            )
+
+    def shortened(self, text: str) -> str:
+        """Returns the beginning of a text that the policy can write at most."""
+        tokens, limit = self.tokenizer.encode(text), self.constraints.limit
+        if len(tokens) <= limit:
+            return text
+        shorter = (self.tokenizer.decode(tokens[:size]) for size in range(limit, 0, -1))
+        return next((one for one in shorter if len(self.tokenizer.encode(one)) <= limit), text)
 
     def blend(self, other: Policy, weight: float) -> None:
         """Averages parameters."""
