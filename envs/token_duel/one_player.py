@@ -279,7 +279,6 @@ def solo_duels(
     for name in rules:
         if name not in known:
             every = [*known, "opponent", "learner", "seed", "obs", "mask", "render_mode"]
-            raise TypeError(
-                f"a duel has no option '{name}'{nearest(name, every) or ';'} it has {', '.join(sorted(every))}"
-            )
+            near = nearest(name, every) or "."
+            raise TypeError(f"a duel has no option '{name}'{near} Its options are {', '.join(sorted(every))}")
     return SoloDuels(token_duels(num_envs, **rules), opponent, learner, obs, mask), seed, render_mode
