@@ -6,16 +6,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from oracles.table import TableOracle
 from preference_duel.checks import one_of, positive_finite, require, within
 from preference_duel.keyed_random import Key, Stream, hash_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Shape = Literal["disc", "circulant", "random"]
 LARGEST = 16_384

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from preference_duel.names import nearest
 
-Read = Callable[[Sequence[str], Sequence[str]], Tensor]
-"""Returns [M, F] the features of M (prompt, response) pairs: float64, or float32 where a network reads."""
-Compare = Callable[[Tensor, Tensor], Tensor]
-"""Returns [..., K, L] chances that a row of the first [..., K, F] beats a row of the second [..., L, F]."""
-FinishListed = Callable[[Tensor], Tensor]
-"""Makes the features [N, F] of a finite task's responses of standard normal numbers [N, W]."""
-FinishWords = Callable[[Tensor, Tensor], Tensor]
-"""Makes the features [M, F] of texts of standard normal numbers [M, W] and the numbers of words [M, 1]."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Read = Callable[[Sequence[str], Sequence[str]], Tensor]
+    """Returns [M, F] the features of M (prompt, response) pairs: float64, or float32 where a network reads."""
+    Compare = Callable[[Tensor, Tensor], Tensor]
+    """Returns [..., K, L] chances that a row of the first [..., K, F] beats a row of the second [..., L, F]."""
+    FinishListed = Callable[[Tensor], Tensor]
+    """Makes the features [N, F] of a finite task's responses of standard normal numbers [N, W]."""
+    FinishWords = Callable[[Tensor, Tensor], Tensor]
+    """Makes the features [M, F] of texts of standard normal numbers [M, W] and the numbers of words [M, 1]."""
 
 
 class FeatureOracle:

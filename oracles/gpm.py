@@ -6,15 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from oracles.features import FeatureOracle, feature_oracle, unit_gaps
 from oracles.readers.classifier import ReaderConfig, RewardModel, require_idle
 from oracles.readers.published_gpm import PublishedGPM, find_heads, published_logits
 from preference_duel.checks import positive_finite, require, share
 from preference_duel.planes import quarter_turn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

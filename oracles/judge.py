@@ -5,17 +5,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from oracles.readers.endpoint import EndpointConfig, EndpointJudge
 from preference_duel.checks import one_of, require
 from preference_duel.keyed_random import Key, Stream
 from preference_duel.names import find
 from preference_duel.protocols import Oracle
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Orders = Literal["both", "one"]
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from oracles.readers.batching import Budget, Memory
 from oracles.readers.loading import NetworkConfig, load_network, require_readable
 from preference_duel.chat import PlainText, filled_template, with_contents
 from preference_duel.checks import positive, require
 from preference_duel.types import messages_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONTEXT = (
     "\n{% for message in messages %}{% if loop.index0 % 2 == 0 %}\n\n<turn> user\n {{ message['content'] }}"

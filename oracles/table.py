@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
-from torch import Tensor
 
 from oracles.registry import GAMES
 from preference_duel.json_text import parse_json, short
 from preference_duel.names import nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SMALL = 2**20
 """Tables of so few entries are kept as one, which answers questions about many prompts at once."""
@@ -132,7 +134,7 @@ class TableOracle:
         if len(self._matrices) == len(self.prompts) and len(self.prompts) * len(self.responses) ** 2 <= SMALL:
             self._source = torch.stack([self._matrix(row) for row in range(len(self.prompts))])
             self._matrices = {}
-        if isinstance(self._source, Tensor):
+        if isinstance(self._source, torch.Tensor):
             return self._source[i, j] if self._source.ndim == 2 else self._source[rows, i, j]
         answers = torch.empty(len(rows), dtype=torch.float64)
         for row in rows.unique().tolist():
@@ -142,7 +144,7 @@ class TableOracle:
 
     def payoff(self, prompts: Sequence[str], left: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> Tensor:
         """Returns [B, K, L] float64, equal to `prob` on every pair; lists of all N responses cost next to nothing."""
-        if isinstance(self._source, Tensor) and self._source.ndim == 3 and len(left[0]) < len(self.responses):
+        if isinstance(self._source, torch.Tensor) and self._source.ndim == 3 and len(left[0]) < len(self.responses):
             rows = torch.tensor(self.rows(prompts))[:, None, None]
             i = torch.stack([self.columns(row) for row in left])
             j = i if right is left else torch.stack([self.columns(row) for row in right])
@@ -173,7 +175,7 @@ class TableOracle:
         return ours if j is self._all else ours[:, j]
 
     def _matrix(self, row: int) -> Tensor:
-        if isinstance(self._source, Tensor):
+        if isinstance(self._source, torch.Tensor):
             return self._source if self._source.ndim == 2 else self._source[row]
         if row not in self._matrices:
             count = len(self.responses)

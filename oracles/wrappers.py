@@ -9,14 +9,16 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
 
 from preference_duel.checks import require, share
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from preference_duel.protocols import Oracle, PayoffOracle, forget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Build(Protocol):

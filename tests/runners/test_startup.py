@@ -84,12 +84,20 @@ def test_help_and_wrong_flags_of_the_default_run_need_no_torch(words):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--agent.tauu", "1"]])
-@pytest.mark.parametrize("rest", [[], ["--agent", "oelhf", "--oracle", "cyclic", "--task", "symbols"]])
-def test_help_and_wrong_flags_of_a_run_import_configurations_alone(words, rest):
+@pytest.mark.parametrize(
+    "rest",
+    [
+        ["--agent", "oelhf", "--oracle", "cyclic", "--task", "symbols"],
+        ["--agent", "pelhf", "--oracle", "annotators", "--task", "rps"],
+        ["--agent", "nash_md", "--oracle", "borda_trap", "--task", "symbols"],
+        ["--agent", "rlhf", "--oracle", "length_bias", "--policy", "hf", "--policy.path", "some/model"],
+    ],
+)
+def test_help_and_wrong_flags_of_other_parts_need_no_torch(words, rest):
     code, text, modules = loaded("duel", *rest, *words)
     assert code == (0 if words == ["--help"] else 2)
     assert "--agent" in text
-    assert not modules & HEAVY
+    assert not modules & (HEAVY | {"torch"})
 
 
 def test_importing_envs_registers_with_libraries_that_are_imported_later():
