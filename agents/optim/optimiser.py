@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from agents.optim.lbfgs import minimise, squares_curvature
-from agents.policies.lm.sharding import spread_like, whole
+from agents.policies.sharding import spread_like, whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

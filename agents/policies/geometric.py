@@ -12,9 +12,9 @@ from torch import Tensor
 
 from agents.policies.lm.decoder import Decoder
 from agents.policies.lm.scoring import chosen
-from agents.policies.lm.token_policy import TokenPolicy
 from agents.policies.mixtures import Frozen, require_alike, save_part, write_json
 from agents.policies.tabular import TabularPolicy
+from agents.policies.token_policy import TokenPolicy
 from preference_duel.keyed_random import Key
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion

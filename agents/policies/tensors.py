@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from agents.policies.lm.sharding import spread_like, whole
+from agents.policies.sharding import spread_like, whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -20,9 +20,9 @@ from agents.policies.lm.decoder import CachedDecoder, Decoder, forward_arguments
 from agents.policies.lm.generation import SamplingParams
 from agents.policies.lm.loading import context_length, load_model, load_tokenizer, quiet, recompute_layers
 from agents.policies.lm.response_trie import ResponseTrie, constraints_of
-from agents.policies.lm.token_policy import TokenPolicy
 from agents.policies.lm_config import DTYPES, HFConfig, Sampler
 from agents.policies.tensors import tensors
+from agents.policies.token_policy import TokenPolicy
 from envs.tasks.task import Task
 from preference_duel import distributed
 from preference_duel.checks import at_least, one_of, require
