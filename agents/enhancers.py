@@ -133,7 +133,7 @@ class OptimisticSamples(Enhancer):
 
 
 def make_enhancer(
-    name: EnhancerName,
+    name: str,
     policy: Policy,
     reference: Policy,
     model: DuelCounts | NetworkModel,

@@ -12,15 +12,13 @@ from agents.enhancers import EnhancerName, make_enhancer
 from agents.ipo import IPO, IPOConfig
 from agents.optim.optimiser import OptimiserConfig
 from agents.policies.tensors import restore
-from agents.preference_models.factory import ModelConfig, model_of, predict_and_score
+from agents.preference_models.factory import ModelConfig, Planner, choose_parts, model_of, predict_and_score
 from preference_duel.checks import at_least, one_of, positive, require
 from preference_duel.keyed_random import Key, Stream
 from preference_duel.types import Duel, Proposal
 
 if TYPE_CHECKING:
     from preference_duel.protocols import Policy
-
-Planner = Literal["exact", "ipo"]
 
 
 @dataclass(frozen=True)
@@ -76,27 +74,18 @@ class OELHF:
     """
 
     def __init__(self, config: OELHFConfig, policy: Policy, seed: int) -> None:
-        from agents.policies.tabular import TabularPolicy
-
         if policy.exact:
             raise ValueError("oelhf learns from single duels: build its policy without exact")
         self.config, self.policy, self.seed = config, policy, seed
         self.reference, self.model, self._updates = policy.frozen(), model_of(policy, config.model, seed), 0
-        table = isinstance(policy, TabularPolicy)
-        self.planner = config.planner or ("exact" if table else "ipo")
+        self.planner, enhancer = choose_parts(policy, config.planner, config.enhancer)
         optimiser = config.ipo.optimiser
         if optimiser.method != "lbfgs" and optimiser.learning_rate is None:
             optimiser = replace(optimiser, learning_rate=2 * policy.learning_rate)
         self.main = IPO(replace(config.ipo, optimiser=optimiser), policy, seed)
         self.average = self.main.average
-        name = config.enhancer or ("optimistic" if table else "tournament")
-        if not table and (self.planner == "exact" or name == "uniform"):
-            raise ValueError(
-                f"planner '{self.planner}' with enhancer '{name}' needs a table of all responses, and the "
-                f"policy is a {type(policy).__name__}; take planner 'ipo', and not enhancer 'uniform'"
-            )
         sizes = config.responses, config.candidates, config.ridge
-        self.enhancer = make_enhancer(name, policy, self.reference, self.model, *sizes)
+        self.enhancer = make_enhancer(enhancer, policy, self.reference, self.model, *sizes)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K samples of the main agent, each against one of the enhancer's."""

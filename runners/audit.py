@@ -6,10 +6,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
-EXAMPLE = "example"
+from runners.auditing.vote_options import add_vote_options, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,30 +24,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runners.audit", description=(__doc__ or "").split(": ", 1)[1])
-    parser.add_argument("file", metavar="FILE", help=f"votes (docs/data.md lists the formats), or '{EXAMPLE}'")
+    add_vote_options(parser)
     parser.add_argument("--html", type=Path, metavar="PAGE", help="write a page, its pictures and CSV beside it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
     parser.add_argument("--draws", type=int, default=999, help="tables of the test and the bootstrap (default: 999)")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the draws (default: 0)")
-    parser.add_argument("--data.format", dest="format", help="format of the file (default: told by its fields)")
-    parser.add_argument("--data.fields", dest="fields", help="fields of another layout: first=a,second=b,winner=c,...")
-    parser.add_argument("--data.split", dest="split", help="split of a directory of datasets")
-    parser.add_argument("--data.strict", dest="strict", action="store_true", help="stop at a row that can't be used")
+    parser.add_argument("--game", type=Path, metavar="FILE", help="write the table as a finite game, to play on")
+    parser.add_argument("--smoothing", type=float, default=1.0, help="verdicts by which --game leans to the model (1)")
     return parser
 
 
 def _audit(options: argparse.Namespace) -> None:
-    from envs.votes.options import ReadOptions
     from envs.votes.statistics.audit import audit
-    from envs.votes.vote_files import load_votes
+    from envs.votes.statistics.vote_game import vote_game
     from runners.auditing.audit_page import write_page
     from runners.auditing.audit_summary import sentences, table
     from runners.run.record import write_whole
 
     if options.draws < 19:
         raise ValueError(f"--draws must be at least 19, so that a p-value can reach .05, got {options.draws}")
-    path = str(files("runners.auditing") / "example.csv") if options.file == EXAMPLE else options.file
-    votes, reading = load_votes(path, ReadOptions(options.format, options.fields, options.split, options.strict))
+    votes, reading = read(options)
     found = audit(votes, draws=options.draws, seed=options.seed)
     print("\n".join(sentences(found)), *table(found), reading, sep="\n")
     if options.json is not None:
@@ -56,6 +51,10 @@ def _audit(options: argparse.Namespace) -> None:
         print(f"Numbers: {options.json}")
     if options.html is not None:
         print(f"Page:    {write_page(found, options.html, options.file)}")
+    if options.game is not None:
+        game = vote_game(votes, reading.prompts, options.smoothing)
+        write_whole(options.game, json.dumps(game, ensure_ascii=False) + "\n")
+        print(f"Play:    python -m runners.duel --task {options.game} --oracle table --oracle.path {options.game}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.types import Duel
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from agents.preference_models.counts import DuelCounts
     from agents.preference_models.network import NetworkModel
     from preference_duel.protocols import Policy
+
+Planner = Literal["exact", "ipo"]
 
 
 @dataclass(frozen=True)
@@ -64,3 +66,22 @@ def predict_and_score(model: DuelCounts | NetworkModel, duel: Duel) -> tuple[flo
     """Returns a model's mean log loss on a duel, in nats, and its other prediction metrics by tag."""
     metrics = model.foresight(duel)
     return metrics.pop("log_loss"), {f"model/{name}": value for name, value in metrics.items()}
+
+
+def choose_parts(policy: Policy, planner: str | None, enhancer: str | None) -> tuple[str, str]:
+    """Returns the names of planner and enhancer, those that are None by the kind of policy.
+
+    Raises:
+        ValueError: if they need a table of all responses, and the policy is none.
+    """
+    from agents.policies.tabular import TabularPolicy
+
+    table = isinstance(policy, TabularPolicy)
+    planner = planner or ("exact" if table else "ipo")
+    enhancer = enhancer or ("optimistic" if table else "tournament")
+    if not table and (planner == "exact" or enhancer == "uniform"):
+        raise ValueError(
+            f"planner '{planner}' with enhancer '{enhancer}' needs a table of all responses, and the "
+            f"policy is a {type(policy).__name__}; take planner 'ipo', and not enhancer 'uniform'"
+        )
+    return planner, enhancer

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from agents.policies.lm import lora, scoring, sharding
+from agents.policies import sharding
+from agents.policies.lm import lora, scoring
 from agents.policies.lm.agreement import require_agreement
 from agents.policies.lm.batching import packed
 from agents.policies.lm.constraints import TextConstraints, walk
