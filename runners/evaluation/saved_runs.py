@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 from runners.run.build import Players, gather
 from runners.run.checkpoint import load
 from runners.run.config import PARTS, Settings
-from runners.run.record import read_settings
+from runners.run.record import changed_files, read_settings
 
 TELLING = "seed", "batch_size", "feedback", "votes"
 """Settings of a run that may stand in its label; of the four parts all may."""
@@ -60,6 +61,8 @@ def read_finished(directories: Sequence[Path], device: str) -> list[Finished]:
         saved = load(directory)
         if saved is None:
             raise ValueError(f"{directory} has no checkpoint yet; let it run on, or start it with --run.save_every 1")
+        for line in changed_files(directory, one):
+            warnings.warn(f"{directory}: {line}; what is measured is not what the run saw", stacklevel=2)
         players = gather(one, device)
         players.agent.load_state_dict(saved.agent)
         finished.append(Finished(directory, label, one, players, saved.step))

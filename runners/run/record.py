@@ -25,6 +25,7 @@ from runners.run import checkpoint
 from runners.run.checkpoint import Checkpoint
 from runners.run.config import Settings
 from runners.run.event_file import PATTERN, EventFile
+from runners.run.outside import changes, fingerprints, located
 
 PACKAGES = "preference-duel", "torch", "transformers", "tokenizers", "safetensors", "numpy", "tensorboard"
 
@@ -62,16 +63,28 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def read_settings(directory: Path) -> Settings:
-    """Returns what the run in this directory is.
+    """Returns what the run in this directory is; a file that it read is found from any working directory.
 
     Raises:
         ValueError: if config.json is missing, damaged, or names what is unknown here.
     """
     content = read_config(directory)
     try:
-        return Settings.from_json(content)
+        return located(Settings.from_json(content), content.get("files", {}))
     except KeyError as error:
         raise ValueError(f"{directory / 'config.json'} lacks {error}") from error
+
+
+def changed_files(directory: Path, settings: Settings) -> list[str]:
+    """Returns a line for each file outside of a run directory that has changed since the run began.
+
+    Runs that were made before fingerprints were kept have none to compare.
+
+    Args:
+        directory: the run directory.
+        settings: what `read_settings` returned.
+    """
+    return changes(settings, read_config(directory).get("files", {}))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -107,7 +120,9 @@ class Record:
         checkpoint.clean(directory)
         self.saved = max(checkpoint.steps(directory), default=None)
         config = {**settings.to_json(), **_circumstances(arguments, device, threads)}
-        if (directory / "config.json").exists():
+        if not (directory / "config.json").exists():
+            config["files"] = fingerprints(settings)
+        else:
             before = read_config(directory)
             resumed = [*before.get("resumed", []), _circumstances(arguments, device, threads)]
             config = before | {"run": config["run"], "resumed": resumed}

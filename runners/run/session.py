@@ -17,7 +17,7 @@ from runners.run.checkpoint import steps
 from runners.run.cli import PROGRAM, Command
 from runners.run.loop import over, play
 from runners.run.ranks import NullRecord
-from runners.run.record import Record, default_directory, read_config, require_new
+from runners.run.record import Record, changed_files, default_directory, read_config, require_new
 from runners.run.signals import Interrupt
 from runners.run.summary import summary
 
@@ -36,6 +36,8 @@ def _run(command: Command, device: str) -> int:
         require_new(directory)
     elif (made := steps(directory)) and settings.run.steps < made[-1]:
         raise ValueError(f"--run.steps {settings.run.steps}: the run has made {made[-1]} steps already; ask for more")
+    if command.resume is not None and (changed := changed_files(directory, settings)):
+        raise ValueError(f"{directory}: {'; '.join(changed)}; put back what the run began with, or start a new run")
     threads = settings.run.threads if command.resume is None else int(read_config(directory)["threads"])
     if threads is not None:
         torch.set_num_threads(threads)
