@@ -297,6 +297,7 @@ class HFPolicy(TokenPolicy):
         if context is not None and longest + limit > context:
             raise ValueError(
                 f"the model reads {context} tokens, and a prompt of {longest} with a response of {limit} is longer; "
-                f"lower the task's max_new_tokens or max_prompt_tokens, or take a model with a longer context"
+                f"lower the task's max_new_tokens, shorten the prompt (max_prompt_tokens with cut_long does so for the "
+                f"task's own, not for those of --run.data), or take a model with a longer context"
             )
         return ids
