@@ -14,6 +14,7 @@ from envs.arena import DuelArena
 from envs.offline import FileArena, load_preferences
 from envs.tasks.task import Task
 from envs.votes.rows import Reading
+from envs.votes.writable import require_prompts, writable
 from oracles import Oracle
 from preference_duel import distributed
 from preference_duel.keyed_random import hash_seed
@@ -21,7 +22,6 @@ from preference_duel.protocols import Agent, Arena, DescribedOracle, Policy, tra
 from runners.run.config import DEFAULT_TAU, RunConfig, Settings, changed, is_finite
 from runners.run.evaluator import Evaluation
 from runners.run.ranks import SplitOracle
-from runners.run.writable import require_prompts, writable
 
 
 @dataclass(frozen=True)
