@@ -62,8 +62,7 @@ class SPPO(LearningAgent):
     def __init__(self, config: SPPOConfig, policy: Policy, seed: int) -> None:
         self.config, self.opponent = config, policy.frozen()
         self.start = policy.frozen() if config.log_kl else None
-        copies = {"opponent": self.opponent, "start": self.start}
-        super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
+        super().__init__(policy, config.optimiser, seed, average=config.average, opponent=self.opponent, start=self.start)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K samples of pi_t for both seats, or its whole distribution if it is exact."""

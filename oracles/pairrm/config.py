@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from preference_duel.protocols import Oracle
+    from oracles.pairrm.oracle import PairRMOracle
 
 Order = Literal["both", "one"]
 EMBEDDED = "embedded"
@@ -39,7 +39,7 @@ class PairRMConfig:
 
     def build(
         self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
-    ) -> Oracle:
+    ) -> PairRMOracle:
         """Returns the oracle; `prompts` and `responses` of a finite task are not needed."""
         del prompts, responses
         from oracles.pairrm.oracle import DTYPES, PairRMOracle, load, locate
