@@ -60,9 +60,9 @@ class SPPO(LearningAgent):
     """Plays K samples of a frozen pi_t (`opponent`) and regresses log pi/pi_t onto eta (P(y beats pi_t) - 1/2)."""
 
     def __init__(self, config: SPPOConfig, policy: Policy, seed: int) -> None:
-        self.config, self.opponent = config, policy.frozen()
-        self.start = policy.frozen() if config.log_kl else None
-        super().__init__(policy, config.optimiser, seed, average=config.average, opponent=self.opponent, start=self.start)
+        start = policy.frozen() if config.log_kl else None
+        self.config, self.opponent, self.start = config, policy.frozen(), start
+        super().__init__(policy, config.optimiser, seed, average=config.average, opponent=self.opponent, start=start)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K samples of pi_t for both seats, or its whole distribution if it is exact."""
