@@ -16,7 +16,18 @@ from preference_duel.json_text import short
 from preference_duel.names import UnknownNameError, nearest
 from runners.run.config import PARTS, require_name, typed
 
-RECORDED = "command", "started", "device", "processes", "threads", "git_commit", "versions", "platform", "resumed"
+RECORDED = (
+    "command",
+    "started",
+    "device",
+    "processes",
+    "threads",
+    "git_commit",
+    "versions",
+    "platform",
+    "resumed",
+    "files",
+)
 """What config.json of a run directory has beside the settings."""
 SECTIONS = "names", *PARTS, "run"
 
