@@ -25,7 +25,9 @@ def rows(
     return VoteTable([f"item {k}" for k in range(count)], first, second, won.astype(float), annotators, prompts)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "dense" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_p_values_are_uniform_under_one_score_per_item(kind: str) -> None:
     count, verdicts, share = KINDS[kind]
     generator = np.random.default_rng(0)
@@ -38,6 +40,7 @@ def test_p_values_are_uniform_under_one_score_per_item(kind: str) -> None:
     assert np.mean(np.array(values) <= 0.05) <= 0.15
 
 
+@pytest.mark.slow
 def test_a_tenth_of_curl_is_found_most_often() -> None:
     generator = np.random.default_rng(1)
     found = []
