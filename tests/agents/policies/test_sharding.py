@@ -21,7 +21,7 @@ from tests.tiny_models import (
 def test_a_sharded_model_scores_and_learns_as_a_whole_one(kind, tied, tmp_path):
     write_model(tmp_path, kind, tie_word_embeddings=tied)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "tests.agents.policies.lm.test_sharding", str(tmp_path)]
+    command = [*launcher, "-m", "tests.agents.policies.test_sharding", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
