@@ -98,6 +98,7 @@ def test_samplers_are_measured(monkeypatch, capsys):
     assert all(name in printed for name in ("ours", "transformers", "floor"))
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_tokens_of_a_pass(tmp_path):
     write_model(tmp_path, SIZES["1m"], torch.float32)
     few, many = (memory.measure(tmp_path, 16, 4, tokens, False, "cpu") for tokens in (256, 4096))

@@ -36,6 +36,7 @@ SHORT = ["--run.steps", "2", "--run.eval_every", "2", "--run.eval_prompts", "4",
 HUB = re.compile(r"hf:|--policy [\w.-]+/[\w.-]+")
 """Commands that need a network: they are parsed and not run."""
 WITH_COMMANDS = [page for page, text in TEXTS.items() if commands(text)]
+DOCS = [page for page in WITH_COMMANDS if page not in ("README.md", "docs/tutorial.md")]
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def run(command, number):
     return module.main(words)
 
 
-@pytest.mark.parametrize("page", [page for page in WITH_COMMANDS if page != "docs/tutorial.md"])
+@pytest.mark.parametrize("page", ["README.md", *(pytest.param(page, marks=pytest.mark.slow) for page in DOCS)])
 def test_every_command_of_a_page_runs(page, elsewhere):
     save(TEXTS[page] + README, elsewhere)
     codes = [run(command, number) for number, command in enumerate(commands(TEXTS[page]))]
@@ -162,6 +163,7 @@ def test_the_published_results_are_reported(elsewhere, capsys):
     assert capsys.readouterr().out.strip() == "report/quick/index.html"
 
 
+@pytest.mark.slow
 def test_the_metrics_page_names_every_tag(elsewhere):
     tags = set()
     games = {agent: ["--task", "symbols", "--agent", agent] for agent in AGENTS}

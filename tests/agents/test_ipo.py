@@ -57,10 +57,10 @@ def law(policy) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("tau", "rate", "expected"),
     [
-        (0.05, 0.008, (0.351185, 0.303336, 0.345478)),
+        pytest.param(0.05, 0.008, (0.351185, 0.303336, 0.345478), marks=pytest.mark.slow),
         (0.1, 0.02, (0.375327, 0.277433, 0.347240)),
-        (0.5, 0.3, (0.496854, 0.240876, 0.262271)),
-        (1.0, 0.3, (0.510868, 0.261556, 0.227576)),
+        pytest.param(0.5, 0.3, (0.496854, 0.240876, 0.262271), marks=pytest.mark.slow),
+        pytest.param(1.0, 0.3, (0.510868, 0.261556, 0.227576), marks=pytest.mark.slow),
     ],
 )
 def test_single_exact_steps_reach_the_regularised_nash_policy(tau, rate, expected):

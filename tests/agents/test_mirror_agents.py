@@ -160,9 +160,17 @@ def test_comal_reaches_the_unregularised_nash_policy_in_the_last_iterate():
     ("config", "steps"),
     [
         (INPOConfig(eta=1.0, optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)), 1000),
-        (EGPOConfig(eta=1.0, optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)), 2500),
+        pytest.param(
+            EGPOConfig(eta=1.0, optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)),
+            2500,
+            marks=pytest.mark.slow,
+        ),
         (NashMDConfig(form="mirror", optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)), 1000),
-        (NashMDConfig(mixture=0.02, optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)), 2500),
+        pytest.param(
+            NashMDConfig(mixture=0.02, optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)),
+            2500,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_outcomes_lead_where_probabilities_do(config, steps):

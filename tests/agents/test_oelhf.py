@@ -193,6 +193,7 @@ def test_settings_out_of_range_are_refused(fields, message):
         OELHFConfig(**fields)
 
 
+@pytest.mark.slow
 def test_a_network_learns_a_cycle_that_rewards_can_not(chat):
     """Three answers in a circle: only with a skew product the verdicts surprise less than a coin's."""
     policy, prompts = chat
@@ -266,6 +267,7 @@ def test_linear_doubt_asks_something_else_once_it_has_asked(chat):
     assert doubt.most_uncertain(left, others) == [[0, 1, 0]]
 
 
+@pytest.mark.slow
 def test_on_text_the_optimistic_enhancer_keeps_the_contract_of_an_agent(chat):
     policy, prompts = chat
     task = dataclasses.replace(make_task("chat", tokenizer=TinyConfig().load_tokenizer()), prompts=tuple(prompts))

@@ -80,6 +80,7 @@ def test_where_every_pair_is_known_it_plays_the_equilibrium():
     torch.testing.assert_close(law(agent.policy), regularised_nash(COMAL, START, 0.1).policy, atol=0.03, rtol=0)
 
 
+@pytest.mark.slow
 def test_pessimism_beats_plain_planning_and_its_teacher_where_duels_are_few():
     width = PELHFConfig().width
     gaps = np.array([offline.measure("competent", 500, seed, [width]) for seed in range(30)])

@@ -46,7 +46,7 @@ def test_fits_take_the_weights_of_pairs_as_they_are():
         bradley_terry_fit(COMAL, pairs=pairs.triu())
 
 
-@pytest.mark.parametrize("tau", [0.5, 1.0])
+@pytest.mark.parametrize("tau", [pytest.param(0.5, marks=pytest.mark.slow), 1.0])
 def test_exact_play_on_a_ranking_ends_at_the_optimum_of_the_reward(tau):
     optimiser = OptimiserConfig("sgd", learning_rate=1.0, warmup=0, max_grad_norm=None)
     agent, arena = game(RLHFConfig(tau=tau, average=False, optimiser=optimiser), RANKED, exact=True)
@@ -55,7 +55,7 @@ def test_exact_play_on_a_ranking_ends_at_the_optimum_of_the_reward(tau):
     torch.testing.assert_close(law(agent.policy), goal, atol=5e-5, rtol=0)
 
 
-@pytest.mark.parametrize("form", ["reinforce", *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS)])
+@pytest.mark.parametrize("form", [pytest.param(form, marks=pytest.mark.slow) for form in ("reinforce", *FORMS)])
 def test_on_a_ranking_it_ends_near_the_optimum_of_the_reward(form):
     ppo, baseline = form in ("ppo", "value"), "value" if form == "value" else "draws"
     gradient = GradientConfig("ppo" if ppo else form, epochs=1 + ppo, baseline=baseline)
@@ -67,6 +67,7 @@ def test_on_a_ranking_it_ends_near_the_optimum_of_the_reward(form):
     assert (law(agent.policy) - goal).abs().sum() < allowed * (START - goal).abs().sum()
 
 
+@pytest.mark.slow
 def test_on_a_cycle_it_ends_beside_the_equilibrium():
     optimiser = OptimiserConfig(learning_rate=0.03, decay=200.0)
     agent, arena = game(RLHFConfig(tau=0.1, average=False, optimiser=optimiser))

@@ -133,6 +133,7 @@ def test_undamped_advantages_are_the_reward_to_go_less_the_value():
         losses.generalised_advantage(reward, ratio, value[:, :1], mask, 0.3, 1.0)
 
 
+@pytest.mark.slow
 def test_the_value_function_learns_what_is_earned():
     critic = PolicyGradient(*unmoved(GradientConfig("ppo", baseline="value", gae=1.0)))
     responses = [[Completion("a"), Completion("b")]]

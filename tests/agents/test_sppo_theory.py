@@ -91,7 +91,9 @@ def test_the_last_iterate_of_exact_play_does_not_converge():
     assert gap(COMAL, agent.average) < 0.02
 
 
-@pytest.mark.parametrize(("payoff", "spiral"), [(ROCK, 0.1107), (list(zip(*ROCK, strict=True)), 0.1104)])
+@pytest.mark.parametrize(
+    ("payoff", "spiral"), [(ROCK, 0.1107), pytest.param(list(zip(*ROCK, strict=True)), 0.1104, marks=pytest.mark.slow)]
+)
 def test_the_last_iterate_spirals_out_on_rock_paper_scissors(payoff, spiral):
     agent, arena = game(payoff, exact=True, eta=0.1, normaliser="log_z", method="lbfgs")
     distances = []
@@ -122,7 +124,7 @@ def test_a_half_for_log_z_is_multiplicative_weights_for_small_steps_only(eta, di
     assert kl_divergence(*steps).item() == pytest.approx(distance, abs=places)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
 def test_sampled_play_stays_within_the_theorys_bound(seed):
     """Single votes on 64 draws, no slack: the tighter bound, of exact play, leaves room for the sampling noise."""
     steps = 300

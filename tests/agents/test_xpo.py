@@ -20,6 +20,7 @@ def test_without_a_bonus_it_ends_at_the_optimum_of_the_reward():
     assert torch.allclose(law(agent.policy), GOAL, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_bonus_leads_away_from_the_start():
     optimiser = OptimiserConfig("sgd", learning_rate=1.0, max_grad_norm=None)
     laws = []

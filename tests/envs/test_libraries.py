@@ -12,10 +12,13 @@ from tests.paths import DOCS
 
 PAGE = (DOCS / "libraries.md").read_text(encoding="utf-8")
 RECIPES = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, flags=re.DOTALL))
+LONG = {"tianshou"}
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("package", RECIPES)
+@pytest.mark.parametrize(
+    "package", [pytest.param(one, marks=[pytest.mark.slow] if one in LONG else []) for one in RECIPES]
+)
 def test_the_recipe_runs(package, tmp_path, monkeypatch, capsys):
     pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)

@@ -120,6 +120,7 @@ def test_a_killed_process_ends_the_run_which_goes_on_in_any_number(tmp_path):
     require_same(tmp_path / "whole", tmp_path / "cut", 6)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_sharded_is_refused(tmp_path):
     arguments = "--agent", "ipo", "--task", "symbols", "--policy", "tabular", "--run.parallel", "fsdp"
     said = run(2, tmp_path / "run", *arguments, code=1).stderr

@@ -1,12 +1,10 @@
 """The benchmark plays what is missing and nothing twice, tells what failed, and keeps what is finished."""
 
-import contextlib
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from envs.games import von_neumann_regret
 from runners.bench import main
@@ -23,6 +21,7 @@ from runners.run.record import read_lines, write_whole
 
 FILE = """
 from runners.benchmark.suites import Entrant, Game, Suite, tabular
+from tests.bench_engine import in_process
 GAMES = tuple(Game("cyclic", lam) for lam in (0.0, 1.0))
 SUITE = Suite("small", "a test", tuple(Entrant(one, one) for one in {agents}), GAMES, 2, tabular(60, 1, 2))
 """
@@ -39,24 +38,12 @@ def suite(tmp_path):
     return path
 
 
-class Here:
-    """An engine that plays in this process."""
-
-    def submit(self, batch):
-        return batch
-
-    def finished(self, under_way):
-        return under_way[0], play_cells(under_way[0])
-
-
 @pytest.fixture
 def here(monkeypatch):
     """Saves the seconds of a process of its own and of drawing the page, which other tests look at."""
-    threads = torch.get_num_threads()
-    monkeypatch.setattr("runners.benchmark.executors.local", lambda processes: contextlib.nullcontext(Here()))
     monkeypatch.setattr("runners.benchmark.report.page.write", lambda results, folder: folder / "index.html")
-    yield
-    torch.set_num_threads(threads)
+    with in_process(monkeypatch):
+        yield
 
 
 def bench(suite, folder):
@@ -152,6 +139,7 @@ def test_what_is_left_is_the_last_gap_over_the_first():
     assert gaps(cell, "eval/win_rate_vs_ref") == pytest.approx([0.5, 0.4, 0.1])
 
 
+@pytest.mark.slow
 def test_trials_are_as_many_for_every_agent_and_the_first_is_its_defaults():
     drawn = {agent: trials(agent, 16) for agent in ("dpo", "comal", "oelhf")}
     for agent, found in drawn.items():

@@ -59,6 +59,7 @@ def prob(oracle):
     return oracle.prob([PROMPT] * 3, [ANSWERS[a] for a, _ in CYCLE], [ANSWERS[b] for _, b in CYCLE])
 
 
+@pytest.mark.slow
 def test_an_embedding_learns_a_cycle_and_its_checkpoint_judges(tmp_path, capsys):
     out, found, printed = fitted(tmp_path, capsys, "gpm", "--epochs", "12")
     assert found["eval/accuracy"] == 1

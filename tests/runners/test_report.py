@@ -19,6 +19,7 @@ from runners.benchmark.scores import show
 from runners.benchmark.statistics import Interval
 from runners.benchmark.suites import Game
 from runners.report import main
+from tests.bench_engine import in_process
 
 FILE = """
 from runners.benchmark.suites import Entrant, Game, Suite, tabular
@@ -31,7 +32,8 @@ SUITE = Suite("small", "a test", tuple(Entrant(one, one) for one in ("dpo", "ipo
 def folder(tmp_path_factory):
     where = tmp_path_factory.mktemp("bench")
     (where / "small.py").write_text(FILE)
-    assert bench(["--suite", str(where / "small.py"), "--dir", str(where / "out"), "--processes", "1"]) == 0
+    with pytest.MonkeyPatch.context() as patch, in_process(patch):
+        assert bench(["--suite", str(where / "small.py"), "--dir", str(where / "out"), "--processes", "1"]) == 0
     return where / "out"
 
 

@@ -1,5 +1,6 @@
 """Models whose parameters are sharded by FSDP2: samples, log-probabilities and gradients of the whole model."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ def test_a_sharded_model_scores_and_learns_as_a_whole_one(kind, tied, tmp_path):
     command = [*launcher, "-m", "tests.agents.policies.test_sharding", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("the same") == 2
 
 
 def require_same(folder):
@@ -47,4 +49,6 @@ def require_same(folder):
 if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
     require_same(Path(sys.argv[1]))
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()
+    print("the same", flush=True)
+    os._exit(0)  # a thread of torch that still runs when Python ends may abort the process

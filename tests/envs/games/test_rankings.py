@@ -93,6 +93,7 @@ def test_the_winner_of_most_entropy_wins_and_has_the_most_entropy(table):
         assert torch.special.entr(mixed).sum() <= torch.special.entr(winner.policy).sum() + 1e-8
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(tables)
 def test_it_is_the_limit_of_the_regularised_nash_policy(table):

@@ -46,6 +46,7 @@ def files(root):
     return {path.relative_to(root): path.read_bytes() for folder in MADE for path in (root / folder).rglob("*.*")}
 
 
+@pytest.mark.slow
 def test_a_rebuild_gives_the_same_bytes_and_another_seed_others(rebuilt, tmp_path, capsys):
     first = {path: data for path, data in files(rebuilt).items() if path.name != "README.md"}
     assert len(first) == 12

@@ -97,6 +97,7 @@ def require_survives_a_kill(lab, at):
         require_equal_runs(killed, lab / "whole")
 
 
+@pytest.mark.slow
 def test_run_killed_at_its_beginning_middle_and_end_goes_on_as_if_it_had_not_been(lab):
     require_survives_a_kill(lab, (1, 20, 45))
 
@@ -108,7 +109,9 @@ def test_run_killed_at_a_random_step_goes_on_as_if_it_had_not_been(lab):
     require_survives_a_kill(lab, at)
 
 
-@pytest.mark.parametrize("trouble", ["SIGKILL@update3", "SIGKILL@update12", "SIGKILL@save2"])
+@pytest.mark.parametrize(
+    "trouble", [*(pytest.param(f"SIGKILL@update{n}", marks=pytest.mark.slow) for n in (3, 12)), "SIGKILL@save2"]
+)
 def test_kill_loses_nothing_before_the_last_checkpoint(lab, trouble):
     arguments = f"{OUTSIDE} {SHORT} --run.steps 14"
     assert main(f"{arguments} --run.dir whole".split()) == 0

@@ -84,7 +84,10 @@ def test_what_is_saved_is_a_plain_model_that_says_the_same(folder, tmp_path):
     assert not torch.allclose(policy_of(folder).logprob(PROMPTS, drawn), policy.logprob(PROMPTS, drawn), atol=0.1)
 
 
-@pytest.mark.parametrize("name", ["sppo", "dpo", "ipo", "inpo", "nash_md", "rlhf", "oelhf", "spo"])
+SLOWEST = [pytest.param(name, marks=pytest.mark.slow) for name in ("dpo", "inpo", "nash_md", "rlhf", "oelhf")]
+
+
+@pytest.mark.parametrize("name", ["sppo", "ipo", "spo", *SLOWEST])
 def test_agents_keep_their_contract(name):
     task = make_task("symbols", alphabet=3, length=2, prompts=2)
     oracle = make_oracle("cyclic", prompts=task.all_prompts, responses=task.response_texts)
@@ -95,6 +98,7 @@ def test_agents_keep_their_contract(name):
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.slow
 def test_a_run_with_adapters_learns_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = "--agent ipo --policy.lora.rank 4 --run.batch_size 4 --run.eval_prompts 4 --run.threads 1"
