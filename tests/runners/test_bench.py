@@ -18,10 +18,10 @@ from runners.duel import main as duel
 from runners.run.build import gather
 from runners.run.cli import parse
 from runners.run.record import read_lines, write_whole
+from tests.bench_engine import in_process
 
 FILE = """
 from runners.benchmark.suites import Entrant, Game, Suite, tabular
-from tests.bench_engine import in_process
 GAMES = tuple(Game("cyclic", lam) for lam in (0.0, 1.0))
 SUITE = Suite("small", "a test", tuple(Entrant(one, one) for one in {agents}), GAMES, 2, tabular(60, 1, 2))
 """
