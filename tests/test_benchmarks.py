@@ -76,6 +76,7 @@ def hide(monkeypatch, package):
     )
 
 
+@pytest.mark.slow
 def test_a_step_is_measured_beside_its_floor(monkeypatch, capsys, tmp_path):
     hide(monkeypatch, "trl")
     monkeypatch.setattr("sys.argv", ["step", *SMALL, "--steps", "2", "--json", str(tmp_path / "out.json")])

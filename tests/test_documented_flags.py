@@ -136,6 +136,7 @@ def examples(tmp_path, monkeypatch):
     sys.modules.pop("my_oracle", None)
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_every_flag_that_is_mentioned(examples):
     places = {}
     for where, text in texts():

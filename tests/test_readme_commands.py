@@ -157,6 +157,7 @@ def test_the_pages_name_every_oracle_agent_and_suite():
         assert f"[`{agent}`]({agent}.md)" in TEXTS["docs/agents/README.md"]
 
 
+@pytest.mark.slow
 def test_the_published_results_are_reported(elsewhere, capsys):
     report = importlib.import_module("runners.report").main
     assert report(["quick"]) == 0
