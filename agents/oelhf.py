@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from agents.enhancers import EnhancerName, make_enhancer
 from agents.ipo import IPO, IPOConfig
 from agents.optim.optimiser import OptimiserConfig
 from agents.policies.tensors import restore
+from agents.preference_models.enhancers import EnhancerName, make_enhancer
 from agents.preference_models.factory import ModelConfig, Planner, choose_parts, model_of, predict_and_score
 from preference_duel.checks import at_least, one_of, positive, require
 from preference_duel.keyed_random import Key, Stream

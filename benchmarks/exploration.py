@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from agents.enhancers import EnhancerName
 from agents.ipo import IPOConfig
 from agents.oelhf import OELHF, OELHFConfig
 from agents.policies.tabular import TabularPolicy
+from agents.preference_models.enhancers import EnhancerName
 from benchmarks.timing import machine
 from envs.arena import DuelArena
 from envs.games import regularised_exploitability, von_neumann_winner

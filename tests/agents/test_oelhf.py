@@ -9,13 +9,13 @@ import torch
 import oracles
 from agents import make_policy
 from agents.check import check_agent
-from agents.enhancers import Tournament
 from agents.ipo import IPOConfig
 from agents.oelhf import OELHF, OELHFConfig
 from agents.optim.optimiser import OptimiserConfig
 from agents.policies.lm_config import TinyConfig
 from agents.policies.tabular import TabularPolicy
 from agents.preference_models.counts import DuelCounts
+from agents.preference_models.enhancers import Tournament
 from agents.preference_models.factory import ModelConfig
 from agents.preference_models.metrics import foresight
 from agents.preference_models.network import NetworkModel
