@@ -25,7 +25,7 @@ _STEPS = 4
 def check_agent(agent: Agent, arena: DuelArena) -> None:
     """Plays some duels and checks what the runner and the readers of its curves rely on.
 
-    * Proposals fit the prompts, and are weighted exactly where the policy lists its whole law.
+    * Proposals fit the prompts, and are weighted exactly if the policy lists its whole distribution.
     * Under outcome feedback the duels hold nothing but outcomes, and the agent holds neither arena nor oracle.
     * `update` leaves the duel as it is and returns finite floats with known tags.
     * Only the agent's policy learns: frozen copies stay as they are and other policies get no gradient.

@@ -1,4 +1,4 @@
-"""Direct preference optimisation on one's own draws: classifies who won by the policy's own log-ratios."""
+"""Direct preference optimisation on one's own draws: classifies the winner by the policy's own log-ratios."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DPOConfig:
     """KL coefficient around the starting policy, > 0 (the paper's beta, 0.1)."""
 
     responses: int = 4
-    """Draws per prompt, K >= 2, each pair asked once. A policy that lists its whole law takes no heed of it."""
+    """Draws per prompt, K >= 2, each pair asked once. Ignored if the policy is exact."""
 
     pairs: Literal["all", "best_worst"] = "all"
     """Which pairs are learned from: all, or only the draw that won most often against the one that won least, as
@@ -94,7 +94,7 @@ class DPO(LearningAgent):
 
     Attributes:
         policy: what is trained.
-        opponent: who draws, the policy as it was renewed last.
+        opponent: the policy that samples, as it was renewed last.
         average: the mean of pi_1..pi_T, start included, where kept.
     """
 
@@ -106,7 +106,7 @@ class DPO(LearningAgent):
         super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
-        """Returns K draws for both seats, or the whole law where the policy is exact."""
+        """Returns K draws for both seats, or the whole distribution if the policy is exact."""
         return self.self_play(self.opponent, prompts, self.config.responses)
 
     def update(self, duel: Duel) -> dict[str, float]:
@@ -131,7 +131,7 @@ class DPO(LearningAgent):
 
 
 def _best_against_worst(duel: Duel) -> Duel:
-    """Returns the duel as if nobody but the draw that won most and the one that won least had met."""
+    """Returns the duel in which only the sample with the most wins and the one with the fewest were compared."""
     if not duel.self_play or duel.exact:
         raise ValueError("pairs='best_worst' chooses among one's own draws: build the policy without exact")
     ends = losses.best_and_worst(losses.win_rate(duel.prob, leave_one_out=True))

@@ -29,7 +29,7 @@ class EGPOConfig:
     """Step size of the mirror descent, 1/nats, > 0, eta tau at most 1."""
 
     responses: int = 4
-    """Draws per prompt, K >= 2, each pair of them asked once. A policy that lists its whole law takes no heed of it."""
+    """Draws per prompt, K >= 2, each pair of them asked once. Ignored if the policy is exact."""
 
     average: bool = True
     """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
@@ -67,7 +67,7 @@ class EGPO(LearningAgent):
         super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
-        """Returns K draws of pi_t, or in turn of the half-way policy, or the whole law where it is exact."""
+        """Returns K draws of pi_t, or in turn of the half-way policy, or the whole distribution if it is exact."""
         return self.self_play(self._player, prompts, self.config.responses)
 
     def update(self, duel: Duel) -> dict[str, float]:

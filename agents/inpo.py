@@ -33,7 +33,7 @@ class INPOConfig:
 
     responses: int = 4
     """Draws per prompt from pi_t, K >= 2, each pair of them asked once; the paper draws 8 and keeps the best and the
-    worst of a tournament. A policy that lists its whole law takes no heed of it."""
+    worst of a tournament. Ignored if the policy is exact."""
 
     refresh_every: int = 1
     """Updates between renewals of pi_t, the frozen policy that draws, >= 1; the paper renews it after a third of its
@@ -77,7 +77,7 @@ class INPO(LearningAgent):
         super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
-        """Returns K draws of pi_t for both seats, or its whole law where it is exact."""
+        """Returns K draws of pi_t for both seats, or its whole distribution if it is exact."""
         return self.self_play(self.opponent, prompts, self.config.responses)
 
     def update(self, duel: Duel) -> dict[str, float]:
@@ -104,7 +104,7 @@ class INPO(LearningAgent):
 def mirror_step(
     learner: Learner, duel: Duel, log_opponent: Tensor, log_reference: Tensor, eta: float, tau: float
 ) -> dict[str, float]:
-    """Takes one optimiser step towards opponent^(1 - eta tau) reference^(eta tau) exp(eta P(. beats who drew)).
+    """Takes one optimiser step towards opponent^(1 - eta tau) reference^(eta tau) exp(eta P(. beats the opponent)).
 
     Zhang et al. 2024, arXiv:2407.00617, equation 12, with 1/eta for the paper's eta and the mean over outcomes for its
     hard label: (log pi/anchor(y) - log pi/anchor(y') - eta (P(y beats y') - 1/2))^2 over pairs of the duel's draws.
@@ -124,7 +124,9 @@ def mirror_step(
         ValueError: if the seats hold different draws.
     """
     if not duel.self_play:
-        raise ValueError("a mirror step learns from pairs of one law's draws, and the seats hold different ones")
+        raise ValueError(
+            "a mirror step learns from pairs of samples of one distribution, and the seats hold samples of two"
+        )
 
     def loss(margin: Tensor, prob: Tensor) -> Tensor:
         return losses.ipo(margin, prob, tau=1 / eta)  # [b, K, K] (margin - eta (P - 1/2))^2

@@ -36,7 +36,7 @@ class NashMDConfig:
 
     form: Literal["gradient", "mirror"] = "gradient"
     """gradient: the paper's practice, a policy gradient on P(y beats y') - 1/2 - tau log pi/ref with y of the policy
-    and y' of the opponent. mirror: the paper's algorithm, a regression onto the opponent's law times
+    and y' of the opponent. mirror: the paper's algorithm, a regression onto the opponent's distribution times
     exp(eta P(. beats the opponent)), both seats the opponent's."""
 
     anneal: bool = False
@@ -45,7 +45,7 @@ class NashMDConfig:
 
     responses: int = 4
     """Draws per prompt, K >= 1, of each seat; each left one meets one right one. Mirror form: K >= 2 draws of the
-    opponent, each pair asked once. A policy that lists its whole law takes no heed of it."""
+    opponent, each pair asked once. Ignored if the policy is exact."""
 
     average: bool = True
     """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""

@@ -104,8 +104,8 @@ class PELHF:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns policy, start, counts and the number of updates."""
-        laws = {"policy": tensors(self.policy), "reference": tensors(self.reference)}
-        return {**laws, "model": self.model.state_dict(), "updates": self._updates}
+        policies = {"policy": tensors(self.policy), "reference": tensors(self.reference)}
+        return {**policies, "model": self.model.state_dict(), "updates": self._updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from `state_dict()`."""

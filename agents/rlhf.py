@@ -30,7 +30,7 @@ class RLHFConfig:
     """KL coefficient around the starting policy, > 0; InstructGPT takes 0.02 on rewards of its own scale."""
 
     responses: int = 4
-    """Draws per prompt, K >= 2, each pair of them asked once. A policy that lists its whole law takes no heed of it."""
+    """Draws per prompt, K >= 2, each pair of them asked once. Ignored if the policy is exact."""
 
     inner_steps: int = 1
     """Rounds of fresh draws, rewarded by the model, after each duel, >= 1."""
@@ -79,7 +79,7 @@ class RLHF(LearningAgent):
         self._gradient = PolicyGradient(self.learner, self.start, config.tau, config.gradient)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
-        """Returns K draws for both seats, or the whole law where the policy is exact."""
+        """Returns K draws for both seats, or the whole distribution if the policy is exact."""
         with torch.no_grad():
             responses, weight = self.policy.draw(prompts, self.config.responses, self._key(0))
         return Proposal(responses, left_weight=weight if self.policy.exact else None)

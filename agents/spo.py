@@ -27,7 +27,7 @@ class SPOConfig:
     """KL coefficient around the starting policy, >= 0; the paper's game has none."""
 
     responses: int = 4
-    """Draws per prompt, K >= 2, each pair of them asked once. A policy that lists its whole law takes no heed of it."""
+    """Draws per prompt, K >= 2, each pair of them asked once. Ignored if the policy is exact."""
 
     gradient: GradientConfig = field(default_factory=GradientConfig)
     """How the win rate moves the policy; the paper takes any no-regret learner."""
@@ -64,7 +64,7 @@ class SPO(LearningAgent):
         self._gradient = PolicyGradient(self.learner, self.start, config.tau, config.gradient)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
-        """Returns K draws for both seats, or the whole law where the policy is exact."""
+        """Returns K draws for both seats, or the whole distribution if the policy is exact."""
         return self.self_play(self.policy, prompts, self.config.responses)
 
     def update(self, duel: Duel) -> dict[str, float]:

@@ -53,7 +53,7 @@ class XPOConfig:
 
 
 class XPO(LearningAgent):
-    """Plays against the start and classifies who won, optimistic about what the start does not say.
+    """Plays against the start and classifies the winner, optimistic about what the start does not sample.
 
     Attributes:
         policy: what is trained.
@@ -66,7 +66,7 @@ class XPO(LearningAgent):
         super().__init__(policy, config.optimiser, seed, average=config.average, reference=self.reference)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
-        """Returns K draws of the policy against K of the start, or both whole laws where they are exact."""
+        """Returns K draws of the policy against K of the start, or both whole distributions if they are exact."""
         count = self.config.responses
         with torch.no_grad():
             left, left_weight = self.policy.draw(prompts, count, self.key())

@@ -41,7 +41,7 @@ def main() -> None:
     policy = make_policy(found.policy, task=task, device=found.device)
     judge = oracles.make("cyclic", prompts=prompts, responses=texts)
     game = payoff(judge, prompts, [texts])
-    tree, tree_s = timed(lambda: policy.law(prompts, task.responses or ()))
+    tree, tree_s = timed(lambda: policy.distribution(prompts, task.responses or ()))
     whole, whole_s = timed(lambda: from_the_start(policy, prompts, task))
     exact, gap_s = timed(lambda: exploitability(game, tree))
     best = texts[int((game[0] @ tree[0]).argmax())]

@@ -74,7 +74,7 @@ def measure(name: str, duels: int, seed: int, widths: Sequence[float] = WIDTHS) 
     for width in widths:
         agent = PELHFConfig(TAU, width).build(policy=TabularPolicy(task, behaviour))
         agent.update(duel)
-        laws.append(agent.policy.law(["x"], task.responses or ())[0].detach())
+        laws.append(agent.policy.distribution(["x"], task.responses or ())[0].detach())
     return [regularised_exploitability(payoff, law / law.sum(), behaviour, TAU).item() for law in laws]
 
 

@@ -57,7 +57,7 @@ class Policy(nn.Module, ABC):
         """
 
     @torch.no_grad()
-    def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
+    def distribution(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
         """Returns the probabilities of all responses of a finite task.
 
         Args:

@@ -348,7 +348,7 @@ def token_logprob(
 
 
 def policy_scalars(weight: Tensor, log_policy: Tensor, log_start: Tensor | None) -> dict[str, float]:
-    """Returns the entropy of the policy that drew, and its KL from the start, by tag: exact where weights are a law.
+    """Returns the entropy of the sampling policy and its KL from the start, by tag: exact if weights are probabilities.
 
     Args:
         weight: [B, K] of the responses, rows sum to 1.

@@ -35,8 +35,8 @@ class GradientConfig:
 
     form: Literal["reinforce", "grpo", "ppo", "rebel"] = "reinforce"
     """reinforce: leave-one-out baseline. grpo: divided by its spread over the draws. ppo: steps on the same draws with
-    the ratio to who drew clipped. rebel: log-ratios to who drew are regressed onto eta times the reward, which where it
-    is solved (optimiser lbfgs on an exact policy) is Hedge, a no-regret learner."""
+    the ratio to the sampling policy clipped. rebel: log-ratios to that policy are regressed onto eta times the reward;
+    solved (optimiser lbfgs on an exact policy) it is Hedge, a no-regret learner."""
 
     eta: float = 1.0
     """rebel: step size, nats per unit of reward, > 0 (arXiv:2404.16767 takes 1 on rewards of its own scale)."""
@@ -74,7 +74,7 @@ class GradientConfig:
 
 @dataclass(frozen=True)
 class Draws:
-    """What a policy drew: prompts, responses [B][K], weights [B, K], and whether they are its whole law."""
+    """What a policy drew: prompts, responses [B][K], weights [B, K], and whether they are its whole distribution."""
 
     prompts: Sequence[str]
     responses: Sequence[Sequence[Completion]]
@@ -102,7 +102,7 @@ class PolicyGradient:
             if learner.policy.worlds > 1:
                 raise TogetherError("baseline='value' learns one value function from all worlds")
             if learner.policy.exact:
-                raise ValueError("a whole law needs no value function: build the policy without exact")
+                raise ValueError("a whole distribution needs no value function: build the policy without exact")
             from agents.learning.critic import critic_of
 
             self.critic = critic_of(learner.policy)

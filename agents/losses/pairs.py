@@ -1,4 +1,4 @@
-"""Losses of pairs: what should the margin between two responses' log-ratios be, given who was preferred?"""
+"""Losses of pairs: the margin between two responses' log-ratios, given which one was preferred."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pair_weight(left_weight: Tensor, right_weight: Tensor, asked: Tensor, exact:
         left_weight: [B, K], rows sum to 1.
         right_weight: [B, L], rows sum to 1.
         asked: [B, K, L] bool.
-        exact: whether the responses are whole laws, of which a pair of equals is a part like any other.
+        exact: whether the responses are whole distributions, in which a pair of equals counts like any other.
 
     Returns:
         [B, K, L], sums to 1 for each prompt.
@@ -57,7 +57,7 @@ def pair_weight(left_weight: Tensor, right_weight: Tensor, asked: Tensor, exact:
 
 
 def squared_terms(ratio: Tensor, weight: Tensor) -> Tensor:
-    """Returns v with sum v^2 = sum_kl w_kl (r_k - r_l)^2, exactly where the weights are products of a law's.
+    """Returns v with sum v^2 = sum_kl w_kl (r_k - r_l)^2, exactly if the weights are products of one distribution's.
 
     sum_kl w_k w_l (r_k - r_l)^2 = 2 sum_k w_k (r_k - mean)^2: K terms tell what K^2 would of the curvature.
 
@@ -68,8 +68,8 @@ def squared_terms(ratio: Tensor, weight: Tensor) -> Tensor:
     Returns:
         [B, K].
     """
-    law = weight.sum(2)
-    return (2 * law).sqrt() * (ratio - (law * ratio).sum(1, keepdim=True))
+    probs = weight.sum(2)
+    return (2 * probs).sqrt() * (ratio - (probs * ratio).sum(1, keepdim=True))
 
 
 def ipo(margin: Tensor, prob: Tensor, tau: float) -> Tensor:
@@ -144,7 +144,7 @@ def robust_dpo(margin: Tensor, prob: Tensor, beta: float, label_noise: float) ->
 
     Args:
         margin: [...] nats.
-        prob: [...] in [0, 1], as it was told.
+        prob: [...] in [0, 1], with the noise in it.
         beta: KL coefficient, positive.
         label_noise: e, in [0, 1/2).
 
@@ -156,8 +156,8 @@ def robust_dpo(margin: Tensor, prob: Tensor, beta: float, label_noise: float) ->
     """
     if not 0 <= label_noise < 0.5:
         raise ValueError(f"label_noise must lie in [0, 1/2), got {label_noise}")
-    told, flipped = dpo(margin, prob, beta), dpo(margin, 1 - prob, beta)
-    return ((1 - label_noise) * told - label_noise * flipped) / (1 - 2 * label_noise)
+    plain, flipped = dpo(margin, prob, beta), dpo(margin, 1 - prob, beta)
+    return ((1 - label_noise) * plain - label_noise * flipped) / (1 - 2 * label_noise)
 
 
 def exo(margin: Tensor, prob: Tensor, beta: float, label_smoothing: float) -> Tensor:

@@ -15,7 +15,7 @@ def win_rate(prob: Tensor, weight: Tensor | None = None, leave_one_out: bool = F
 
     The estimate of P(y beats pi_t | x) in Wu et al. 2024, Algorithm 1 (arXiv:2405.00675), which averages over all K
     draws, y itself among them: E[estimate - 1/2] = (K-1)/K (P(y beats pi_t) - 1/2). `leave_one_out` takes the term
-    of y against itself away, which makes the estimate unbiased; it is meant for samples, not for a whole law.
+    of y against itself away, which makes the estimate unbiased; it is meant for samples, not for a whole distribution.
 
     Args:
         prob: [B, K, L] P(left beats right | prompt), in [0, 1].
@@ -49,8 +49,8 @@ def log_partition(win_rate: Tensor, eta: float, weight: Tensor | None = None) ->
     """Returns log Z = log sum_y w(y) exp(eta P(y beats pi_t)), the normaliser of the exponential-weights update.
 
     Wu et al. 2024, Section 4.1: pi_{t+1}(y) = pi_t(y) exp(eta P(y beats pi_t)) / Z. Exact where the weights are
-    pi_t's whole law. Of samples it is an estimate from the very win rates that the regression uses, leave-one-out
-    where they are; noise in them lifts it (Jensen), by about eta^2/2 times their variance.
+    pi_t's whole distribution. Of samples it is an estimate from the very win rates that the regression uses,
+    leave-one-out if they are; noise in them lifts it (Jensen), by about eta^2/2 times their variance.
 
     Args:
         win_rate: [B, K] in [0, 1].

@@ -107,7 +107,7 @@ def advantage(reward: Tensor, form: str, exact: bool = False) -> Tensor:
         reward: [B, K] of whole responses.
         form: "grpo": (R - mean) / std of the group (Shao et al. 2024, arXiv:2402.03300); anything else: R less the
             mean of the others (leave-one-out, Ahmadian et al. 2024, arXiv:2402.14740).
-        exact: whether the responses are a whole law; then the reward itself, no baseline is needed.
+        exact: whether the responses are a whole distribution; then the reward itself, no baseline is needed.
 
     Returns:
         [B, K], detached.
@@ -128,10 +128,10 @@ def advantage(reward: Tensor, form: str, exact: bool = False) -> Tensor:
 
 
 def rebel(log_ratio: Tensor, reward: Tensor, weight: Tensor, eta: float) -> Tensor:
-    """Returns how far each draw's log-ratio to who drew is from eta times its reward, up to a constant of the prompt.
+    """Returns the distance of each log-ratio to the sampling policy from eta R, up to a constant of the prompt.
 
     The mean over pairs of (r_k - r_l - eta (R_k - R_l))^2 (Gao et al. 2024, arXiv:2404.16767, equation 3) is twice the
-    mean of the squares of these. Its minimum over all laws is pi_t exp(eta R) / Z: Hedge, the natural gradient's step.
+    mean of the squares of these. Its minimum over all distributions is pi_t exp(eta R) / Z: Hedge.
 
     Args:
         log_ratio: [B, K] log pi - log pi_t, nats.

@@ -39,9 +39,9 @@ class Frozen(Policy):
         """Returns [B, K] nats, without a graph."""
         return self.policy.logprob(prompts, responses)
 
-    def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
+    def distribution(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
         """Returns [B, N] float64 on the CPU."""
-        return self.policy.law(prompts, responses)
+        return self.policy.distribution(prompts, responses)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Stays as it is.
@@ -111,9 +111,9 @@ class Mixture(Policy):
         logprobs = torch.stack([first, *(other.to(first) for other in others)])
         return (logprobs + self.weights.log().to(first)[:, None, None]).logsumexp(0)
 
-    def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
+    def distribution(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
         """Returns [B, N] float64 on the CPU."""
-        probs = torch.stack([policy.law(prompts, responses) for policy in self._components])
+        probs = torch.stack([policy.distribution(prompts, responses) for policy in self._components])
         return torch.einsum("i,ibn->bn", self.weights.cpu(), probs)
 
     def blend(self, other: Policy, weight: float) -> None:

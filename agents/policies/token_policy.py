@@ -103,7 +103,7 @@ class TokenPolicy(Policy):
         """Returns [B, K] nats, float32, differentiable."""
         return self.token_logprob(prompts, responses)[0].sum(-1)
 
-    def law(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
+    def distribution(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
         """Returns [B, N] float64 on the CPU; each beginning of a response is read once.
 
         Raises:
@@ -112,7 +112,7 @@ class TokenPolicy(Policy):
         """
         trie = self.constraints
         if not isinstance(trie, ResponseTrie):
-            raise TypeError("only a finite task has a whole law")
+            raise TypeError("only a finite task has a distribution over all its responses")
         columns = [trie.number_of(response.text) for response in responses]
         most = max(1, self.micro_tokens // _SHARE)
         with self.gathered():

@@ -26,7 +26,7 @@ class DuelCounts:
     Args:
         cells: X prompts and N responses.
         prior: wins that each response of a pair has before any duel, >= 0. 1/2 (Jeffreys): an untried pair is even, and
-            nothing is certain. 0 where whole laws are played, which leave no pair untried.
+            nothing is certain. 0 if whole distributions are played, which leave no pair untried.
 
     Attributes:
         wins: [X, N, N] float64, how often the row beat the column.
@@ -41,7 +41,7 @@ class DuelCounts:
         self._rewards: dict[int, Tensor] = {}  # of the counts as they are
 
     def add(self, duel: Duel) -> None:
-        """Counts every asked pair; a probability is the mean of `votes` outcomes, a law's pair counts by its weight."""
+        """Counts every asked pair; a probability is the mean of `votes` outcomes, exact pairs count by weight."""
         x, i, j, prob, votes = self._asked(duel)
         self._rewards = {}
         self.wins.index_put_((x, i, j), prob * votes, accumulate=True)

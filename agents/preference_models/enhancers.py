@@ -88,7 +88,7 @@ class OptimisticTable(Enhancer):
     def respond(self, prompts: Sequence[str], left: Responses, key: Key) -> list[list[Completion]]:
         """Returns [B][K] the listed responses of largest Gamma."""
         responses = self.table.cells.responses
-        pi1 = self.table.law(prompts, responses)  # [B, N]
+        pi1 = self.table.distribution(prompts, responses)  # [B, N]
         columns = self.model.columns(left)  # [B, K]
         chosen = [self._most_uncertain(*row) for row in zip(prompts, pi1.square(), columns, strict=True)]
         return [[responses[b] for b in row] for row in chosen]

@@ -19,5 +19,5 @@ def foresight(expected: torch.Tensor, seen: torch.Tensor) -> dict[str, float]:
     """
     loss = -(seen * expected.log() + (1 - seen) * (1 - expected).log()).mean()
     right = torch.where(expected > 0.5, seen, torch.where(expected < 0.5, 1 - seen, 0.5)).mean()
-    said = torch.maximum(expected, 1 - expected).mean()
-    return {"log_loss": loss.item(), "accuracy": right.item(), "overconfidence": (said - right).item()}
+    confidence = torch.maximum(expected, 1 - expected).mean()
+    return {"log_loss": loss.item(), "accuracy": right.item(), "overconfidence": (confidence - right).item()}

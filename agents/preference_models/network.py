@@ -47,7 +47,7 @@ class PreferenceNetwork(nn.Module):
         width = self.head.weight.shape[1]
         with torch.no_grad():
             drawn = torch.randn(self.head.weight.shape, generator=generator) / math.sqrt(width)
-            drawn[0] = 0  # before any duel nobody is preferred
+            drawn[0] = 0  # before any duel no response is preferred
             self.head.weight.copy_(drawn * 0.1)
         self.planes, self.micro_tokens = planes, policy.micro_tokens
         self.to(policy.device)

@@ -31,7 +31,7 @@ def solve_equilibrium(
     with torch.no_grad():
         log_reference = reference.logprob(duel.prompts, duel.left)  # [B, K]
         scalars = policy_scalars(duel.left_weight, policy.logprob(duel.prompts, duel.left), log_reference)
-        start = reference.law(prompts, policy.cells.responses)  # [X, N]
+        start = reference.distribution(prompts, policy.cells.responses)  # [X, N]
         nash = regularised_nash(model.matrix(prompts), start / start.sum(-1, keepdim=True), tau, tol=1e-8)
         policy.logits[policy.cells.rows_of(prompts)] = nash.policy.clamp_min(_LEAST).log()
     return scalars

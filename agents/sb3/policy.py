@@ -55,8 +55,8 @@ class SB3Policy(Policy):
     """Plays the token-level duel's observations, as a model trained on `gymnasium.make(..., obs="flat")` does.
 
     Where the algorithm knows no masks, what it plays against the rules counts as in the duel: as EOS where that is
-    legal, else as the smallest legal token; the law is that of the responses that come out. DQN's is greedy but for a
-    share of random tokens.
+    legal, else as the smallest legal token; the distribution is that of the resulting responses. DQN's is greedy
+    but for a share of random tokens.
 
     Args:
         config: the network.
@@ -89,7 +89,7 @@ class SB3Policy(Policy):
         self.to(device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Returns a copy of the weights: Stable-Baselines3's policies hold their last law, graph and all."""
+        """Returns a copy of the weights: Stable-Baselines3's policies keep their last distribution with its graph."""
         twin = type(self)(self.config, self.game.task, str(self.device))
         twin.load_state_dict(self.state_dict())
         return twin
@@ -103,9 +103,9 @@ class SB3Policy(Policy):
         return generate(self._drawn_law, start, game.rules, uniforms)
 
     def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
-        """Draws token by token, by inversion of the cumulative law."""
-        said = self.game.completions(self.roll(prompts, n, key)[0])
-        return [said[b * n : (b + 1) * n] for b in range(len(prompts))], torch.full((len(prompts), n), 1 / n)
+        """Draws token by token, by inversion of the cumulative distribution."""
+        responses = self.game.completions(self.roll(prompts, n, key)[0])
+        return [responses[b * n : (b + 1) * n] for b in range(len(prompts))], torch.full((len(prompts), n), 1 / n)
 
     def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         """Returns [B, K] nats, differentiable but for DQN.
@@ -114,18 +114,18 @@ class SB3Policy(Policy):
             ValueError: if the rules of the task do not allow a response.
         """
         game, count = self.game, len(responses[0])
-        said = game.tokens([response for row in responses for response in row])
-        spoken = phases(said, game.rules)
+        tokens = game.tokens([response for row in responses for response in row])
+        spoken = phases(tokens, game.rules)
         start = prompt_boards(prompts, game.task, game.rules).repeat(count, axis=0)
-        boards = game.prefixes(start, said)
+        boards = game.prefixes(start, tokens)
         live = spoken < ENDED
         seen, place = np.unique(boards[live], axis=0, return_inverse=True)
         phase = np.empty(len(seen), np.int64)
         phase[place] = spoken[live]
-        law = self._written_law(seen, phase).log()
-        chosen = law[torch.from_numpy(place), torch.from_numpy(said[live])]
-        total = torch.zeros(said.shape, dtype=law.dtype, device=law.device)
-        total = total.masked_scatter(torch.from_numpy(live).to(law.device), chosen)
+        log_probs = self._written_probs(seen, phase).log()
+        chosen = log_probs[torch.from_numpy(place), torch.from_numpy(tokens[live])]
+        total = torch.zeros(tokens.shape, dtype=log_probs.dtype, device=log_probs.device)
+        total = total.masked_scatter(torch.from_numpy(live).to(log_probs.device), chosen)
         return total.sum(dim=1).reshape(len(prompts), count)
 
     def blend(self, other: Policy, weight: float) -> None:
@@ -164,12 +164,12 @@ class SB3Policy(Policy):
 
     def _drawn_law(self, boards: NDArray[np.int64], masks: NDArray[np.int8]) -> Tensor:
         """Returns [M, V] the chance of each token to be drawn, before the rules replace illegal ones."""
-        law = next_token_probs(self.net, boards, masks)
+        probs = next_token_probs(self.net, boards, masks)
         if self.config.algorithm != "dqn":
-            return law
-        return torch.lerp(law, torch.full_like(law, 1 / law.shape[1]), self.exploration)
+            return probs
+        return torch.lerp(probs, torch.full_like(probs, 1 / probs.shape[1]), self.exploration)
 
-    def _written_law(self, boards: NDArray[np.int64], phase: NDArray[np.int64]) -> Tensor:
+    def _written_probs(self, boards: NDArray[np.int64], phase: NDArray[np.int64]) -> Tensor:
         """Returns [M, V] the chance of each token to stand on the board."""
         rules = self.game.rules
         drawn = self._drawn_law(boards, rules.masks[phase])
@@ -189,19 +189,19 @@ class _Game:
 
     def completions(self, boards: NDArray[np.int64]) -> list[Completion]:
         """Returns the responses on boards."""
-        said = [[t for t in row if t != self.rules.fill] for row in boards[:, self.width :].tolist()]
-        return [Completion(self.task.tokenizer.decode(tokens), tuple(tokens)) for tokens in said]
+        rows = [[t for t in row if t != self.rules.fill] for row in boards[:, self.width :].tolist()]
+        return [Completion(self.task.tokenizer.decode(tokens), tuple(tokens)) for tokens in rows]
 
     def tokens(self, responses: Sequence[Completion]) -> NDArray[np.int64]:
         """Returns [M, T] the tokens of responses, EOS from their end on."""
         listed = [tokens_of(r.text, self.task, self.rules) if r.tokens is None else r.tokens for r in responses]
         return response_board(listed, self.task, self.rules, "a response")
 
-    def prefixes(self, start: NDArray[np.int64], said: NDArray[np.int64]) -> NDArray[np.int64]:
+    def prefixes(self, start: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns [M, T, P + T] what was on the board before each token."""
         boards = np.repeat(start[:, None], self.limit, axis=1)
         for step in range(1, self.limit):
-            boards[:, step:, self.width + step - 1] = said[:, step - 1, None]
+            boards[:, step:, self.width + step - 1] = tokens[:, step - 1, None]
         return boards
 
 

@@ -45,8 +45,8 @@ class SnapshotPool:
     """A reservoir of snapshots (Vitter 1985, algorithm R, by keyed uniforms).
 
     Args:
-        config: how many, how often, and who plays.
-        policy: who they are snapshots of; the first one is taken now.
+        config: how many, how often, and which of them plays.
+        policy: of which they are snapshots; the first one is taken now.
         seed: names the draws of the reservoir.
 
     Attributes:

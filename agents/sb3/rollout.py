@@ -52,8 +52,8 @@ class Rollout:
 def rollout(policy: SB3Policy, boards: NDArray[np.int64], drawn: NDArray[np.int64]) -> Rollout:
     """Returns the transitions of what `SB3Policy.roll` returned; a player that waits for the other has none."""
     game = policy.game
-    said = np.where(boards[:, game.width :] == game.rules.fill, game.rules.eos, boards[:, game.width :])
-    spoken = phases(response_board(said, game.task, game.rules, "a draw"), game.rules)
+    tokens = np.where(boards[:, game.width :] == game.rules.fill, game.rules.eos, boards[:, game.width :])
+    spoken = phases(response_board(tokens, game.task, game.rules, "a draw"), game.rules)
     live = spoken < ENDED
     start = boards.copy()
     start[:, game.width :] = game.rules.fill

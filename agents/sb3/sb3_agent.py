@@ -22,7 +22,7 @@ class SelfPlay:
 
     Args:
         policy: what is trained.
-        config: who the older selves are.
+        config: of the pool of older policies.
         seed: names every draw.
 
     Attributes:

@@ -83,7 +83,7 @@ def win_rate(oracle: Oracle, prompts: Sequence[str], responses: Sequence[Row], r
 
 def law(policy: Policy, task: Task, prompts: Sequence[str]) -> Tensor:
     """Returns [B, N] float64 the probability of every response of a finite task; float32 is made to sum to 1."""
-    probs = policy.law(prompts, task.responses or ())
+    probs = policy.distribution(prompts, task.responses or ())
     return probs / probs.sum(-1, keepdim=True)
 
 

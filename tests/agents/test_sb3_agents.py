@@ -253,11 +253,11 @@ def test_maskable_ppo_reaches_nine_tenths_of_the_best_response(seed):
     oracle = make_oracle("bt", prompts=task.all_prompts, responses=task.response_texts)
     agent = built("maskable_ppo", task, seed=seed)
     payoffs = payoff_matrix(oracle, task.prompts, task.response_texts)
-    against = torch.einsum("bnm,bm->bn", payoffs, agent.policy.law(task.prompts, task.responses))
+    against = torch.einsum("bnm,bm->bn", payoffs, agent.policy.distribution(task.prompts, task.responses))
     arena = DuelArena(task, oracle, 64, seed=seed)
     for _ in range(300):
         agent.update(arena.play(agent.propose(arena.reset())))
-    payoff = (agent.policy.law(task.prompts, task.responses) * against).sum(1).mean()
+    payoff = (agent.policy.distribution(task.prompts, task.responses) * against).sum(1).mean()
     assert payoff > 0.9 * against.max(1).values.mean()
 
 
@@ -272,7 +272,7 @@ def test_self_play_cycles_while_the_mean_of_its_pool_is_near_the_equilibrium():
     for step in range(400):
         agent.update(arena.play(agent.propose(arena.reset())))
         if step >= 200:
-            last.append(exploitability(payoff, agent.policy.law(["x"], task.responses)[0]).item())
-            average.append(exploitability(payoff, agent.average.law(["x"], task.responses)[0]).item())
+            last.append(exploitability(payoff, agent.policy.distribution(["x"], task.responses)[0]).item())
+            average.append(exploitability(payoff, agent.average.distribution(["x"], task.responses)[0]).item())
     assert np.mean(last) > 0.25
     assert np.mean(average) < 0.1

@@ -27,7 +27,7 @@ def forced(policy, prompts, responses):
 
 def test_4096_strings_sum_to_one_and_are_what_teacher_forcing_says(symbols):
     policy = make_policy("tiny", task=symbols)
-    result = policy.law(symbols.prompts, symbols.responses)
+    result = policy.distribution(symbols.prompts, symbols.responses)
     assert result.shape == (2, 4096)
     assert (result.sum(1) - 1).abs().max() < 1e-12
     assert torch.allclose(result[0], forced(policy, symbols.prompts[:1], symbols.responses)[0], rtol=1e-4)
@@ -40,7 +40,7 @@ def test_each_beginning_is_read_once(symbols):
     handle = policy.model.register_forward_pre_hook(
         lambda _, __, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
-    policy.law(symbols.prompts[:1], symbols.responses)
+    policy.distribution(symbols.prompts[:1], symbols.responses)
     handle.remove()
     assert read == [len(prompt), 4, 16, 64, 256, 1024]  # with the empty one 1365 beginnings
 
@@ -50,10 +50,10 @@ def test_a_small_micro_tokens_changes_nothing(micro_tokens):
     words = ["a", "ab", "abc", "b", "ca", "cb", "cab0", "c" * 9]
     task = finite_task("game", ("x", "hello there"), words, words)
     policy = make_policy("tiny", task=task, micro_tokens=micro_tokens)
-    result = policy.law(task.prompts, task.responses)
+    result = policy.distribution(task.prompts, task.responses)
     assert (result.sum(1) - 1).abs().max() < 1e-12
     assert torch.allclose(result, forced(policy, task.prompts, task.responses), rtol=1e-4)
-    few = policy.law(task.prompts, task.responses[::-2])
+    few = policy.distribution(task.prompts, task.responses[::-2])
     assert torch.equal(few, result.flip(1)[:, ::2])
 
 
@@ -65,7 +65,7 @@ def test_policies_made_of_policies_have_distributions_too():
     for policy in (Frozen(model), Mixture([model, cold], [0.3, 0.7]), Mixture([model, table]), table):
         assert torch.allclose(law(policy, task, task.prompts), forced(policy, task.prompts, task.responses), rtol=1e-4)
     between = geometric(model, cold, 0.4)
-    result = between.law(task.prompts, task.responses)
+    result = between.distribution(task.prompts, task.responses)
     assert torch.allclose(result, forced(between, task.prompts, task.responses), rtol=1e-4)
     assert (result.sum(1) - 1).abs().max() < 1e-12
 
@@ -87,5 +87,5 @@ def test_exact_exploitability_lies_in_the_interval_of_an_estimate(symbols):
 
 def test_free_text_has_no_whole_distribution():
     task = make_task("chat")
-    with pytest.raises(TypeError, match="only a finite task has a whole law"):
-        make_policy("tiny", task=task).law(task.prompts[:1], [])
+    with pytest.raises(TypeError, match="only a finite task has a distribution over all its responses"):
+        make_policy("tiny", task=task).distribution(task.prompts[:1], [])
