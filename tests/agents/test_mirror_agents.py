@@ -237,5 +237,5 @@ def test_a_duel_of_two_laws_is_refused():
     arena.reset()
     left, right = [[Completion("a"), Completion("b")]], [[Completion("b"), Completion("c")]]
     half, prob = double([[0.5, 0.5]]), double([[[0.0, 1.0], [0.5, 0.0]]])
-    with pytest.raises(ValueError, match="the seats hold different ones"):
+    with pytest.raises(ValueError, match="the seats hold samples of two"):
         agent.update(Duel(["x"], left, right, prob, half, half, prob > -1, "outcome", 1))
