@@ -109,7 +109,7 @@ class DuelArena:
         right_texts = None if self_play else [[completion.text for completion in row] for row in right]
         prob = payoff(self.oracle, prompts, left_texts, right_texts, asked)
         require_prob(prob, shape, type(self.oracle).__name__)
-        self._spot_check(prompts, left_texts, left_texts if right_texts is None else right_texts, prob)
+        self._spot_check(prompts, left_texts, left_texts if right_texts is None else right_texts, asked)
         if self.feedback == "outcome":
             prob = self._vote(prob, asked, self_play)
         exact = proposal.left_weight is not None
@@ -140,20 +140,26 @@ class DuelArena:
         return revealed
 
     def _spot_check(
-        self, prompts: Sequence[str], left: Sequence[Sequence[str]], right: Sequence[Sequence[str]], prob: Tensor
+        self,
+        prompts: Sequence[str],
+        left: Sequence[Sequence[str]],
+        right: Sequence[Sequence[str]],
+        asked: Tensor,
     ) -> None:
         """Asks about one pair in both orders, at plays 1, 2, 4, 8, ...; `queries` does not count these."""
         self._plays += 1
         if not self.oracle.antisymmetric or self._plays & (self._plays - 1):
             return
-        l = prob.shape[2] - 1
-        pair = [prompts[0]], [right[0][l]], [left[0][0]]
+        b, k, l = 0, 0, asked.shape[2] - 1
+        if asked.any() and not asked[b, k, l]:  # no further pair for people or for an expensive judge
+            b, k, l = asked.nonzero()[0].tolist()
+        pair = [prompts[b]], [right[b][l]], [left[b][k]]
         forward = float(self.oracle.prob(pair[0], pair[2], pair[1])[0])
         swapped = float(self.oracle.prob(*pair)[0])
         if abs(forward + swapped - 1) > 1e-3:
             raise ValueError(
                 f"{type(self.oracle).__name__} says it is antisymmetric, but prob(a, b) = {forward:.4g} and "
-                f"prob(b, a) = {swapped:.4g} do not sum to 1 for a={left[0][0]!r}, b={right[0][l]!r}; run "
+                f"prob(b, a) = {swapped:.4g} do not sum to 1 for a={left[b][k]!r}, b={right[b][l]!r}; run "
                 f"oracles.check_oracle on it, or set antisymmetric = False so that both orders are asked"
             )
 
@@ -184,6 +190,13 @@ def _weight(name: str, weight: Tensor | None, shape: tuple[int, int]) -> Tensor:
     if tuple(weight.shape) != shape or (weight < 0).any() or (weight.double().sum(1) - 1).abs().max() > 1e-4:
         raise ValueError(f"{name} must be {shape}, non-negative, with rows that sum to 1; got {tuple(weight.shape)}")
     return weight.detach().cpu()
+
+
+def questions(proposal: Proposal) -> int:
+    """Returns the number of pairs that a proposal asks the oracle about, each unordered pair of self-play once."""
+    right, self_play = proposal.right or proposal.left, proposal.right is None
+    asked = _asked(proposal.ask, (len(proposal.left), len(proposal.left[0]), len(right[0])), self_play)
+    return int((asked.triu(1) if self_play else asked).sum())
 
 
 def _asked(ask: Tensor | None, shape: tuple[int, int, int], self_play: bool) -> Tensor:

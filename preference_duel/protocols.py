@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -262,6 +262,30 @@ class DescribedOracle(Protocol):
     def description(self) -> str:
         """One line: which model, with which settings."""
         ...
+
+
+@runtime_checkable
+class AttendedOracle(Protocol):
+    """An oracle that people answer: it keeps their verdicts, and is attended while the run lasts."""
+
+    def keep_in(self, directory: Path, owner: str) -> None:
+        """Names the run's directory for the verdicts, and the run to which they belong."""
+        ...
+
+    def start(self, stopped: Callable[[], bool], planned: int | None) -> None:
+        """Lets people in; `stopped` says while they are waited for whether the run ends, `planned` counts the pairs."""
+        ...
+
+    def close(self) -> None:
+        """Closes what `start` opened."""
+        ...
+
+
+def attended(oracle: Any) -> AttendedOracle | None:
+    """Returns the oracle, or the one that it wraps, if people answer it."""
+    while not isinstance(oracle, AttendedOracle) and hasattr(oracle, "inner"):
+        oracle = oracle.inner
+    return oracle if isinstance(oracle, AttendedOracle) else None
 
 
 def forget(oracle: Any) -> None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preference_duel.protocols import attended
 from runners.run.build import Players, gather
 from runners.run.checkpoint import load
 from runners.run.config import PARTS, Settings
-from runners.run.record import changed_files, read_settings
+from runners.run.record import changed_files, read_settings, title
 
 TELLING = "seed", "batch_size", "feedback", "votes"
 """Settings of a run that may stand in its label; of the four parts all may."""
@@ -64,6 +65,8 @@ def read_finished(directories: Sequence[Path], device: str) -> list[Finished]:
         for line in changed_files(directory, one):
             warnings.warn(f"{directory}: {line}; what is measured is not what the run saw", stacklevel=2)
         players = gather(one, device)
+        if (people := attended(players.oracle)) is not None:
+            people.keep_in(directory, title(directory))
         players.agent.load_state_dict(saved.agent)
         finished.append(Finished(directory, label, one, players, saved.step))
     return finished

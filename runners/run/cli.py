@@ -87,7 +87,8 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         with deferred("torch"):
             names = _names({**(file.names if file else {}), **chosen})
             presets = _presets(names, file)
-        run = file.over("run", RunConfig()) if file else RunConfig()
+        run = RunConfig(**_run_defaults(names["oracle"]))
+        run = file.over("run", run) if file else run
         return Command(_fields(arguments, names, presets, run), arguments)
     if config is not None:
         raise ValueError(f"--config {config}: the run in {resume} has its own settings; leave it out, or --resume")
@@ -140,6 +141,11 @@ def _names(chosen: Mapping[str, str]) -> dict[str, str]:
 def _own_policy(agent: str) -> tuple[str | None, Mapping[str, Any]]:
     """Returns the policy that an agent brings, and fields of it; None where any will do."""
     return getattr(config_class("agent", agent)[0], "own_policy", (None, {}))
+
+
+def _run_defaults(oracle: str) -> Mapping[str, Any]:
+    """Returns the settings of a run that an oracle changes unless they are set."""
+    return getattr(config_class("oracle", oracle)[0], "run_defaults", {})
 
 
 def _has_prob(task: str) -> bool:
@@ -227,10 +233,11 @@ def _default(value: Any) -> Any:
 
 
 def _require_same(part: str, before: Any, after: Any) -> None:
-    """Raises if a field was changed on the command line of a resumed run; only the run's length may."""
+    """Raises if a field was changed on the command line of a resumed run, but for those that may."""
+    may_change = getattr(before, "may_change", ())
     for field in dataclasses.fields(before):
         old, new = getattr(before, field.name), getattr(after, field.name)
-        if new != old and (part, field.name) not in MAY_CHANGE:
+        if new != old and (part, field.name) not in MAY_CHANGE and field.name not in may_change:
             raise ValueError(
                 f"--{part}.{field.name} {new} does not fit the run that is resumed, which has {old}; "
                 f"only --run.steps and --run.parallel may change: leave the flag out, or start a new run"

@@ -14,7 +14,7 @@ WHOLE = 2**26
 NAMES = "path", "held_out", "checkpoint", "template", "data"
 """Fields that may name a file or directory without a dot or slash in it."""
 
-WRITTEN = ("cache",)
+WRITTEN = "cache", "file"
 """Fields that name a file which the run itself writes."""
 
 

@@ -75,6 +75,13 @@ def read_settings(directory: Path) -> Settings:
         raise ValueError(f"{directory / 'config.json'} lacks {error}") from error
 
 
+def title(directory: Path) -> str:
+    """Returns which run is in a directory: its parts, seed and start, wherever it was moved."""
+    config = read_config(directory)
+    parts = " ".join(str(name) for name in config["names"].values())
+    return f"the run {parts}, seed {config['run']['seed']}, started {config['started']}"
+
+
 def changed_files(directory: Path, settings: Settings) -> list[str]:
     """Returns a line for each file outside of a run directory that has changed since the run began.
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from envs.arena import questions
 from envs.tasks.task import Task
 from preference_duel import distributed
-from runners.run.build import choose_device, gather, judge
+from preference_duel.protocols import Unanswered, attended
+from runners.run.build import Players, choose_device, gather, judge
 from runners.run.checkpoint import steps
 from runners.run.cli import PROGRAM, Command
+from runners.run.config import RunConfig
 from runners.run.loop import over, play
 from runners.run.ranks import NullRecord
-from runners.run.record import Record, changed_files, default_directory, read_config, require_new
+from runners.run.record import Record, changed_files, default_directory, read_config, require_new, title
 from runners.run.signals import Interrupt
 from runners.run.summary import summary
 
@@ -55,7 +59,7 @@ def _run(command: Command, device: str) -> int:
     print(f"run:   {directory}\n{_task_line(players.task)}", flush=True)
     try:
         with Interrupt() as interrupt:
-            done = play(players, settings.run, record, interrupt)
+            done = _play(players, settings.run, record, interrupt)
         if interrupt.signal is None or over(settings.run, done, players.arena.queries or 0):
             print(summary(players, record, settings.run), flush=True)
             return 0
@@ -68,6 +72,56 @@ def _run(command: Command, device: str) -> int:
         raise
     finally:
         record.close()
+
+
+def _play(players: Players, run: RunConfig, record: Record | NullRecord, interrupt: Interrupt) -> int:
+    """Plays the run; if people are the oracle, their page is open meanwhile, and an interruption ends the waiting.
+
+    Returns:
+        The last step that was saved.
+    """
+    people = attended(players.oracle)
+    if people is None:
+        return play(players, run, record, interrupt)
+    people.keep_in(record.directory, title(record.directory))
+    learning, measuring = _planned(players, run, record.saved or 0)
+    print(
+        f"asks:  at most {learning + measuring:,} pairs: {learning:,} to learn from, and {measuring:,} in "
+        f"evaluations (--run.eval_every {run.eval_every})",
+        flush=True,
+    )
+    try:
+        people.start(lambda: interrupt.signal is not None, learning + measuring)
+        return play(players, run, record, interrupt)
+    except Unanswered:
+        if interrupt.signal is None:
+            raise
+        return record.saved or 0
+    finally:
+        people.close()
+
+
+def _planned(players: Players, run: RunConfig, done: int) -> tuple[int, int]:
+    """Returns the pairs that the steps and the evaluations from here on ask the oracle about, at most."""
+    agent, arena, task = players.agent, players.arena, players.task
+    steps, learning = run.steps - done, 0
+    if not arena.offline:
+        before = agent.state_dict(), arena.state_dict()
+        each = questions(agent.propose(arena.reset()))
+        agent.load_state_dict(before[0])
+        arena.load_state_dict(before[1])
+        if run.queries is not None and each:
+            steps = min(steps, math.ceil(run.queries / (each * run.votes)))
+        learning = each * steps
+        if task.responses is not None:
+            count = len(task.responses)
+            learning = min(learning, len(task.prompts) * count * (count - 1) // 2)
+    evaluations = 0
+    if run.eval_queries:
+        evaluations = 2 + learning * run.votes // run.eval_queries
+    elif run.eval_every:
+        evaluations = 1 + math.ceil(steps / run.eval_every)
+    return learning, players.evaluation.questions(evaluations * (1 if agent.average is None else 2))
 
 
 def _task_line(task: Task) -> str:

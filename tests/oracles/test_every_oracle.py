@@ -13,9 +13,9 @@ from tests.paths import DOCS, GOLDEN
 
 PROMPTS = ["x", "y"]
 RESPONSES = [f"y{i}" for i in range(5)]
-NEEDS_A_MODEL = {"pair_lm"}
-"""Oracles without a default; tested with a small model in a file of their own."""
-NAMES = sorted({*BUILT_IN, *GAMES} - NEEDS_A_MODEL)
+NEEDS_MORE = {"pair_lm", "human"}
+"""Oracles that need a model or people; tested in files of their own."""
+NAMES = sorted({*BUILT_IN, *GAMES} - NEEDS_MORE)
 
 
 def shorter(prompt, first, second):
