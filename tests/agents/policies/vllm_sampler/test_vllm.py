@@ -1,27 +1,35 @@
 """vLLM samples from the policy's own distribution, with its present weights; tests marked vllm need the engine."""
 
 import copy
+import gc
 import json
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
+from torch.optim.optimizer import _global_optimizer_post_hooks
 
 from agents import HFPolicy
 from agents.policies.lm.constraints import TextConstraints
 from agents.policies.lm.generation import SamplingParams
 from agents.policies.lm_config import VLLMConfig
 from agents.policies.vllm_sampler import local
-from agents.policies.vllm_sampler.engine import Engine, Generation
+from agents.policies.vllm_sampler.engine import MOST_IDS, Engine, Generation
 from agents.policies.vllm_sampler.server import Server
 from envs import make_task
+from preference_duel import distributed
 from preference_duel.keyed_random import Key
 from preference_duel.types import Completion
 from tests.tiny_models import (
@@ -33,6 +41,7 @@ from tests.tiny_models import (
     write_model,
 )
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 CONSTRAINTS = TextConstraints(torch.tensor([False, False, True, True]), 1, 0, 5)
 
 
@@ -44,6 +53,9 @@ class Weights:
     def __init__(self, name="a", worth=-1.0):
         self.name, self.worth = name, worth
 
+    def weights(self):
+        yield "weight", torch.tensor(self.worth)
+
     def weights_version(self):
         return self.name
 
@@ -52,17 +64,27 @@ class Weights:
 
 
 class Fake:
-    """Records what was loaded; each response is its prompt's seed."""
+    """Records what was loaded; each response is a legal token by its prompt's seed."""
 
-    def __init__(self):
-        self.loaded = []
+    tolerance = 0.25
+
+    def __init__(self, keeps=True):
+        self.loaded, self.keeps = [], keeps
 
     def load(self, model):
         self.loaded.append(model.name)
 
     def generate(self, prompts, seeds, **parameters):
         self.parameters = parameters
-        return [[Generation([seed % 1000], [-1.1]) for _ in range(parameters["n"])] for seed in seeds]
+        digits = [[2 + (seed >> k) % 2 for k in range(20)] for seed in seeds]
+        return [[Generation(row, [-1.1] * 20) for _ in range(parameters["n"])] for row in digits]
+
+    def rest(self):
+        return self.keeps
+
+
+def engine_of(**fields):
+    return Engine(Fake(**fields), CONSTRAINTS, longest=2)
 
 
 def draw(engine, name, rows, n=2, key=None):
@@ -70,29 +92,190 @@ def draw(engine, name, rows, n=2, key=None):
 
 
 def test_weights_are_loaded_when_they_are_others_and_then_alone():
-    engine = Engine(Fake(), CONSTRAINTS)
+    engine = engine_of()
     for version in ("a", "a", "b", "a", "a"):
         draw(engine, version, [[2], [3]])
     assert engine.generator.loaded == ["a", "b", "a"]
     assert copy.deepcopy(engine) is engine
 
 
+def test_weights_that_were_dropped_are_loaded_again():
+    engine = engine_of(keeps=False)
+    for _ in range(2):
+        draw(engine, "a", [[2]])
+    assert engine.generator.loaded == ["a", "a"]
+
+
 def test_weights_that_did_not_arrive_are_noticed():
     with pytest.raises(ValueError, match=r"does not have the policy's weights: .* lie 1.9 nats from the policy's"):
-        Engine(Fake(), CONSTRAINTS).draw(Weights(worth=-3.0), [[2]], 1, Key(0))
+        engine_of().draw(Weights(worth=-3.0), [[2]], 1, Key(0))
+
+
+def test_a_refresh_that_changed_nothing_is_noticed_however_small_the_step():
+    engine = engine_of()
+    engine.draw(Weights("a", -1.1), [[2]], 1, Key(0))
+    engine.draw(Weights("b", -1.1), [[2]], 1, Key(0))  # another copy of the same weights
+    engine.draw(Weights("c", -1.2), [[2]], 1, Key(0))  # not checked: the third
+    with pytest.raises(
+        ValueError, match=r"still has the weights of an earlier policy: .* policy's moved by 2e-05 nats"
+    ):
+        engine.draw(Weights("d", -1.10002), [[2]], 1, Key(0))
+
+
+def test_fused_steps_and_restores_make_vllm_load_again(tmp_path):
+    policy = policy_of(write_model(tmp_path))
+    policy.engine = Engine(Fake(), policy.constraints, longest=9)
+    policy.engine.generator.load = loads = mock.Mock()
+    policy.engine._require_same_weights = mock.Mock()
+    policy.engine._require_legal = mock.Mock()
+    optimiser = torch.optim.AdamW(policy.parameters(), 0.1, fused=True)
+    start = copy.deepcopy(policy.state_dict())
+    policy.draw(PROMPTS, 1, Key(0))
+    versions = policy.weights_version()
+    policy.draw(PROMPTS, 1, Key(1))
+    policy.logprob(PROMPTS, [[Completion("", (6, 1))]] * len(PROMPTS)).sum().backward()
+    assert loads.call_count == 1
+    optimiser.step()
+    assert not all(torch.equal(a, b) for a, b in zip(start.values(), policy.state_dict().values(), strict=True))
+    assert policy.weights_version() == versions  # which is why the steps are counted
+    policy.draw(PROMPTS, 1, Key(0))
+    assert loads.call_count == 2
+    policy.load_state_dict(start)
+    policy.draw(PROMPTS, 1, Key(0))
+    assert loads.call_count == 3
+
+
+def test_an_engine_that_is_gone_counts_no_steps():
+    gc.collect()
+    before, engine = len(_global_optimizer_post_hooks), engine_of()
+    assert len(_global_optimizer_post_hooks) == before + 1
+    del engine
+    gc.collect()
+    assert len(_global_optimizer_post_hooks) == before
 
 
 def test_vllm_gets_our_distribution():
-    engine = Engine(Fake(), CONSTRAINTS)
+    engine = engine_of()
     draw(engine, "a", [[2]])
     assert engine.generator.parameters == {
         "n": 2, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "max_tokens": 5, "min_tokens": 0,
-        "allowed_token_ids": [1, 2, 3], "stop_token_ids": [1], "ignore_eos": True,
+        "logit_bias": {0: -math.inf}, "stop_token_ids": [1], "ignore_eos": True,
     }  # fmt: skip
 
 
+def vocabulary(width, forbidden):
+    words = torch.ones(width, dtype=torch.bool)
+    words[:forbidden] = False
+    return TextConstraints(words, forbidden, 3, 20)
+
+
+@pytest.mark.parametrize(("width", "forbidden"), [(150_000, 300), (1_428, 4), (3_000, 2_000), (500, 0)])
+def test_no_request_lists_more_tokens_than_the_runner_of_gpus_takes(width, forbidden):
+    parameters = Engine(Fake(), vocabulary(width, forbidden), longest=2).parameters(Weights.sampling)
+    assert all(len(value) <= 1024 for value in parameters.values() if isinstance(value, dict | list))
+
+
+def test_an_illegal_token_is_noticed():
+    engine = Engine(Fake(), vocabulary(10, 3), longest=2)
+    with pytest.raises(ValueError, match=r"vLLM drew token 2, which a response can't hold: .*lower --policy.temp"):
+        draw(engine, "a", [[2], [3]])
+
+
+def test_a_prompt_for_which_no_memory_was_reserved_is_refused():
+    with pytest.raises(ValueError, match=r"task's prompts, of 2 tokens at most, and one has 3; build the policy with"):
+        draw(engine_of(), "a", [[2], [3, 3, 3]])
+
+
+class FakeLLM:
+    """Stands in for vLLM's own class; records its settings and every call."""
+
+    def __init__(self, path, **settings):
+        self.settings, self.calls = settings, []
+        self.llm_engine = mock.Mock()
+
+    def sleep(self, level):
+        self.calls.append(f"sleep {level}")
+
+    def wake_up(self, tags):
+        self.calls.append(f"wake {' '.join(tags)}")
+
+    def collective_rpc(self, name, kwargs):
+        assert not isinstance(kwargs["weights_iterator"], list | dict)
+        self.calls.append(f"{name} {[key for key, _ in kwargs['weights_iterator']]}")
+
+    def reset_prefix_cache(self):
+        self.calls.append("reset")
+
+    def generate(self, inputs, params, use_tqdm):
+        self.calls.append("generate")
+        output = SimpleNamespace(token_ids=[2], logprobs=[{2: SimpleNamespace(logprob=-1.0)}])
+        return [SimpleNamespace(outputs=[output]) for _ in inputs]
+
+
+@pytest.fixture
+def fake_vllm(monkeypatch):
+    """Makes a module `vllm` of fakes importable; its engine is the attribute `made`."""
+    module = SimpleNamespace(SamplingParams=dict)
+
+    def make(path, **settings):
+        module.made = FakeLLM(path, **settings)
+        return module.made
+
+    module.LLM = make
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    monkeypatch.setattr(local, "_require_vllm", lambda: None)
+    for name in ("VLLM_USE_V2_MODEL_RUNNER", "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_LOGGING_LEVEL"):
+        monkeypatch.setenv(name, "")
+    return module
+
+
+def test_on_a_gpu_the_engine_drops_its_weights_between_batches(fake_vllm):
+    engine = VLLMConfig(memory=0.8).build("path", CONSTRAINTS, 7, "cuda", False)
+    asked = {"max_model_len": 12, "max_num_seqs": 256, "gpu_memory_utilization": 0.8, "enable_sleep_mode": True}
+    assert asked.items() <= fake_vllm.made.settings.items()
+    assert fake_vllm.made.calls == ["sleep 2"]  # until the first batch the memory is training's
+    load = ["wake weights", "reload_weights ['weight']", "reset"]
+    fake_vllm.made.calls.clear()
+    draw(engine, "a", [[2]])
+    assert fake_vllm.made.calls == [*load, "wake kv_cache", "generate", "generate", "sleep 2"]
+    fake_vllm.made.calls.clear()
+    engine.generator.load(Weights())  # the same weights
+    assert fake_vllm.made.calls == load
+
+
+def test_on_the_cpu_the_engine_does_not_sleep(fake_vllm):
+    engine = VLLMConfig().build("path", CONSTRAINTS, 7, "cpu", False)
+    for _ in range(2):
+        draw(engine, "a", [[2]])
+    assert fake_vllm.made.calls == ["reload_weights ['weight']", "reset", "generate", "generate", "generate"]
+
+
+@pytest.mark.parametrize(("forbidden", "runner"), [(300, ""), (1_025, "0")])
+def test_the_former_runner_is_taken_if_neither_kind_of_list_is_short_enough(fake_vllm, forbidden, runner):
+    VLLMConfig().build("path", vocabulary(3_000, forbidden), 7, "cpu", False)
+    assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == runner
+
+
+def test_processes_that_each_start_an_engine_can_not_share_a_model(fake_vllm, monkeypatch):
+    build = partial(VLLMConfig(tensor_parallel=2).build, "path", CONSTRAINTS, 7, "cpu", False)
+    build()
+    monkeypatch.setattr(distributed, "count", lambda: 4)
+    with pytest.raises(ValueError, match=r"each of the 4 processes starts an engine .*--tensor-parallel-size 2"):
+        build()
+
+
+def test_a_prompt_that_does_not_fit_is_an_error_before_the_engine_starts(fake_vllm, tmp_path):
+    task = text_task(write_model(tmp_path, context=8), prompts=("a", "abcabc"))
+    task = replace(task, places={"abcabc": "prompts.jsonl:2"})
+    with pytest.raises(ValueError, match=r"prompts.jsonl:2: the model reads 8 tokens, .*lower the task's max_new_tok"):
+        policy_of(tmp_path, task, sampler="vllm")
+    assert not hasattr(fake_vllm, "made")
+    policy_of(tmp_path, text_task(tmp_path, prompts=("a", "ab")), sampler="vllm")
+    assert fake_vllm.made.settings["max_model_len"] == 8  # two letters, two marks of the template, four of the response
+
+
 def test_each_prompt_has_a_seed_of_its_own_and_of_the_step():
-    engine = Engine(Fake(), CONSTRAINTS)
+    engine = engine_of()
     assert draw(engine, "a", [[2], [3]]) == draw(engine, "a", [[2], [3]])
     first, second = draw(engine, "a", [[2], [2]])
     assert first != second
@@ -140,6 +323,39 @@ def test_the_releases_that_can_be_installed_are_taken(version, monkeypatch):
     local._require_vllm()
 
 
+class Pretended:
+    """A pretended vLLM server: answers by path, and the requests that came."""
+
+    def __init__(self, **answers):
+        self.answers, self.requests = answers, []
+
+    def __enter__(self):
+        pretended = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                answer = pretended.answers.get(self.path.rpartition("/")[2])
+                self.send_response(404 if answer is None else 200)
+                self.end_headers()
+                self.wfile.write(json.dumps(answer).encode())
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                pretended.requests.append((self.path, json.loads(body)))
+                self.do_GET()
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+
+
 @pytest.mark.parametrize(
     ("version", "error", "message"),
     [
@@ -149,27 +365,35 @@ def test_the_releases_that_can_be_installed_are_taken(version, monkeypatch):
     ],
 )
 def test_a_server_that_will_not_do_is_refused(version, error, message, tmp_path):
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(404 if version is None else 200)
-            self.end_headers()
-            self.wfile.write(json.dumps({"version": version}).encode())
+    answers = {} if version is None else {"version": {"version": version}}
+    with Pretended(**answers) as server, pytest.raises(error, match=message):
+        Server(server.address, tmp_path, 8)
 
-        def log_message(self, *_):
-            pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        with pytest.raises(error, match=message):
-            Server(f"http://127.0.0.1:{server.server_port}", tmp_path)
-    finally:
-        server.shutdown()
+def test_a_server_that_reads_too_few_tokens_is_refused(tmp_path):
+    models = {"data": [{"id": "m", "max_model_len": 64}]}
+    with Pretended(version={"version": "0.32.0"}, models=models) as server:
+        Server(server.address, tmp_path, 64)
+        with pytest.raises(ValueError, match=r"reads 64 tokens, .* has 65; start it with --max-model-len 65"):
+            Server(server.address, tmp_path, 65)
+
+
+def test_a_server_gets_our_distribution_as_far_as_its_protocol_goes(tmp_path):
+    choice = {"index": 0, "token_ids": [2], "logprobs": None}
+    answers = {"version": {"version": "0.32.0"}, "models": {"data": [{"id": "m"}]}}
+    with Pretended(**answers, completions={"choices": [choice]}) as server:
+        generator = Server(server.address, tmp_path, 64)
+        parameters = Engine(generator, CONSTRAINTS, 2).parameters(Weights.sampling)
+        assert generator.generate([[2]], [5], n=1, **parameters) == [[Generation([2])]]
+    ((path, request),) = server.requests
+    assert path == "/v1/completions"
+    assert request["logit_bias"] == {"0": -100.0}
+    assert (request["temperature"], request["top_p"], request["stop_token_ids"]) == (0.7, 0.9, [1])
 
 
 def test_a_missing_server_is_named(tmp_path):
     with pytest.raises(OSError, match=r"does not answer /version .*VLLM_SERVER_DEV_MODE=1 vllm serve MODEL"):
-        Server("http://127.0.0.1:9", tmp_path)
+        Server("http://127.0.0.1:9", tmp_path, 8)
 
 
 def write_wide(path, tied):
@@ -185,7 +409,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def policy(folder):
-    return policy_of(folder, text_task(folder, limit=3), sampler="vllm", temperature=0.7, top_p=0.9)
+    top_p = 1 if INTERPRETED else 0.9  # Triton's interpreter can't run vLLM's kernel for top-p
+    return policy_of(folder, text_task(folder, limit=3, least=1), sampler="vllm", temperature=0.7, top_p=top_p)
 
 
 @pytest.mark.vllm
@@ -193,6 +418,7 @@ def test_its_log_probabilities_are_ours(policy):
     from vllm import SamplingParams
 
     policy.draw(PROMPTS, 1, Key(0))
+    assert policy.engine.generator.llm.llm_engine.vllm_config.use_v2_model_runner == INTERPRETED
     ids = [{"prompt_token_ids": list(policy.tokenizer.prompt(prompt))} for prompt in PROMPTS]
     params = SamplingParams(n=16, seed=1, logprobs=0, detokenize=False, **policy.engine.parameters(policy.sampling))
     for prompt, answer in zip(PROMPTS, policy.engine.generator.llm.generate(ids, params, use_tqdm=False), strict=True):
@@ -222,6 +448,53 @@ def test_it_samples_with_the_weights_of_the_copy_that_samples(policy):
         assert twin.logprob(PROMPTS, after).isfinite().all()  # top_p leaves out much: these are not the other's draws
         assert not twin.logprob(PROMPTS, before).isfinite().all()
     assert policy.draw(PROMPTS, 8, Key(1))[0] == before
+
+
+@pytest.mark.vllm
+def test_a_refresh_at_a_large_models_learning_rate_is_noticed_if_it_is_missed(folder, policy):
+    twin = copy.deepcopy(policy)
+    twin.engine = copy.copy(policy.engine)
+    twin.engine._loads, twin.engine._probe, twin.engine._holds = 0, None, None
+    optimiser = torch.optim.AdamW(twin.parameters(), 5e-7, fused=True)
+    twin.logprob(PROMPTS, twin.draw(PROMPTS, 1, Key(0))[0]).sum().backward()
+    optimiser.step()
+    with mock.patch.object(type(twin.engine.generator), "load"), pytest.raises(ValueError, match="an earlier policy"):
+        twin.draw(PROMPTS, 1, Key(0))
+    assert twin.engine._loads == 2
+    twin.engine._loads = 1
+    twin.draw(PROMPTS, 1, Key(0))
+
+
+@pytest.mark.vllm
+def test_the_runner_of_gpus_takes_our_requests():
+    from vllm import SamplingParams
+    from vllm.v1.worker.gpu.sample.logit_bias import (
+        MAX_NUM_ALLOWED_TOKEN_IDS,
+        MAX_NUM_LOGIT_BIAS_TOKENS,
+        LogitBiasState,
+    )
+
+    assert MAX_NUM_ALLOWED_TOKEN_IDS == MAX_NUM_LOGIT_BIAS_TOKENS == MOST_IDS
+    lengths = SimpleNamespace(np=[3, 3])
+    requests = SimpleNamespace(device=torch.device("cpu"), max_num_reqs=2, vocab_size=150_000, prompt_len=lengths)
+    state = LogitBiasState(mock.Mock(), requests)
+    parameters = Engine(Fake(), vocabulary(150_000, 300), longest=2).parameters(Weights.sampling)
+    assert state.add_request(0, SamplingParams(**parameters))
+    assert state.num_logit_bias.np.tolist() == [300, 0]
+    listed = parameters | {"logit_bias": None, "allowed_token_ids": list(range(300, 150_000))}
+    with pytest.raises(ValueError, match="Too many allowed token IDs: 149700"):
+        state.add_request(1, SamplingParams(**listed))
+
+
+@pytest.mark.vllm
+def test_the_runner_of_gpus_samples_from_our_distribution():
+    """Runs its Triton kernels by Triton's interpreter, on the CPU, for two tests of this file."""
+    setting = {"TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"}
+    tests = "log_probabilities or learning_rate"
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "vllm", "-n", "0", "-k", tests, __file__]
+    done = subprocess.run(command, env=os.environ | setting, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
 
 
 @pytest.mark.vllm
