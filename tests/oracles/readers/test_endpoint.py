@@ -17,7 +17,9 @@ from runners.duel import main
 from runners.run.checkpoint import steps
 from runners.run.record import read_lines
 
-QUICK = {"backoff": 0.01, "retries": 3, "timeout": 0.5}
+QUICK = {"backoff": 0.01, "retries": 3, "timeout": 60.0}
+IMPATIENT = {"timeout": 0.5, "retries": 30}
+"""For a server that is slow: on a busy machine its other answers may be late as well."""
 PAIRS = [f"x{i}" for i in range(40)], [f"a{i}" for i in range(40)], [f"b{i}" for i in range(40)]
 
 
@@ -157,7 +159,7 @@ def test_both_orders_take_out_a_liking_for_the_first_seat(served):
 def test_what_fails_now_and_then_is_asked_again(served, misdeed):
     expected = judge(served).prob(*PAIRS)
     served.misdeeds = {served.asked + i: misdeed for i in (1, 7, 20, 33)}
-    assert torch.equal(judge(served).prob(*PAIRS), expected)
+    assert torch.equal(judge(served, **(IMPATIENT if misdeed == "slow" else {})).prob(*PAIRS), expected)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_what_fails_now_and_then_is_asked_again(served, misdeed):
     ],
 )
 def test_what_always_fails_is_told_and_never_scored(served, misdeed, message):
-    oracle = judge(served, retries=1, timeout=0.1)
+    oracle = judge(served, retries=1, timeout=0.1 if misdeed == "slow" else 60)
     served.misdeeds["always"] = misdeed
     with pytest.raises(Unanswered, match=message):
         oracle.prob(["x"], ["a"], ["b"])
@@ -291,7 +293,7 @@ def test_letters_count_where_there_are_no_log_probabilities(served):
 
 def test_no_more_questions_are_under_way_than_allowed(served):
     served.misdeeds["always"] = "slow"
-    judge(served, concurrency=3, timeout=5).prob(*(column[:6] for column in PAIRS))
+    judge(served, concurrency=3).prob(*(column[:6] for column in PAIRS))
     assert served.most <= 3
 
 
