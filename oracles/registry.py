@@ -21,7 +21,7 @@ BUILT_IN = {
     "table": "oracles.table:TableConfig",
     "judge": "oracles.judge:JudgeConfig",
     "pair_lm": "oracles.pair_lm:PairLMConfig",
-    "human": "oracles.human.human_oracle:HumanConfig",
+    "human": "oracles.human.human_config:HumanConfig",
 }
 GAMES = "rps", "comal3", "cycle5", "clone_rps"
 """Small games by name, as tasks and as their oracles."""

@@ -5,7 +5,7 @@ import pytest
 
 import oracles
 from oracles import check_oracle, payoff
-from oracles.human import human_oracle
+from oracles.human import human_config
 from preference_duel import distributed
 from preference_duel.protocols import Unanswered, attended
 from tests.oracles.human.scripted import Scripted, free_port
@@ -97,6 +97,6 @@ def test_wrong_settings_are_refused_in_a_line(make, monkeypatch):
 
 
 def test_without_its_libraries_it_says_what_to_install(make, monkeypatch):
-    monkeypatch.setattr(human_oracle, "find_spec", lambda name: None)
+    monkeypatch.setattr(human_config, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs starlette and uvicorn: pip install 'preference-duel\[human\]'"):
         make()
