@@ -99,7 +99,7 @@ class OELHF:
         """Fits the model to all duels so far, and moves the main agent to its equilibrium."""
         from agents.preference_models.planners import play_on_model, solve_equilibrium
 
-        log_loss, prediction = predict_and_score(self.model, duel)
+        prediction = predict_and_score(self.model, duel, "loss/policy")
         self.model.add(duel)
         self.enhancer.add(duel)
         if self.planner == "exact":
@@ -109,7 +109,7 @@ class OELHF:
         else:
             scalars = play_on_model(self.main, self.model, duel.prompts, self.config.inner_steps)
         self._updates += 1
-        return {**scalars, **prediction, "loss/policy": log_loss}
+        return {**scalars, **prediction}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of main agent (start included), model and enhancer, and the number of updates."""

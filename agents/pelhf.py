@@ -86,7 +86,7 @@ class PELHF:
         """Adds the duels to what is known, and plans for their prompts."""
         from envs.games import regularised_saddle
 
-        log_loss, prediction = predict_and_score(self.model, duel)
+        prediction = predict_and_score(self.model, duel, "loss/policy")
         self.model.add(duel)
         prompts = list(dict.fromkeys(duel.prompts))
         with torch.no_grad():
@@ -94,7 +94,7 @@ class PELHF:
             plan = regularised_saddle(self.lower(prompts), log_ref.exp(), self.config.tau, tol=1e-5).policy
             self.policy.logits[self.policy.cells.rows_of(prompts)] = plan.clamp_min(_LEAST).log()
         self._updates += 1
-        return {**policy_scalars(log_policy.exp(), log_policy, log_ref), **prediction, "loss/policy": log_loss}
+        return {**policy_scalars(log_policy.exp(), log_policy, log_ref), **prediction}
 
     def lower(self, prompts: Sequence[str]) -> Tensor:
         """Returns [B, N, N] float64 the least that P(row beats column) may be; a response is even with itself."""

@@ -87,7 +87,7 @@ class RLHF(LearningAgent):
     def update(self, duel: Duel) -> dict[str, float]:
         """Adds the duel to what the reward is fitted to, and takes steps on fresh draws."""
         self.include_in_average(self.policy)
-        log_loss, prediction = predict_and_score(self.model, duel)
+        prediction = predict_and_score(self.model, duel, "loss/model")
         self.model.add(duel)
         scalars: dict[str, float] = {}
         for step in range(self.config.inner_steps):
@@ -97,7 +97,7 @@ class RLHF(LearningAgent):
             draws = Draws(duel.prompts, drawn, weight, self.policy.exact)
             scalars = self._gradient.step(draws, reward)
         self.learner.updates += 1
-        return {**scalars, **prediction, "loss/model": log_loss}
+        return {**scalars, **prediction}
 
     def _key(self, step: int) -> Key:
         return Key(self.seed, self.learner.updates * (1 + self.config.inner_steps) + step, Stream.TOKEN)

@@ -62,10 +62,16 @@ def model_of(policy: Policy, config: ModelConfig, seed: int) -> DuelCounts | Net
     raise ValueError(f"preferences are learned for tables and language models, not for a {type(policy).__name__}")
 
 
-def predict_and_score(model: DuelCounts | NetworkModel, duel: Duel) -> tuple[float, dict[str, float]]:
-    """Returns a model's mean log loss on a duel, in nats, and its other prediction metrics by tag."""
+def predict_and_score(model: DuelCounts | NetworkModel, duel: Duel, tag: str) -> dict[str, float]:
+    """Returns a model's prediction metrics on a duel by tag, its mean log loss in nats under `tag`.
+
+    There are none if nothing was asked: a game of one response has no pairs.
+    """
+    if not duel.comparisons.any():
+        return {}
     metrics = model.foresight(duel)
-    return metrics.pop("log_loss"), {f"model/{name}": value for name, value in metrics.items()}
+    log_loss = metrics.pop("log_loss")
+    return {**{f"model/{name}": value for name, value in metrics.items()}, tag: log_loss}
 
 
 def choose_parts(policy: Policy, planner: str | None, enhancer: str | None) -> tuple[str, str]:

@@ -82,8 +82,10 @@ class NetworkModel:
         self._steps = 0
 
     def add(self, duel: Duel) -> None:
-        """Remembers every asked pair, and takes some gradient steps on all that is remembered."""
+        """Remembers every asked pair, and takes some gradient steps on all that is remembered, if it is anything."""
         self._pairs += self._asked(duel)
+        if not self._pairs:
+            return
         for _ in range(self.config.steps):
             key = Key(hash_seed(self.seed, "model", self._steps), 0, Stream.PROMPT)
             uniforms = key.uniform(k=np.arange(self.config.batch_size))

@@ -1,6 +1,7 @@
 """RLHF: its reward against the maximum of the likelihood, where it ends, its forms, the contract of an agent."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -35,6 +36,18 @@ def test_the_reward_maximises_the_likelihood_of_the_counts():
     likelihood.backward()
     assert reward.grad.abs().max() < 1e-4
     assert reward.detach().mean().item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["table", "tiny"])
+def test_a_game_of_one_response_teaches_nothing_and_is_no_error(kind):
+    task = finite_task("game", ("x",), ["only"], ["only"])
+    policy = TabularPolicy(task, exact=True) if kind == "table" else TinyConfig(exact=True).build(task=task)
+    agent = RLHFConfig(average=False, model=ModelConfig(planes=0, steps=1)).build(policy=policy)
+    arena = DuelArena(task, TableOracle(torch.tensor([[[0.5]]]), ("x",), ("only",)), 1)
+    for _ in range(2):
+        scalars = play(agent, arena, 1)
+        assert all(math.isfinite(value) for value in scalars.values())
+        assert not any(tag.startswith(("model/", "loss/model")) for tag in scalars)  # nothing was asked
 
 
 def test_fits_take_the_weights_of_pairs_as_they_are():
