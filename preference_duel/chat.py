@@ -11,6 +11,22 @@ Fill = Callable[[Sequence[str]], str]
 """Returns a whole text with the given ones at their places."""
 
 
+class UnreadablePromptError(ValueError):
+    """A model's chat template refuses a prompt.
+
+    Attributes:
+        prompt: the first such prompt.
+    """
+
+    def __init__(self, prompt: str, message: str) -> None:
+        super().__init__(message)
+        self.prompt = prompt
+
+    def at(self, place: str) -> ValueError:
+        """Returns the error with the prompt's place in a file ahead of its message."""
+        return ValueError(f"{place}: {self}")
+
+
 class PlainText:
     """Encodes texts so that no part of them becomes a special token.
 

@@ -39,16 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return _tell(error, f"error: {error}", wrong)
     except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
+        from runners.run.session import is_memory_error
+
+        if not is_memory_error(error):
             raise
         return _tell(error, f"error: out of memory: {(str(error) or 'this machine').splitlines()[0]}\n{MEMORY}", 1)
-
-
-def _is_memory(error: BaseException) -> bool:
-    """Returns whether memory ran out; torch's processor allocator raises a plain RuntimeError."""
-    return (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
-    )
 
 
 def _tell(error: BaseException, message: str, code: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from preference_duel.adapter_folder import require_no_adapter
+from preference_duel.chat import UnreadablePromptError
 from preference_duel.json_text import short
 from preference_duel.types import messages_of
 
@@ -109,7 +110,7 @@ def require_readable(what: str, encode: Callable[[str], object], prompts: Iterab
         prompts: those that it will be asked about.
 
     Raises:
-        ValueError: with the first such prompt and the template's own message.
+        UnreadablePromptError: with the first such prompt and the template's own message.
     """
     tried: dict[tuple[str, ...], str] = {}
     for prompt in prompts:
@@ -118,7 +119,8 @@ def require_readable(what: str, encode: Callable[[str], object], prompts: Iterab
         try:
             encode(prompt)
         except ValueError as error:
-            raise ValueError(f"the {what} cannot read the prompt {short(str(prompt))}: {error}") from error
+            message = f"the {what} cannot read the prompt {short(str(prompt))}: {error}"
+            raise UnreadablePromptError(prompt, message) from error
 
 
 def load_tokenizer(source: str, revision: str = "main", trust_remote_code: bool = False) -> Any:

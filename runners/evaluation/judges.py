@@ -11,6 +11,7 @@ import tyro
 from envs.tasks.task import Task
 from oracles import Oracle
 from runners.evaluation.saved_runs import Finished
+from runners.run.build import build_oracle
 from runners.run.config import changed, config_class, fields_of
 
 
@@ -61,9 +62,7 @@ def read_judge(text: str, task: Task, device: str) -> Judge:
     kind, preset = config_class("oracle", name)
     arguments = [part for setting in settings for part in (f"--{setting.split('=', 1)[0]}", setting.split("=", 1)[1])]
     config = tyro.cli(kind, prog=f"--oracle {name}", default=kind(**preset), args=arguments, use_underscores=True)
-    responses = None if task.responses is None else task.response_texts
-    oracle = config.build(prompts=task.all_prompts, responses=responses, device=device)
-    return Judge(text, oracle, {"name": name, **fields_of(config)})
+    return Judge(text, build_oracle(config, task, device), {"name": name, **fields_of(config)})
 
 
 def _own(run: Finished) -> Judge:

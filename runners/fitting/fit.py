@@ -18,10 +18,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from agents.policies.lm.loading import quiet
 from envs.offline import Preference, load_preferences
 from oracles import Oracle
+from preference_duel.chat import UnreadablePromptError
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from runners.fitting.fit_settings import FitConfig
 from runners.fitting.supervised import descend
-from runners.fitting.trainable import student
+from runners.fitting.trainable import Student, student
 from runners.run.build import choose_device
 from runners.run.evaluator import over_prompts
 from runners.run.event_file import EventFile
@@ -151,6 +152,16 @@ def _comparisons(config: FitConfig) -> tuple[list[Preference], list[Preference]]
     return split(preferences, config.held_out, config.seed)
 
 
+def _student(config: FitConfig, asked: Sequence[Preference]) -> Student:
+    """Builds what is trained, after checking that it reads every prompt."""
+    places = {one.prompt: one.place for one in reversed(asked)}
+    device = choose_device(config.device)
+    try:
+        return student(config.kind, config.base, config.planes, device, config.seed, list(places))
+    except UnreadablePromptError as error:
+        raise error.at(places[error.prompt]) from error
+
+
 def fit(config: FitConfig, out: Path, command: str) -> Fit:
     """Trains, measures after every epoch, and writes the checkpoint, its card, and the curves.
 
@@ -161,8 +172,7 @@ def fit(config: FitConfig, out: Path, command: str) -> Fit:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is never overwritten; choose another --out")
     learned, held = _comparisons(config)
-    prompts = [one.prompt for one in (*learned, *held)]
-    taught = student(config.kind, config.base, config.planes, choose_device(config.device), config.seed, prompts)
+    taught = _student(config, (*learned, *held))
     steps_per_epoch = math.ceil(len(learned) / config.batch_size)
     print(f"{config.kind}: {len(learned)} comparisons to learn from, {len(held)} held out; {out}", flush=True)
     out.mkdir(parents=True, exist_ok=True)

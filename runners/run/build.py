@@ -17,6 +17,7 @@ from envs.votes.rows import Reading
 from envs.votes.writable import require_prompts, writable
 from oracles import Oracle
 from preference_duel import distributed
+from preference_duel.chat import UnreadablePromptError
 from preference_duel.keyed_random import hash_seed
 from preference_duel.protocols import Agent, Arena, DescribedOracle, Policy, traits
 from runners.run.config import DEFAULT_TAU, RunConfig, Settings, changed, is_finite
@@ -61,8 +62,7 @@ def gather(settings: Settings, device: str) -> Players:
     free_text = not is_finite(settings.names["task"])
     load_tokenizer = getattr(configs["policy"], "load_tokenizer", None)
     task: Task = configs["task"].build(tokenizer=load_tokenizer() if free_text and load_tokenizer else None)
-    texts = None if task.responses is None else task.response_texts
-    oracle: Oracle = configs["oracle"].build(prompts=task.all_prompts, responses=texts, device=device)
+    oracle = build_oracle(configs["oracle"], task, device)
     policy: Policy = configs["policy"].build(task=task, device=device, seed=seed("policy"))
     if distributed.count() > 1:
         oracle = SplitOracle(oracle)
@@ -93,6 +93,20 @@ def gather(settings: Settings, device: str) -> Players:
         task, oracle, reference, run.eval_prompts, run.eval_pairs, seed("evaluation"), tau_of(settings)
     )
     return Players(task, oracle, reference, agent, arena, evaluation, reading)
+
+
+def build_oracle(config: Any, task: Task, device: str) -> Oracle:
+    """Builds the oracle that judges a task.
+
+    Raises:
+        ValueError: if a field does not fit, or, with its place, if the oracle's chat template refuses a prompt.
+        OSError: if a checkpoint can't be read.
+    """
+    texts = None if task.responses is None else task.response_texts
+    try:
+        return config.build(prompts=task.all_prompts, responses=texts, device=device)
+    except UnreadablePromptError as error:
+        raise error.at(task.places.get(error.prompt, task.name)) from error
 
 
 def seed_of(run: RunConfig, purpose: str) -> int:

@@ -18,7 +18,7 @@ from preference_duel.protocols import Unanswered, attended
 from runners.run.build import Players, choose_device, gather, judge
 from runners.run.checkpoint import steps
 from runners.run.cli import PROGRAM, Command
-from runners.run.config import RunConfig
+from runners.run.config import RunConfig, Settings
 from runners.run.loop import over, play
 from runners.run.ranks import NullRecord
 from runners.run.record import Record, changed_files, default_directory, read_config, require_new, title
@@ -66,9 +66,7 @@ def _run(command: Command, device: str) -> int:
         print(f"stopped after step {done}; go on with: {_program()} --resume {directory}", flush=True)
         return 128 + interrupt.signal
     except (KeyboardInterrupt, Exception) as error:
-        after = "the start" if record.saved is None else f"step {record.saved}"
-        again = "the same step ends in this way again; once the cause is mended, " if type(error) is ValueError else ""
-        error.add_note(f"{again}the run goes on after {after} with: {_program()} --resume {directory}")
+        error.add_note(_advice(error, settings, record.saved))
         raise
     finally:
         record.close()
@@ -122,6 +120,30 @@ def _planned(players: Players, run: RunConfig, done: int) -> tuple[int, int]:
     elif run.eval_every:
         evaluations = 1 + math.ceil(steps / run.eval_every)
     return learning, players.evaluation.questions(evaluations * (1 if agent.average is None else 2))
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Returns whether memory ran out; torch's processor allocator raises a plain RuntimeError."""
+    return (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
+    )
+
+
+def _advice(error: BaseException, settings: Settings, saved: int | None) -> str:
+    """Returns how to go on after an error: by --resume only if the same step need not end in the same way."""
+    after = "the start" if saved is None else f"step {saved}"
+    goes_on = f"the run goes on after {after} with: {_program()} --resume {settings.run.dir}"
+    if is_memory_error(error):
+        return f"with other settings this is a new run; with more memory, or more processes, {goes_on}"
+    if isinstance(error, OSError | KeyboardInterrupt):
+        return goes_on
+    outside = any(":" in name and not name.startswith("hf:") for name in settings.names.values())
+    if isinstance(error, ValueError) and not outside:
+        return (
+            "a resumed run keeps its settings and data, and the same step ends in this way again unless the cause lies "
+            "outside of them: start a new run"
+        )
+    return f"the same step ends in this way again; once the code is mended, {goes_on}"
 
 
 def _task_line(task: Task) -> str:

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -132,6 +133,25 @@ def test_broken_part_ends_the_run_in_one_line(lab, fields, message, capsys):
     assert "the run goes on after the start with: python -m runners.duel --resume run" in error
 
 
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (ValueError("a log-ratio is not finite"), "a resumed run keeps its settings and data, .*: start a new run$"),
+        (OSError("no answer"), r"the run goes on after the start with: python -m runners.duel --resume \S*run$"),
+    ],
+)
+def test_a_run_is_not_to_be_resumed_if_it_would_end_in_the_same_way(tmp_path, monkeypatch, capsys, error, advice):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("runners.run.loop.one_step", fail)
+    line = f"--task rps --agent sppo --run.steps 1 --run.eval_every 0 --run.dir {tmp_path / 'run'}"
+    assert main(line.split()) == 1
+    written = capsys.readouterr().err.strip()
+    assert re.search(advice, written), written
+    assert ("--resume" in written) == isinstance(error, OSError)
+
+
 def test_existing_run_is_refused_before_anything_is_built(lab, capsys):
     (lab / "run").mkdir()
     (lab / "run" / "notes.txt").write_text("mine")
@@ -183,6 +203,7 @@ def test_where_memory_runs_out_the_knobs_are_named(lab, monkeypatch, capsys, err
     assert main(f"{OUTSIDE} --run.dir run".split()) == 1
     said = capsys.readouterr().err
     assert "error: out of memory" in said
+    assert "with other settings this is a new run" in said
     for knob in ("--policy.micro_tokens", "--policy.checkpointing", "--policy.lora.rank", "--run.parallel fsdp"):
         assert knob in said
     assert "the run goes on after the start with" in said

@@ -5,7 +5,10 @@ import json
 import pytest
 
 from runners.duel import main
+from runners.evaluate import main as evaluate
 from runners.fit_oracle import main as fit_oracle
+from tests.oracles.readers.test_typed_marks import REFUSING, reward_model
+from tests.oracles.test_pair_lm import TEMPLATE as CHAT
 from tests.tiny_models import tiny_model
 
 GOOD = [{"prompt": f"How do I fold shirt {i}?", "chosen": "Lay it flat.", "rejected": "Shirts."} for i in range(11)]
@@ -110,3 +113,22 @@ def test_a_role_that_the_template_refuses_is_named(worded, tmp_path, capsys):
     assert f"{prompts}:2: the model's chat template refuses messages of the roles system, user" in said
     assert "System role not supported" in said
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["duel", "fit_oracle", pytest.param("evaluate", marks=pytest.mark.slow)])
+def test_a_role_that_a_judges_template_refuses_is_named(command, tmp_path, capsys):
+    model = reward_model(tmp_path / "judge", REFUSING + CHAT)
+    system = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "how are you"}]
+    rows = [{"prompt": "how are you"}, {"prompt": system}]
+    rows = [row | {"chosen": "fine", "rejected": "no"} for row in rows]
+    data, task = write(tmp_path / "rows.jsonl", *rows), ["--task.held_out_share", "0"]
+    if command == "fit_oracle":
+        assert fit_oracle(["--data", data, "--kind", "bt", "--base", model, "--out", str(tmp_path / "bt")]) == 1
+    elif command == "duel":
+        assert run(tmp_path, "--task", data, *task, "--oracle", "bt", "--oracle.model", model) == 1
+    else:
+        assert run(tmp_path, "--task", data, *task, "--oracle", "length_bias", "--agent.no-average") == 0
+        assert evaluate([str(tmp_path / "run"), "--oracle", f"bt,model={model}"]) == 1
+    written = capsys.readouterr().err
+    assert f"{data}:2: the reward model cannot read the prompt 'SYSTEM: be kind" in written
+    assert "System role not supported" in written
