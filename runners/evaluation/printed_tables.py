@@ -26,6 +26,11 @@ INTRANSITIVITY = {
     "bt_excess": "Bradley-Terry excess",
     "pure": "least exploitability of one response",
 }
+MEASURED = (
+    "curl ratio: share of the logits' energy that no reward explains; cyclic triads: share of the triples in which\n"
+    "each response beats one and loses to one; Bradley-Terry excess: nats a comparison that the best reward misses;\n"
+    "least exploitability of one response: 0 if no other beats it. Means over prompts, responses counted alike."
+)
 RANKS = {"nash_average": "Nash average", "against_nash": "vs that", "alpha_rank": "alpha-rank", "elo": "Elo"}
 
 
@@ -62,7 +67,8 @@ def _worth(title: str, run: Mapping[str, Any], rows: Mapping[str, Mapping[str, f
 
 
 def _intransitivity(judges: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("How intransitive the judges are", ["judge", *INTRANSITIVITY.values()])
+    table = _table("Intransitivity of the judges", ["judge", *INTRANSITIVITY.values()])
+    table.caption = MEASURED
     for judge in judges:
         table.add_row(judge["label"], *(_number(judge["intransitivity"][key]) for key in INTRANSITIVITY))
     return table

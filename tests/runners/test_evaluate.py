@@ -94,6 +94,8 @@ def test_runs_meet_and_are_ranked(runs, tmp_path, capsys):
     assert "Oracle queries until a gap was a tenth of the first" in printed
     assert found["runs"][0]["queries_to_tenth"] == {"exploitability": None, "regularised_exploitability": None}
     assert "Nash average" in printed
+    assert "Intransitivity of the judges" in printed
+    assert "curl ratio: share of the logits' energy that no reward explains" in " ".join(printed.split())
 
 
 def test_a_run_is_judged_by_oracles_it_did_not_learn_from(runs, tmp_path, capsys):

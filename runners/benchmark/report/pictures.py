@@ -107,7 +107,9 @@ def against_lam(results: Mapping[str, Any]) -> Picture:
     _legend(figure, grid[0])
     about = (
         "Last iterates after the whole budget, interquartile means with 95 % intervals over games; the grey line is "
-        "the start's. Exploitability shows who breaks where intransitivity starts, win rate how little of it it sees."
+        "the start's. lam is how intransitive the game is: 0 if a reward explains every preference, and of cyclic the "
+        "share of the logits' energy that none explains. Exploitability shows who breaks where intransitivity starts, "
+        "win rate how little of it it sees."
     )
     header = "oracle", "lam", "measure", "entrant", "value", "low", "high"
     return Picture("gap_against_lam", "Exploitability against intransitivity", about, _png(figure), header, rows)
