@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.timing import machine
 from runners.benchmark.batched_seeds import stack
-from runners.run.build import Players, gather
+from runners.run.build import Experiment, build_experiment
 from runners.run.cli import parse
 from runners.run.config import RunConfig, Settings
 from runners.run.loop import steps
@@ -28,13 +28,13 @@ def settings(agent: str, seed: int, steps: int) -> Settings:
     return parse(["--agent", agent, *GAME.split(), *more]).settings
 
 
-def play(players: Players, run: RunConfig) -> tuple[float, dict[str, torch.Tensor]]:
+def play(experiment: Experiment, run: RunConfig) -> tuple[float, dict[str, torch.Tensor]]:
     """Returns the seconds of a run's steps, and the measures after them, by prompt."""
-    agent = players.agent
+    agent = experiment.agent
     start = time.perf_counter()
-    for _ in steps(players, run):
+    for _ in steps(experiment, run):
         pass
-    return time.perf_counter() - start, players.evaluation.by_prompt(agent.policy, agent.average)
+    return time.perf_counter() - start, experiment.evaluation.by_prompt(agent.policy, agent.average)
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
     print(f"one batch of {found.seeds} seeds: {seconds:.1f} s, and {building:.1f} s to build it", flush=True)
     alone, worst = 0.0, 0.0
     for seed, one in enumerate(worlds):
-        took, theirs = play(gather(one, "cpu"), one.run)
+        took, theirs = play(build_experiment(one, "cpu"), one.run)
         alone += took
         worst = max(worst, *(float((ours[tag][seed] / theirs[tag][0] - 1).abs()) for tag in theirs))
         if (seed + 1) % 10 == 0:

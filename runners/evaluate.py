@@ -1,4 +1,4 @@
-"""`python -m runners.evaluate RUN [RUN ...]`: what runs have learned, under their own oracle or any other."""
+"""`python -m runners.evaluate RUN [RUN ...]`: measures finished runs under their own oracle or any other."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from runners.run.cli import TRACEBACK
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line; returns 0, 1 after an error and 2 after an unknown name, both told in one line."""
+    """Runs one command line; returns 0, 1 after an error, 2 after an unknown name (one line each)."""
     try:
         options = _parse(arguments)
         for oracle in options.oracles:
             require_oracle(oracle.split(",")[0])
-        from runners.evaluation.output import evaluate  # torch takes more than a second: a wrong name need not wait
+        from runners.evaluation.output import evaluate  # imports torch, which takes more than a second
 
         evaluate(options)
         return 0
@@ -42,19 +42,23 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         nargs="+",
         action="extend",
         default=[],
-        help="who judges, such as bt or cyclic,lam=0.75; several make the transfer table (default: the runs' own)",
+        help="oracles, such as bt or cyclic,lam=0.75; several give the transfer table (default: the runs' own)",
     )
     parser.add_argument("--tau", type=float, help="KL coefficient of the regularised game (default: each run's own)")
-    parser.add_argument("--policy", choices=(LAST, AVERAGE), default=LAST, help="who meets the other runs' policies")
-    parser.add_argument("--prompts", type=int, default=128, help="held-out prompts at most (default: 128)")
-    parser.add_argument("--pairs", type=int, default=4, help="draws per prompt; finite tasks need none (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="names the draws (default: 0)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where networks run")
+    parser.add_argument(
+        "--policy", choices=(LAST, AVERAGE), default=LAST, help="policy of each run in the cross-play (default: last)"
+    )
+    parser.add_argument("--prompts", type=int, default=128, help="maximum number of held-out prompts (default: 128)")
+    parser.add_argument("--pairs", type=int, default=4, help="samples per prompt; ignored on finite tasks (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the samples (default: 0)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="device of networks (default: auto)"
+    )
     parser.add_argument(
         "--out", type=Path, help="folder of the results (default: RUN/evaluation, or evaluations/TIME for several runs)"
     )
-    found = vars(parser.parse_args(arguments))
-    return Options(tuple(found.pop("runs")), tuple(found.pop("oracles")), **found)
+    values = vars(parser.parse_args(arguments))
+    return Options(tuple(values.pop("runs")), tuple(values.pop("oracles")), **values)
 
 
 if __name__ == "__main__":

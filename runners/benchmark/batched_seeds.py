@@ -19,13 +19,13 @@ from envs.tasks.task import Task
 from oracles.table import TableOracle
 from preference_duel.keyed_random import Worlds
 from preference_duel.protocols import Agent, traits
-from runners.run.build import Players, gather, seed_of, tau_of
+from runners.run.build import Experiment, build_experiment, seed_of, tau_of
 from runners.run.config import RunConfig, Settings
 from runners.run.evaluator import Evaluation
 
 
-def stack(settings: Sequence[Settings]) -> Players:
-    """Returns the players of several runs as one: world w is the run of settings w.
+def stack(settings: Sequence[Settings]) -> Experiment:
+    """Returns several runs as one experiment: world w is the run of settings w.
 
     `Evaluation.by_prompt` returns the worlds' prompts one after the other; `DuelArena.queries` counts those of all.
 
@@ -35,12 +35,12 @@ def stack(settings: Sequence[Settings]) -> Players:
 
     Raises:
         TogetherError: if they can't be learned together; each alone they can.
-        ValueError: as `runners.run.build.gather`.
+        ValueError: as `runners.run.build.build_experiment`.
     """
     run, worlds = settings[0].run, len(settings)
-    first = gather(settings[0], "cpu")
+    first = build_experiment(settings[0], "cpu")
     _require_stackable(first, run)
-    singles = [first, *(gather(one, "cpu") for one in settings[1:])]
+    singles = [first, *(build_experiment(one, "cpu") for one in settings[1:])]
     task = stacked(first.task, worlds)
     policy = TabularPolicy(task, exact=first.agent.policy.exact, worlds=worlds)
     policy.load_state_dict({"logits": torch.cat([one.agent.policy.state_dict()["logits"] for one in singles])})
@@ -54,7 +54,7 @@ def stack(settings: Sequence[Settings]) -> Players:
     arena = DuelArena(task, oracle, run.batch_size, run.feedback, run.votes, seeds("arena"))
     reference = policy.frozen()
     evaluation = Evaluation(task, oracle, reference, len(task.prompts), run.eval_pairs, 0, tau_of(settings[0]))
-    return Players(task, oracle, reference, agent, arena, evaluation)
+    return Experiment(task, oracle, reference, agent, arena, evaluation)
 
 
 def stacked(task: Task, worlds: int) -> Task:
@@ -63,13 +63,13 @@ def stacked(task: Task, worlds: int) -> Task:
     return dataclasses.replace(task, prompts=prompts, held_out=prompts, prob=None)
 
 
-def _require_stackable(players: Players, run: RunConfig) -> None:
+def _require_stackable(experiment: Experiment, run: RunConfig) -> None:
     """Raises TogetherError where one world would learn another thing in company."""
-    if not isinstance(players.agent.policy, TabularPolicy):
+    if not isinstance(experiment.agent.policy, TabularPolicy):
         raise TogetherError("only tables have rows that learn by themselves")
-    if not traits(players.agent).learns_worlds:
+    if not traits(experiment.agent).learns_worlds:
         raise TogetherError("the agent does not say that it `learns_worlds`")
-    if players.arena.offline:
+    if experiment.arena.offline:
         raise TogetherError("a file is learned from alone")
-    if players.task.prompts != players.task.held_out or len(players.task.prompts) > run.eval_prompts:
+    if experiment.task.prompts != experiment.task.held_out or len(experiment.task.prompts) > run.eval_prompts:
         raise TogetherError("the prompts that are measured are not all that are learned from")

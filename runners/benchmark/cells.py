@@ -16,7 +16,7 @@ from preference_duel.protocols import forget
 from preference_duel.types import Duel
 from runners.benchmark.batched_seeds import stack
 from runners.benchmark.suites import Cell
-from runners.run.build import Players, choose_device, gather
+from runners.run.build import Experiment, build_experiment, choose_device
 from runners.run.cli import parse
 from runners.run.config import RunConfig
 from runners.run.evaluator import law
@@ -57,9 +57,11 @@ def play_cells(cells: Sequence[Cell]) -> list[Played]:
             settings = [parse(cell.arguments).settings for cell in cells]
             run = settings[0].run
             torch.set_num_threads(run.threads or torch.get_num_threads())
-            players = gather(settings[0], choose_device(run.device)) if len(cells) == 1 else stack(settings)
-            meter = Meter(players, len(cells))
-            play(players, run, meter)
+            experiment = (
+                build_experiment(settings[0], choose_device(run.device)) if len(cells) == 1 else stack(settings)
+            )
+            meter = Meter(experiment, len(cells))
+            play(experiment, run, meter)
             found = meter.contents()
         except (Exception, SystemExit):  # whatever a cell does, the others are to be played
             traceback.print_exc(file=log)
@@ -74,7 +76,7 @@ def described(cell: Cell) -> dict[str, Any]:
     return {"entrant": cell.entrant.label, "game": cell.game.label, "seed": cell.seed}
 
 
-def play(players: Players, run: RunConfig, meter: Meter) -> None:
+def play(experiment: Experiment, run: RunConfig, meter: Meter) -> None:
     """Makes the steps of `runners.duel`, and measures when it would.
 
     Raises:
@@ -83,7 +85,7 @@ def play(players: Players, run: RunConfig, meter: Meter) -> None:
     if not (run.eval_every or run.eval_queries):
         raise ValueError("a cell of a benchmark must be measured: give --run.eval_every or --run.eval_queries")
     meter.measure(0)
-    for step in steps(players, run, worlds=meter.worlds):
+    for step in steps(experiment, run, worlds=meter.worlds):
         meter.saw(step.duel)
         if step.evaluate:
             meter.measure(step.number)
@@ -93,20 +95,20 @@ class Meter:
     """Measures the worlds of a batch as they learn.
 
     Args:
-        players: of W worlds.
+        experiment: of W worlds.
         worlds: W.
     """
 
-    def __init__(self, players: Players, worlds: int) -> None:
-        self.players, self.worlds = players, worlds
-        self._columns = {y.text: i for i, y in enumerate(players.task.responses or ())}
-        self._rows = {prompt: i for i, prompt in enumerate(players.evaluation.prompts)}
+    def __init__(self, experiment: Experiment, worlds: int) -> None:
+        self.experiment, self.worlds = experiment, worlds
+        self._columns = {y.text: i for i, y in enumerate(experiment.task.responses or ())}
+        self._rows = {prompt: i for i, prompt in enumerate(experiment.evaluation.prompts)}
         self._played = torch.zeros(len(self._rows), len(self._columns), dtype=torch.float64)
         self._curves: list[dict[str, list[float]]] = [{} for _ in range(worlds)]
 
     def queries(self) -> int:
         """Returns what each world has asked."""
-        return (self.players.arena.queries or 0) // self.worlds
+        return (self.experiment.arena.queries or 0) // self.worlds
 
     def saw(self, duel: Duel) -> None:
         """Counts what was played, for the regret."""
@@ -119,19 +121,19 @@ class Meter:
 
     def measure(self, step: int) -> None:
         """Adds a point to the curve of every world."""
-        players = self.players
-        forget(players.oracle)
-        policy, average = players.agent.policy, players.agent.average
+        experiment = self.experiment
+        forget(experiment.oracle)
+        policy, average = experiment.agent.policy, experiment.agent.average
         if self._columns:
-            found = players.evaluation.by_prompt(policy, average)
+            found = experiment.evaluation.by_prompt(policy, average)
             if self._played.any():
-                gains = torch.einsum("bnm,bm->bn", players.evaluation.matrices - 0.5, self._played)
+                gains = torch.einsum("bnm,bm->bn", experiment.evaluation.matrices - 0.5, self._played)
                 found[REGRET] = gains.amax(1) * len(self._rows) / self._played.sum()
             points = {
                 tag: values.view(self.worlds, -1).mean(1).tolist() for tag, values in found.items() if tag in KEPT
             }
         else:
-            points = {tag: [value] for tag, value in players.evaluation.scalars(policy, average).items()}
+            points = {tag: [value] for tag, value in experiment.evaluation.scalars(policy, average).items()}
         shared = {"step": float(step), "queries": float(self.queries())}
         for w, curve in enumerate(self._curves):
             for tag, value in (shared | {tag: values[w] for tag, values in points.items()}).items():
@@ -139,7 +141,7 @@ class Meter:
 
     def contents(self) -> list[dict[str, Any]]:
         """Returns each world's curve, and on finite tasks the law that it ended with, [X][N]."""
-        agent, evaluation = self.players.agent, self.players.evaluation
+        agent, evaluation = self.experiment.agent, self.experiment.evaluation
         laws = None
         if self._columns:
             laws = law(agent.policy, evaluation.task, evaluation.prompts).view(self.worlds, -1, len(self._columns))

@@ -1,4 +1,4 @@
-"""Finished runs of one task before one or several judges: everything that `runners.evaluate` finds out."""
+"""Comparison of finished runs of one task under one or several oracles, computed on demand."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from torch import Tensor
 from envs.games import queries_to
 from preference_duel.keyed_random import hash_seed
 from preference_duel.protocols import Policy
-from runners.evaluation.cross_play import Meetings, drawn_meetings, exact_meetings
-from runners.evaluation.exact import Board
+from runners.evaluation.cross_play import CrossPlay, exact_cross_play, sampled_cross_play
+from runners.evaluation.exact import ExactEvaluation
 from runners.evaluation.judges import own_judges, read_judge
 from runners.evaluation.options import AVERAGE, LAST, START, Options
-from runners.evaluation.saved_runs import Finished, read_finished
+from runners.evaluation.saved_runs import SavedRun, read_saved_runs
 from runners.run.build import choose_device, tau_of
 from runners.run.curves import Curves
 from runners.run.evaluator import Evaluation, choose, law
 from runners.run.record import read_lines
 
 
-class Assessment:
-    """Runs of one task before some judges; everything is computed when it is asked for.
+class Comparison:
+    """Finished runs of one task under some judges; every result is computed on first use.
 
     Args:
-        options: what is asked for.
+        options: the command line.
     """
 
     def __init__(self, options: Options) -> None:
         self.options = options
         device = choose_device(options.device)
-        self.runs = read_finished(options.runs, device)
-        self.task = self.runs[0].players.task
+        self.runs = read_saved_runs(options.runs, device)
+        self.task = self.runs[0].experiment.task
         self.finite = self.task.responses is not None
         self.prompts = choose(self.task.held_out, options.prompts)
-        own, places = own_judges(self.runs)
+        own, indices = own_judges(self.runs)
         self.judges = [read_judge(text, self.task, device) for text in options.oracles] or own
         fields = [judge.fields for judge in self.judges]
-        self.own = [fields.index(own[i].fields) if own[i].fields in fields else None for i in places]
+        self.own = [fields.index(own[i].fields) if own[i].fields in fields else None for i in indices]
         self.seed = hash_seed(options.seed, "evaluate")
 
     @cached_property
-    def boards(self) -> list[Board]:
-        """The exact games of a finite task, one for each judge."""
-        return [Board(self.task, judge, self.prompts) for judge in self.judges]
+    def exact(self) -> list[ExactEvaluation]:
+        """The exact evaluation of a finite task, one for each judge."""
+        return [ExactEvaluation(self.task, judge, self.prompts) for judge in self.judges]
 
     @cached_property
-    def laws(self) -> list[dict[str, Tensor]]:
-        """What each run's policies play on a finite task: name -> [B, N], the start first."""
+    def distributions(self) -> list[dict[str, Tensor]]:
+        """The distributions of each run's policies on a finite task: name -> [B, N], the start first."""
         return [
             {name: law(policy, self.task, self.prompts) for name, policy in policies(run).items()} for run in self.runs
         ]
@@ -68,19 +68,19 @@ class Assessment:
         numbers = range(len(self.judges))
         return [[self._result(i, j) for j in numbers] for i in range(len(self.runs))]
 
-    def meetings(self, judge: int) -> Meetings:
-        """Returns who beats whom under a judge, the first run's start the last of them."""
-        wanted = [self._chosen(i) for i in range(len(self.runs))]
+    def cross_play(self, judge: int) -> CrossPlay:
+        """Returns the cross-play under a judge of one policy of each run and, last, the first run's start."""
+        names = [self._chosen(i) for i in range(len(self.runs))]
         if self.finite:
-            laws = [self.laws[i][name] for i, name in enumerate(wanted)]
-            return exact_meetings(self.boards[judge].matrices, [*laws, self.laws[0][START]])
-        entrants = [policies(run)[name] for run, name in zip(self.runs, wanted, strict=True)]
-        entrants.append(self.runs[0].players.reference)
+            chosen = [self.distributions[i][name] for i, name in enumerate(names)]
+            return exact_cross_play(self.exact[judge].matrices, [*chosen, self.distributions[0][START]])
+        entrants = [policies(run)[name] for run, name in zip(self.runs, names, strict=True)]
+        entrants.append(self.runs[0].experiment.reference)
         oracle = self.judges[judge].oracle
-        return drawn_meetings(oracle, entrants, self.prompts, self.options.pairs, self.seed)
+        return sampled_cross_play(oracle, entrants, self.prompts, self.options.pairs, self.seed)
 
     def entrants(self) -> list[str]:
-        """Returns the names of those who meet."""
+        """Returns the names of the policies in the cross-play."""
         return [*(run.label for run in self.runs), START]
 
     def _chosen(self, run: int) -> str:
@@ -91,12 +91,12 @@ class Assessment:
 
     def _result(self, run: int, judge: int) -> dict[str, dict[str, float | None]]:
         if self.finite:
-            laws = self.laws[run]
-            return self.boards[judge].assess(laws, laws[START], self.taus[run])
-        players, options = self.runs[run].players, self.options
+            named = self.distributions[run]
+            return self.exact[judge].measures(named, named[START], self.taus[run])
+        experiment, options = self.runs[run].experiment, self.options
         oracle = self.judges[judge].oracle
         measure = Evaluation(
-            self.task, oracle, players.reference, options.prompts, options.pairs, self.seed, self.taus[run]
+            self.task, oracle, experiment.reference, options.prompts, options.pairs, self.seed, self.taus[run]
         )
         rows = {}
         for name, policy in policies(self.runs[run]).items():
@@ -106,16 +106,17 @@ class Assessment:
         return rows
 
 
-def policies(run: Finished) -> dict[str, Policy]:
+def policies(run: SavedRun) -> dict[str, Policy]:
     """Returns a run's policies by name, the start first."""
-    found = {START: run.players.reference, LAST: run.players.agent.policy}
-    return found if run.players.agent.average is None else {**found, AVERAGE: run.players.agent.average}
+    agent = run.experiment.agent
+    named = {START: run.experiment.reference, LAST: agent.policy}
+    return named if agent.average is None else {**named, AVERAGE: agent.average}
 
 
-def queries_to_tenth(run: Finished) -> dict[str, float | None]:
+def queries_to_tenth(run: SavedRun) -> dict[str, float | None]:
     """Returns each gap that a run measured -> its oracle queries until the gap was a tenth of the first one.
 
-    None where it never was; no entry where no gap was measured or no query asked.
+    None if it never was; no entry if no gap was measured or no query made.
     """
     curves = Curves(run.label, read_lines(run.directory / "metrics.jsonl"))
     tags = {name: f"game/{name}" for name in ("exploitability", "regularised_exploitability")}
@@ -124,11 +125,11 @@ def queries_to_tenth(run: Finished) -> dict[str, float | None]:
     return {name: queries_to(*curves.points(tag, "queries")) for name, tag in tags.items() if curves.has(tag)}
 
 
-def content(assessment: Assessment) -> dict[str, Any]:
-    """Returns everything that was found as JSON values."""
-    several = len(assessment.runs) > 1
+def content(comparison: Comparison) -> dict[str, Any]:
+    """Returns all results as JSON values."""
+    several = len(comparison.runs) > 1
     return {
-        "task": {"name": assessment.task.name, "prompts": len(assessment.prompts), "finite": assessment.finite},
+        "task": {"name": comparison.task.name, "prompts": len(comparison.prompts), "finite": comparison.finite},
         "runs": [
             {
                 "directory": str(run.directory),
@@ -138,33 +139,33 @@ def content(assessment: Assessment) -> dict[str, Any]:
                 "own_judge": own,
                 "queries_to_tenth": queries_to_tenth(run),
             }
-            for run, tau, own in zip(assessment.runs, assessment.taus, assessment.own, strict=True)
+            for run, tau, own in zip(comparison.runs, comparison.taus, comparison.own, strict=True)
         ],
         "judges": [
             {
                 "label": judge.label,
                 "oracle": judge.fields,
-                "intransitivity": assessment.boards[i].intransitivity if assessment.finite else None,
+                "intransitivity": comparison.exact[i].intransitivity if comparison.finite else None,
             }
-            for i, judge in enumerate(assessment.judges)
+            for i, judge in enumerate(comparison.judges)
         ],
-        "results": assessment.results,
-        "meetings": [_met(assessment, i) for i in range(len(assessment.judges))] if several else None,
+        "results": comparison.results,
+        "meetings": [_cross_play(comparison, i) for i in range(len(comparison.judges))] if several else None,
         "made": {
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "machine": platform.platform(),
             "torch": torch.__version__,
-            "options": json.loads(json.dumps(vars(assessment.options), default=str)),
+            "options": json.loads(json.dumps(vars(comparison.options), default=str)),
         },
     }
 
 
-def _met(assessment: Assessment, judge: int) -> dict[str, Any]:
-    meetings = assessment.meetings(judge)
-    ends = {"low": meetings.low, "high": meetings.high}
+def _cross_play(comparison: Comparison, judge: int) -> dict[str, Any]:
+    played = comparison.cross_play(judge)
+    ends = {"low": played.low, "high": played.high}
     return {
-        "entrants": assessment.entrants(),
-        "table": meetings.table.tolist(),
+        "entrants": comparison.entrants(),
+        "table": played.table.tolist(),
         **{name: None if end is None else end.tolist() for name, end in ends.items()},
-        **meetings.ranks(),
+        **played.ranks(),
     }

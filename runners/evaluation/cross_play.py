@@ -1,4 +1,4 @@
-"""Policies of several runs against each other: who beats whom, and four ways to rank them."""
+"""Cross-play of the policies of several runs, and four rankings."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from runners.run.evaluator import win_rate
 
 
 @dataclass(frozen=True)
-class Meetings:
-    """A cross-play table [A, A] and its 95 % interval; `low` and `high` are None where all is exact."""
+class CrossPlay:
+    """A cross-play table [A, A] and its 95 % interval; `low` and `high` are None if all is exact."""
 
     table: Tensor
     low: Tensor | None = None
@@ -34,38 +34,38 @@ class Meetings:
         }
 
 
-def exact_meetings(matrices: Tensor, laws: Sequence[Tensor]) -> Meetings:
-    """Returns the meetings of whole laws.
+def exact_cross_play(matrices: Tensor, distributions: Sequence[Tensor]) -> CrossPlay:
+    """Returns the cross-play of whole distributions.
 
     Args:
         matrices: [B, N, N].
-        laws: A laws [B, N].
+        distributions: A distributions [B, N].
     """
-    return Meetings(cross_play(matrices, torch.stack(list(laws))))
+    return CrossPlay(cross_play(matrices, torch.stack(list(distributions))))
 
 
-def drawn_meetings(
+def sampled_cross_play(
     oracle: Oracle, policies: Sequence[Policy], prompts: Sequence[str], pairs: int, seed: int
-) -> Meetings:
-    """Returns the meetings of policies by their draws, each policy's its own and the same against all others.
+) -> CrossPlay:
+    """Estimates the cross-play of policies from samples; a policy plays the same samples against all others.
 
     Args:
-        oracle: who judges.
+        oracle: decides the duels.
         policies: A policies.
         prompts: B prompts.
-        pairs: draws of each policy for each prompt.
-        seed: names the draws.
+        pairs: samples of each policy for each prompt.
+        seed: random seed of the samples.
     """
     key = Key(seed, 0, Stream.EVALUATION)
     with torch.no_grad():
-        draws = [policy.draw(prompts, pairs, key.at(i))[0] for i, policy in enumerate(policies)]
+        samples = [policy.draw(prompts, pairs, key.at(i))[0] for i, policy in enumerate(policies)]
     count = len(policies)
     table, low, high = (torch.full((count, count), 0.5, dtype=torch.float64) for _ in range(3))
     for a in range(count):
         for b in range(a + 1, count):
-            met = win_rate(oracle, prompts, draws[a], draws[b])
-            table[a, b], table[b, a] = met.mean, 1 - met.mean
-            if met.low is not None and met.high is not None:
-                low[a, b], low[b, a] = met.low, 1 - met.high
-                high[a, b], high[b, a] = met.high, 1 - met.low
-    return Meetings(table, low, high) if len(prompts) > 1 else Meetings(table)
+            rate = win_rate(oracle, prompts, samples[a], samples[b])
+            table[a, b], table[b, a] = rate.mean, 1 - rate.mean
+            if rate.low is not None and rate.high is not None:
+                low[a, b], low[b, a] = rate.low, 1 - rate.high
+                high[a, b], high[b, a] = rate.high, 1 - rate.low
+    return CrossPlay(table, low, high) if len(prompts) > 1 else CrossPlay(table)

@@ -1,4 +1,4 @@
-"""A finite task under one judge: its payoffs, its equilibria, how intransitive it is, and what policies are worth."""
+"""Exact evaluation on a finite task under one oracle: payoffs, equilibria, intransitivity, and measures of policies."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ NASH, WINNER = "regularised Nash", "von Neumann winner"
 
 
 @dataclass(frozen=True)
-class Board:
-    """The games of some prompts.
+class ExactEvaluation:
+    """The preference games of some prompts under one judge, and what policies achieve in them.
 
     Attributes:
         task: a finite task.
-        judge: who answers.
+        judge: the oracle that defines the payoffs.
         prompts: B prompts.
     """
 
@@ -51,37 +51,41 @@ class Board:
 
     @cached_property
     def intransitivity(self) -> dict[str, float | None]:
-        """Each measure of intransitivity, averaged over prompts; None where it has no finite value."""
+        """Each measure of intransitivity, averaged over prompts; None if it has no finite value."""
         return {name: _mean(values) for name, values in asdict(intransitivity(self.matrices)).items()}
 
-    def assess(self, laws: Mapping[str, Tensor], start: Tensor, tau: float) -> dict[str, dict[str, float | None]]:
-        """Returns what each law is worth, averaged over prompts, beside the equilibria of this board.
+    def measures(
+        self, distributions: Mapping[str, Tensor], start: Tensor, tau: float
+    ) -> dict[str, dict[str, float | None]]:
+        """Returns the measures of each distribution and of the equilibria, averaged over prompts.
 
         Args:
-            laws: name -> [B, N].
+            distributions: name -> [B, N].
             start: [B, N] the reference of the regularised game, and the opponent of the win rates.
             tau: KL coefficient of the regularised game.
         """
         solved = self.equilibria(start, tau)
-        rows = {**laws, **solved}
-        return {name: self._worth(one, start, solved.get(NASH), tau) for name, one in rows.items()}
+        rows = {**distributions, **solved}
+        return {name: self._measures(row, start, solved.get(NASH), tau) for name, row in rows.items()}
 
     def equilibria(self, start: Tensor, tau: float) -> dict[str, Tensor]:
-        """Returns the solved policies by name, each [B, N]; no regularised one where `start` leaves out a response."""
+        """Returns the solved policies by name, each [B, N]; no regularised one if `start` leaves out a response."""
         if not (start > 0).all():
             return {WINNER: self.winner}
         return {NASH: regularised_nash(self.matrices, start, tau).policy, WINNER: self.winner}
 
-    def _worth(self, law: Tensor, start: Tensor, nash: Tensor | None, tau: float) -> dict[str, float | None]:
-        measures = exact_measures(law, self.matrices, start, tau, nash)
+    def _measures(
+        self, distribution: Tensor, start: Tensor, nash: Tensor | None, tau: float
+    ) -> dict[str, float | None]:
+        measures = exact_measures(distribution, self.matrices, start, tau, nash)
         win_rate = over_prompts(measures.pop("win_rate"))
         return {
             "win_rate": win_rate.mean,
             "win_rate_low": win_rate.low,
             "win_rate_high": win_rate.high,
             "exploitability": _mean(measures.pop("exploitability")),
-            "kl_to_start": _mean(kl_divergence(law, start)),
-            "entropy": _mean(torch.special.entr(law).sum(-1)),
+            "kl_to_start": _mean(kl_divergence(distribution, start)),
+            "entropy": _mean(torch.special.entr(distribution).sum(-1)),
             **{name: _mean(values) for name, values in measures.items()},
         }
 

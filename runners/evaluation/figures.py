@@ -15,24 +15,29 @@ from envs.games import exploitability
 from runners.run.curves import COLOURS
 
 LABELLED = 40
-"""Responses that still have room for their names beside the matrix."""
+"""Most responses that are named beside the matrix."""
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
-"""Where the three responses stand in the plane."""
+"""Positions of the three responses in the plane."""
 GRID = 80
 
 
 def draw_payoff(
-    out: Path, prompt: str, responses: Sequence[str], payoff: Tensor, order_by: Tensor, laws: Mapping[str, Tensor]
+    out: Path,
+    prompt: str,
+    responses: Sequence[str],
+    payoff: Tensor,
+    order_by: Tensor,
+    distributions: Mapping[str, Tensor],
 ) -> None:
-    """Draws one prompt's payoff matrix, responses in falling order of a law, and the laws beside it.
+    """Draws one prompt's payoff matrix, responses in falling order of a distribution, and the distributions beside it.
 
     Args:
         out: the picture's file.
-        prompt: whose game it is.
+        prompt: the prompt of the game.
         responses: N texts.
         payoff: [N, N] chances that the row beats the column.
         order_by: [N] what the rows and columns are ordered by.
-        laws: name -> [N].
+        distributions: name -> [N].
     """
     figure, (left, right) = _figure(9.6, 4.8, 1, 2, width_ratios=[3, 2])
     order = order_by.argsort(descending=True, stable=True)
@@ -40,12 +45,14 @@ def draw_payoff(
     figure.colorbar(shown, ax=left, label="P(row beats column)", shrink=0.85)
     left.set_title(f"Payoff of prompt {prompt!r}, by equilibrium mass", fontsize=11)
     place = np.arange(len(responses))
-    for i, (name, law) in enumerate(laws.items()):
+    for i, (name, distribution) in enumerate(distributions.items()):
         style = {"color": COLOURS[i % len(COLOURS)], "label": name, "linewidth": 1.2}
-        right.plot(law[order].numpy(), place, marker="o" if len(place) <= LABELLED else None, markersize=3, **style)
+        right.plot(
+            distribution[order].numpy(), place, marker="o" if len(place) <= LABELLED else None, markersize=3, **style
+        )
     right.set_ylim(len(responses) - 0.5, -0.5)
     right.set_xlabel("probability")
-    right.set_title("Who plays what", fontsize=11)
+    right.set_title("Policies", fontsize=11)
     right.legend(frameon=False, fontsize=8)
     names = [responses[i] for i in order.tolist()] if len(responses) <= LABELLED else []
     for axis in (left.xaxis, left.yaxis, right.yaxis):
@@ -61,27 +68,33 @@ def draw_simplex(
     paths: Mapping[str, Sequence[NDArray[np.float64]]],
     points: Mapping[str, Tensor],
 ) -> None:
-    """Draws how laws over three responses moved, over the exploitability of every law.
+    """Draws the paths of distributions over three responses on a map of their exploitability.
 
     Args:
         out: the picture's file.
         responses: three texts.
         payoff: [3, 3] chances that the row beats the column.
-        paths: run -> [T, 3] its policy in time, and its average policy where it has one.
-        points: name -> [3] what is marked.
+        paths: run -> [T, 3] its policy in time, and its average policy if it has one.
+        points: name -> [3] distributions that are marked.
     """
     figure, (axes,) = _figure(6.4, 5.8, 1, 1)
-    laws = np.array([(i, j, GRID - i - j) for i in range(GRID + 1) for j in range(GRID + 1 - i)]) / GRID
-    heights = exploitability(payoff, torch.from_numpy(laws)[:, None, :]).squeeze(-1).numpy()
-    filled = axes.tricontourf(*(laws @ CORNERS).T, heights, levels=12, cmap="Greys", alpha=0.75)
+    grid_points = np.array([(i, j, GRID - i - j) for i in range(GRID + 1) for j in range(GRID + 1 - i)]) / GRID
+    heights = exploitability(payoff, torch.from_numpy(grid_points)[:, None, :]).squeeze(-1).numpy()
+    filled = axes.tricontourf(*(grid_points @ CORNERS).T, heights, levels=12, cmap="Greys", alpha=0.75)
     figure.colorbar(filled, ax=axes, label="exploitability", shrink=0.7)
     for i, (name, two) in enumerate(paths.items()):
         for label, line, path in zip((name, f"{name}, average"), "-:", two, strict=False):
             style = {"color": COLOURS[i % len(COLOURS)], "linestyle": line, "marker": ".", "markersize": 4}
             axes.plot(*(path @ CORNERS).T, label=label, linewidth=1.6, **style)
-    for (name, law), marker in zip(points.items(), "so*D", strict=False):
+    for (name, point), marker in zip(points.items(), "so*D", strict=False):
         axes.plot(
-            *(law.numpy() @ CORNERS), marker, label=name, color="white", markeredgecolor="black", markersize=9, zorder=3
+            *(point.numpy() @ CORNERS),
+            marker,
+            label=name,
+            color="white",
+            markeredgecolor="black",
+            markersize=9,
+            zorder=3,
         )
     for (x, y), name in zip(CORNERS, responses, strict=True):
         axes.annotate(name, (x, y), textcoords="offset points", xytext=(0, 7 if y else -15), ha="center")

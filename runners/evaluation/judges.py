@@ -1,4 +1,4 @@
-"""Who judges finished runs: their own oracles, or others that they were not trained on."""
+"""Oracles that judge finished runs: their own, or others that they were not trained on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tyro
 
 from envs.tasks.task import Task
 from oracles import Oracle
-from runners.evaluation.saved_runs import Finished
+from runners.evaluation.saved_runs import SavedRun
 from runners.run.build import build_oracle
 from runners.run.config import changed, config_class, fields_of
 
@@ -20,8 +20,8 @@ class Judge:
     """One oracle.
 
     Attributes:
-        label: how it was named, with the fields that were set.
-        oracle: who answers.
+        label: its name, with the fields that were set.
+        oracle: decides the duels.
         fields: its configuration, as JSON values.
     """
 
@@ -30,26 +30,26 @@ class Judge:
     fields: dict[str, Any]
 
 
-def own_judges(runs: Sequence[Finished]) -> tuple[list[Judge], list[int]]:
-    """Returns the distinct oracles of the runs, and for each run the number of its own."""
+def own_judges(runs: Sequence[SavedRun]) -> tuple[list[Judge], list[int]]:
+    """Returns the distinct oracles of the runs, and for each run the index of its own."""
     judges: list[Judge] = []
-    places = []
+    indices = []
     for run in runs:
         judge = _own(run)
         known = [other.fields for other in judges]
-        places.append(known.index(judge.fields) if judge.fields in known else len(judges))
+        indices.append(known.index(judge.fields) if judge.fields in known else len(judges))
         if judge.fields not in known:
             judges.append(judge)
-    return judges, places
+    return judges, indices
 
 
 def read_judge(text: str, task: Task, device: str) -> Judge:
-    """Builds the oracle that a text names.
+    """Builds the oracle named by a text.
 
     Args:
         text: NAME[,FIELD=VALUE...], such as "bt" or "cyclic,lam=0.75,seed=3".
-        task: whose prompts and responses a finite family takes.
-        device: where a network runs.
+        task: its prompts and responses parametrise a finite family.
+        device: device of a network.
 
     Raises:
         UnknownNameError: if no such oracle is known.
@@ -65,7 +65,7 @@ def read_judge(text: str, task: Task, device: str) -> Judge:
     return Judge(text, build_oracle(config, task, device), {"name": name, **fields_of(config)})
 
 
-def _own(run: Finished) -> Judge:
+def _own(run: SavedRun) -> Judge:
     name, config = run.settings.names["oracle"], run.settings.configs["oracle"]
     words = [f"{field}={value}" for field, value in changed(config).items()]
-    return Judge(",".join([name, *words]), run.players.oracle, {"name": name, **fields_of(config)})
+    return Judge(",".join([name, *words]), run.experiment.oracle, {"name": name, **fields_of(config)})

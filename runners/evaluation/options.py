@@ -11,17 +11,17 @@ START, LAST, AVERAGE = "start", "last", "average"
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for.
+    """The arguments of `runners.evaluate`.
 
     Attributes:
         runs: run directories.
-        oracles: who judges, NAME[,FIELD=VALUE...]; none: each run's own oracle.
+        oracles: oracles that judge, NAME[,FIELD=VALUE...]; none: each run's own.
         tau: KL coefficient of the regularised game; None: each run's own.
-        policy: which policy of a run meets the other runs'.
+        policy: the policy of each run in the cross-play.
         prompts: held-out prompts at most.
-        pairs: draws for each prompt where the task is not finite.
-        seed: names these draws.
-        device: where networks run.
+        pairs: samples for each prompt if the task is not finite.
+        seed: random seed of these samples.
+        device: device of networks.
         out: folder for evaluation.json and the pictures; None: RUN/evaluation, or evaluations/TIME for several runs.
     """
 

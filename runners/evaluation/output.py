@@ -12,33 +12,33 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from runners.evaluation.comparison import Assessment, content
+from runners.evaluation.comparison import Comparison, content
 from runners.evaluation.figures import draw_payoff, draw_simplex
 from runners.evaluation.options import AVERAGE, LAST, START, Options
 from runners.evaluation.printed_tables import show
-from runners.evaluation.saved_runs import Finished
+from runners.evaluation.saved_runs import SavedRun
 from runners.run.curves import GAPS, Curves, draw
 from runners.run.record import read_lines, write_whole
 
 
-def write_pictures(assessment: Assessment, folder: Path) -> list[Path]:
-    """Draws what can be drawn; returns the files.
+def write_pictures(comparison: Comparison, folder: Path) -> list[Path]:
+    """Draws the pictures that the task and the logs allow; returns the files.
 
     The payoff matrix and the simplex show the first prompt under the first judge.
     """
-    runs = assessment.runs
+    runs = comparison.runs
     written = []
-    if assessment.finite:
-        board, prompt, texts = assessment.boards[0], assessment.prompts[0], assessment.task.response_texts
-        solved = board.equilibria(assessment.laws[0][START], assessment.taus[0])
-        points = {name: one[0] for name, one in solved.items()}
-        chosen = {run.label: laws[LAST][0] for run, laws in zip(runs, assessment.laws, strict=True)}
+    if comparison.finite:
+        exact, prompt, texts = comparison.exact[0], comparison.prompts[0], comparison.task.response_texts
+        solved = exact.equilibria(comparison.distributions[0][START], comparison.taus[0])
+        points = {name: rows[0] for name, rows in solved.items()}
+        chosen = {run.label: named[LAST][0] for run, named in zip(runs, comparison.distributions, strict=True)}
         order = next(iter(points.values()))
-        draw_payoff(folder / "payoff.png", prompt, texts, board.matrices[0], order, points | chosen)
+        draw_payoff(folder / "payoff.png", prompt, texts, exact.matrices[0], order, points | chosen)
         written.append(folder / "payoff.png")
         paths = {run.label: path for run in runs if (path := read_path(run, prompt))}
         if len(texts) == 3 and paths:
-            draw_simplex(folder / "simplex.png", texts, board.matrices[0], paths, points)
+            draw_simplex(folder / "simplex.png", texts, exact.matrices[0], paths, points)
             written.append(folder / "simplex.png")
     curves = [Curves(run.label, read_lines(run.directory / "metrics.jsonl")) for run in runs]
     axis = "queries" if all(run.has("duel/queries") for run in curves) else "steps"
@@ -48,27 +48,27 @@ def write_pictures(assessment: Assessment, folder: Path) -> list[Path]:
     return written
 
 
-def read_path(run: Finished, prompt: str) -> list[NDArray[np.float64]]:
-    """Returns how a run's policy and its average policy moved, [T, N] each, where the run wrote it down."""
+def read_path(run: SavedRun, prompt: str) -> list[NDArray[np.float64]]:
+    """Returns how a run's policy and its average policy moved, [T, N] each, if the run recorded it."""
     lines = [line for line in read_lines(run.directory / "laws.jsonl") if line["prompt"] == prompt]
     return [np.array([line[key] for line in lines]) for key in ("policy", AVERAGE) if lines and key in lines[0]]
 
 
 def evaluate(options: Options) -> Path:
-    """Judges runs, prints the tables, writes evaluation.json and the pictures; returns their folder.
+    """Compares runs, prints the tables, writes evaluation.json and the pictures; returns their folder.
 
     Raises:
         ValueError: if runs and judges do not fit together.
         OSError: if a run can't be read or the folder can't be written.
     """
-    assessment = Assessment(options)
-    found = content(assessment)
+    comparison = Comparison(options)
+    results = content(comparison)
     width = None if sys.stdout.isatty() else 140
-    show(found, Console(width=width, highlight=False))
+    show(results, Console(width=width, highlight=False))
     folder = options.out or _default_folder(options.runs)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "evaluation.json", json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    for path in [folder / "evaluation.json", *write_pictures(assessment, folder)]:
+    write_whole(folder / "evaluation.json", json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    for path in [folder / "evaluation.json", *write_pictures(comparison, folder)]:
         print(path)
     return folder
 

@@ -35,7 +35,7 @@ RANKS = {"nash_average": "Nash average", "against_nash": "vs that", "alpha_rank"
 
 
 def show(content: Mapping[str, Any], console: Console) -> None:
-    """Prints everything for people: each run under each judge, the transfer table, the meetings."""
+    """Prints each run under each judge, the transfer table and the cross-play."""
     for table in _tables(content):
         console.print(table)
 
@@ -45,7 +45,7 @@ def _tables(content: Mapping[str, Any]) -> Iterator[Table]:
     for j, judge in enumerate(judges):
         for run, rows in zip(runs, results, strict=True):
             if len(judges) == 1 or run["own_judge"] == j:
-                yield _worth(f"{run['label']}, step {run['step']}, judged by {judge['label']}", run, rows[j])
+                yield _measures(f"{run['label']}, step {run['step']}, judged by {judge['label']}", run, rows[j])
     if any(run["queries_to_tenth"] for run in runs):
         yield _queries(runs)
     if content["task"]["finite"]:
@@ -57,7 +57,7 @@ def _tables(content: Mapping[str, Any]) -> Iterator[Table]:
         yield _ranking(judge["label"], met)
 
 
-def _worth(title: str, run: Mapping[str, Any], rows: Mapping[str, Mapping[str, float | None]]) -> Table:
+def _measures(title: str, run: Mapping[str, Any], rows: Mapping[str, Mapping[str, float | None]]) -> Table:
     shown = {key: name for key, name in MEASURES.items() if any(key in row for row in rows.values())}
     regularised = f", regularised game at tau={run['tau']:g}" if "kl_to_nash" in shown else ""
     table = _table(title + regularised, ["policy", *shown.values()])

@@ -22,7 +22,7 @@ from preference_duel.chat import UnreadablePromptError
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from runners.fitting.fit_settings import FitConfig
 from runners.fitting.supervised import descend
-from runners.fitting.trainable import Student, student
+from runners.fitting.trainable import TrainableOracle, trainable_oracle
 from runners.run.build import choose_device
 from runners.run.evaluator import over_prompts
 from runners.run.event_file import EventFile
@@ -152,12 +152,12 @@ def _comparisons(config: FitConfig) -> tuple[list[Preference], list[Preference]]
     return split(preferences, config.held_out, config.seed)
 
 
-def _student(config: FitConfig, asked: Sequence[Preference]) -> Student:
+def _trainable(config: FitConfig, asked: Sequence[Preference]) -> TrainableOracle:
     """Builds what is trained, after checking that it reads every prompt."""
     places = {one.prompt: one.place for one in reversed(asked)}
     device = choose_device(config.device)
     try:
-        return student(config.kind, config.base, config.planes, device, config.seed, list(places))
+        return trainable_oracle(config.kind, config.base, config.planes, device, config.seed, list(places))
     except UnreadablePromptError as error:
         raise error.at(places[error.prompt]) from error
 
@@ -172,7 +172,7 @@ def fit(config: FitConfig, out: Path, command: str) -> Fit:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is never overwritten; choose another --out")
     learned, held = _comparisons(config)
-    taught = _student(config, (*learned, *held))
+    model = _trainable(config, (*learned, *held))
     steps_per_epoch = math.ceil(len(learned) / config.batch_size)
     print(f"{config.kind}: {len(learned)} comparisons to learn from, {len(held)} held out; {out}", flush=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def fit(config: FitConfig, out: Path, command: str) -> Fit:
     def loss_at(step: int) -> Tensor:
         epoch, place = divmod(step, steps_per_epoch)
         asked = [learned[i] for i in order_of(epoch)[place * config.batch_size :][: config.batch_size]]
-        logits = taught.logits(asked, Key(hash_seed(config.seed, "order"), step))
+        logits = model.logits(asked, Key(hash_seed(config.seed, "order"), step))
         outcome = torch.tensor([one.outcome for one in asked], dtype=logits.dtype, device=logits.device)
         return binary_cross_entropy_with_logits(logits, outcome)
 
@@ -194,26 +194,26 @@ def fit(config: FitConfig, out: Path, command: str) -> Fit:
         step = len(losses)
         events.scalars(step, time.time(), {f"loss/{config.kind}": losses[-1]})
         if step % steps_per_epoch == 0:
-            taught.network.eval()
-            found = measure(taught.oracle, held)
-            taught.network.train()
+            model.network.eval()
+            found = measure(model.oracle, held)
+            model.network.train()
             events.scalars(step, time.time(), found.scalars)
             figures = "  ".join(f"{tag.removeprefix('eval/')} {found.scalars[tag]:.3f}" for tag in SHOWN)
             print(f"epoch {step // steps_per_epoch}/{config.epochs}  {figures}", flush=True)
 
     rate = config.learning_rate or (5e-4 if config.base is None else 1e-5)
     try:
-        descend(taught.network, loss_at, config.epochs * steps_per_epoch, rate, after)
+        descend(model.network, loss_at, config.epochs * steps_per_epoch, rate, after)
     finally:
         events.close()
-    result = measure(taught.oracle, held)
+    result = measure(model.oracle, held)
     with quiet():
-        flags = taught.save(out)
+        flags = model.save(out)
     (out / "fit.json").write_text(json.dumps(result.scalars, indent=1) + "\n", encoding="utf-8")
     card = CARD.format(
         command=command,
         kind=config.kind,
-        parameters=sum(parameter.numel() for parameter in taught.network.parameters()),
+        parameters=sum(parameter.numel() for parameter in model.network.parameters()),
         epochs=config.epochs,
         learned=len(learned),
         held=len(held),

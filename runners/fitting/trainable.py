@@ -1,4 +1,4 @@
-"""Oracles that learn: a Bradley-Terry reward, a general preference model, a PairRM, each over a network of its kind."""
+"""Trainable oracles: Bradley-Terry reward, general preference model and PairRM."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from oracles.readers.loading import load_tokenizer
 from preference_duel.keyed_random import Key, hash_seed
 
 
-class Student(Protocol):
+class TrainableOracle(Protocol):
     """An oracle whose network is trained."""
 
     @property
     def oracle(self) -> Oracle:
-        """Judges by the network as it is."""
+        """The oracle of the network's current weights."""
         ...
 
     @property
     def network(self) -> nn.Module:
-        """What is trained."""
+        """The trained network."""
         ...
 
     def logits(self, asked: Sequence[Preference], key: Key) -> Tensor:
-        """Returns [N] logits that the first response wins, differentiable; the key names what is drawn."""
+        """Returns [N] logits that the first response wins, differentiable; the key seeds what is random."""
         ...
 
     def save(self, folder: Path) -> str:
-        """Writes a checkpoint; returns the arguments by which `runners.duel` judges with it."""
+        """Writes a checkpoint; returns the arguments of `runners.duel` that load it."""
         ...
 
 
@@ -52,7 +52,7 @@ class ReadsAlone:
 
     Attributes:
         model: network and tokenizer.
-        oracle: who judges by the same network, `bt` with one label and `gpm` with more.
+        oracle: of the same network, `bt` with one label and `gpm` with more.
     """
 
     model: RewardModel
@@ -64,7 +64,7 @@ class ReadsAlone:
         self.oracle = RewardOracle(self.model) if self.name == "bt" else gpm_oracle(self.model)
 
     def logits(self, asked: Sequence[Preference], key: Key) -> Tensor:
-        """Returns [N] logits; nothing is drawn."""
+        """Returns [N] logits; nothing is random."""
         del key
         texts = [one.first for one in asked] + [one.second for one in asked]
         inputs = [self.model.encode(one.prompt, text) for one, text in zip([*asked, *asked], texts, strict=True)]
@@ -79,7 +79,7 @@ class ReadsAlone:
 
 @dataclass
 class ReadsPairs:
-    """Reads both responses at once, in an order drawn for each comparison."""
+    """Reads both responses at once, in a random order for each comparison."""
 
     oracle: PairRMOracle
 
@@ -103,8 +103,10 @@ class ReadsPairs:
         return f"--oracle pairrm --oracle.checkpoint {folder}"
 
 
-def student(kind: str, base: str | None, planes: int, device: str, seed: int, prompts: Sequence[str] = ()) -> Student:
-    """Returns what is to be trained.
+def trainable_oracle(
+    kind: str, base: str | None, planes: int, device: str, seed: int, prompts: Sequence[str] = ()
+) -> TrainableOracle:
+    """Builds a trainable oracle.
 
     Args:
         kind: "bt", "gpm" or "pairrm".

@@ -1,4 +1,4 @@
-"""Builds what meets in a run from its settings."""
+"""Builds task, oracle, policy, agent and arena of a run from its settings."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from runners.run.ranks import SplitOracle
 
 
 @dataclass(frozen=True)
-class Players:
-    """Everything that takes part in a run, as it is before the first step.
+class Experiment:
+    """The parts of a run, as they are before the first step.
 
     Attributes:
         task: prompts and limits.
-        oracle: who judges.
+        oracle: decides the duels.
         reference: a frozen copy of the starting policy.
-        agent: who learns.
-        arena: where they meet, or the file that they learn from.
+        agent: proposes and learns.
+        arena: plays the proposed duels, or reads them from a file.
         evaluation: measures the agent's policy on held-out prompts.
-        reading: what was read of the file; None without one.
+        reading: statistics of the file that was read; None without one.
     """
 
     task: Task
@@ -48,8 +48,8 @@ class Players:
     reading: Reading | None = None
 
 
-def gather(settings: Settings, device: str) -> Players:
-    """Builds the players; the run's seed is hashed for each, so that neighbouring seeds share nothing.
+def build_experiment(settings: Settings, device: str) -> Experiment:
+    """Builds the parts; the run's seed is hashed for each, so that neighbouring seeds share nothing.
 
     Raises:
         ValueError: if some fields do not fit each other or the task.
@@ -58,7 +58,7 @@ def gather(settings: Settings, device: str) -> Players:
     run, configs = settings.run, settings.configs
 
     seed = partial(seed_of, run)
-    torch.manual_seed(seed("torch"))  # for policies of other people, whose layers may draw from it
+    torch.manual_seed(seed("torch"))  # for outside policies, whose layers may use it
     free_text = not is_finite(settings.names["task"])
     load_tokenizer = getattr(configs["policy"], "load_tokenizer", None)
     task: Task = configs["task"].build(tokenizer=load_tokenizer() if free_text and load_tokenizer else None)
@@ -76,7 +76,7 @@ def gather(settings: Settings, device: str) -> Players:
     if run.data is not None:
         if not traits(agent).learns_from_files:
             raise ValueError(
-                f"agent '{settings.names['agent']}' learns from its own draws; of --run.data learn dpo, ipo and pelhf"
+                f"agent '{settings.names['agent']}' learns from its own samples; take dpo, ipo or pelhf with --run.data"
             )
         preferences, reading = load_preferences(run.data, run.reading)
         with quiet():
@@ -92,7 +92,7 @@ def gather(settings: Settings, device: str) -> Players:
     evaluation = Evaluation(
         task, oracle, reference, run.eval_prompts, run.eval_pairs, seed("evaluation"), tau_of(settings)
     )
-    return Players(task, oracle, reference, agent, arena, evaluation, reading)
+    return Experiment(task, oracle, reference, agent, arena, evaluation, reading)
 
 
 def build_oracle(config: Any, task: Task, device: str) -> Oracle:
@@ -110,7 +110,7 @@ def build_oracle(config: Any, task: Task, device: str) -> Oracle:
 
 
 def seed_of(run: RunConfig, purpose: str) -> int:
-    """Returns the seed of one of a run's players."""
+    """Returns the seed of one part of a run."""
     return hash_seed(run.seed, purpose)
 
 
@@ -128,7 +128,7 @@ def tau_of(settings: Settings) -> float:
 
 
 def judge(settings: Settings, oracle: Oracle) -> str:
-    """Returns one line that says who judges: the oracle's own `description`, or its name and telling fields."""
+    """Returns the oracle in one line: its own `description`, or its name and the fields that were changed."""
     if isinstance(oracle, DescribedOracle):
         return oracle.description
     config: Any = settings.configs["oracle"]

@@ -12,7 +12,7 @@ from preference_duel import distributed
 from preference_duel.keyed_random import hash_seed
 from preference_duel.protocols import Unanswered, forget, traits
 from preference_duel.types import Duel
-from runners.run.build import Players
+from runners.run.build import Experiment
 from runners.run.checkpoint import Checkpoint, load
 from runners.run.config import RunConfig
 from runners.run.progress import Progress
@@ -38,40 +38,40 @@ class Step:
     evaluate: bool
 
 
-def play(players: Players, run: RunConfig, record: Record | NullRecord, interrupt: Interrupt) -> int:
+def play(experiment: Experiment, run: RunConfig, record: Record | NullRecord, interrupt: Interrupt) -> int:
     """Plays from the last checkpoint to the last step or query, or to the end of the step in which it was interrupted.
 
     Returns:
         The last step; its checkpoint is written.
     """
-    done = _restore(players, record)
+    done = _restore(experiment, record)
     with Progress(done, run.steps) as progress:
         if record.saved is None and (run.eval_every or run.eval_queries):
-            progress.evaluated(0, _evaluate(players, record, 0))
-        made = steps(players, run, done, stopped=lambda: interrupt.signal is not None)
-        for step in _saved_if_unanswered(made, players, record, done):
+            progress.evaluated(0, _evaluate(experiment, record, 0))
+        made = steps(experiment, run, done, stopped=lambda: interrupt.signal is not None)
+        for step in _saved_if_unanswered(made, experiment, record, done):
             done = step.number
             record.log(done, step.scalars)
             progress.stepped(done, step.scalars)
             if _due(done, run.duel_every):
                 record.duels(done, step.duel, run.duel_prompts)
             if step.evaluate:
-                progress.evaluated(done, _evaluate(players, record, done))
+                progress.evaluated(done, _evaluate(experiment, record, done))
             if _due(done, run.save_every):
-                _save(players, record, done)
+                _save(experiment, record, done)
             interrupt.agree()
         if record.saved is None or record.saved < done:
-            _save(players, record, done)
+            _save(experiment, record, done)
     return done
 
 
 def steps(
-    players: Players, run: RunConfig, done: int = 0, worlds: int = 1, stopped: Callable[[], bool] = lambda: False
+    experiment: Experiment, run: RunConfig, done: int = 0, worlds: int = 1, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[Step]:
     """Yields every step of a run once it is made; what is logged, measured and saved is up to the caller.
 
     Args:
-        players: who plays.
+        experiment: parts of the run.
         run: how long, and how often it is measured.
         done: steps that were made before.
         worlds: W independent worlds of which the arena counts the queries together.
@@ -80,21 +80,21 @@ def steps(
     Raises:
         Unanswered: if the oracle could not be asked; agent and arena are as they were before that step.
     """
-    asked = (players.arena.queries or 0) // worlds
+    asked = (experiment.arena.queries or 0) // worlds
     while not over(run, done, asked) and not stopped():
-        arena, before = players.arena.state_dict(), asked
+        arena, before = experiment.arena.state_dict(), asked
         try:
-            scalars, duel = one_step(players, hash_seed(run.seed, "step", done + 1))
+            scalars, duel = one_step(experiment, hash_seed(run.seed, "step", done + 1))
         except Unanswered:
-            players.arena.load_state_dict(arena)  # the agent has learned nothing of this step
+            experiment.arena.load_state_dict(arena)  # the agent has learned nothing of this step
             raise
         done += 1
-        asked = (players.arena.queries or 0) // worlds
+        asked = (experiment.arena.queries or 0) // worlds
         yield Step(done, scalars, duel, evaluation_due(run, done, before, asked))
 
 
 def _saved_if_unanswered(
-    made: Iterator[Step], players: Players, record: Record | NullRecord, done: int
+    made: Iterator[Step], experiment: Experiment, record: Record | NullRecord, done: int
 ) -> Iterator[Step]:
     """Yields the steps; where the oracle stops answering, the last whole one is saved before that ends the run."""
     try:
@@ -103,23 +103,23 @@ def _saved_if_unanswered(
             yield step
     except Unanswered:
         if record.saved != done and distributed.count() == 1:
-            _save(players, record, done)
+            _save(experiment, record, done)
         raise
 
 
-def one_step(players: Players, seed: int) -> tuple[dict[str, float], Duel]:
+def one_step(experiment: Experiment, seed: int) -> tuple[dict[str, float], Duel]:
     """Makes one pass through the loop: reset, propose, play, update.
 
     Args:
-        players: who plays.
+        experiment: parts of the run.
         seed: of torch's global generator, which nothing of ours reads; layers of other people (dropout) may.
 
     Returns:
         The step's scalars by tag, and the duel.
     """
     _reseed(seed)
-    forget(players.oracle)
-    agent, arena = players.agent, players.arena
+    forget(experiment.oracle)
+    agent, arena = experiment.agent, experiment.arena
     prompts = arena.reset()
     start = time.perf_counter()
     proposal = None if arena.offline else agent.propose(prompts)
@@ -130,7 +130,7 @@ def one_step(players: Players, seed: int) -> tuple[dict[str, float], Duel]:
     updated = time.perf_counter()
     times = {"time/sample_s": sampled - start, "time/oracle_s": asked - sampled, "time/update_s": updated - asked}
     seen = describe(duel, own=traits(agent).own_draws, given=arena.offline)
-    return {**scalars, **seen, **queries(players), **times}, duel
+    return {**scalars, **seen, **queries(experiment), **times}, duel
 
 
 def _reseed(seed: int) -> None:
@@ -161,32 +161,32 @@ def describe(duel: Duel, own: bool = True, given: bool = False) -> dict[str, flo
     return scalars
 
 
-def queries(players: Players) -> dict[str, float]:
+def queries(experiment: Experiment) -> dict[str, float]:
     """Returns the queries so far; nothing where whole laws are played, which no oracle could be asked."""
-    return {} if players.arena.queries is None else {"duel/queries": players.arena.queries}
+    return {} if experiment.arena.queries is None else {"duel/queries": experiment.arena.queries}
 
 
-def _restore(players: Players, record: Record | NullRecord) -> int:
-    """Loads the last checkpoint into the players; returns how many steps are done."""
+def _restore(experiment: Experiment, record: Record | NullRecord) -> int:
+    """Loads the last checkpoint; returns how many steps are done."""
     saved = load(record.directory)
     if saved is None:
         return 0
-    players.agent.load_state_dict(saved.agent)
-    players.arena.load_state_dict(saved.arena)
+    experiment.agent.load_state_dict(saved.agent)
+    experiment.arena.load_state_dict(saved.arena)
     return saved.step
 
 
-def _save(players: Players, record: Record | NullRecord, step: int) -> None:
-    state = Checkpoint(step, players.agent.state_dict(), players.arena.state_dict())
-    record.save(state, players.agent.policy)
+def _save(experiment: Experiment, record: Record | NullRecord, step: int) -> None:
+    state = Checkpoint(step, experiment.agent.state_dict(), experiment.arena.state_dict())
+    record.save(state, experiment.agent.policy)
     distributed.agreed(step)  # which is on the disk by now
 
 
-def _evaluate(players: Players, record: Record | NullRecord, step: int) -> dict[str, float]:
-    forget(players.oracle)
-    scalars = players.evaluation.scalars(players.agent.policy, players.agent.average)
+def _evaluate(experiment: Experiment, record: Record | NullRecord, step: int) -> dict[str, float]:
+    forget(experiment.oracle)
+    scalars = experiment.evaluation.scalars(experiment.agent.policy, experiment.agent.average)
     record.log(step, scalars)
-    record.laws(step, players.evaluation.laws(players.agent.policy, players.agent.average))
+    record.laws(step, experiment.evaluation.laws(experiment.agent.policy, experiment.agent.average))
     return scalars
 
 

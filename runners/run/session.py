@@ -15,7 +15,7 @@ from envs.arena import questions
 from envs.tasks.task import Task
 from preference_duel import distributed
 from preference_duel.protocols import Unanswered, attended
-from runners.run.build import Players, choose_device, gather, judge
+from runners.run.build import Experiment, build_experiment, choose_device, judge
 from runners.run.checkpoint import steps
 from runners.run.cli import PROGRAM, Command
 from runners.run.config import RunConfig, Settings
@@ -27,7 +27,7 @@ from runners.run.summary import summary
 
 
 def run(command: Command) -> int:
-    """Builds the players and plays until the last step; returns the exit code of `main`."""
+    """Builds the experiment and runs it to the last step; returns the exit code of `main`."""
     device = choose_device(command.settings.run.device)
     with distributed.together(device), _said_once():
         return _run(command, device)
@@ -47,21 +47,21 @@ def _run(command: Command, device: str) -> int:
         torch.set_num_threads(threads)
     directory = Path(distributed.agreed(str(directory)))
     settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, dir=str(directory)))
-    players = gather(settings, device)
-    print(f"judge: {judge(settings, players.oracle)}", flush=True)
-    if players.reading is not None:
-        print(f"data:  {players.reading}", flush=True)
+    experiment = build_experiment(settings, device)
+    print(f"judge: {judge(settings, experiment.oracle)}", flush=True)
+    if experiment.reading is not None:
+        print(f"data:  {experiment.reading}", flush=True)
     record = None
     if distributed.rank() == 0:
         record = Record(directory, settings, command.arguments, device, torch.get_num_threads())
     distributed.agreed(directory)  # which is made by now
     record = record or NullRecord(directory)
-    print(f"run:   {directory}\n{_task_line(players.task)}", flush=True)
+    print(f"run:   {directory}\n{_task_line(experiment.task)}", flush=True)
     try:
         with Interrupt() as interrupt:
-            done = _play(players, settings.run, record, interrupt)
-        if interrupt.signal is None or over(settings.run, done, players.arena.queries or 0):
-            print(summary(players, record, settings.run), flush=True)
+            done = _play(experiment, settings.run, record, interrupt)
+        if interrupt.signal is None or over(settings.run, done, experiment.arena.queries or 0):
+            print(summary(experiment, record, settings.run), flush=True)
             return 0
         print(f"stopped after step {done}; go on with: {_program()} --resume {directory}", flush=True)
         return 128 + interrupt.signal
@@ -72,17 +72,17 @@ def _run(command: Command, device: str) -> int:
         record.close()
 
 
-def _play(players: Players, run: RunConfig, record: Record | NullRecord, interrupt: Interrupt) -> int:
+def _play(experiment: Experiment, run: RunConfig, record: Record | NullRecord, interrupt: Interrupt) -> int:
     """Plays the run; if people are the oracle, their page is open meanwhile, and an interruption ends the waiting.
 
     Returns:
         The last step that was saved.
     """
-    people = attended(players.oracle)
+    people = attended(experiment.oracle)
     if people is None:
-        return play(players, run, record, interrupt)
+        return play(experiment, run, record, interrupt)
     people.keep_in(record.directory, title(record.directory))
-    learning, measuring = _planned(players, run, record.saved or 0)
+    learning, measuring = _planned(experiment, run, record.saved or 0)
     print(
         f"asks:  at most {learning + measuring:,} pairs: {learning:,} to learn from, and {measuring:,} in "
         f"evaluations (--run.eval_every {run.eval_every})",
@@ -90,7 +90,7 @@ def _play(players: Players, run: RunConfig, record: Record | NullRecord, interru
     )
     try:
         people.start(lambda: interrupt.signal is not None, learning + measuring)
-        return play(players, run, record, interrupt)
+        return play(experiment, run, record, interrupt)
     except Unanswered:
         if interrupt.signal is None:
             raise
@@ -99,9 +99,9 @@ def _play(players: Players, run: RunConfig, record: Record | NullRecord, interru
         people.close()
 
 
-def _planned(players: Players, run: RunConfig, done: int) -> tuple[int, int]:
+def _planned(experiment: Experiment, run: RunConfig, done: int) -> tuple[int, int]:
     """Returns the pairs that the steps and the evaluations from here on ask the oracle about, at most."""
-    agent, arena, task = players.agent, players.arena, players.task
+    agent, arena, task = experiment.agent, experiment.arena, experiment.task
     steps, learning = run.steps - done, 0
     if not arena.offline:
         before = agent.state_dict(), arena.state_dict()
@@ -119,7 +119,7 @@ def _planned(players: Players, run: RunConfig, done: int) -> tuple[int, int]:
         evaluations = 2 + learning * run.votes // run.eval_queries
     elif run.eval_every:
         evaluations = 1 + math.ceil(steps / run.eval_every)
-    return learning, players.evaluation.questions(evaluations * (1 if agent.average is None else 2))
+    return learning, experiment.evaluation.questions(evaluations * (1 if agent.average is None else 2))
 
 
 def is_memory_error(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from preference_duel.protocols import Policy
-from runners.run.build import Players
+from runners.run.build import Experiment
 from runners.run.checkpoint import steps
 from runners.run.config import RunConfig
 from runners.run.evaluator import Evaluation, law
@@ -19,9 +19,9 @@ from runners.run.record import Record
 EXAMPLES = 3
 
 
-def summary(players: Players, record: Record | NullRecord, run: RunConfig) -> str:
+def summary(experiment: Experiment, record: Record | NullRecord, run: RunConfig) -> str:
     """Returns the summary for people, as lines of text."""
-    evaluation, directory = players.evaluation, record.directory
+    evaluation, directory = experiment.evaluation, record.directory
     lines = [""]
     evaluations = [line for line in record.metrics() if "eval/win_rate_vs_ref" in line]
     if evaluations:
@@ -34,7 +34,7 @@ def summary(players: Players, record: Record | NullRecord, run: RunConfig) -> st
             for when, line in (("before,", evaluations[0]), ("after, ", evaluations[-1]))
         ]
         lines.append("")
-    lines += _examples(evaluation, players.agent.policy)
+    lines += _examples(evaluation, experiment.agent.policy)
     last = directory / f"step-{steps(directory)[-1]}"
     lines += [
         f"Files:    {directory}  (metrics.jsonl, duels.jsonl, config.json)",

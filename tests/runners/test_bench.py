@@ -15,7 +15,7 @@ from runners.benchmark.scores import gaps, left, table, to_tenth
 from runners.benchmark.suites import BUILT_IN, Cell, Entrant, Game, Suite, find_suite, tabular
 from runners.benchmark.tuning import settings_of, trials, tuned_for
 from runners.duel import main as duel
-from runners.run.build import gather
+from runners.run.build import build_experiment
 from runners.run.cli import parse
 from runners.run.record import read_lines, write_whole
 from tests.bench_engine import in_process
@@ -110,16 +110,16 @@ def test_a_cell_is_the_run_of_its_command_line_alone_or_in_company(tmp_path):
 def test_the_regret_is_that_of_the_duels_that_were_played():
     (played,) = play_cells([Cell(Entrant("ipo", "ipo"), Game("cyclic", 0.5), 0, tabular(60, 1, 1))])
     settings = parse(played.cell.arguments).settings
-    players = gather(settings, "cpu")
-    column = {y.text: i for i, y in enumerate(players.task.responses)}
+    experiment = build_experiment(settings, "cpu")
+    column = {y.text: i for i, y in enumerate(experiment.task.responses)}
     first, second = [], []
     for _ in range(10):
-        duel = players.arena.play(players.agent.propose(players.arena.reset()))
-        players.agent.update(duel)
+        duel = experiment.arena.play(experiment.agent.propose(experiment.arena.reset()))
+        experiment.agent.update(duel)
         for b, k, l in duel.comparisons.nonzero().tolist():
             first.append(column[duel.left[b][k].text])
             second.append(column[duel.right[b][l].text])
-    regret = von_neumann_regret(players.evaluation.matrices[0], first, second)
+    regret = von_neumann_regret(experiment.evaluation.matrices[0], first, second)
     assert played.content["curve"][REGRET] == pytest.approx([regret[-1].item() / 60], rel=1e-5)
 
 

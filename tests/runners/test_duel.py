@@ -7,7 +7,7 @@ import torch
 from envs import Completion, Duel
 from preference_duel.keyed_random import Key
 from runners.duel import main
-from runners.run.build import choose_device, gather, judge
+from runners.run.build import build_experiment, choose_device, judge
 from runners.run.cli import parse
 from runners.run.loop import describe, one_step
 from runners.run.progress import Progress
@@ -105,17 +105,17 @@ def test_learning_the_exact_law_asks_no_queries(lab):
 def test_neighbouring_seeds_share_nothing(lab):
     drawn = []
     for seed in ("0", "1", "0"):
-        players = gather(parse([*OUTSIDE.split(), "--run.seed", seed]).settings, "cpu")
-        _, duel = one_step(players, 0)
+        experiment = build_experiment(parse([*OUTSIDE.split(), "--run.seed", seed]).settings, "cpu")
+        _, duel = one_step(experiment, 0)
         drawn.append((duel.prompts, [[response.text for response in row] for row in duel.left], duel.prob.tolist()))
     assert drawn[0] == drawn[2]
     assert all(one != other for one, other in zip(drawn[0], drawn[1], strict=True))
 
 
 def test_arena_agent_and_evaluation_are_seeded_apart(lab):
-    players = gather(parse(OUTSIDE.split()).settings, "cpu")
-    assert len({players.arena.seed, players.agent.seed, players.evaluation.key.seed}) == 3
-    assert isinstance(players.evaluation.key, Key)
+    experiment = build_experiment(parse(OUTSIDE.split()).settings, "cpu")
+    assert len({experiment.arena.seed, experiment.agent.seed, experiment.evaluation.key.seed}) == 3
+    assert isinstance(experiment.evaluation.key, Key)
 
 
 @pytest.mark.parametrize(

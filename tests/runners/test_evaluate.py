@@ -11,10 +11,10 @@ from preference_duel.names import UnknownNameError
 from runners.duel import main as duel
 from runners.evaluate import main
 from runners.evaluation import printed_tables
-from runners.evaluation.comparison import Assessment, Options
+from runners.evaluation.comparison import Comparison, Options
 from runners.evaluation.judges import read_judge
 from runners.evaluation.output import read_path
-from runners.evaluation.saved_runs import labels, read_finished
+from runners.evaluation.saved_runs import labels, read_saved_runs
 from runners.run.record import read_settings
 from tests.paths import GOLDEN
 
@@ -71,7 +71,7 @@ def test_pictures_are_drawn(runs, tmp_path):
     evaluated(runs / "comal", "--out", tmp_path)
     for name in ("payoff", "simplex", "gap"):
         assert matplotlib.image.imread(tmp_path / f"{name}.png").std() > 0.05
-    path, average = read_path(read_finished([runs / "comal"], "cpu")[0], "COMAL-3")
+    path, average = read_path(read_saved_runs([runs / "comal"], "cpu")[0], "COMAL-3")
     assert path.shape == average.shape == (4, 3)
 
 
@@ -168,7 +168,9 @@ def test_a_label_says_what_differs(runs):
 
 
 def test_the_average_policy_meets_the_others_where_asked(runs):
-    met = [Assessment(Options((runs / "a", runs / "b"), policy=name)).meetings(0).table for name in ("last", "average")]
+    met = [
+        Comparison(Options((runs / "a", runs / "b"), policy=name)).cross_play(0).table for name in ("last", "average")
+    ]
     assert not torch.allclose(*met)
 
 

@@ -15,7 +15,7 @@ from envs.games import alpha_rank, cross_play, elo, exploitability, nash_average
 from runners.benchmark.results import cell_of
 from runners.benchmark.scores import entrants, games
 from runners.benchmark.statistics import Interval
-from runners.run.build import gather
+from runners.run.build import build_experiment
 from runners.run.cli import parse
 
 START = "start"
@@ -53,7 +53,7 @@ class Field:
         found = {}
         for place, cells in self._cells.items():
             cell = cell_of(self.results, next(iter(cells.values())))
-            evaluation = gather(parse(cell.arguments).settings, "cpu").evaluation
+            evaluation = build_experiment(parse(cell.arguments).settings, "cpu").evaluation
             found[place] = evaluation.matrices, evaluation.reference_law
         return found
 

@@ -6,7 +6,7 @@ import pytest
 
 from oracles.human.verdict_store import VerdictStore
 from runners.duel import main
-from runners.evaluation.saved_runs import read_finished
+from runners.evaluation.saved_runs import read_saved_runs
 from runners.run.cli import parse
 from runners.run.record import read_lines
 from runners.run.signals import Interrupt
@@ -54,10 +54,10 @@ def test_a_run_judged_by_people_is_the_run_on_a_table_of_their_verdicts(duel, tm
     assert duel(*measure, oracle="table", directory="table") == 0
     assert measured(tmp_path / "run") == measured(tmp_path / "table")
     assert any("eval/win_rate_vs_ref" in line for line in measured(tmp_path / "run"))
-    (finished,) = read_finished([tmp_path / "run"], "cpu")
+    (finished,) = read_saved_runs([tmp_path / "run"], "cpu")
     prompts, left, right = ["p", "q"], ["a", "c"], ["c", "b"]
-    assert finished.players.oracle.prob(prompts, left, right).tolist() == [0, 0.5], "read back, without a page"
-    finished.players.oracle.close()
+    assert finished.experiment.oracle.prob(prompts, left, right).tolist() == [0, 0.5], "read back, without a page"
+    finished.experiment.oracle.close()
 
 
 def test_a_stopped_run_keeps_the_verdicts_and_asks_only_for_the_rest(duel, tmp_path, monkeypatch, capsys):

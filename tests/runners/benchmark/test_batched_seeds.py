@@ -9,7 +9,7 @@ from agents.registry import AGENTS
 from preference_duel import distributed
 from preference_duel.keyed_random import Key, Stream, Worlds
 from runners.benchmark.batched_seeds import stack
-from runners.run.build import gather
+from runners.run.build import build_experiment
 from runners.run.cli import parse
 
 GAME = "--task symbols --task.length 2 --task.prompts 2 --oracle cyclic --oracle.lam 0.5 --policy tabular"
@@ -21,10 +21,10 @@ def settings(agent, seed, *more):
     return parse([*line.split(), "--run.batch_size", "3", "--run.eval_tau", "0.1", *more]).settings
 
 
-def play(players, steps):
+def play(experiment, steps):
     for _ in range(steps):
-        players.agent.update(players.arena.play(players.agent.propose(players.arena.reset())))
-    return players.evaluation.by_prompt(players.agent.policy, players.agent.average)
+        experiment.agent.update(experiment.arena.play(experiment.agent.propose(experiment.arena.reset())))
+    return experiment.evaluation.by_prompt(experiment.agent.policy, experiment.agent.average)
 
 
 def require_same(agent, *more, steps=40):
@@ -32,7 +32,7 @@ def require_same(agent, *more, steps=40):
     together = stack(worlds)
     found = play(together, steps)
     for w, one in enumerate(worlds):
-        alone = gather(one, "cpu")
+        alone = build_experiment(one, "cpu")
         for tag, wanted in play(alone, steps).items():
             torch.testing.assert_close(found[tag][2 * w : 2 * w + 2], wanted, rtol=1e-6, atol=0)
         assert together.arena.queries == 3 * alone.arena.queries
@@ -61,7 +61,7 @@ def test_whole_laws_are_played_together_too():
     worlds = [settings("inpo", seed, "--policy.exact", "--run.feedback", "probability") for seed in (0, 1)]
     found = play(stack(worlds), 30)
     for w, one in enumerate(worlds):
-        wanted = play(gather(one, "cpu"), 30)["game/regularised_exploitability"]
+        wanted = play(build_experiment(one, "cpu"), 30)["game/regularised_exploitability"]
         torch.testing.assert_close(found["game/regularised_exploitability"][2 * w : 2 * w + 2], wanted)
 
 
