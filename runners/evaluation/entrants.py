@@ -1,0 +1,122 @@
+"""Policies that are compared with one another: those of runs, and language models."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from envs.tasks.task import Task
+from envs.votes.writable import require_prompts
+from oracles.human.human_config import HumanConfig
+from preference_duel.keyed_random import Key, Stream, hash_seed
+from preference_duel.protocols import Policy
+from runners.evaluation.saved_runs import labels
+from runners.run.build import gather
+from runners.run.checkpoint import load
+from runners.run.config import Settings, config_class, is_finite
+from runners.run.record import read_settings
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A policy with the task as it reads it.
+
+    Attributes:
+        label: tells it from the others.
+        policy: gives the responses.
+        task: prompts and limits, with the policy's own tokenizer.
+    """
+
+    label: str
+    policy: Policy
+    task: Task
+
+    def responses(self, prompts: Sequence[str], draws: int, key: Key) -> list[list[str]]:
+        """Returns [B][n] texts, drawn even if the policy lists its whole distribution."""
+        with torch.no_grad():
+            rows, weights = self.policy.draw(prompts, draws, key)
+        texts = [[completion.text for completion in row] for row in rows]
+        if not self.policy.exact:
+            return texts
+        ends = weights.double().cumsum(1)
+        return [
+            [row[min(int((ends[b] <= key.uniform(k=k, l=b)).sum()), len(row) - 1)] for k in range(draws)]
+            for b, row in enumerate(texts)
+        ]
+
+
+def read_entrants(names: Sequence[str], task: str | None, device: str) -> list[Entrant]:
+    """Loads policies.
+
+    Args:
+        names: run directories, transformers directories or hub ids, or names of policies.
+        task: name of the task; None: that of the runs.
+        device: where networks run.
+
+    Raises:
+        ValueError: if there are fewer than two, one is named twice, a run has no checkpoint, or no task is known.
+        UnknownNameError: if there is no such policy or task.
+        OSError: if one can't be read.
+    """
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"expected two policies or more, each once, got {', '.join(names)}")
+    runs = {name: read_settings(Path(name)) for name in names if _is_run(Path(name))}
+    chosen = _task(task, runs)
+    titles = dict(zip(runs, labels(list(runs.values()), [Path(name) for name in runs]), strict=True))
+    return [
+        _of_run(name, runs[name], titles[name], chosen, device) if name in runs else _of_model(name, chosen, device)
+        for name in names
+    ]
+
+
+def _is_run(path: Path) -> bool:
+    """Returns whether a directory is a run's; a transformers directory has a config.json too."""
+    try:
+        return "names" in json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def _task(name: str | None, runs: dict[str, Settings]) -> tuple[str, Any]:
+    """Returns the name and the configuration of the task."""
+    if name is not None:
+        kind, fields = config_class("task", name)
+        return name, kind(**fields)
+    found = [(one.names["task"], one.configs["task"]) for one in runs.values()]
+    if not found or any(other != found[0] for other in found):
+        raise ValueError(f"{'the runs have different tasks' if found else 'no run names a task'}: pass --task")
+    return found[0]
+
+
+def _of_run(name: str, settings: Settings, label: str, task: tuple[str, Any], device: str) -> Entrant:
+    saved = load(Path(name))
+    if saved is None:
+        raise ValueError(f"{name} has no checkpoint yet; let it run on, or start it with --run.save_every 1")
+    names = settings.names | {"task": task[0], "oracle": "human"}  # which loads nothing
+    configs = settings.configs | {"task": task[1], "oracle": HumanConfig()}
+    run = dataclasses.replace(settings.run, data=None, reading=type(settings.run.reading)(), unwritable="stop")
+    players = gather(Settings(names, configs, run), device)
+    players.agent.load_state_dict(saved.agent)
+    return Entrant(label, players.agent.policy, players.task)
+
+
+def _of_model(name: str, task: tuple[str, Any], device: str) -> Entrant:
+    kind, fields = config_class("policy", name)
+    config = kind(**fields)
+    load_tokenizer = None if is_finite(task[0]) else getattr(config, "load_tokenizer", None)
+    built: Task = task[1].build(tokenizer=None if load_tokenizer is None else load_tokenizer())
+    policy: Policy = config.build(task=built, device=device, seed=0)
+    require_prompts(policy, built)
+    return Entrant(name, policy, built)
+
+
+def draw_all(entrants: Sequence[Entrant], prompts: Sequence[str], draws: int, seed: int) -> list[list[list[str]]]:
+    """Returns [entrant][B][n] responses, independent of each other."""
+    key = Key(hash_seed("collect", seed), 0, Stream.EVALUATION)
+    return [entrant.responses(prompts, draws, key.at(i)) for i, entrant in enumerate(entrants)]
