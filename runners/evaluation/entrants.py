@@ -17,7 +17,7 @@ from oracles.human.human_config import HumanConfig
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from preference_duel.protocols import Policy
 from runners.evaluation.saved_runs import labels
-from runners.run.build import gather
+from runners.run.build import build_experiment
 from runners.run.checkpoint import load
 from runners.run.config import Settings, config_class, is_finite
 from runners.run.record import read_settings
@@ -101,9 +101,9 @@ def _of_run(name: str, settings: Settings, label: str, task: tuple[str, Any], de
     names = settings.names | {"task": task[0], "oracle": "human"}  # which loads nothing
     configs = settings.configs | {"task": task[1], "oracle": HumanConfig()}
     run = dataclasses.replace(settings.run, data=None, reading=type(settings.run.reading)(), unwritable="stop")
-    players = gather(Settings(names, configs, run), device)
-    players.agent.load_state_dict(saved.agent)
-    return Entrant(label, players.agent.policy, players.task)
+    experiment = build_experiment(Settings(names, configs, run), device)
+    experiment.agent.load_state_dict(saved.agent)
+    return Entrant(label, experiment.agent.policy, experiment.task)
 
 
 def _of_model(name: str, task: tuple[str, Any], device: str) -> Entrant:
