@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 
 from agents import losses
-from agents.learning.learner import LearningAgent, policy_scalars, responses_of
+from agents.learning.learner import LearningAgent, policy_scalars
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.types import Duel, Proposal
 
@@ -116,11 +116,9 @@ class DPO(LearningAgent):
             ValueError: if the duel has no asked pair, or the policy could not have drawn a response.
         """
         self.include_in_average(self.policy, self.config.refresh_every)
-        with torch.no_grad():
-            log_start = self.start.logprob(duel.prompts, responses_of(duel))  # [B, K], of a file [B, K + L]
         pairs = _best_against_worst(duel) if self.config.pairs == "best_worst" else duel
         renewed = self.learner.updates % self.config.refresh_every == 0
-        scalars, log_policy = self.learner.step_on_pairs(pairs, log_start, self.config.margin_loss())
+        scalars, log_policy, log_start = self.step_on_pairs(pairs, self.start, self.config.margin_loss())
         if duel.self_play:  # else the responses were given
             if not renewed:
                 with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Self-play identity preference optimisation: regresses margins onto preferences between one's own draws."""
+"""Self-play identity preference optimisation: regresses margins onto preferences between own samples."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-
 from agents import losses
-from agents.learning.learner import LearningAgent, policy_scalars, responses_of
+from agents.learning.learner import LearningAgent
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, positive, require, within
 from preference_duel.types import Duel, Proposal
@@ -60,10 +58,7 @@ class IPO(LearningAgent):
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K samples for both seats, or the whole distribution if the policy is exact."""
-        from agents.policies.geometric import geometric
-
-        player = self.policy if self.config.mixture == 0 else geometric(self.policy, self.start, self.config.mixture)
-        return self.self_play(player, prompts, self.config.responses)
+        return self.self_play(self.mixed(self.start, self.config.mixture), prompts, self.config.responses)
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Takes one step on the pairs of a duel: own samples, or pairs of a file (Azar et al. 2023).
@@ -72,11 +67,9 @@ class IPO(LearningAgent):
             ValueError: if the duel has no compared pair, or a response that the policy could not have sampled.
         """
         self.include_in_average(self.policy)
-        with torch.no_grad():
-            log_start = self.start.logprob(duel.prompts, responses_of(duel))  # [B, K], of a file [B, K + L]
         loss = partial(losses.ipo, tau=self.config.tau)  # [b, K, L] (margin - (P - 1/2) / tau)^2
         normalised = self.config.length_normalised
-        step = self.learner.step_on_pairs(duel, log_start, loss, squares=True, length_normalised=normalised)
+        step = self.step_on_pairs(duel, self.start, loss, squares=True, length_normalised=normalised)
         if not (self.own_draws and duel.self_play):
             return step.scalars  # the responses are a mixture's, or were given
-        return policy_scalars(duel.left_weight, step.log_policy, log_start) | step.scalars
+        return step.policy_scalars(duel) | step.scalars

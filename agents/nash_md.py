@@ -87,10 +87,8 @@ class NashMD(LearningAgent):
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws of the policy against K of the opponent, or of the opponent alone in the mirror form."""
-        from agents.policies.geometric import geometric
-
         count = self.config.responses
-        opponent = geometric(self.policy, self.reference, self._share)
+        opponent = self.mixed(self.reference, self._share)
         with torch.no_grad():
             right, right_weight = opponent.draw(prompts, count, self.key(Stream.OPPONENT))
             if self.config.form == "mirror":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from agents import losses
-from agents.learning.learner import LearningAgent, policy_scalars, responses_of
+from agents.learning.learner import LearningAgent
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, positive, require
 from preference_duel.keyed_random import Stream
@@ -84,8 +84,6 @@ class XPO(LearningAgent):
         if duel.self_play:
             raise ValueError("XPO plays against the start, and this duel is self-play")
         self.include_in_average(self.policy)
-        with torch.no_grad():
-            log_reference = self.reference.logprob(duel.prompts, responses_of(duel))  # [B, K + L]
         k = len(duel.left[0])
 
         def loss(margin: Tensor, prob: Tensor) -> Tensor:
@@ -94,5 +92,5 @@ class XPO(LearningAgent):
         def bonus(ratio: Tensor, weight: Tensor) -> Tensor:
             return self.config.alpha * (weight.sum(1) * ratio[:, k:]).sum(1)  # [b] alpha E[log pi/ref (y')], y' of ref
 
-        scalars, log_policy = self.learner.step_on_pairs(duel, log_reference, loss, extra=bonus)
-        return {**policy_scalars(duel.left_weight, log_policy[:, :k], log_reference[:, :k]), **scalars}
+        step = self.step_on_pairs(duel, self.reference, loss, extra=bonus)
+        return step.policy_scalars(duel) | step.scalars

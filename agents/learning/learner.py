@@ -63,10 +63,17 @@ class PairStep(NamedTuple):
     Attributes:
         scalars: loss and gradient norm before the step, and the learning rate, by tag.
         log_policy: [B, K] (self-play) or [B, K + L] nats, before the step.
+        log_anchor: of the same shape, nats: what the log-ratios are taken to.
     """
 
     scalars: dict[str, float]
     log_policy: Tensor
+    log_anchor: Tensor
+
+    def policy_scalars(self, duel: Duel) -> dict[str, float]:
+        """Returns entropy and KL from the anchor of the policy before the step, if it sampled the left seat."""
+        count = len(duel.left[0])
+        return policy_scalars(duel.left_weight, self.log_policy[:, :count], self.log_anchor[:, :count])
 
 
 class Learner:
@@ -195,7 +202,7 @@ class Learner:
 
         batch = Batch(duel.prompts, responses, values).to(anchor)
         scalars = self.step(batch, mean_loss, terms if squares and duel.self_play else None)
-        return PairStep(scalars, distributed.largest(first_log_policy.nan_to_num(nan=-torch.inf)))
+        return PairStep(scalars, distributed.largest(first_log_policy.nan_to_num(nan=-torch.inf)), anchor)
 
     def _parts(self, batch: Batch, own: Sequence[int]) -> list[tuple[Batch, int]]:
         """Returns what this process learns from, and 1 for each.
@@ -290,6 +297,29 @@ class LearningAgent:
         with torch.no_grad():
             responses, weight = player.draw(prompts, count, self.key())
         return Proposal(responses, left_weight=weight if player.exact else None)
+
+    def mixed(self, start: Policy, share: float) -> Policy:
+        """Returns the geometric mixture policy^(1 - share) start^share; if share is 0, the policy itself."""
+        from agents.policies.geometric import geometric
+
+        return self.policy if share == 0 else geometric(self.policy, start, share)
+
+    def step_on_pairs(
+        self,
+        duel: Duel,
+        start: Policy,
+        loss: MarginLoss,
+        *,
+        squares: bool = False,
+        length_normalised: bool = False,
+        extra: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> PairStep:
+        """Takes one optimiser step on a duel's pairs with log-ratios to `start`; see `Learner.step_on_pairs`."""
+        with torch.no_grad():
+            log_start = start.logprob(duel.prompts, responses_of(duel))  # [B, K], of two seats [B, K + L]
+        return self.learner.step_on_pairs(
+            duel, log_start, loss, squares=squares, length_normalised=length_normalised, extra=extra
+        )
 
     def include_in_average(self, policy: Policy, every: int = 1) -> None:
         """Adds a policy to the average, if kept, in the first of each `every` updates."""
