@@ -42,13 +42,16 @@ class COMAL:
         inner: the regularised agent.
     """
 
-    learns_worlds = True
-
     def __init__(self, config: COMALConfig, policy: Policy, seed: int) -> None:
         self.config, self.policy = config, policy
         self.inner = INPO(config.inner, policy, seed)
         self.average = self.inner.average
         self._updates = 0
+
+    @property
+    def batchable(self) -> bool:
+        """The inner agent's."""
+        return self.inner.batchable
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns the inner agent's proposal."""

@@ -1,4 +1,4 @@
-"""What learning many seeds in one batch is worth: `python -m benchmarks.stack`.
+"""Speed-up of learning many seeds in one batch: `python -m benchmarks.stack`.
 
 A game of 64 responses to one prompt (`cyclic`, lam 1/2), single outcomes, 2,000 updates of tables by an agent with its
 default settings: all seeds in one batch, and one after another. Both are the bare loop of `runners.duel`, without
@@ -13,7 +13,7 @@ import time
 import torch
 
 from benchmarks.timing import machine
-from runners.benchmark.batched_seeds import stack
+from runners.benchmark.batched_seeds import batch_seeds
 from runners.run.build import Experiment, build_experiment
 from runners.run.cli import parse
 from runners.run.config import RunConfig, Settings
@@ -23,7 +23,7 @@ GAME = "--task symbols --task.length 3 --task.prompts 1 --oracle cyclic --policy
 
 
 def settings(agent: str, seed: int, steps: int) -> Settings:
-    """Returns what a seed is, alone or in company."""
+    """Returns the settings of one seed."""
     more = ["--run.batch_size", "None", "--run.eval_tau", "0.1", "--run.seed", str(seed), "--run.steps", str(steps)]
     return parse(["--agent", agent, *GAME.split(), *more]).settings
 
@@ -43,23 +43,23 @@ def main() -> None:
     parser.add_argument("--agent", default="sppo")
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--steps", type=int, default=2000)
-    found = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    worlds = [settings(found.agent, seed, found.steps) for seed in range(found.seeds)]
+    runs = [settings(options.agent, seed, options.steps) for seed in range(options.seeds)]
     begun = time.perf_counter()
-    together = stack(worlds)
+    together = batch_seeds(runs)
     building = time.perf_counter() - begun
-    seconds, ours = play(together, worlds[0].run)
-    print(f"one batch of {found.seeds} seeds: {seconds:.1f} s, and {building:.1f} s to build it", flush=True)
+    seconds, ours = play(together, runs[0].run)
+    print(f"one batch of {options.seeds} seeds: {seconds:.1f} s, and {building:.1f} s to build it", flush=True)
     alone, worst = 0.0, 0.0
-    for seed, one in enumerate(worlds):
+    for seed, one in enumerate(runs):
         took, theirs = play(build_experiment(one, "cpu"), one.run)
         alone += took
         worst = max(worst, *(float((ours[tag][seed] / theirs[tag][0] - 1).abs()) for tag in theirs))
         if (seed + 1) % 10 == 0:
             print(f"{seed + 1} seeds one after another: {alone:.1f} s", flush=True)
     ratio = alone / (seconds + building)
-    print(f"{found.agent}: {ratio:.1f} times as fast, largest relative difference {worst:.1e}; {machine()}")
+    print(f"{options.agent}: {ratio:.1f} times as fast, largest relative difference {worst:.1e}; {machine()}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from envs.token_duel.chance import prompt_index
 from oracles import Key, Oracle, Stream, payoff
 from oracles.base import draw
 from oracles.check import require_prob
-from preference_duel.keyed_random import Worlds
+from preference_duel.keyed_random import ReplicaSeeds
 from preference_duel.types import Completion, Duel, Feedback, Proposal
 
 
@@ -31,8 +31,8 @@ class DuelArena:
         batch_size: prompts per reset, drawn with replacement; None: every training prompt once, in order.
         feedback: "outcome" reveals Bernoulli outcomes, "probability" P itself.
         votes: outcomes per asked pair (outcome feedback only).
-        seed: random seed of prompts and verdicts. `Worlds` seeds several independent games of `batch_size` rows each,
-            whose prompts follow one another in the task.
+        seed: random seed of prompts and verdicts. `ReplicaSeeds` seed several independent games of `batch_size` rows
+            each, whose prompts follow one another in the task.
     """
 
     offline = False
@@ -44,7 +44,7 @@ class DuelArena:
         batch_size: int | None,
         feedback: Feedback = "outcome",
         votes: int = 1,
-        seed: int | Worlds = 0,
+        seed: int | ReplicaSeeds = 0,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 or None (every prompt once), got {batch_size}")
@@ -55,10 +55,10 @@ class DuelArena:
         self.task, self.oracle = task, oracle
         self.batch_size, self.votes, self.seed = batch_size, votes, seed
         self.feedback: Feedback = feedback
-        worlds = len(seed.seeds) if isinstance(seed, Worlds) else 1
-        self._choices = len(task.prompts) // worlds
+        replicas = len(seed.seeds) if isinstance(seed, ReplicaSeeds) else 1
+        self._choices = len(task.prompts) // replicas
         self._size = self._choices if batch_size is None else batch_size
-        self._rows = worlds * self._size
+        self._rows = replicas * self._size
         self._episode = 0
         self._queries = 0
         self._exact = False
@@ -72,13 +72,13 @@ class DuelArena:
 
     def reset(self) -> list[str]:
         """Returns the next B prompts."""
-        world, row = np.divmod(np.arange(self._rows), self._size)
+        replica, row = np.divmod(np.arange(self._rows), self._size)
         episodes = self._episode + row
         if self.batch_size is None:
             index = np.arange(self._rows)
         else:
             key = Key(self._seeds(slice(None)), episodes, Stream.PROMPT)
-            index = world * self._choices + prompt_index(key.uniform(), self._choices)
+            index = replica * self._choices + prompt_index(key.uniform(), self._choices)
         self._prompts = [self.task.prompts[i] for i in index]
         self._episodes = episodes
         self._episode += self._size
@@ -123,7 +123,7 @@ class DuelArena:
 
     def _seeds(self, rows: NDArray | slice) -> int | NDArray:
         """Returns the seed of each of some rows, or the one of all."""
-        return self.seed.each()[rows] if isinstance(self.seed, Worlds) else self.seed
+        return self.seed.each()[rows] if isinstance(self.seed, ReplicaSeeds) else self.seed
 
     def _vote(self, prob: Tensor, asked: Tensor, self_play: bool) -> Tensor:
         """Replaces P by the mean of `votes` outcomes, keyed by (episode, k, l, vote)."""

@@ -116,12 +116,12 @@ def hash_seed(*parts: object) -> int:
 
 
 @dataclass(frozen=True)
-class Worlds:
-    """The seeds of independent worlds whose rows follow one another in one batch.
+class ReplicaSeeds:
+    """The seeds of independent replicas whose rows follow one another in one batch.
 
     Attributes:
         seeds: [W] uint64.
-        rows: of each world.
+        rows: of each replica.
     """
 
     seeds: NDArray
@@ -134,9 +134,9 @@ class Worlds:
     def uniform(
         self, stream: ArrayLike, episode: ArrayLike, k: ArrayLike, l: ArrayLike, vote: ArrayLike
     ) -> NDArray[np.float64]:
-        """Returns `uniform(seed, stream, episode, k, row, vote)` of the world and the row that l names."""
-        world, row = np.divmod(np.asarray(l), self.rows)
-        return uniform(self.seeds[world], stream, episode, k, row, vote)
+        """Returns `uniform(seed, stream, episode, k, row, vote)` of the replica and the row that l names."""
+        replica, row = np.divmod(np.asarray(l), self.rows)
+        return uniform(self.seeds[replica], stream, episode, k, row, vote)
 
 
 @dataclass(frozen=True)
@@ -144,12 +144,12 @@ class Key:
     """Names a block of random numbers: the random state of everything in this project is one of these.
 
     Attributes:
-        seed: of them; an array broadcasts with the positions; of several worlds, l counts the rows of all.
+        seed: of them; an array broadcasts with the positions; of several replicas, l counts the rows of all.
         episode: which duel, or which step of an agent.
         stream: what they are for.
     """
 
-    seed: int | NDArray | Worlds
+    seed: int | NDArray | ReplicaSeeds
     episode: ArrayLike = 0
     stream: Stream = Stream.TOKEN
 
@@ -159,7 +159,7 @@ class Key:
 
     def uniform(self, k: ArrayLike = 0, l: ArrayLike = 0, vote: ArrayLike = 0) -> NDArray[np.float64]:
         """Returns this block's uniforms at the given positions; shapes broadcast."""
-        if isinstance(self.seed, Worlds):
+        if isinstance(self.seed, ReplicaSeeds):
             return self.seed.uniform(int(self.stream), self.episode, k, l, vote)
         return uniform(self.seed, int(self.stream), self.episode, k, l, vote)
 

@@ -28,9 +28,6 @@ class Policy(nn.Module, ABC):
 
     exact: bool = False
 
-    worlds: int = 1
-    """Independent worlds whose prompts follow one another in its task: each learns as if it were alone."""
-
     learning_rate: float = 2e-4
     """Where an agent's settings name none: for rmsprop and adamw, on small networks; large ones want less."""
 
@@ -113,6 +110,14 @@ class Policy(nn.Module, ABC):
     def save(self, directory: Path) -> None:
         """Writes the policy in a format that other tools can load."""
 
+    def clip_gradient(self, limit: float) -> Tensor | None:
+        """Scales the gradient down to a norm of `limit` if the policy has a way of its own to do so.
+
+        Returns:
+            The gradient's norm before; None: nothing is done, and the optimiser clips the norm over all parameters.
+        """
+        del limit
+
     def frozen(self) -> Self:
         """Returns a copy that does not learn."""
         twin = copy.deepcopy(self)
@@ -170,7 +175,7 @@ class Traits:
     own_draws: bool = True
     """What it proposes for the left seat are draws of `policy`, or of a copy of it: their length is logged as the
     policy's."""
-    learns_worlds: bool = False
+    batchable: bool = False
     """Never mixes prompts, so that the seeds of a benchmark can learn in one batch."""
 
 

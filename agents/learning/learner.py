@@ -83,6 +83,7 @@ class Learner:
         policy: what is trained.
         copies: frozen policies by name: the opponent, the start, the average.
         updates: duels learned from so far.
+        batchable: whether a step moves a table's rows by the duels of their own prompts alone.
 
     Args:
         policy: what is trained.
@@ -99,12 +100,13 @@ class Learner:
         self.policy = policy
         self.copies = {name: copy for name, copy in copies.items() if copy is not None}
         self.updates = 0
-        self._optimiser = Optimiser(policy.parameters(), config, policy.learning_rate, policy.worlds)
+        self.batchable = config.method != "lbfgs"  # its line search is one for all prompts
+        self._optimiser = Optimiser(policy.parameters(), config, policy.learning_rate, policy.clip_gradient)
 
     def fit(
         self, batch: Batch, loss: Callable[[Batch], Tensor], terms: Callable[[Batch], Tensor] | None = None
     ) -> tuple[float, float]:
-        """Takes one optimiser step on the mean loss over prompts (of each world, where there are several).
+        """Takes one optimiser step on the mean loss over prompts.
 
         Args:
             batch: what to learn from.
@@ -116,7 +118,7 @@ class Learner:
             The loss before the step, and its gradient's norm (see `Optimiser.step`).
         """
         alike = self._optimiser.config.method == "lbfgs"
-        size = len(batch.prompts) / self.policy.worlds
+        size = len(batch.prompts)
         parts = self._parts(batch, range(len(batch.prompts)) if alike else distributed.share(len(batch.prompts)))
 
         def accumulate() -> Tensor:
@@ -279,14 +281,17 @@ class LearningAgent:
         **copies: frozen policies by name, saved with the agent.
     """
 
-    learns_worlds = True
-
     def __init__(
         self, policy: Policy, optimiser: OptimiserConfig, seed: int, *, average: bool, **copies: Policy | None
     ) -> None:
         self.policy, self.seed = policy, seed
         self.average = policy.frozen() if average else None
         self.learner = Learner(policy, optimiser, average=self.average, **copies)
+
+    @property
+    def batchable(self) -> bool:
+        """Whether prompts are never mixed, see `Traits`."""
+        return self.learner.batchable
 
     def key(self, stream: Stream = Stream.TOKEN) -> Key:
         """Returns the key of this update's random numbers."""

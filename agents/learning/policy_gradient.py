@@ -11,7 +11,7 @@ import torch
 
 from agents import losses
 from agents.learning.learner import Batch, policy_scalars, require_finite, token_logprob
-from agents.optim.optimiser import Optimiser, OptimiserConfig, TogetherError
+from agents.optim.optimiser import Optimiser, OptimiserConfig
 from agents.policies.tensors import restore, tensors
 from preference_duel.checks import one_of, positive, require, share
 from preference_duel.types import Completion
@@ -99,14 +99,13 @@ class PolicyGradient:
         self.learner, self.start, self.tau, self.config = learner, start, tau, config
         self.critic, self._optimiser = None, None
         if config.baseline == "value":
-            if learner.policy.worlds > 1:
-                raise TogetherError("baseline='value' learns one value function from all worlds")
             if learner.policy.exact:
                 raise ValueError("a whole distribution needs no value function: build the policy without exact")
             from agents.learning.critic import critic_of
 
             self.critic = critic_of(learner.policy)
             self._optimiser = Optimiser(self.critic.parameters(), config.value, 1e-3)
+            learner.batchable = False  # one value function learns from all prompts
 
     def step(self, draws: Draws, reward: Tensor) -> dict[str, float]:
         """Takes `epochs` steps on draws of the policy as it is.

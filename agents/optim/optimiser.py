@@ -1,4 +1,4 @@
-"""How an agent's loss moves its policy's parameters."""
+"""Optimisers of an agent's loss: steps of torch's methods, or L-BFGS to the minimum."""
 
 from __future__ import annotations
 
@@ -22,10 +22,6 @@ _UNUSED: dict[str, tuple[str, ...]] = {
     "sgd": ("smoothing",),
     "lbfgs": ("learning_rate", "momentum", "smoothing", "weight_decay", "warmup", "decay", "max_grad_norm"),
 }
-
-
-class TogetherError(ValueError):
-    """Several worlds can't be learned in one batch with these settings; one at a time they can."""
 
 
 @dataclass(frozen=True)
@@ -83,25 +79,27 @@ class Optimiser:
     """Takes steps down a loss; "lbfgs" moves to its minimum instead.
 
     Args:
-        parameters: what is moved; those that require no gradient are left out.
-        config: which method, and its settings.
-        learning_rate: where the settings name none.
-        worlds: whose rows follow one another in every parameter; the gradient of each is clipped by itself.
+        parameters: those that require no gradient are left out.
+        config: method and its settings.
+        learning_rate: used if the settings name none.
+        clip: scales the gradient down to a norm and returns the norm before, or returns None to have the norm over all
+            parameters clipped (see `Policy.clip_gradient`).
 
     Raises:
         ValueError: if nothing is left to move.
-        TogetherError: if the method can't step for several worlds at once.
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], config: OptimiserConfig, learning_rate: float, worlds: int = 1
+        self,
+        parameters: Iterable[nn.Parameter],
+        config: OptimiserConfig,
+        learning_rate: float,
+        clip: Callable[[float], Tensor | None] = lambda limit: None,
     ) -> None:
         self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         if not self._parameters:
             raise ValueError("the policy has no parameter that requires a gradient; was a frozen copy passed?")
-        if worlds > 1 and config.method == "lbfgs":
-            raise TogetherError("method='lbfgs' searches one step for all worlds")
-        self.config, self._worlds = config, worlds
+        self.config, self._clip = config, clip
         self._peak = learning_rate if config.learning_rate is None else config.learning_rate
         self._method = _method(self._parameters, config, self._peak)
         self._steps = 0
@@ -138,9 +136,8 @@ class Optimiser:
             curvature = None if terms is None else squares_curvature(terms(), self._parameters)
             return minimise(evaluate, self._parameters, curvature)
         before, limit = evaluate(), self.config.max_grad_norm
-        if self._worlds > 1:
-            norm = self._clip_worlds(math.inf if limit is None else limit)
-        else:
+        norm = self._clip(math.inf if limit is None else limit)
+        if norm is None:
             norm = whole(torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None]))
             if limit is not None:
                 torch.nn.utils.clip_grads_with_norm_(self._parameters, limit, norm)
@@ -148,15 +145,6 @@ class Optimiser:
             group["lr"] = self.learning_rate
         self._method.step()
         return before.item(), norm.item()
-
-    def _clip_worlds(self, limit: float) -> Tensor:
-        """Scales each world's gradient down to a norm of `limit`; returns the largest norm there was."""
-        parts = [p.grad.view(self._worlds, -1) for p in self._parameters if p.grad is not None]
-        norms = torch.stack([part.norm(dim=1) for part in parts]).norm(dim=0)
-        scale = (limit / (norms + 1e-6)).clamp_max(1)[:, None]  # 1e-6 as torch's own clipping
-        for part in parts:
-            part.mul_(scale)
-        return norms.amax()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the step count and the method's tensors by parameter number."""

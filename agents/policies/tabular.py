@@ -25,7 +25,6 @@ class TabularPolicy(Policy):
         task: a finite task.
         probs: [N] or [X, N] initial probabilities, all positive; None: uniform. X counts `task.all_prompts`.
         exact: whether `draw` lists all responses.
-        worlds: see `Policy.worlds`.
 
     Raises:
         ValueError: if the task is not finite or `probs` does not fit it.
@@ -33,9 +32,8 @@ class TabularPolicy(Policy):
 
     learning_rate = 0.03
 
-    def __init__(self, task: Task, probs: Tensor | None = None, exact: bool = False, worlds: int = 1) -> None:
+    def __init__(self, task: Task, probs: Tensor | None = None, exact: bool = False) -> None:
         super().__init__()
-        self.worlds = worlds
         self.cells = Cells(task)
         shape = (len(self.cells.rows), len(self.cells.columns))
         start = torch.full(shape, 1 / shape[1], dtype=torch.float64) if probs is None else _start(probs, shape)

@@ -1,5 +1,5 @@
-"""The benchmark behind `runners.bench` and `runners.report`; docs/benchmark.md says what is measured and how.
+"""The benchmark behind `runners.bench` and `runners.report`; docs/benchmark.md describes the measures.
 
-suites -> cells (stack) -> engines -> sweep -> results; scores, statistics, standings and findings say what these mean;
-pictures and tables show them.
+suites -> cells (batched_seeds) -> executors -> schedule -> results -> scores, statistics -> report (standings,
+findings, pictures, tables).
 """

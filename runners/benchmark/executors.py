@@ -40,8 +40,8 @@ def played(engine: Engine, batches: Sequence[Batch]) -> Iterator[list[Played]]:
     while under_way:
         one, found = engine.finished(under_way)
         under_way.remove(one)
-        under_way += [engine.submit([apart.cell]) for apart in found if apart.apart]
-        if known := [result for result in found if not result.apart]:
+        under_way += [engine.submit([result.cell]) for result in found if result.retry_alone]
+        if known := [result for result in found if not result.retry_alone]:
             yield known
 
 

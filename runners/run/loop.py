@@ -66,7 +66,11 @@ def play(experiment: Experiment, run: RunConfig, record: Record | NullRecord, in
 
 
 def steps(
-    experiment: Experiment, run: RunConfig, done: int = 0, worlds: int = 1, stopped: Callable[[], bool] = lambda: False
+    experiment: Experiment,
+    run: RunConfig,
+    done: int = 0,
+    replicas: int = 1,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Step]:
     """Yields every step of a run once it is made; what is logged, measured and saved is up to the caller.
 
@@ -74,13 +78,13 @@ def steps(
         experiment: parts of the run.
         run: how long, and how often it is measured.
         done: steps that were made before.
-        worlds: W independent worlds of which the arena counts the queries together.
+        replicas: R independent replicas, whose queries the arena counts together.
         stopped: asked before each step, whether to make no more.
 
     Raises:
         Unanswered: if the oracle could not be asked; agent and arena are as they were before that step.
     """
-    asked = (experiment.arena.queries or 0) // worlds
+    asked = (experiment.arena.queries or 0) // replicas
     while not over(run, done, asked) and not stopped():
         arena, before = experiment.arena.state_dict(), asked
         try:
@@ -89,7 +93,7 @@ def steps(
             experiment.arena.load_state_dict(arena)  # the agent has learned nothing of this step
             raise
         done += 1
-        asked = (experiment.arena.queries or 0) // worlds
+        asked = (experiment.arena.queries or 0) // replicas
         yield Step(done, scalars, duel, evaluation_due(run, done, before, asked))
 
 

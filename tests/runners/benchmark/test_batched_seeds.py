@@ -1,19 +1,19 @@
-"""Several worlds in one batch learn what each learns alone."""
+"""Several replicas in one batch learn what each learns alone."""
 
 import numpy as np
 import pytest
 import torch
 
-from agents.optim.optimiser import TogetherError
+from agents.policies.replicas import NotBatchableError
 from agents.registry import AGENTS
 from preference_duel import distributed
-from preference_duel.keyed_random import Key, Stream, Worlds
-from runners.benchmark.batched_seeds import stack
+from preference_duel.keyed_random import Key, ReplicaSeeds, Stream
+from runners.benchmark.batched_seeds import batch_seeds
 from runners.run.build import build_experiment
 from runners.run.cli import parse
 
 GAME = "--task symbols --task.length 2 --task.prompts 2 --oracle cyclic --oracle.lam 0.5 --policy tabular"
-LEARN_WORLDS = "sppo", "dpo", "ipo", "inpo", "egpo", "comal", "nash_md", "xpo", "spo", "rlhf"
+BATCHABLE = "sppo", "dpo", "ipo", "inpo", "egpo", "comal", "nash_md", "xpo", "spo", "rlhf"
 
 
 def settings(agent, seed, *more):
@@ -28,18 +28,18 @@ def play(experiment, steps):
 
 
 def require_same(agent, *more, steps=40):
-    worlds = [settings(agent, seed, *more) for seed in (0, 3, 4)]
-    together = stack(worlds)
-    found = play(together, steps)
-    for w, one in enumerate(worlds):
+    replicas = [settings(agent, seed, *more) for seed in (0, 3, 4)]
+    together = batch_seeds(replicas)
+    measures = play(together, steps)
+    for r, one in enumerate(replicas):
         alone = build_experiment(one, "cpu")
         for tag, wanted in play(alone, steps).items():
-            torch.testing.assert_close(found[tag][2 * w : 2 * w + 2], wanted, rtol=1e-6, atol=0)
+            torch.testing.assert_close(measures[tag][2 * r : 2 * r + 2], wanted, rtol=1e-6, atol=0)
         assert together.arena.queries == 3 * alone.arena.queries
 
 
-@pytest.mark.parametrize("agent", LEARN_WORLDS)
-def test_a_world_in_company_is_the_run_it_would_be_alone(agent):
+@pytest.mark.parametrize("agent", BATCHABLE)
+def test_a_replica_in_a_batch_is_the_run_it_would_be_alone(agent):
     require_same(agent)
 
 
@@ -57,38 +57,38 @@ def test_whatever_the_arena_and_the_optimiser(more):
     require_same("sppo", *more)
 
 
-def test_whole_laws_are_played_together_too():
-    worlds = [settings("inpo", seed, "--policy.exact", "--run.feedback", "probability") for seed in (0, 1)]
-    found = play(stack(worlds), 30)
-    for w, one in enumerate(worlds):
+def test_whole_distributions_are_played_together_too():
+    replicas = [settings("inpo", seed, "--policy.exact", "--run.feedback", "probability") for seed in (0, 1)]
+    measures = play(batch_seeds(replicas), 30)
+    for r, one in enumerate(replicas):
         wanted = play(build_experiment(one, "cpu"), 30)["game/regularised_exploitability"]
-        torch.testing.assert_close(found["game/regularised_exploitability"][2 * w : 2 * w + 2], wanted)
+        torch.testing.assert_close(measures["game/regularised_exploitability"][2 * r : 2 * r + 2], wanted)
 
 
 @pytest.mark.parametrize(
     ("agent", "more", "message"),
     [
-        ("oelhf", [], "learns_worlds"),
-        ("sppo", ["--agent.optimiser.method", "lbfgs"], "lbfgs"),
-        ("spo", ["--agent.gradient.form", "ppo", "--agent.gradient.baseline", "value"], "value function"),
+        ("oelhf", [], "batchable"),
+        ("sppo", ["--agent.optimiser.method", "lbfgs"], "batchable"),
+        ("spo", ["--agent.gradient.form", "ppo", "--agent.gradient.baseline", "value"], "batchable"),
         ("sppo", ["--run.eval_prompts", "1"], "not all that are learned from"),
     ],
 )
-def test_what_would_learn_another_thing_in_company_says_so(agent, more, message):
-    with pytest.raises(TogetherError, match=message):
-        stack([settings(agent, 0, *more), settings(agent, 1, *more)])
+def test_what_would_learn_differently_in_a_batch_says_so(agent, more, message):
+    with pytest.raises(NotBatchableError, match=message):
+        batch_seeds([settings(agent, 0, *more), settings(agent, 1, *more)])
 
 
 def test_every_agent_of_ours_was_tried():
     ours = {name for name, where in AGENTS.items() if "sb3" not in where}
-    assert ours - set(LEARN_WORLDS) == {"oelhf", "pelhf"}
+    assert ours - set(BATCHABLE) == {"oelhf", "pelhf"}
     assert distributed.count() == 1
 
 
-def test_the_numbers_of_a_world_are_those_of_its_seed():
-    worlds = Worlds(np.array([5, 9], dtype=np.uint64), 3)
-    together = Key(worlds, 7, Stream.TOKEN).uniform(k=np.arange(4), l=np.arange(6)[:, None])
+def test_the_numbers_of_a_replica_are_those_of_its_seed():
+    replicas = ReplicaSeeds(np.array([5, 9], dtype=np.uint64), 3)
+    together = Key(replicas, 7, Stream.TOKEN).uniform(k=np.arange(4), l=np.arange(6)[:, None])
     for w, seed in enumerate((5, 9)):
         alone = Key(seed, 7, Stream.TOKEN).uniform(k=np.arange(4), l=np.arange(3)[:, None])
         np.testing.assert_array_equal(together[3 * w : 3 * w + 3], alone)
-    assert worlds.each().tolist() == [5, 5, 5, 9, 9, 9]
+    assert replicas.each().tolist() == [5, 5, 5, 9, 9, 9]
