@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import expit
@@ -21,6 +22,8 @@ KINDS = {
     "10 items, 20 with ties": (10, 20, 20, 1.0, 0.7),
 }
 """Items, least and most verdicts a pair, share of the pairs, Davidson's nu."""
+SIZES = "6x50", "10x20", "20x5", "20x50"
+"""Items and verdicts a pair."""
 
 
 def main() -> None:
@@ -28,28 +31,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(": ", 1)[1])
     parser.add_argument("--tables", type=int, default=400, help="simulated tables of each kind (default: 400)")
     parser.add_argument("--draws", type=int, default=199, help="tables of each test (default: 199)")
+    parser.add_argument("--only", choices=("errors", "power", "share"), help="one of the three tables (default: all)")
+    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="ITEMSxVERDICTS", help="of the table of shares")
     options = parser.parse_args()
     generator = np.random.default_rng(0)
+    if options.only in (None, "errors"):
+        _errors(options.tables, options.draws, generator)
+    if options.only in (None, "power"):
+        _power(options.tables, options.draws, generator)
+    if options.only in (None, "share"):
+        _shares(options.tables // 4, options.sizes)
+
+
+def _errors(tables: int, draws: int, generator: np.random.Generator) -> None:
     print("one score per item is true: p-values")
     for name, (count, least, most, share, nu) in KINDS.items():
         values = []
-        for _ in range(options.tables):
+        for _ in range(tables):
             score = generator.normal(size=count)
             wins, _ = draw(score[:, None] - score, least, most, share, nu, generator)
-            values.append(fit_test([""] * count, wins, options.draws, generator)[0].p_value)
+            values.append(fit_test([""] * count, wins, draws, generator)[0].p_value)
         below, uniform = float((np.array(values) <= 0.05).mean()), float(kstest(values, "uniform").pvalue)
         print(f"  {name:24s} below .05: {below:.3f}   uniform (Kolmogorov-Smirnov): p = {uniform:.3f}", flush=True)
+
+
+def _power(tables: int, draws: int, generator: np.random.Generator) -> None:
     print("a share lam of curl: power at the 5 % level, 10 items, 20 a pair")
     for scale in (1.0, 1.5, 2.0):
         hits = []
-        for _ in range(options.tables):
+        for _ in range(tables):
             wins, _ = draw(dialled(10, 0.1, scale, generator), 20, 20, 1, 0, generator)
-            hits.append(fit_test([""] * 10, wins, options.draws, generator)[0].p_value <= 0.05)
+            hits.append(fit_test([""] * 10, wins, draws, generator)[0].p_value <= 0.05)
         print(f"  lam .1, logits of root mean square {scale}: {np.mean(hits):.3f}")
+
+
+def _shares(tables: int, sizes: Sequence[str]) -> None:
     print("the share: median of the estimate, of the truth, coverage of the 95 % interval")
-    for count, verdicts in ((6, 50), (10, 20), (20, 5), (20, 50)):
+    for size in sizes:
+        count, verdicts = map(int, size.split("x"))
         for lam in (0.0, 0.05, 0.1, 0.25, 0.5):
-            figures = _share(count, verdicts, lam, options.tables // 4, generator)
+            figures = _share(count, verdicts, lam, tables, np.random.default_rng([count, verdicts]))
             print(f"  {count} items, {verdicts} a pair, lam {lam}: {figures}", flush=True)
 
 

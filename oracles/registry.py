@@ -19,6 +19,7 @@ BUILT_IN = {
     "length_bias": "oracles.length_bias:LengthBiasConfig",
     "borda_trap": "oracles.borda_trap:BordaTrapConfig",
     "table": "oracles.table:TableConfig",
+    "votes": "envs.votes.vote_oracle:VotesConfig",  # by name only: envs, which reads files of votes, imports oracles
     "judge": "oracles.judge:JudgeConfig",
     "pair_lm": "oracles.pair_lm:PairLMConfig",
     "human": "oracles.human.human_config:HumanConfig",

@@ -29,7 +29,7 @@ PLAIN = re.compile(r"True|False|None|-?\.?\d[\w.+-]*")
 STANDS_FOR = re.compile(r"[A-Z]+|.*\.[A-Z]+|field")
 """Names that stand for any field."""
 NAMES = {
-    "task": ("chat", "symbols", "rps", "hf:DATASET", "prompts.jsonl"),
+    "task": ("chat", "symbols", "rps", "hf:DATASET", "votes:FILE", "prompts.jsonl"),
     "policy": tuple(POLICIES),
     "oracle": (*BUILT_IN, *(f"cyclic+{wrapper}" for wrapper in WRAPPERS), "my_oracle:Shorter"),
     "agent": tuple(AGENTS),

@@ -27,6 +27,7 @@ FILES = {
     **dict.fromkeys((".jsonl", ".csv", ".tsv", ".parquet", ".gz"), "envs.votes.prompt_file:PromptFileConfig"),
     ".json": "envs.tasks.finite:GameFileConfig",
 }
+VOTES = "envs.votes.vote_oracle:VotesTaskConfig"
 HUB = "envs.votes.prompt_file:HubConfig"
 NAMED = "envs.tasks.finite:NamedGameConfig"
 
@@ -115,7 +116,7 @@ def make_task(name: str, *, tokenizer: Tokenizer | None = None, **fields: Any) -
     Args:
         name: "chat" (the embedded text), "symbols" (all strings over a small alphabet), a named game ("rps"),
             a file of prompts or preferences (.jsonl, .csv, .tsv, .parquet, .gz), FILE.json of a finite game,
-            "hf:DATASET" (a hub id or a local directory), or
+            "hf:DATASET" (a hub id or a local directory), "votes:FILE" (the items of a file of votes), or
             "module:Config".
         tokenizer: the vocabulary of the policy that will play, for tasks of free text; None: the embedded one.
         **fields: fields of the configuration.
@@ -135,6 +136,8 @@ def _resolve(name: str) -> tuple[dict[str, str], dict[str, str]]:
         return TASKS, {}
     if name.startswith("hf:"):
         return {**TASKS, name: HUB}, {"path": name.removeprefix("hf:")}
+    if name.startswith("votes:"):
+        return {**TASKS, name: VOTES}, {"path": name.removeprefix("votes:")}
     if name in GAMES:
         return {**TASKS, name: NAMED}, {"game": name}
     if Path(name).suffix in FILES:
@@ -142,5 +145,5 @@ def _resolve(name: str) -> tuple[dict[str, str], dict[str, str]]:
     if ":" in name:
         return TASKS, {}
     hint = nearest(name, [*TASKS, *GAMES]) or "."
-    known = ", ".join([*TASKS, *GAMES, "hf:DATASET", "FILE.jsonl", "FILE.json"])
+    known = ", ".join([*TASKS, *GAMES, "hf:DATASET", "votes:FILE", "FILE.jsonl", "FILE.json"])
     raise UnknownNameError(f"unknown task '{name}'{hint} Known: {known}, or your own as 'module:Config'.")

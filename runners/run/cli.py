@@ -37,11 +37,14 @@ TRACEBACK = "DUEL_TRACEBACK"
 MAY_CHANGE = ("run", "steps"), ("run", "parallel")
 """Fields of a run that another command line may set on --resume."""
 CHOICES = {
-    "task": f"{', '.join([*TASKS, *GAMES])}, FILE.jsonl of prompts, FILE.json of a game, hf:DATASET, or module:Config",
+    "task": f"{', '.join([*TASKS, *GAMES])}, FILE.jsonl of prompts, FILE.json of a game, hf:DATASET, "
+    "votes:FILE of votes, or module:Config",
     "policy": f"{', '.join(POLICIES)}, a transformers directory or hub id, or module:Config",
     "oracle": f"{', '.join([*ORACLES, *GAMES])}, or module:Config; +{', +'.join(WRAPPERS)} wrap it",
     "agent": f"{', '.join(AGENTS)}, or module:Config",
 }
+VOTES = "votes:"
+"""Beginning of the name of a task whose responses are the items of a file of votes."""
 HUB_JUDGES = {"pairrm": {"checkpoint": "llm-blender/PairRM"}}
 """Oracle fields beside a policy from a directory or the hub: the embedded judge knows the embedded text alone."""
 
@@ -133,6 +136,7 @@ def _names(chosen: Mapping[str, str]) -> dict[str, str]:
         defaults = {"policy": "tiny", "oracle": "pairrm"}
     else:
         judge = task if task in GAMES else "table" if _has_prob(task) else "cyclic"
+        judge = "votes" if task.startswith(VOTES) else judge
         defaults = {"policy": "tabular", "oracle": judge}
     defaults["policy"] = _own_policy(chosen.get("agent", "sppo"))[0] or defaults["policy"]
     return {"task": task, "agent": "sppo", **defaults, **chosen}
@@ -168,6 +172,8 @@ def _presets(names: Mapping[str, str], file: ConfigFile | None) -> dict[str, Any
             fields = HUB_JUDGES.get(_unwrapped(names[part]), {}) | fields
         if part == "oracle" and _unwrapped(names[part]) == "table" and Path(names["task"]).suffix == ".json":
             fields = {"path": names["task"]} | fields
+        if part == "oracle" and _unwrapped(names[part]) == "votes" and names["task"].startswith(VOTES):
+            fields = {"file": names["task"].removeprefix(VOTES)} | fields
         required = _required(kind) - set(fields)
         if file and file.fields.get(part):
             presets[part] = file.over(part, kind(**fields, **dict.fromkeys(required, tyro.MISSING)))

@@ -13,8 +13,8 @@ from tests.paths import DOCS, GOLDEN
 
 PROMPTS = ["x", "y"]
 RESPONSES = [f"y{i}" for i in range(5)]
-NEEDS_MORE = {"pair_lm", "human"}
-"""Oracles that need a model or people; tested in files of their own."""
+NEEDS_MORE = {"pair_lm", "human", "votes", "implicit"}
+"""Oracles that need a model, votes or people; tested in files of their own."""
 NAMES = sorted({*BUILT_IN, *GAMES} - NEEDS_MORE)
 
 

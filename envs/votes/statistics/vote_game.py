@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from envs.votes.statistics.bradley_terry import fit_bradley_terry
 from envs.votes.table import Matrix, VoteTable
+
+POOLED = "votes"
+"""The prompt of a game over all votes of a table."""
 
 
 def vote_game(table: VoteTable, prompts: Sequence[str] = (), smoothing: float = 1.0) -> dict[str, Any]:
@@ -20,21 +24,39 @@ def vote_game(table: VoteTable, prompts: Sequence[str] = (), smoothing: float = 
 
     Args:
         table: the votes.
-        prompts: the names of the table's prompts; none: one game, whose prompt is "votes".
+        prompts: the names of the table's prompts; none: one game, whose prompt is `POOLED`.
         smoothing: verdicts by which a pair leans to the prediction, > 0.
 
     Raises:
         ValueError: if `smoothing` is not positive.
     """
-    if not smoothing > 0:
+    whole, of_prompt = vote_chances(table, smoothing)
+    if table.prompts is None or not prompts:
+        return {"prompts": [POOLED], "responses": list(table.items), "prob": whole.tolist()}
+    prob = [of_prompt(x).tolist() for x in range(len(prompts))]
+    return {"prompts": list(prompts), "responses": list(table.items), "prob": prob}
+
+
+def vote_chances(table: VoteTable, smoothing: float = 1.0) -> tuple[Matrix, Callable[[int], Matrix]]:
+    """Returns the [n, n] P of the whole table, and a function that gives the P of a prompt by its index.
+
+    Args:
+        table: the votes.
+        smoothing: see `vote_game`.
+
+    Raises:
+        ValueError: if `smoothing` is not positive.
+    """
+    if not 0 < smoothing < math.inf:
         raise ValueError(f"smoothing must be positive, so that pairs without verdicts have a P, got {smoothing:g}")
     half = _half_wins(table)
     whole = _smoothed(half, fit_bradley_terry(half).chance(), smoothing)
-    if table.prompts is None or not prompts:
-        return {"prompts": ["votes"], "responses": list(table.items), "prob": whole.tolist()}
-    rows = [np.flatnonzero(table.prompts == x) for x in range(len(prompts))]
-    prob = [_smoothed(_half_wins(table, one), whole, smoothing).tolist() for one in rows]
-    return {"prompts": list(prompts), "responses": list(table.items), "prob": prob}
+
+    def of_prompt(prompt: int) -> Matrix:
+        assert table.prompts is not None
+        return _smoothed(_half_wins(table, np.flatnonzero(table.prompts == prompt)), whole, smoothing)
+
+    return whole, of_prompt
 
 
 def _half_wins(table: VoteTable, rows: np.ndarray | None = None) -> Matrix:
