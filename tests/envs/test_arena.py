@@ -282,6 +282,16 @@ def test_an_oracle_that_breaks_its_contract_is_named(arena, oracle, answer, mess
     assert arena.queries == 0
 
 
+def test_the_look_at_both_orders_takes_a_pair_that_was_asked(arena, oracle):
+    prompts = arena.reset()
+    ask = torch.eye(2, dtype=torch.bool).expand(3, 2, 2)
+    arena.play(Proposal(rows(prompts, "a", "b"), rows(prompts, "c", "d"), ask=ask))
+    assert len(questions(oracle)) > 6
+    assert {(x, frozenset((a[0], b[0]))) for x, a, b in questions(oracle)} == {
+        (x, frozenset(pair)) for x in prompts for pair in ("ac", "bd")
+    }
+
+
 def test_an_asymmetric_oracle_is_found_later_too(arena, oracle):
     """The other order is looked at in plays 1, 2, 4, 8, ...: one more question each."""
     extras = []
