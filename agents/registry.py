@@ -23,16 +23,16 @@ AGENTS = {
     "spo": "agents.spo:SPOConfig",
     "rlhf": "agents.rlhf:RLHFConfig",
     "xpo": "agents.xpo:XPOConfig",
-    "ppo": "agents.sb3.on_policy:PPOConfig",
-    "maskable_ppo": "agents.sb3.on_policy:MaskablePPOConfig",
-    "a2c": "agents.sb3.on_policy:A2CConfig",
-    "dqn": "agents.sb3.dqn:DQNConfig",
+    "ppo": "agents.sb3.sb3_config:PPOConfig",
+    "maskable_ppo": "agents.sb3.sb3_config:MaskablePPOConfig",
+    "a2c": "agents.sb3.sb3_config:A2CConfig",
+    "dqn": "agents.sb3.sb3_config:DQNConfig",
 }
 POLICIES = {
     "tabular": "agents.policies.tabular_config:TabularConfig",
     "tiny": "agents.policies.lm_config:TinyConfig",
     "hf": "agents.policies.lm_config:HFConfig",
-    "sb3": "agents.sb3.policy:SB3PolicyConfig",
+    "sb3": "agents.sb3.sb3_config:SB3PolicyConfig",
 }
 
 

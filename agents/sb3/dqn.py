@@ -3,73 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from agents.sb3.policy import SB3Policy
-from agents.sb3.pool import PoolConfig
-from agents.sb3.rollout import drawn_scalars, gains, logged, require_network
+from agents.sb3.rollout import drawn_scalars, gains, logged
 from agents.sb3.sb3_agent import SelfPlay
-from preference_duel.protocols import OwnPolicy, Policy
+from agents.sb3.sb3_config import DQNConfig
+from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
 
 _KEPT = "observations", "next_observations", "actions", "rewards", "dones"
-
-
-@dataclass(frozen=True)
-class DQNConfig:
-    """Deep Q-learning (Mnih et al. 2015, doi:10.1038/nature14236), Stable-Baselines3's, without masks.
-
-    Its policy is one response and a few random tokens: in a game without a pure equilibrium it can't be one.
-    """
-
-    algorithm: ClassVar[str] = "dqn"
-    own_policy: ClassVar[OwnPolicy] = ("sb3", {"algorithm": "dqn"})
-
-    learning_rate: float = 1e-3
-    """Of Adam; Stable-Baselines3 takes 1e-4, for pictures."""
-
-    gradient_steps: int = 20
-    """Minibatches of an update, >= 1."""
-
-    batch_size: int = 64
-    """Tokens of a minibatch, >= 1."""
-
-    buffer_size: int = 20_000
-    """Tokens that are remembered, >= 1."""
-
-    target_every: int = 5
-    """Updates between copies of the network to its target, >= 1."""
-
-    exploration: float = 0.05
-    """The share of random tokens in the end, in (0, 1]; Stable-Baselines3's default."""
-
-    exploration_updates: int = 100
-    """Updates in which it falls there from 1, >= 1."""
-
-    gamma: float = 1.0
-    """Discount of a token, in (0, 1]; a verdict at the end is worth the same for long responses."""
-
-    pool: PoolConfig = field(default_factory=PoolConfig)
-    """The opponents."""
-
-    def __post_init__(self) -> None:
-        """Raises where a value is out of range."""
-        for name in ("gradient_steps", "batch_size", "buffer_size", "target_every", "exploration_updates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if not 0 < self.gamma <= 1 or not 0 < self.exploration <= 1:
-            raise ValueError(f"gamma and exploration must lie in (0, 1], got {self.gamma} and {self.exploration}")
-
-    def build(self, *, policy: Policy, seed: int = 0) -> DuelDQN:
-        """Builds the agent around the network that it trains."""
-        return DuelDQN(self, require_network(policy, self.algorithm), seed)
 
 
 class DuelDQN:

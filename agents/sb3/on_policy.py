@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,110 +14,11 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
 from agents.sb3.policy import SB3Policy
-from agents.sb3.pool import PoolConfig
-from agents.sb3.rollout import Rollout, drawn_scalars, gains, logged, require_network
+from agents.sb3.rollout import Rollout, drawn_scalars, gains, logged
 from agents.sb3.sb3_agent import SelfPlay
-from preference_duel.protocols import OwnPolicy, Policy
+from agents.sb3.sb3_config import A2CConfig, PPOConfig
+from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
-
-
-@dataclass(frozen=True)
-class PPOConfig:
-    """Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347), Stable-Baselines3's, without masks."""
-
-    algorithm: ClassVar[str] = "ppo"
-    own_policy: ClassVar[OwnPolicy] = ("sb3", {"algorithm": "ppo"})
-
-    tau: float = 0.0
-    """KL coefficient around the starting policy, >= 0: each token's reward loses tau log(pi / ref)."""
-
-    learning_rate: float = 3e-4
-    """Of Adam; Stable-Baselines3's default."""
-
-    epochs: int = 10
-    """Passes over the tokens of a step, >= 1; Stable-Baselines3's default."""
-
-    batch_size: int = 64
-    """Tokens of a minibatch, >= 2; Stable-Baselines3's default."""
-
-    gamma: float = 1.0
-    """Discount of a token, in (0, 1]; a verdict at the end is worth the same for long responses."""
-
-    gae_lambda: float = 0.95
-    """Of generalised advantages, in [0, 1]; Stable-Baselines3's default."""
-
-    clip: float = 0.2
-    """Range of the probability ratio, > 0; Stable-Baselines3's default."""
-
-    entropy: float = 0.0
-    """Coefficient of the entropy bonus, >= 0; Stable-Baselines3's default."""
-
-    value: float = 0.5
-    """Coefficient of the value loss, >= 0; Stable-Baselines3's default."""
-
-    pool: PoolConfig = field(default_factory=PoolConfig)
-    """The opponents."""
-
-    def __post_init__(self) -> None:
-        """Raises where a value is out of range."""
-        _require_on_policy(self.tau, self.learning_rate, self.gamma, self.gae_lambda)
-        if self.epochs < 1 or self.batch_size < 2 or not self.clip > 0:
-            raise ValueError(
-                f"epochs must be at least 1, batch_size 2 and clip positive, got {self.epochs}, {self.batch_size} and "
-                f"{self.clip}"
-            )
-
-    def build(self, *, policy: Policy, seed: int = 0) -> OnPolicy:
-        """Builds the agent around the network that it trains."""
-        network = require_network(policy, self.algorithm)
-        settings = {"n_epochs": self.epochs, "batch_size": self.batch_size, "clip_range": self.clip}
-        settings |= {"n_steps": self.batch_size}  # of no buffer of ours; a multiple of the minibatch is not warned of
-        return OnPolicy(self, network, seed, settings)
-
-
-@dataclass(frozen=True)
-class MaskablePPOConfig(PPOConfig):
-    """PPO that draws legal tokens alone (Huang & Ontañón 2022, arXiv:2006.14171), sb3-contrib's."""
-
-    algorithm: ClassVar[str] = "maskable_ppo"
-    own_policy: ClassVar[OwnPolicy] = ("sb3", {"algorithm": "maskable_ppo"})
-
-
-@dataclass(frozen=True)
-class A2CConfig:
-    """Advantage actor-critic (Mnih et al. 2016, arXiv:1602.01783), Stable-Baselines3's, without masks."""
-
-    algorithm: ClassVar[str] = "a2c"
-    own_policy: ClassVar[OwnPolicy] = ("sb3", {"algorithm": "a2c"})
-
-    tau: float = 0.0
-    """KL coefficient around the starting policy, >= 0: each token's reward loses tau log(pi / ref)."""
-
-    learning_rate: float = 7e-4
-    """Of RMSprop; Stable-Baselines3's default."""
-
-    gamma: float = 1.0
-    """Discount of a token, in (0, 1]; a verdict at the end is worth the same for long responses."""
-
-    gae_lambda: float = 1.0
-    """Of generalised advantages, in [0, 1]; Stable-Baselines3's default."""
-
-    entropy: float = 0.0
-    """Coefficient of the entropy bonus, >= 0; Stable-Baselines3's default."""
-
-    value: float = 0.5
-    """Coefficient of the value loss, >= 0; Stable-Baselines3's default."""
-
-    pool: PoolConfig = field(default_factory=PoolConfig)
-    """The opponents."""
-
-    def __post_init__(self) -> None:
-        """Raises where a value is out of range."""
-        _require_on_policy(self.tau, self.learning_rate, self.gamma, self.gae_lambda)
-
-    def build(self, *, policy: Policy, seed: int = 0) -> OnPolicy:
-        """Builds the agent around the network that it trains."""
-        return OnPolicy(self, require_network(policy, self.algorithm), seed, {})
 
 
 class OnPolicy:
@@ -209,12 +109,3 @@ class OnPolicy:
         actions = torch.from_numpy(found.actions).to(policy.device)
         values, log_prob, _ = net.evaluate_actions(net.obs_to_tensor(found.boards)[0], actions, **masks)
         return values[:, 0], log_prob
-
-
-def _require_on_policy(tau: float, learning_rate: float, gamma: float, gae_lambda: float) -> None:
-    if not tau >= 0:
-        raise ValueError(f"tau must be at least 0, got {tau}")
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
-    if not 0 < gamma <= 1 or not 0 <= gae_lambda <= 1:
-        raise ValueError(f"gamma must lie in (0, 1] and gae_lambda in [0, 1], got {gamma} and {gae_lambda}")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import gymnasium
 import numpy as np
@@ -19,6 +18,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
+from agents.sb3.sb3_config import SB3PolicyConfig
 from envs.tasks.task import Task
 from envs.token_duel.boards import phases, response_board, tokens_of
 from envs.token_duel.rules import ENDED, Rules
@@ -29,26 +29,7 @@ from preference_duel.keyed_random import Key
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion
 
-Algorithm = Literal["ppo", "maskable_ppo", "a2c", "dqn"]
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "maskable_ppo": MaskablePPO, "a2c": A2C, "dqn": DQN}
-
-
-@dataclass(frozen=True)
-class SB3PolicyConfig:
-    """Embedded tokens side by side, then layers: Stable-Baselines3's "MlpPolicy" over `TokenExtractor`."""
-
-    algorithm: Algorithm = "maskable_ppo"
-    """Whose network it is; the agent of the same name trains it."""
-
-    width: int = 16
-    """Size of a token's embedding, >= 1."""
-
-    hidden: tuple[int, ...] = (64, 64)
-    """Neurons of each layer, of the policy's and of the value's net alike; Stable-Baselines3's default."""
-
-    def build(self, *, task: Task, device: str = "cpu", seed: int = 0) -> SB3Policy:
-        """Builds the network for the task's tokens."""
-        return SB3Policy(self, task, device, seed)
 
 
 class SB3Policy(Policy):

@@ -4,41 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 
 from agents.policies.mixtures import Mixture
 from agents.policies.tensors import restore, tensors
+from agents.sb3.sb3_config import PoolConfig
 from preference_duel.keyed_random import Key, Stream
 from preference_duel.protocols import Policy
-
-Against = Literal["pool", "latest"]
-
-
-@dataclass(frozen=True)
-class PoolConfig:
-    """How the opponents come about."""
-
-    against: Against = "pool"
-    """Who plays the other seat: "pool", one of all that are kept, drawn for each duel (fictitious self-play, Heinrich
-    et al. 2015), or "latest", the newest of them."""
-
-    renew_every: int = 5
-    """Updates between snapshots, >= 1."""
-
-    size: int = 20
-    """Snapshots that are kept, >= 1: a uniform sample of all that were taken, the start included."""
-
-    def __post_init__(self) -> None:
-        """Raises where a value is out of range."""
-        if self.against not in get_args(Against):
-            raise ValueError(f"against must be one of {get_args(Against)}, got {self.against!r}")
-        for name in ("renew_every", "size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"pool.{name} must be at least 1, got {getattr(self, name)}")
 
 
 class SnapshotPool:

@@ -20,7 +20,7 @@ from runners.evaluation.saved_runs import labels
 from runners.run.build import build_experiment
 from runners.run.checkpoint import load
 from runners.run.config import Settings, config_class, is_finite
-from runners.run.record import read_settings
+from runners.run.config_file import read_settings
 
 
 @dataclass(frozen=True)

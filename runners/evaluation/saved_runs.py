@@ -13,7 +13,8 @@ from preference_duel.protocols import attended
 from runners.run.build import Experiment, build_experiment
 from runners.run.checkpoint import load
 from runners.run.config import PARTS, Settings
-from runners.run.record import changed_files, read_settings, title
+from runners.run.config_file import read_settings
+from runners.run.record import changed_files, title
 
 LABELLING = "seed", "batch_size", "feedback", "votes"
 """Settings of a run that may stand in its label; of the four parts all may."""

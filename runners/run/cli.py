@@ -95,7 +95,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         return Command(_fields(arguments, names, presets, run), arguments)
     if config is not None:
         raise ValueError(f"--config {config}: the run in {resume} has its own settings; leave it out, or --resume")
-    from runners.run.record import read_settings
+    from runners.run.config_file import read_settings
 
     before = read_settings(resume)
     before = dataclasses.replace(before, run=dataclasses.replace(before.run, dir=str(resume)))

@@ -1,4 +1,4 @@
-"""Settings of a run from a YAML file, with the fields of a run directory's config.json."""
+"""Settings of a run from a YAML file, or from config.json of a run directory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from preference_duel.json_text import short
+from preference_duel.json_text import parse_json, short
 from preference_duel.names import UnknownNameError, nearest
-from runners.run.config import PARTS, require_name, typed
+from runners.run.config import PARTS, Settings, require_name, typed
+from runners.run.outside import located
 
 RECORDED = (
     "command",
@@ -69,6 +70,31 @@ class ConfigFile:
             ValueError: "FILE: part.field: ..." if a field is unknown, of a wrong type or out of range.
         """
         return _merged(config, self.fields.get(part, {}), f"{self.path}: {part}")
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Returns config.json of a run directory.
+
+    Raises:
+        ValueError: if there is no run, or the file is no JSON.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{directory} is no run directory: it has no config.json")
+    return parse_json(path.read_bytes(), path)
+
+
+def read_settings(directory: Path) -> Settings:
+    """Returns the settings of the run in a directory; a file that it read is found from any working directory.
+
+    Raises:
+        ValueError: if config.json is missing, damaged, or has an unknown name.
+    """
+    content = read_config(directory)
+    try:
+        return located(Settings.from_json(content), content.get("files", {}))
+    except KeyError as error:
+        raise ValueError(f"{directory / 'config.json'} lacks {error}") from error
 
 
 def read_config_file(path: Path) -> ConfigFile:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from runners.run.record import read_config, read_lines
+from runners.run.config_file import read_config
+from runners.run.record import read_lines
 
 COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
 """Okabe and Ito's, which colour-blind readers tell apart."""

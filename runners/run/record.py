@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from preference_duel import distributed
-from preference_duel.json_text import parse_json, read_json_lines
+from preference_duel.json_text import read_json_lines
 from preference_duel.protocols import Policy
 from preference_duel.types import Duel
 from runners.run import checkpoint
 from runners.run.checkpoint import Checkpoint
 from runners.run.config import Settings
+from runners.run.config_file import read_config
 from runners.run.event_file import PATTERN, EventFile
-from runners.run.outside import changes, fingerprints, located
+from runners.run.outside import changes, fingerprints
 
 PACKAGES = "preference-duel", "torch", "transformers", "tokenizers", "safetensors", "numpy", "tensorboard"
 
@@ -48,31 +49,6 @@ def require_new(directory: Path) -> None:
         raise FileExistsError(
             f"{directory} exists and is never overwritten: choose another --run.dir, or go on with --resume {directory}"
         )
-
-
-def read_config(directory: Path) -> dict[str, Any]:
-    """Returns config.json of a run directory.
-
-    Raises:
-        ValueError: if there is no run, or the file is no JSON.
-    """
-    path = directory / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{directory} is no run directory: it has no config.json")
-    return parse_json(path.read_bytes(), path)
-
-
-def read_settings(directory: Path) -> Settings:
-    """Returns what the run in this directory is; a file that it read is found from any working directory.
-
-    Raises:
-        ValueError: if config.json is missing, damaged, or names what is unknown here.
-    """
-    content = read_config(directory)
-    try:
-        return located(Settings.from_json(content), content.get("files", {}))
-    except KeyError as error:
-        raise ValueError(f"{directory / 'config.json'} lacks {error}") from error
 
 
 def title(directory: Path) -> str:

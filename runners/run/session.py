@@ -19,9 +19,10 @@ from runners.run.build import Experiment, build_experiment, choose_device, judge
 from runners.run.checkpoint import steps
 from runners.run.cli import PROGRAM, Command
 from runners.run.config import RunConfig, Settings
+from runners.run.config_file import read_config
 from runners.run.loop import over, play
 from runners.run.ranks import NullRecord
-from runners.run.record import Record, changed_files, default_directory, read_config, require_new, title
+from runners.run.record import Record, changed_files, default_directory, require_new, title
 from runners.run.signals import Interrupt
 from runners.run.summary import summary
 

@@ -13,8 +13,9 @@ import envs
 from agents.check import check_agent
 from agents.policies.tabular import TabularPolicy
 from agents.registry import make, make_policy
-from agents.sb3.pool import PoolConfig, SnapshotPool
+from agents.sb3.pool import SnapshotPool
 from agents.sb3.rollout import gains
+from agents.sb3.sb3_config import PoolConfig
 from envs import Completion, DuelArena, make_task
 from envs.games import exploitability, payoff_matrix
 from envs.tasks.finite import finite_task

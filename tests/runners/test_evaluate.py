@@ -15,7 +15,7 @@ from runners.evaluation.comparison import Comparison, Options
 from runners.evaluation.judges import read_judge
 from runners.evaluation.output import read_path
 from runners.evaluation.saved_runs import labels, read_saved_runs
-from runners.run.record import read_settings
+from runners.run.config_file import read_settings
 from tests.paths import GOLDEN
 
 COMAL = GOLDEN / "games" / "comal3.json"

@@ -75,29 +75,50 @@ def test_a_wrong_name_is_answered_before_torch_is_imported(words, message):
     assert not modules & (HEAVY | {"torch"})
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--agent.tauu", "1"], ["--run.steps", "many"], ["--agent.eta", "-1"]])
-def test_help_and_wrong_flags_of_the_default_run_need_no_torch(words):
-    code, text, modules = loaded("duel", *words)
-    assert code == (0 if words == ["--help"] else 2)
-    assert words[0].split(".")[-1] in text
-    assert not modules & (HEAVY | {"torch"})
+ONE_BY_ONE = """
+import contextlib, io, json, sys
+from runners.duel import main
 
-
-@pytest.mark.parametrize("words", [["--help"], ["--agent.tauu", "1"]])
-@pytest.mark.parametrize(
-    "rest",
-    [
-        ["--agent", "oelhf", "--oracle", "cyclic", "--task", "symbols"],
-        ["--agent", "pelhf", "--oracle", "annotators", "--task", "rps"],
-        ["--agent", "nash_md", "--oracle", "borda_trap", "--task", "symbols"],
-        ["--agent", "rlhf", "--oracle", "length_bias", "--policy", "hf", "--policy.path", "some/model"],
-    ],
+for words in {lines!r}:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        try:
+            code = main(words)
+        except SystemExit as error:
+            code = error.code or 0
+    print(json.dumps([code, text.getvalue(), sorted({{name.partition(".")[0] for name in sys.modules}})]))
+"""
+PARTS = (
+    [],
+    ["--agent", "ppo"],
+    ["--agent", "oelhf", "--oracle", "cyclic", "--task", "symbols"],
+    ["--agent", "pelhf", "--oracle", "annotators", "--task", "rps"],
+    ["--agent", "nash_md", "--oracle", "borda_trap", "--task", "symbols"],
+    ["--agent", "rlhf", "--oracle", "length_bias", "--policy", "hf", "--policy.path", "some/model"],
 )
-def test_help_and_wrong_flags_of_other_parts_need_no_torch(words, rest):
-    code, text, modules = loaded("duel", *rest, *words)
-    assert code == (0 if words == ["--help"] else 2)
-    assert "--agent" in text
-    assert not modules & (HEAVY | {"torch"})
+
+
+def test_help_and_wrong_flags_need_no_torch():
+    lines = [(0, "usage", [*parts, "--help"]) for parts in PARTS]
+    lines += [(2, "--agent.tauu", [*parts, "--agent.tauu", "1"]) for parts in PARTS]
+    lines += [
+        (2, "many", ["--run.steps", "many"]),
+        (2, "eta", ["--agent.eta", "-1"]),
+        (2, "no run directory", ["--resume", "no-such-directory"]),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_BY_ONE.format(lines=[words for _, _, words in lines])],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    for (code, message, words), line in zip(lines, done.stdout.splitlines(), strict=True):
+        ended, text, modules = json.loads(line)
+        assert ended == code, words
+        assert message in text, words
+        assert not set(modules) & (HEAVY | {"torch"}), words
 
 
 def test_importing_envs_registers_with_libraries_that_are_imported_later():
