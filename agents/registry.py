@@ -21,6 +21,8 @@ AGENTS = {
     "oelhf": "agents.oelhf:OELHFConfig",
     "pelhf": "agents.pelhf:PELHFConfig",
     "spo": "agents.spo:SPOConfig",
+    "grpo": "agents.grpo:GRPOConfig",
+    "rloo": "agents.rloo:RLOOConfig",
     "rlhf": "agents.rlhf:RLHFConfig",
     "xpo": "agents.xpo:XPOConfig",
     "ppo": "agents.sb3.sb3_config:PPOConfig",

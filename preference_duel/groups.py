@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 FixedSchedule = Literal["all_pairs", "circular", "chunks", "anchor"]
@@ -49,6 +51,12 @@ def scheduled_pairs(schedule: FixedSchedule, count: int) -> Tensor:
     else:
         raise ValueError(f"schedule must be one of {get_args(FixedSchedule)}, got {schedule!r}")
     return (meet | meet.T) & ~torch.eye(count, dtype=torch.bool)
+
+
+def meetings(schedule: FixedSchedule, texts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+    """Returns the scheduled pairs of groups, and the pairs of equal texts, which tie unasked, [B, K, K] bool each."""
+    equal = torch.tensor([[[one == other for other in row] for one in row] for row in texts])
+    return scheduled_pairs(schedule, len(texts[0])).expand_as(equal), equal
 
 
 def aggregate(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Surrogate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     """Loss [b, K] of token log-probabilities now and when sampled, advantages and mask, [b, K, T] each."""
 
-Form = Literal["reinforce", "grpo", "ppo", "rebel"]
+Form = Literal["reinforce", "ppo", "rebel"]
 Baseline = Literal["draws", "value"]
 
 
@@ -33,10 +33,10 @@ Baseline = Literal["draws", "value"]
 class GradientConfig:
     """How rewards move a policy."""
 
-    form: Literal["reinforce", "grpo", "ppo", "rebel"] = "reinforce"
-    """reinforce: leave-one-out baseline. grpo: divided by its spread over the draws. ppo: steps on the same draws with
-    the ratio to the sampling policy clipped. rebel: log-ratios to that policy are regressed onto eta times the reward;
-    solved (optimiser lbfgs on an exact policy) it is Hedge, a no-regret learner."""
+    form: Literal["reinforce", "ppo", "rebel"] = "reinforce"
+    """reinforce: leave-one-out baseline. ppo: steps on the same draws with the ratio to the sampling policy clipped.
+    rebel: log-ratios to that policy are regressed onto eta times the reward; solved (optimiser lbfgs on an exact
+    policy) it is Hedge, a no-regret learner. Advantages divided by their standard deviation are --agent grpo."""
 
     eta: float = 1.0
     """rebel: step size, nats per unit of reward, > 0 (arXiv:2404.16767 takes 1 on rewards of its own scale)."""
@@ -59,14 +59,19 @@ class GradientConfig:
 
     def __post_init__(self) -> None:
         """Raises if a value is out of range."""
+        if self.form == "grpo":
+            raise ValueError(
+                "form='grpo' is an agent of its own: --agent grpo (docs/agents/grpo.md); a run begun with the form "
+                "goes on only with the version that began it"
+            )
         require(self, form=one_of(Form), baseline=one_of(Baseline), gae=share, eta=positive, clip=positive)
         if self.baseline == "value" and self.form != "ppo":
             raise ValueError(f"a value function belongs to form='ppo', got {self.form!r}; take baseline='draws'")
-        if self.epochs < 1 or (self.epochs > 1 and self.form in ("reinforce", "grpo")):
+        if self.epochs < 1 or (self.epochs > 1 and self.form == "reinforce"):
             raise ValueError(f"epochs must be 1, or more with ppo and rebel, got {self.epochs} with {self.form!r}")
 
     def surrogate(self) -> Surrogate:
-        """Returns the loss of forms reinforce, grpo and ppo, [b, K] of each response."""
+        """Returns the loss of forms reinforce and ppo, [b, K] of each response."""
         if self.form == "ppo":
             return partial(losses.clipped, clip=self.clip)
         return lambda log_policy, old_logprob, advantage, mask: losses.policy_gradient(log_policy, advantage, mask)
@@ -153,7 +158,7 @@ class PolicyGradient:
     def _advantages(self, draws: Draws, reward: Tensor, log_ratio: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Returns what each token earns [B, K, T], and the returns where a value function learns from them."""
         if self.critic is None:
-            advantage = losses.advantage(reward, self.config.form, draws.exact)
+            advantage = losses.advantage(reward, draws.exact)
             return {"earned": losses.reward_to_go(advantage, log_ratio, mask, self.tau)}
         with torch.no_grad():
             value = self.critic(draws.prompts, draws.responses).to(reward)

@@ -2,7 +2,16 @@
 
 from agents.losses.pairs import dpo, exo, hinge, ipo, margins, nca, pair_weight, robust_dpo, squared_terms
 from agents.losses.self_play import best_and_worst, bradley_terry, log_partition, sppo, win_rate
-from agents.losses.surrogates import advantage, clipped, generalised_advantage, policy_gradient, rebel, reward_to_go
+from agents.losses.surrogates import (
+    advantage,
+    clipped,
+    generalised_advantage,
+    group_advantage,
+    k3,
+    policy_gradient,
+    rebel,
+    reward_to_go,
+)
 
 __all__ = [
     "advantage",
@@ -12,8 +21,10 @@ __all__ = [
     "dpo",
     "exo",
     "generalised_advantage",
+    "group_advantage",
     "hinge",
     "ipo",
+    "k3",
     "log_partition",
     "margins",
     "nca",

@@ -100,13 +100,11 @@ def policy_gradient(token_logprob: Tensor, advantage: Tensor, mask: Tensor) -> T
     return -(token_logprob * advantage.detach() * mask).sum(-1)
 
 
-def advantage(reward: Tensor, form: str, exact: bool = False) -> Tensor:
-    """Returns how much better each draw was than the others of its prompt.
+def advantage(reward: Tensor, exact: bool = False) -> Tensor:
+    """Returns each draw's reward less the mean of the others of its prompt (Ahmadian et al. 2024, arXiv:2402.14740).
 
     Args:
         reward: [B, K] of whole responses.
-        form: "grpo": (R - mean) / std of the group (Shao et al. 2024, arXiv:2402.03300); anything else: R less the
-            mean of the others (leave-one-out, Ahmadian et al. 2024, arXiv:2402.14740).
         exact: whether the responses are a whole distribution; then the reward itself, no baseline is needed.
 
     Returns:
@@ -121,10 +119,62 @@ def advantage(reward: Tensor, form: str, exact: bool = False) -> Tensor:
         return reward
     if count < 2:
         raise ValueError(f"a baseline needs at least 2 draws of a prompt, got {count}")
-    centred = reward - reward.mean(1, keepdim=True)
-    if form == "grpo":
-        return centred / (centred.square().mean(1, keepdim=True).sqrt() + 1e-4)
-    return centred * (count / (count - 1))
+    return (reward - reward.mean(1, keepdim=True)) * (count / (count - 1))
+
+
+def group_advantage(
+    reward: Tensor, weight: Tensor, *, leave_one_out: bool = False, scale: bool = True, exact: bool = False
+) -> Tensor:
+    """Returns the advantages of a group, (R - mean) / (std + 1e-4) (Shao et al. 2024, arXiv:2402.03300, Section 4.1.2).
+
+    Args:
+        reward: [B, K] of whole responses.
+        weight: [B, K] of the responses, rows sum to 1: 1/K of samples.
+        leave_one_out: the mean of the others as baseline, which is K / (K - 1) times the distance from the mean.
+        scale: whether to divide by the standard deviation, of K samples that with K - 1 in its denominator.
+        exact: whether the responses are a whole distribution, a group of infinitely many.
+
+    Returns:
+        [B, K], detached.
+
+    Raises:
+        ValueError: if the shapes differ, or a group of samples has fewer than two.
+    """
+    if reward.ndim != 2 or reward.shape != weight.shape:
+        raise ValueError(f"reward and weight must both be [B, K], got {tuple(reward.shape)} and {tuple(weight.shape)}")
+    reward, count = reward.detach(), reward.shape[1]
+    if count < 2 and not exact:
+        raise ValueError(f"a baseline needs at least 2 samples of a prompt, got {count}")
+    unbiased = 1.0 if exact else count / (count - 1)
+    centred = reward - (weight * reward).sum(1, keepdim=True)
+    std = (unbiased * (weight * centred.square()).sum(1, keepdim=True)).sqrt()
+    return centred * (unbiased if leave_one_out else 1.0) / ((std + 1e-4) if scale else 1.0)
+
+
+def k3(token_logprob: Tensor, start: Tensor, mask: Tensor) -> Tensor:
+    """Returns sum_t (x - log x - 1), x = start / policy: the KL penalty of GRPO (arXiv:2402.03300, equation 4).
+
+    At samples of the policy its mean is KL(policy || start), but its gradient's mean is that of KL(start || policy),
+    since the samples do not move: E[(1 - start / policy) grad log policy] = -sum_y start(y) grad log policy(y).
+
+    Args:
+        token_logprob: [B, K, T] nats of the policy.
+        start: [B, K, T] nats of the start.
+        mask: [B, K, T] bool.
+
+    Returns:
+        [B, K], at least 0.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if not token_logprob.shape == start.shape == mask.shape:
+        raise ValueError(
+            f"token_logprob, start and mask must have one shape, got {tuple(token_logprob.shape)}, "
+            f"{tuple(start.shape)} and {tuple(mask.shape)}"
+        )
+    log_ratio = (start.detach() - token_logprob) * mask
+    return (log_ratio.exp() - log_ratio - 1).sum(-1)
 
 
 def rebel(log_ratio: Tensor, reward: Tensor, weight: Tensor, eta: float) -> Tensor:

@@ -25,7 +25,7 @@ from preference_duel.types import Completion
 from tests.matrix_games import COMAL, RESPONSES, START, game, law, play, require_page
 
 VALUE = GradientConfig("ppo", epochs=2, baseline="value")
-FORMS = "grpo", "ppo", "rebel", "value"
+FORMS = "ppo", "rebel", "value"
 PLAIN = OptimiserConfig("sgd", learning_rate=0.5, max_grad_norm=None, warmup=0)
 
 
@@ -85,11 +85,10 @@ def test_outcomes_lower_the_gap(form):
 
 def test_advantages_and_clipping_by_hand():
     reward = torch.tensor([[1.0, 0.0, -1.0, 0.0]], dtype=torch.float64)
-    assert losses.advantage(reward, "reinforce")[0].tolist() == pytest.approx([4 / 3, 0, -4 / 3, 0])
-    assert losses.advantage(reward, "grpo")[0].tolist() == pytest.approx([2**0.5, 0, -(2**0.5), 0], rel=1e-3)
-    assert torch.equal(losses.advantage(reward, "grpo", exact=True), reward)
+    assert losses.advantage(reward)[0].tolist() == pytest.approx([4 / 3, 0, -4 / 3, 0])
+    assert torch.equal(losses.advantage(reward, exact=True), reward)
     with pytest.raises(ValueError, match="at least 2 draws"):
-        losses.advantage(reward[:, :1], "grpo")
+        losses.advantage(reward[:, :1])
     mask = torch.ones(1, 2, 1, dtype=torch.bool)
     drew = torch.zeros(1, 2, 1, dtype=torch.float64)
     log_policy = torch.tensor([[[0.5], [0.5]]], dtype=torch.float64, requires_grad=True)
@@ -197,6 +196,7 @@ def test_its_page_names_every_setting_and_tag():
     ("kind", "fields", "message"),
     [
         (GradientConfig, {"form": "sac"}, "form must be one of"),
+        (GradientConfig, {"form": "grpo"}, "is an agent of its own: --agent grpo"),
         (GradientConfig, {"epochs": 2}, "epochs must be 1, or more with ppo and rebel"),
         (GradientConfig, {"eta": 0.0}, "eta must be positive"),
         (GradientConfig, {"clip": 0.0}, "clip must be positive"),

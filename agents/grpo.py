@@ -1,0 +1,132 @@
+"""Group relative policy optimisation on comparisons inside the group of a prompt's samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from agents import losses
+from agents.learning.learner import Batch, LearningAgent, policy_scalars, require_finite, token_logprob
+from agents.optim.optimiser import OptimiserConfig
+from preference_duel import groups
+from preference_duel.checks import at_least, one_of, positive, require
+from preference_duel.groups import Aggregate, FixedSchedule
+from preference_duel.types import Completion, Duel, Proposal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from preference_duel.protocols import Policy
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """Group relative policy optimisation (Shao et al. 2024, arXiv:2402.03300), rewarded by comparisons in the group."""
+
+    tau: float = 0.04
+    """KL coefficient around the starting policy, >= 0 (the paper's beta)."""
+    responses: int = 4
+    """Samples per prompt, K >= 2; the paper takes 64, Nemotron-3 16. Ignored if the policy is exact."""
+    schedule: FixedSchedule = "all_pairs"
+    """Pairs that are asked: all; circular: each sample and its two neighbours on a ring; chunks: all inside fours;
+    anchor: each against the first. Ignored if the policy is exact: every schedule compares with the policy."""
+    aggregate: Aggregate = "win_rate"
+    """Reward from comparisons: the win rate, NeMo-Gym's scores of 1 to 5, or the group's Bradley-Terry score."""
+    leave_one_out: bool = True
+    """Leave a sample's tie with itself out of its reward; False: the mean over all K."""
+    baseline: Literal["mean", "others"] = "mean"
+    """What a reward is compared with: the mean of the group, or the mean of its others (RLOO's leave-one-out)."""
+    scale_rewards: bool = True
+    """Divide by the standard deviation of the group's rewards."""
+    kl: Literal["return", "loss"] = "loss"
+    """loss: the k3 estimate of the paper's equation 4 is added to the loss. return: every token pays tau times the
+    log-ratios from itself on, which is the gradient of KL(policy || start)."""
+    clip: float = 0.2
+    """Largest distance of the ratio to the sampling policy from 1 that still pays, > 0."""
+    epochs: int = 1
+    """Steps on each group, >= 1."""
+    average: bool = True
+    """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """Optimiser of the policy."""
+
+    def __post_init__(self) -> None:
+        """Raises if a value is out of range."""
+        require(self, tau=at_least(0), responses=at_least(2, "one sample has no other to beat"), epochs=at_least(1))
+        require(self, schedule=one_of(FixedSchedule), aggregate=one_of(Aggregate), clip=positive)
+        require(self, baseline=one_of(Literal["mean", "others"]), kl=one_of(Literal["return", "loss"]))
+
+    def build(self, *, policy: Policy, seed: int = 0) -> GRPO:
+        """Builds the agent around the policy that it trains."""
+        if policy.exact and self.aggregate == "bt":
+            raise ValueError("aggregate='bt' fits the scores of a finite group: build the policy without exact")
+        return GRPO(self, policy, seed)
+
+
+class GRPO(LearningAgent):
+    """Compares K samples by a schedule, and moves the policy towards those with the better comparisons.
+
+    An exact policy's group is infinite: R = P pi for win rates. Without `scale_rewards` its gradient is SPO's, and with
+    kl="return" it vanishes where log pi/ref = P pi / tau + const, at the regularised Nash policy: to each player the
+    other's policy and KL term are constants. With kl="loss" it vanishes where pi = tau ref / (tau + 1/2 - P pi), at the
+    equilibrium with penalties KL(start || policy), whose gradient is that of k3 at given samples.
+    """
+
+    def __init__(self, config: GRPOConfig, policy: Policy, seed: int) -> None:
+        self.config, self.start = config, policy.frozen()
+        super().__init__(policy, config.optimiser, seed, average=config.average, start=self.start)
+
+    def propose(self, prompts: Sequence[str]) -> Proposal:
+        """Returns K samples for both seats and the pairs of the schedule, or the whole distribution if it is exact."""
+        proposal = self.self_play(self.policy, prompts, self.config.responses)
+        if self.policy.exact:
+            return proposal
+        scheduled, equal = groups.meetings(self.config.schedule, _texts(proposal.left))
+        return replace(proposal, ask=scheduled & ~equal)
+
+    def update(self, duel: Duel) -> dict[str, float]:
+        """Takes `epochs` steps on the group's advantages.
+
+        Raises:
+            ValueError: if the seats hold different samples, or a sample's comparisons were all left unanswered.
+        """
+        if not duel.self_play:
+            raise ValueError("GRPO learns from its own samples, and this duel's seats hold different ones")
+        config, weight = self.config, duel.left_weight  # [B, K] 1/K, or pi_t(y) if exact
+        self.include_in_average(self.policy)
+        if duel.exact:
+            opponents, compared = duel.right_weight, torch.ones_like(duel.asked)
+        else:
+            scheduled, equal = groups.meetings(config.schedule, _texts(duel.left))
+            opponents, compared = None, scheduled & (duel.asked | equal)  # [B, K, K]
+        reward = groups.aggregate(
+            duel.prob, compared, config.aggregate, leave_one_out=config.leave_one_out, weight=opponents
+        )  # [B, K]
+        advantage = losses.group_advantage(
+            reward, weight, leave_one_out=config.baseline == "others", scale=config.scale_rewards, exact=duel.exact
+        )
+        with torch.no_grad():
+            old, mask = token_logprob(self.policy, duel.prompts, duel.left)  # [B, K, T]
+            start, _ = token_logprob(self.start, duel.prompts, duel.left)
+        earned = losses.reward_to_go(advantage.to(old), old - start, mask, config.tau if config.kl == "return" else 0.0)
+
+        def loss(part: Batch) -> Tensor:
+            log_policy, mask = token_logprob(self.policy, part.prompts, part.responses)  # [b, K, T]
+            old, start, earned = (part[name][:, :, : log_policy.shape[2]] for name in ("old", "start", "earned"))
+            require_finite((log_policy * mask).sum(-1))
+            surrogate = losses.clipped(log_policy, old, earned, mask, config.clip)  # [b, K]
+            if config.kl == "loss" and config.tau:
+                surrogate = surrogate + config.tau * losses.k3(log_policy, start, mask)
+            return (part["weight"] * surrogate).sum(1)  # [b]
+
+        values = {"weight": weight.to(old), "old": old, "start": start, "earned": earned}
+        flat = (reward.amax(1) == reward.amin(1)).double().mean().item()
+        scalars = {"duel/flat_groups": flat, **policy_scalars(weight, old.sum(-1), start.sum(-1))}
+        return scalars | self.learner.step(Batch(duel.prompts, duel.left, values), loss, epochs=config.epochs)
+
+
+def _texts(responses: Sequence[Sequence[Completion]]) -> list[list[str]]:
+    return [[response.text for response in row] for row in responses]

@@ -1,0 +1,264 @@
+"""GRPO and RLOO: gradients by hand and by enumeration, rest points, the pairs asked, the contract of an agent."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from scipy.optimize import brentq, root
+
+import oracles
+from agents import losses, make_policy
+from agents.check import check_agent
+from agents.grpo import GRPOConfig
+from agents.optim.optimiser import OptimiserConfig
+from agents.policies.lm_config import TinyConfig
+from agents.rloo import RLOOConfig
+from agents.spo import SPOConfig
+from benchmarks.group_rest_points import GAMES, all_groups, rest_point
+from benchmarks.group_rest_points import game as named_game
+from envs import make_task
+from envs.arena import DuelArena
+from envs.games import exploitability, regularised_nash
+from preference_duel import groups
+from runners.duel import main
+from tests.matrix_games import COMAL, START, game, law, play, require_page
+
+PLAIN = OptimiserConfig("sgd", learning_rate=1.0, max_grad_norm=None, warmup=0)
+SCHEDULES = "all_pairs", "circular", "chunks", "anchor"
+
+
+def step(config, exact=True, prompts=("x",)):
+    """What one update adds to the logits."""
+    agent, arena = game(dataclasses.replace(config, optimiser=PLAIN, average=False), exact=exact, prompts=prompts)
+    arena.feedback = "probability"
+    before = agent.policy.logits.detach().clone()
+    play(agent, arena, 1)
+    return agent.policy.logits.detach() - before
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.3])
+@pytest.mark.parametrize("config", [GRPOConfig(scale_rewards=False, kl="return"), RLOOConfig()])
+def test_the_exact_gradient_without_std_is_that_of_spo(config, tau):
+    expected = step(SPOConfig(tau=tau))
+    torch.testing.assert_close(step(dataclasses.replace(config, tau=tau)), expected, atol=1e-12, rtol=0)
+    if tau == 0:
+        torch.testing.assert_close(expected[0], START * (COMAL @ START - 0.5), atol=1e-12, rtol=0)
+
+
+def test_rloo_on_all_pairs_of_samples_is_spo():
+    prompts = tuple("uvwx")
+    expected = step(SPOConfig(tau=0.3), exact=False, prompts=prompts)
+    assert expected.abs().max() > 0.01
+    torch.testing.assert_close(step(RLOOConfig(tau=0.3), exact=False, prompts=prompts), expected, atol=1e-12, rtol=0)
+    shorter = step(RLOOConfig(tau=0.3, baseline="mean"), exact=False, prompts=prompts)
+    assert (shorter - expected).abs().max() > 1e-3
+
+
+def test_the_exact_limit_rests_at_the_regularised_nash_policy():
+    config = GRPOConfig(tau=0.3, kl="return", scale_rewards=False, average=False, optimiser=PLAIN)
+    agent, arena = game(config, exact=True)
+    play(agent, arena, 300)
+    torch.testing.assert_close(law(agent.policy), regularised_nash(COMAL, START, 0.3).policy, atol=1e-5, rtol=0)
+
+
+def test_with_k3_it_is_still_at_the_equilibrium_of_the_other_divergence():
+    policy = torch.from_numpy(root(lambda p: p * (0.6 - COMAL.numpy() @ p) - 0.1 * START.numpy(), START, tol=1e-14).x)
+    assert (policy - regularised_nash(COMAL, START, 0.1).policy).abs().max() > 0.01
+    config = GRPOConfig(tau=0.1, kl="loss", scale_rewards=False, average=False, optimiser=PLAIN)
+    agent, arena = game(config, exact=True)
+    assert play(agent, arena, 1)["loss/grad_norm"] > 0.01
+    with torch.no_grad():
+        agent.policy.logits.copy_(policy.log())
+    assert play(agent, arena, 1)["loss/grad_norm"] < 1e-9
+
+
+def test_an_exact_std_is_still_at_the_nash_policy_of_tau_times_the_std():
+    def excess(tau):
+        policy = regularised_nash(COMAL, START, tau).policy
+        return float(2.0 * ((policy * (COMAL @ policy - 0.5).square()).sum().sqrt() + 1e-4)) - tau
+
+    still = regularised_nash(COMAL, START, brentq(excess, 1e-3, 2.0, xtol=1e-14)).policy
+    agent, arena = game(GRPOConfig(tau=2.0, kl="return", average=False, optimiser=PLAIN), exact=True)
+    assert play(agent, arena, 1)["loss/grad_norm"] > 0.1
+    with torch.no_grad():
+        agent.policy.logits.copy_(still.log())
+    assert play(agent, arena, 1)["loss/grad_norm"] < 1e-9
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_without_std_every_schedule_expects_the_win_rate_and_rloo_k_over_k_minus_1_of_it(schedule):
+    gain = COMAL @ START - 0.5
+    for leave_one_out, factor in ((False, 1), (True, 4 / 3)):
+        found = all_groups(COMAL, 4, schedule, leave_one_out=leave_one_out, scale=False)
+        expected = found.expected_advantage(START)
+        expected = expected - (START * expected).sum()
+        torch.testing.assert_close(expected, factor * gain, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_std_moves_the_rest_point_and_circular_alone_does_not(name):
+    payoff = named_game(name)
+    nash = regularised_nash(payoff, START, 0.1).policy
+
+    def away(schedule, scale):
+        return (rest_point(all_groups(payoff, 4, schedule, scale=scale), START, 0.1).policy - nash).abs().sum() / 2
+
+    assert max(away("all_pairs", False), away("circular", False)) < 1e-9
+    assert min(away("all_pairs", True), away("circular", True)) > 0.01
+
+
+def test_rloo_rests_at_the_nash_policy_of_a_smaller_tau():
+    rest = rest_point(all_groups(COMAL, 4, leave_one_out=True, scale=False), START, 0.2)
+    torch.testing.assert_close(rest.policy, regularised_nash(COMAL, START, 0.15).policy, atol=1e-9, rtol=0)
+
+
+def test_scores_rest_at_the_nash_policy_of_the_rounded_game():
+    rounded = 0.5 + (groups.genrm_score(COMAL) - 3) / 4
+    rest = rest_point(all_groups(COMAL, 4, aggregate="scores", scale=False), START, 0.4)
+    torch.testing.assert_close(rest.policy, regularised_nash(rounded, START, 0.1).policy, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("feedback", ["probability", "outcome"])
+@pytest.mark.parametrize(
+    ("schedule", "aggregate"), [("all_pairs", "win_rate"), ("circular", "scores"), ("anchor", "bt")]
+)
+def test_the_mean_of_many_sampled_steps_is_the_enumerated_one(schedule, aggregate, feedback):
+    prompts = tuple(map(str, range(3000)))
+    config = GRPOConfig(tau=0.0, schedule=schedule, aggregate=aggregate, average=False, optimiser=PLAIN)
+    agent, arena = game(config, prompts=prompts)
+    arena.feedback = feedback
+    before = agent.policy.logits.detach().clone()
+    play(agent, arena, 1)
+    steps = (agent.policy.logits.detach() - before) * len(prompts)
+    gain = all_groups(COMAL, 4, schedule, aggregate, feedback=feedback).expected_advantage(START)
+    error = steps.std(0) / len(prompts) ** 0.5
+    assert ((steps.mean(0) - START * (gain - (START * gain).sum())).abs() < 4 * error).all()
+    assert (error < 0.01).all()
+
+
+def test_only_scheduled_pairs_of_different_texts_are_asked():
+    agent, arena = game(GRPOConfig(schedule="circular", responses=6), prompts=tuple("uvwx"))
+    proposal = agent.propose(arena.reset())
+    duel = arena.play(proposal)
+    different = sum(row[k].text != row[(k + 1) % 6].text for row in proposal.left for k in range(6))
+    assert arena.queries == int(duel.comparisons.sum()) == different < 24
+    agent.update(duel)
+
+
+def test_unanswered_pairs_are_dropped_and_a_sample_without_answers_is_refused():
+    agent, arena = game(GRPOConfig(tau=0.0, scale_rewards=False, average=False, optimiser=PLAIN), seed=1)
+    duel = arena.play(agent.propose(arena.reset()))
+    texts = [response.text for response in duel.left[0]]
+    assert min(map(texts.count, texts)) == 1
+    none = dataclasses.replace(duel, asked=torch.zeros_like(duel.asked))
+    with pytest.raises(ValueError, match="no answered comparison"):
+        agent.update(none)
+    dropped = duel.asked.clone()
+    dropped[0, 0, 1] = dropped[0, 1, 0] = False
+    wrong = duel.prob.clone()
+    wrong[0, 0, 1], wrong[0, 1, 0] = 1e6, -1e6
+    assert all(v == v for v in agent.update(dataclasses.replace(duel, asked=dropped, prob=wrong)).values())
+    assert agent.policy.logits.abs().max() < 10
+
+
+def test_group_advantages_and_k3_by_hand():
+    reward = torch.tensor([[1.0, 0.0, -1.0, 0.0]], dtype=torch.float64)
+    weight = torch.full_like(reward, 0.25)
+    assert losses.group_advantage(reward, weight, scale=False)[0].tolist() == [1, 0, -1, 0]
+    others = losses.group_advantage(reward, weight, scale=False, leave_one_out=True)
+    assert others[0].tolist() == pytest.approx([4 / 3, 0, -4 / 3, 0])
+    std = (2 / 3) ** 0.5 + 1e-4
+    assert losses.group_advantage(reward, weight)[0].tolist() == pytest.approx([1 / std, 0, -1 / std, 0])
+    share = torch.tensor([[0.5, 0.0, 0.5, 0.0]], dtype=torch.float64)
+    exact = losses.group_advantage(reward, share, exact=True)
+    assert exact[0].tolist() == pytest.approx([1 / 1.0001, 0, -1 / 1.0001, 0])
+    assert losses.group_advantage(torch.ones_like(reward), weight).abs().max() == 0
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        losses.group_advantage(reward[:, :1], weight[:, :1])
+    with pytest.raises(ValueError, match=r"must both be \[B, K\]"):
+        losses.group_advantage(reward, weight[:, :1])
+    log_policy = torch.tensor([[[0.0, 5.0], [-1.0, 0.0]]], dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[[True, False], [True, True]]])
+    penalty = losses.k3(log_policy, torch.zeros_like(log_policy), mask)
+    assert penalty[0].tolist() == pytest.approx([0, torch.tensor(1.0).exp().item() - 2])
+    penalty.sum().backward()
+    assert log_policy.grad[0].tolist() == [[0, 0], [pytest.approx(1 - torch.tensor(1.0).exp().item()), 0]]
+    with pytest.raises(ValueError, match="one shape"):
+        losses.k3(log_policy, log_policy[:, :1], mask)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [GRPOConfig(tau=0.1, kl="return"), RLOOConfig(tau=0.1, schedule="circular")])
+def test_outcomes_lower_the_gap(config):
+    config = dataclasses.replace(config, optimiser=OptimiserConfig(learning_rate=0.03, decay=200.0))
+    agent, arena = game(config)
+    play(agent, arena, 400)
+    assert exploitability(COMAL, law(agent.average)) < 0.7 * exploitability(COMAL, START)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(
+    "config",
+    [
+        GRPOConfig(),
+        GRPOConfig(kl="return", epochs=3, schedule="anchor", aggregate="scores", average=False),
+        RLOOConfig(schedule="circular"),
+    ],
+)
+def test_it_keeps_the_contract_of_an_agent(config, exact):
+    check_agent(*game(config, exact=exact, prompts=("x", "y")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [GRPOConfig(epochs=2, aggregate="bt"), RLOOConfig(responses=2)])
+def test_on_text_it_keeps_the_contract_of_an_agent(config):
+    task = make_task("chat", tokenizer=TinyConfig().load_tokenizer())
+    task = dataclasses.replace(task, prompts=task.prompts[:3])
+    config = dataclasses.replace(config, average=False)
+    check_agent(config.build(policy=make_policy("tiny", task=task)), DuelArena(task, oracles.make("bt"), 2, "outcome"))
+
+
+def test_its_page_names_every_setting_and_tag():
+    require_page("grpo", GRPOConfig())
+    require_page("rloo", RLOOConfig())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tau": -0.1}, "tau must be at least 0"),
+        ({"responses": 1}, "responses must be at least 2"),
+        ({"schedule": "swiss"}, "schedule must be one of"),
+        ({"aggregate": "elo"}, "aggregate must be one of"),
+        ({"baseline": "value"}, "baseline must be one of"),
+        ({"kl": "k2"}, "kl must be one of"),
+        ({"clip": 0.0}, "clip must be positive"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(fields, message):
+    for kind in (GRPOConfig, RLOOConfig):
+        with pytest.raises(ValueError, match=message):
+            kind(**fields)
+
+
+def test_an_infinite_group_has_no_bradley_terry_fit_and_seats_must_agree():
+    with pytest.raises(ValueError, match="without exact"):
+        game(GRPOConfig(aggregate="bt"), exact=True)
+    agent, arena = game(GRPOConfig())
+    duel = arena.play(agent.propose(arena.reset()))
+    with pytest.raises(ValueError, match="its own samples"):
+        agent.update(dataclasses.replace(duel, right=[list(row) for row in duel.left]))
+
+
+def test_a_run_that_began_with_the_former_form_names_the_agent(tmp_path, capsys):
+    options = "--task rps --agent spo --run.steps 1 --run.eval_every 0 --run.dir"
+    assert main([*options.split(), str(tmp_path / "run")]) == 0
+    path = tmp_path / "run/config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["agent"]["gradient"]["form"] = "grpo"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    capsys.readouterr()
+    assert main(["--resume", str(tmp_path / "run")]) != 0
+    assert "is an agent of its own: --agent grpo" in capsys.readouterr().err
