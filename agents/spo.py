@@ -58,25 +58,28 @@ class SPO(LearningAgent):
         average: the mean of pi_1..pi_T, start included, where kept.
     """
 
+    plays_opponents = True
+
     def __init__(self, config: SPOConfig, policy: Policy, seed: int) -> None:
         self.config, self.start = config, policy.frozen()
         super().__init__(policy, config.optimiser, seed, average=config.average, start=self.start)
         self._gradient = PolicyGradient(self.learner, self.start, config.tau, config.gradient)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
-        """Returns K draws for both seats, or the whole distribution if the policy is exact."""
+        """Returns K samples for both seats, the right one an opponent's if there is one; exact policies list all."""
         return self.self_play(self.policy, prompts, self.config.responses)
 
     def update(self, duel: Duel) -> dict[str, float]:
-        """Takes one step, with ppo some, on the win rates of the duel's draws.
+        """Takes one step, with ppo some, on the win rates of the left samples.
 
         Raises:
-            ValueError: if the seats hold different draws.
+            ValueError: if the seats hold different samples, and there is no opponent.
         """
-        if not duel.self_play:
-            raise ValueError("SPO learns from its own draws, and this duel's seats hold different ones")
+        if not duel.self_play and self.opponent is None:
+            raise ValueError("SPO learns from its own samples, and this duel's seats hold different ones")
         self.include_in_average(self.policy)
-        win_rate = losses.win_rate(duel.prob, duel.right_weight, leave_one_out=not duel.exact)  # [B, K] P(y beats pi_t)
+        leave_one_out = duel.self_play and not duel.exact
+        win_rate = losses.win_rate(duel.prob, duel.right_weight, leave_one_out)  # [B, K] P(y beats the right player)
         scalars = self._gradient.step(Draws(duel.prompts, duel.left, duel.left_weight, duel.exact), win_rate - 0.5)
         self.learner.updates += 1
         return scalars

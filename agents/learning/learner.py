@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -272,6 +273,7 @@ class LearningAgent:
         policy: what is trained.
         average: the mean of pi_1..pi_T, start included, if kept.
         learner: steps and state.
+        opponent: fixed policy of the right seat, of agents that learn a best response; None: self-play.
 
     Args:
         policy: what is trained.
@@ -280,6 +282,8 @@ class LearningAgent:
         average: whether the average is kept.
         **copies: frozen policies by name, saved with the agent.
     """
+
+    opponent: Policy | None = None
 
     def __init__(
         self, policy: Policy, optimiser: OptimiserConfig, seed: int, *, average: bool, **copies: Policy | None
@@ -298,10 +302,17 @@ class LearningAgent:
         return Key(self.seed, self.learner.updates, stream)
 
     def self_play(self, player: Policy, prompts: Sequence[str], count: int) -> Proposal:
-        """Returns `count` responses of a player for both seats, or its whole distribution if it is exact."""
+        """Returns `count` responses of a player for both seats, or its whole distribution if it is exact.
+
+        With an `opponent` the right seat is the opponent's.
+        """
         with torch.no_grad():
             responses, weight = player.draw(prompts, count, self.key())
-        return Proposal(responses, left_weight=weight if player.exact else None)
+            proposal = Proposal(responses, left_weight=weight if player.exact else None)
+            if self.opponent is None:
+                return proposal
+            right, weight = self.opponent.draw(prompts, count, self.key().at(1))
+        return dataclasses.replace(proposal, right=right, right_weight=weight if self.opponent.exact else None)
 
     def mixed(self, start: Policy, share: float) -> Policy:
         """Returns the geometric mixture policy^(1 - share) start^share; if share is 0, the policy itself."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +21,11 @@ from preference_duel import distributed
 from preference_duel.chat import UnreadablePromptError
 from preference_duel.keyed_random import hash_seed
 from preference_duel.protocols import Agent, Arena, DescribedOracle, Policy, traits
+from runners.run.checkpoint import load
 from runners.run.config import DEFAULT_TAU, RunConfig, Settings, changed, is_finite
 from runners.run.evaluator import Evaluation
 from runners.run.ranks import SplitOracle
+from runners.run.record import read_settings
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,10 @@ def build_experiment(settings: Settings, device: str) -> Experiment:
     require_prompts(policy, task)
     reference = policy.frozen()
     agent: Agent = configs["agent"].build(policy=policy, seed=seed("agent"))
+    if run.opponent is not None:
+        if not traits(agent).plays_opponents:
+            raise ValueError(f"agent '{settings.names['agent']}' plays itself; of --run.opponent learns spo")
+        agent.opponent = _opponent(Path(run.opponent), task, device)  # pyright: ignore[reportAttributeAccessIssue]
     arena: Arena = DuelArena(task, oracle, run.batch_size, run.feedback, run.votes, seed("arena"))
     reading = None
     if run.data is not None:
@@ -92,6 +99,7 @@ def build_experiment(settings: Settings, device: str) -> Experiment:
     evaluation = Evaluation(
         task, oracle, reference, run.eval_prompts, run.eval_pairs, seed("evaluation"), tau_of(settings)
     )
+    evaluation.pool = run.eval_pool
     return Experiment(task, oracle, reference, agent, arena, evaluation, reading)
 
 
@@ -107,6 +115,19 @@ def build_oracle(config: Any, task: Task, device: str) -> Oracle:
         return config.build(prompts=task.all_prompts, responses=texts, device=device)
     except UnreadablePromptError as error:
         raise error.at(task.places.get(error.prompt, task.name)) from error
+
+
+def _opponent(directory: Path, task: Task, device: str) -> Policy:
+    """Returns the last policy of a finished run, frozen."""
+    settings = read_settings(directory)
+    saved = load(directory)
+    if saved is None:
+        raise ValueError(f"--run.opponent {directory} has no checkpoint yet; let that run go on")
+    experiment = build_experiment(settings, device)
+    if (experiment.task.name, experiment.task.responses) != (task.name, task.responses):
+        raise ValueError(f"--run.opponent {directory} plays {experiment.task.name}, and this run {task.name}")
+    experiment.agent.load_state_dict(saved.agent)
+    return experiment.agent.policy.frozen()
 
 
 def seed_of(run: RunConfig, purpose: str) -> int:

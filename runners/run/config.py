@@ -49,6 +49,9 @@ class RunConfig:
     """What happens to preferences of `data` that the policy can't write (longer than max_new_tokens, a word outside of
     its vocabulary): stop before the first step, skip them, or cut responses that are too long and skip the rest."""
     reading: Annotated[ReadOptions, tyro.conf.arg(name="data")] = dataclasses.field(default_factory=ReadOptions)
+    opponent: str | None = None
+    """Directory of a finished run whose last policy is the opponent in every duel: the agent (spo) learns a best
+    response to it; None: self-play."""
     seed: int = 0
     """Names every random number of the run, but for the oracle's own game."""
     dir: str | None = None
@@ -69,6 +72,9 @@ class RunConfig:
     """Held-out prompts of an evaluation at most; the same in every run."""
     eval_pairs: int = 4
     """Pairs for each of them: one response of the policy, one of the starting policy; finite tasks need no draws."""
+    eval_pool: int = 16
+    """Responses of the starting policy per prompt, of free text, among which an adversary chooses the best against the
+    policy: a lower bound of its exploitability, on 24 held-out prompts; 0: none."""
     eval_tau: float | None = None
     """KL coefficient, > 0, of the regularised game by which finite tasks are measured, the starting policy its
     reference; None: the agent's own `tau`, 0.1 where it has none or 0."""
@@ -93,7 +99,7 @@ class RunConfig:
             "eval_queries": 1,
             "eval_prompts": 1,
         }
-        least |= {"eval_pairs": 1, "save_every": 0, "keep": 1, "duel_every": 0, "duel_prompts": 1}
+        least |= {"eval_pairs": 1, "eval_pool": 0, "save_every": 0, "keep": 1, "duel_every": 0, "duel_prompts": 1}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:

@@ -106,6 +106,7 @@ PANELS = (
         0.5,
     ),
     Panel("Exploitability (last, dashed: average)", ("game/exploitability", "game/exploitability_average")),
+    Panel("Exploitability, at least", ("eval/exploitability_lower",)),
     Panel("Training loss", ("loss/policy",)),
     Panel("KL to the start, nats", ("policy/kl",)),
     Panel("Response length, tokens", ("policy/length",)),

@@ -19,6 +19,7 @@ from envs.games import (
     regularised_exploitability,
     regularised_nash,
 )
+from envs.games.lower_bounds import Bound, bound
 from envs.tasks.task import Task
 from oracles import Oracle, payoff
 from preference_duel.keyed_random import Key, Stream, hash_seed
@@ -33,6 +34,8 @@ _TAGS = {
     "regularised_exploitability": "game/regularised_exploitability",
     "kl_to_nash": "game/nash_kl",
 }
+POOL_PROMPTS = 24
+"""Held-out prompts of `pool_bound`; with 16 responses each it takes a quarter of an evaluation's time."""
 SMALL = 16
 """Responses up to which a policy's whole law is written down at every evaluation."""
 
@@ -49,6 +52,25 @@ class WinRate:
         """Returns it by tag."""
         ends = {"eval/win_rate_low": self.low, "eval/win_rate_high": self.high}
         return {"eval/win_rate_vs_ref": self.mean, **{tag: end for tag, end in ends.items() if end is not None}}
+
+
+@dataclass(frozen=True)
+class PoolBound:
+    """What a pool of the start's responses gains against a policy, and the prompt where it gains most.
+
+    Attributes:
+        bound: lower bound of the exploitability.
+        prompt: the prompt.
+        response: a sample of the policy.
+        better: the response of the pool.
+        win_rate: of `better` against the policy's samples.
+    """
+
+    bound: Bound
+    prompt: str
+    response: str
+    better: str
+    win_rate: float
 
 
 def over_prompts(win_rates: Tensor) -> WinRate:
@@ -147,12 +169,16 @@ class Evaluation:
         pairs: draws of each policy for each prompt.
         seed: names the draws.
         tau: KL coefficient of the regularised game that finite tasks are measured by; its reference is `reference`.
+
+    Attributes:
+        pool: responses of the reference per prompt among which `pool_bound` chooses; 0: it is not measured.
     """
 
     def __init__(
         self, task: Task, oracle: Oracle, reference: Policy, prompts: int, pairs: int, seed: int, tau: float
     ) -> None:
         self.task, self.oracle, self.reference, self.pairs, self.tau = task, oracle, reference, pairs, tau
+        self.pool = 0
         self.prompts = choose(task.held_out, prompts)
         self.key = Key(seed, 0, Stream.EVALUATION)
         self.finite = task.responses is not None
@@ -163,9 +189,12 @@ class Evaluation:
             found = self.by_prompt(policy, average)
             won = over_prompts(found.pop("eval/win_rate_vs_ref"))
             return won.scalars() | {tag: values.mean().item() for tag, values in found.items()}
-        scalars = self._beats(policy).scalars()
+        drawn = self.draw(policy)
+        scalars = self._beats(drawn).scalars()
+        if (found := self.pool_bound(drawn)) is not None:
+            scalars["eval/exploitability_lower"] = found.bound.value
         if average is not None:
-            scalars["eval/win_rate_average"] = self._beats(average).mean
+            scalars["eval/win_rate_average"] = self._beats(self.draw(average)).mean
         return scalars
 
     def by_prompt(self, policy: Policy, average: Policy | None = None) -> dict[str, Tensor]:
@@ -180,9 +209,30 @@ class Evaluation:
             found |= {_TAGS[name] + end: values for name, values in measures.items()}
         return found
 
-    def _beats(self, policy: Policy) -> WinRate:
-        """Returns a policy's win rate against the reference, by draws."""
-        return win_rate(self.oracle, self.prompts, self.draw(policy), self._references)
+    def _beats(self, drawn: Sequence[Row]) -> WinRate:
+        """Returns the win rate of a policy's samples against the reference's."""
+        return win_rate(self.oracle, self.prompts, drawn, self._references)
+
+    def pool_bound(self, drawn: Sequence[Row]) -> PoolBound | None:
+        """Returns what the best of `pool` responses of the reference gains against a policy; None if not measured.
+
+        The response to a prompt is chosen by the policy's first sample and measured on the others, so that the choice
+        adds nothing (`envs.games.lower_bounds`).
+
+        Args:
+            drawn: [B][n] samples of the policy for the held-out prompts.
+        """
+        prompts = self.prompts[:POOL_PROMPTS]
+        if not self.pool or self.finite or len(prompts) < 2 or self.pairs < 2:
+            return None
+        texts = [[completion.text for completion in row] for row in drawn[: len(prompts)]]
+        wins = payoff(self.oracle, prompts, self._pools, [row[:1] for row in texts])  # [b, pool, 1]
+        chosen = [row[i] for row, i in zip(self._pools, wins[:, :, 0].argmax(1).tolist(), strict=True)]
+        rest = [row[1:] for row in texts]
+        gains = payoff(self.oracle, prompts, [[better] for better in chosen], rest)[:, 0].double() - 0.5  # [b, n - 1]
+        b = int(gains.mean(1).argmax())
+        response = rest[b][int(gains[b].argmax())]
+        return PoolBound(bound(gains), prompts[b], response, chosen[b], gains[b].mean().item() + 0.5)
 
     def laws(self, policy: Policy, average: Policy | None = None) -> list[dict[str, Any]]:
         """Returns prompt, law and average law of every prompt of a small finite task, as JSON values."""
@@ -197,7 +247,8 @@ class Evaluation:
         if self.finite:
             count = len(self.task.response_texts)
             return len(self.prompts) * count * (count - 1) // 2 if policies else 0
-        return policies * len(self.prompts) * self.pairs
+        pooled = min(POOL_PROMPTS, len(self.prompts)) * (self.pool + self.pairs - 1) if self.pool and policies else 0
+        return policies * len(self.prompts) * self.pairs + pooled
 
     def draw(self, policy: Policy) -> list[list[Completion]]:
         """Returns the policy's draws for the held-out prompts, the same for the same policy."""
@@ -209,6 +260,13 @@ class Evaluation:
         """Draws of the reference, independent of those of `draw`."""
         with torch.no_grad():
             return self.reference.draw(self.prompts, self.pairs, self.key.at(1))[0]
+
+    @cached_property
+    def _pools(self) -> list[list[str]]:
+        """[b][pool] responses of the reference, independent of `_references`."""
+        with torch.no_grad():
+            drawn = self.reference.draw(self.prompts[:POOL_PROMPTS], self.pool, self.key.at(2))[0]
+        return [[completion.text for completion in row] for row in drawn]
 
     @cached_property
     def reference_law(self) -> Tensor:

@@ -74,6 +74,8 @@ def evaluation_line(scalars: Mapping[str, float]) -> str:
         words.append(f"win rate {scalars['eval/win_rate_vs_ref']:.3f}")
     if "eval/win_rate_low" in scalars:
         words.append(f"[{scalars['eval/win_rate_low']:.3f}, {scalars['eval/win_rate_high']:.3f}]")
+    if "eval/exploitability_lower" in scalars:
+        words.append(f" exploitability at least {scalars['eval/exploitability_lower']:.3f}")
     if "game/exploitability" in scalars:
         words.append(f" exploitability {scalars['game/exploitability']:.4f}")
     if "game/exploitability_average" in scalars:

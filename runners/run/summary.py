@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -11,7 +12,7 @@ from preference_duel.protocols import Policy
 from runners.run.build import Experiment
 from runners.run.checkpoint import steps
 from runners.run.config import RunConfig
-from runners.run.evaluator import Evaluation, law
+from runners.run.evaluator import POOL_PROMPTS, Evaluation, law
 from runners.run.progress import evaluation_line
 from runners.run.ranks import NullRecord
 from runners.run.record import Record
@@ -33,6 +34,7 @@ def summary(experiment: Experiment, record: Record | NullRecord, run: RunConfig)
             f"  {when} step {line['step']:>{len(str(run.steps))}}: {evaluation_line(line)}"
             for when, line in (("before,", evaluations[0]), ("after, ", evaluations[-1]))
         ]
+        lines += _adversary(evaluation, experiment.agent.policy, directory)
         lines.append("")
     lines += _examples(evaluation, experiment.agent.policy)
     last = directory / f"step-{steps(directory)[-1]}"
@@ -44,6 +46,24 @@ def summary(experiment: Experiment, record: Record | NullRecord, run: RunConfig)
         f"Judge it: python -m runners.evaluate {directory}",
     ]
     return "\n".join(lines)
+
+
+def _adversary(evaluation: Evaluation, policy: Policy, directory: Path) -> list[str]:
+    """Returns what a pool of the start's responses still gains against the policy, with the largest gain."""
+    found = None if evaluation.finite else evaluation.pool_bound(evaluation.draw(policy))
+    if found is None:
+        return []
+    bound, better, beaten = found.bound, _short(found.better), _short(found.response)
+    return [
+        f"Exploitability: at least {bound.value:.3f} [{bound.low:.3f}, {bound.high:.3f}], by the best of "
+        f"{evaluation.pool} responses of the start on {min(POOL_PROMPTS, len(evaluation.prompts))} of the prompts:",
+        f"  {better!r} beats {beaten!r} ({found.win_rate:.2f}), asked {_short(found.prompt)!r}",
+        f"  More adversaries: python -m runners.exploit {directory}",
+    ]
+
+
+def _short(text: str) -> str:
+    return textwrap.shorten(text, 80, placeholder=" ...")
 
 
 def _examples(evaluation: Evaluation, policy: Policy) -> list[str]:

@@ -142,6 +142,48 @@ def test_free_text_is_evaluated_from_draws_that_stay_the_same():
     assert Evaluation(task, Longer(), reference, 64, 4, 4, 0.1).scalars(policy) != first
 
 
+class Fixed(Dice):
+    """Always gives the responses of a list in turn."""
+
+    def __init__(self, *texts):
+        super().__init__()
+        self.texts = texts
+
+    def draw(self, prompts, n, key):
+        row = [Completion(self.texts[i % len(self.texts)]) for i in range(n)]
+        return [row for _ in prompts], torch.full((len(prompts), n), 1 / n)
+
+
+class Circle(Longer):
+    """a beats b, b beats c and c beats a, each with 0.8."""
+
+    def prob(self, prompts, first, second):
+        steps = [(ord(b) - ord(a)) % 3 for a, b in zip(first, second, strict=True)]
+        return torch.tensor([0.5, 0.8, 0.2], dtype=torch.float64)[steps]
+
+
+def test_a_collapsed_policy_of_free_text_is_exploitable_although_it_beats_its_start():
+    task = dataclasses.replace(make_task("symbols", prompts=100), responses=None)
+    measure = Evaluation(task, Circle(), Fixed("b", "b", "b", "c"), 64, 4, 3, 0.1)
+    measure.pool = 4
+    policy = Fixed("a")
+    scalars = measure.scalars(policy)
+    assert scalars["eval/win_rate_vs_ref"] == pytest.approx((3 * 0.8 + 0.2) / 4)
+    assert scalars["eval/exploitability_lower"] == pytest.approx(0.3)
+    found = measure.pool_bound(measure.draw(policy))
+    assert (found.better, found.response, found.win_rate) == ("c", "a", pytest.approx(0.8))
+    assert (found.bound.low, found.bound.high) == (pytest.approx(0.3), pytest.approx(0.3))
+    assert measure.questions(1) == 64 * 4 + 24 * (4 + 3)
+
+
+def test_a_single_sample_or_no_pool_gives_no_bound():
+    task = dataclasses.replace(make_task("symbols", prompts=100), responses=None)
+    for pairs, pool in ((1, 4), (4, 0)):
+        measure = Evaluation(task, Circle(), Fixed("b", "c"), 64, pairs, 3, 0.1)
+        measure.pool = pool
+        assert measure.pool_bound(measure.draw(Fixed("a"))) is None
+
+
 def test_law_of_a_finite_policy_sums_to_one():
     task, _, measure = evaluation()
     probs = probs64(0.7, 0.2, 0.1)

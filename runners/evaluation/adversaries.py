@@ -1,0 +1,198 @@
+"""Adversaries of a frozen policy: a pool of responses, best of n samples of the start, and a trained best response."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from agents.optim.optimiser import OptimiserConfig
+from agents.spo import SPOConfig
+from envs.games import kl_divergence, payoff_matrix
+from envs.games.lower_bounds import Bound, best_of_n, best_of_n_kl, best_of_pool, bound
+from oracles import Oracle, payoff
+from preference_duel.keyed_random import Key
+from preference_duel.protocols import Policy
+from preference_duel.types import Completion
+from runners.run.build import build_experiment
+from runners.run.checkpoint import load, steps
+from runners.run.cli import Command
+from runners.run.config import RunConfig, Settings
+from runners.run.evaluator import law
+from runners.run.session import run as run_command
+
+NUMBERS = 1, 4, 16, 64
+"""Sizes of best-of-n; the largest is the number of samples of the start."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt, a response of the policy, and a response of an adversary with its mean win rate against the policy."""
+
+    prompt: str
+    response: str
+    better: str
+    win_rate: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one adversary gained.
+
+    Attributes:
+        name: pool, best of N, or trained.
+        bound: lower bound of the exploitability.
+        queries: pairs that the oracle was asked about, training included.
+        kl: nats from the start, at most; None if unknown.
+        examples: prompts with the largest gains.
+    """
+
+    name: str
+    bound: Bound
+    queries: int
+    kl: float | None = None
+    examples: tuple[Example, ...] = ()
+
+
+class Samples:
+    """Samples of the policy under test for some prompts, and what other responses win against them.
+
+    Args:
+        oracle: the judge.
+        policy: the policy under test.
+        prompts: B prompts.
+        count: N samples for each of them.
+        key: of the samples.
+    """
+
+    def __init__(self, oracle: Oracle, policy: Policy, prompts: Sequence[str], count: int, key: Key) -> None:
+        self.oracle, self.policy, self.prompts = oracle, policy, list(prompts)
+        self.texts = texts_of(sampled(policy, prompts, count, key))
+
+    def wins(self, responses: Sequence[Sequence[str]]) -> Tensor:
+        """Returns [B, M, N] float64 P(response m beats sample n of the policy | prompt)."""
+        return payoff(self.oracle, self.prompts, responses, self.texts).double()
+
+    def examples(self, responses: Sequence[list[str]], wins: Tensor, count: int) -> tuple[Example, ...]:
+        """Returns the prompts where some response wins most, each with that response and a sample that it beats."""
+        means = wins.mean(2)
+        best = means.argmax(1)
+        found = []
+        for b in means.amax(1).argsort(descending=True)[:count].tolist():
+            m = int(best[b])
+            loser = int(wins[b, m].argmax())
+            found.append(Example(self.prompts[b], self.texts[b][loser], responses[b][m], float(means[b, m])))
+        return tuple(found)
+
+
+def sampled(policy: Policy, prompts: Sequence[str], count: int, key: Key) -> list[list[Completion]]:
+    """Returns [B][count] samples of a policy."""
+    with torch.no_grad():
+        return policy.draw(prompts, count, key)[0]
+
+
+def texts_of(responses: Sequence[Sequence[Completion]]) -> list[list[str]]:
+    """Returns the texts of rows of responses."""
+    return [[response.text for response in row] for row in responses]
+
+
+def pooled(samples: Samples, pool: Sequence[list[str]], examples: int = 3) -> Finding:
+    """Returns what the best response of a pool of M for each prompt gains; see `best_of_pool`."""
+    wins = samples.wins(pool)
+    return Finding("pool", bound(best_of_pool(wins)), wins.numel(), examples=samples.examples(pool, wins, examples))
+
+
+def best_of(samples: Samples, start: Sequence[Sequence[str]], fixed_prompts: bool) -> list[Finding]:
+    """Returns what the best of n samples of the start gains, for each of `NUMBERS`; see `bound` for `fixed_prompts`."""
+    wins = samples.wins(start)
+    queries = wins.shape[0] * wins.shape[2]
+    return [
+        Finding(f"best of {n}", bound(best_of_n(wins, n), fixed_prompts), queries * n, best_of_n_kl(n))
+        for n in NUMBERS
+        if n <= wins.shape[1]
+    ]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How an adversary is trained.
+
+    Attributes:
+        directory: of its run, written there with its log beside it.
+        queries: oracle queries of its training.
+        tau: KL coefficient that holds it at the start; 0: none.
+        learning_rate: of its policy; None: the policy's own.
+        device: where networks run.
+    """
+
+    directory: Path
+    queries: int
+    tau: float
+    learning_rate: float | None
+    device: str
+
+
+def trained(samples: Samples, settings: Settings, opponent: Path, training: Training, key: Key) -> Finding:
+    """Trains the start against the frozen policy alone, as a run of its own, and returns what it gains.
+
+    The run is `runners.duel --agent spo --run.opponent`; a finished one is not repeated, an interrupted one goes on.
+
+    Args:
+        samples: of the policy under test.
+        settings: of the run that trained it.
+        opponent: its directory.
+        training: how.
+        key: of the adversary's samples.
+    """
+    optimiser = OptimiserConfig(learning_rate=training.learning_rate)
+    agent = SPOConfig(tau=training.tau, average=False, optimiser=optimiser)
+    batch = settings.run.batch_size or RunConfig.batch_size or 32
+    run = RunConfig(
+        steps=-(-training.queries // (batch * agent.responses**2 * settings.run.votes)),
+        batch_size=batch,
+        feedback=settings.run.feedback,
+        votes=settings.run.votes,
+        seed=settings.run.seed,
+        opponent=str(opponent),
+        dir=str(training.directory),
+        device="cuda" if training.device == "cuda" else "cpu",
+        eval_every=0,
+    )
+    configs = {**settings.configs, "agent": agent}
+    adversary = dataclasses.replace(settings, names={**settings.names, "agent": "spo"}, configs=configs, run=run)
+    _finish(adversary, training.directory)
+    experiment = build_experiment(adversary, training.device)
+    saved = load(training.directory)
+    assert saved is not None
+    experiment.agent.load_state_dict(saved.agent)
+    policy, asked = experiment.agent.policy, int(saved.arena["queries"])
+    task, prompts = experiment.task, samples.prompts
+    if task.responses is not None:
+        probs, start, other = (law(one, task, prompts) for one in (policy, experiment.reference, samples.policy))
+        matrices = payoff_matrix(samples.oracle, prompts, task.response_texts)
+        gain = max(0.0, torch.einsum("bm,bmn,bn->b", probs, matrices, other).mean().item() - 0.5)
+        return Finding("trained", Bound(gain, gain, gain), asked, kl_divergence(probs, start).mean().item())
+    responses = sampled(policy, prompts, len(samples.texts[0]), key)
+    wins = samples.wins(texts_of(responses))
+    with torch.no_grad():
+        ratio = policy.logprob(prompts, responses) - experiment.reference.logprob(prompts, responses)
+    examples = samples.examples(texts_of(responses), wins, 3)
+    return Finding("trained", bound(wins.mean(1) - 0.5), asked + wins.numel(), ratio.mean().item(), examples)
+
+
+def _finish(settings: Settings, directory: Path) -> None:
+    """Makes a run, or what is left of it; its log goes into its directory."""
+    made = steps(directory) if directory.exists() else []
+    if made and made[-1] >= settings.run.steps:
+        return
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    log = directory.with_name(f"{directory.name}.log").open("a", encoding="utf-8")
+    with log, contextlib.redirect_stdout(log):
+        code = run_command(Command(settings, ("--run.dir", str(directory)), directory if made else None))
+    if code:
+        raise KeyboardInterrupt
