@@ -22,6 +22,7 @@ BUILT_IN = {
     "votes": "envs.votes.vote_oracle:VotesConfig",  # by name only: envs, which reads files of votes, imports oracles
     "judge": "oracles.judge:JudgeConfig",
     "pair_lm": "oracles.pair_lm:PairLMConfig",
+    "implicit": "oracles.implicit:ImplicitConfig",
     "human": "oracles.human.human_config:HumanConfig",
 }
 GAMES = "rps", "comal3", "cycle5", "clone_rps"

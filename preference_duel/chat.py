@@ -119,3 +119,28 @@ def filled_template(tokenizer: Any, messages: Sequence[dict[str, str]], **option
 def with_contents(messages: Sequence[dict[str, str]], contents: Sequence[str]) -> list[dict[str, str]]:
     """Returns the messages with other contents."""
     return [{**turn, "content": content} for turn, content in zip(messages, contents, strict=True)]
+
+
+def closing_token(tokenizer: Any, **options: Any) -> int | None:
+    """Returns the special token that the chat template writes right after an assistant's content, if any.
+
+    Args:
+        tokenizer: of the transformers library.
+        **options: of `apply_chat_template`.
+    """
+    if not tokenizer.chat_template:
+        return None
+    content = "\ue000\ue001"
+    turns = {"role": "user", "content": "a"}, {"role": "assistant", "content": content}
+    try:
+        filled = filled_template(tokenizer, turns, add_generation_prompt=False, **options)
+    except ValueError:
+        return None
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | {*tokenizer.all_special_ids}
+    tail = tokenizer(filled.rpartition(content)[2], add_special_tokens=False).input_ids
+    for i, token in enumerate(tail):
+        if token in special:
+            return token
+        if tokenizer.decode(tail[: i + 1]).strip():
+            return None
+    return None

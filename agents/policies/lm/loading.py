@@ -14,7 +14,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from preference_duel.adapter_folder import require_no_adapter
-from preference_duel.chat import PlainText, filled_template, with_contents
+from preference_duel.chat import PlainText, closing_token, filled_template, with_contents
 from preference_duel.types import messages_of
 
 _ADVICE = (
@@ -49,13 +49,13 @@ class ModelTokenizer:
             )
         self.backend = backend
         self.vocab_size: int = max(vocabulary.values()) + 1
-        self._thinking = thinking
+        self._switches = {} if thinking is None else {"enable_thinking": thinking}
         unused = set(range(self.vocab_size)) - set(vocabulary.values())
         marks = {i for i, token in backend.added_tokens_decoder.items() if token.special}
         self.special_ids = frozenset(unused | marks | set(backend.all_special_ids))
         self._texts = PlainText(backend)
         self._prompts: dict[Any, tuple[int, ...]] = {}
-        closing = self._closing()
+        closing = closing_token(backend, **self._switches)
         if closing is None and backend.chat_template:
             warnings.warn(
                 f"the chat template of {backend.name_or_path} writes no special token after an assistant's content, so "
@@ -110,27 +110,8 @@ class ModelTokenizer:
 
         return self._texts.encode_filled(fill, [turn["content"] for turn in messages])
 
-    def _filled(self, messages: Sequence[dict[str, str]], prompt: bool = True) -> str:
-        switches = {} if self._thinking is None else {"enable_thinking": self._thinking}
-        return filled_template(self.backend, messages, add_generation_prompt=prompt, **switches)
-
-    def _closing(self) -> int | None:
-        """Returns the special token that the chat template writes right after an assistant's content, if any."""
-        if not self.backend.chat_template:
-            return None
-        content = "\ue000\ue001"
-        turns = {"role": "user", "content": "a"}, {"role": "assistant", "content": content}
-        try:
-            filled = self._filled(turns, prompt=False)
-        except ValueError:
-            return None
-        tail = self.backend(filled.rpartition(content)[2], add_special_tokens=False).input_ids
-        for i, token in enumerate(tail):
-            if token in self.special_ids:
-                return token
-            if self.backend.decode(tail[: i + 1]).strip():
-                return None
-        return None
+    def _filled(self, messages: Sequence[dict[str, str]]) -> str:
+        return filled_template(self.backend, messages, add_generation_prompt=True, **self._switches)
 
 
 def load_tokenizer(path: str, trust_remote_code: bool = False, thinking: bool | None = None) -> ModelTokenizer:
