@@ -23,9 +23,9 @@ from preference_duel.keyed_random import hash_seed
 from preference_duel.protocols import Agent, Arena, DescribedOracle, Policy, traits
 from runners.run.checkpoint import load
 from runners.run.config import DEFAULT_TAU, RunConfig, Settings, changed, is_finite
+from runners.run.config_file import read_settings
 from runners.run.evaluator import Evaluation
 from runners.run.ranks import SplitOracle
-from runners.run.record import read_settings
 
 
 @dataclass(frozen=True)
