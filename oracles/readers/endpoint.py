@@ -28,6 +28,8 @@ from preference_duel.protocols import Unanswered
 
 _log = logging.getLogger(__name__)
 _LABELS = "A", "B"
+_ACCOUNT = 401, 402, 403
+"""Answers that another key or more credit mends."""
 _PLACE = re.compile(r"\{([A-Za-z_]\w*)\}")
 """A place of a question that is filled in; all other braces are text."""
 _FILLED = "prompt", "first", "second"
@@ -256,6 +258,8 @@ class EndpointJudge:
                 if response.is_success:
                     return read(response.json())
                 failure = f"{response.status_code}: {response.text[:200]}"
+                if response.status_code in _ACCOUNT:
+                    raise Unanswered(f"{self.address}{path} refuses the account or its key with {failure}")
                 if response.status_code not in (408, 409, 425, 429) and response.status_code < 500:
                     raise ValueError(
                         f"{self.address}{path} refuses the question with {failure}; fields of the request are set by "

@@ -179,10 +179,19 @@ def test_what_always_fails_is_told_and_never_scored(served, misdeed, message):
         oracle.prob(["x"], ["a"], ["b"])
 
 
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_a_refused_key_is_no_wrong_setting(served, status):
+    oracle = judge(served)
+    served.misdeeds["always"] = status
+    with pytest.raises(Unanswered, match=f"refuses the account or its key with {status}"):
+        oracle.prob(["x"], ["a"], ["b"])
+    assert served.asked <= 2
+
+
 def test_a_refused_question_is_not_asked_again(served):
     oracle = judge(served)
-    served.misdeeds["always"] = 401
-    with pytest.raises(ValueError, match="refuses the question with 401"):
+    served.misdeeds["always"] = 404
+    with pytest.raises(ValueError, match="refuses the question with 404"):
         oracle.prob(["x"], ["a"], ["b"])
     assert served.asked <= 2
 
