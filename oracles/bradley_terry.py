@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from oracles.readers.classifier import ReaderConfig, RewardModel, require_idle
 from preference_duel.checks import positive_finite, require
 from preference_duel.keyed_random import hash_seed
 from preference_duel.names import nearest
-from preference_duel.protocols import forget
 
-Rewards = Callable[[Sequence[str], Sequence[str]], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Rewards = Callable[[Sequence[str], Sequence[str]], "Tensor"]
 """Returns [N] rewards of N (prompt, response) pairs."""
 
 
@@ -82,6 +84,8 @@ class RewardOracle:
 
     def forget(self) -> None:
         """Drops what a reward model remembers; a runner does so at every step, so that a resumed run equals it."""
+        from preference_duel.protocols import forget  # imports torch
+
         forget(self.rewards)
 
     def _table(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> Tensor:

@@ -12,7 +12,6 @@ import torch
 
 from oracles.features import FeatureOracle, feature_oracle, unit_gaps
 from oracles.readers.classifier import ReaderConfig, RewardModel, require_idle
-from oracles.readers.published_gpm import PublishedGPM, find_heads, published_logits
 from preference_duel.checks import positive_finite, require, share
 from preference_duel.planes import quarter_turn
 
@@ -59,6 +58,8 @@ class GPMConfig:
         require_idle("gpm", self, drawn if self.model is not None else ("reader", "tau"))
         if self.model is not None:
             require(self, tau=positive_finite)
+            from oracles.readers.published_gpm import PublishedGPM, find_heads  # imports torch
+
             if (heads := find_heads(self.model, self.reader.revision)) is not None:
                 published = PublishedGPM.load(self.model, heads, self.reader, device)
                 published.require_readable(prompts or ())
@@ -86,6 +87,8 @@ def gpm_oracle(model: RewardModel) -> FeatureOracle:
 
 
 def _read_published(tau: float, left: Tensor, right: Tensor) -> Tensor:
+    from oracles.readers.published_gpm import published_logits
+
     return torch.sigmoid(published_logits(left.double(), right.double(), tau)).float()
 
 

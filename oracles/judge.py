@@ -14,10 +14,11 @@ from oracles.readers.endpoint import EndpointConfig, EndpointJudge
 from preference_duel.checks import one_of, require
 from preference_duel.keyed_random import Key, Stream
 from preference_duel.names import find
-from preference_duel.protocols import Oracle
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from preference_duel.protocols import Oracle
 
 Orders = Literal["both", "one"]
 

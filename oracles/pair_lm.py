@@ -144,7 +144,6 @@ class PairLM:
                 answers[i] = chance
         return answers
 
-    @torch.inference_mode()
     def _read(self, rows: Sequence[Sequence[int]]) -> list[float]:
         """Returns the chance of the first label after each row; only the last states pass the output layer."""
         width, device = max(map(len, rows)), self.network.device
@@ -157,7 +156,8 @@ class PairLM:
 
         handle = self.network.get_output_embeddings().register_forward_pre_hook(last)
         try:
-            logits = self.network(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits
+            with torch.inference_mode():
+                logits = self.network(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits
         finally:
             handle.remove()
         labels = logits[:, self._labels].float()

@@ -214,10 +214,6 @@ class Arena(Protocol):
         ...
 
 
-class Unanswered(OSError):
-    """An oracle could not be asked; nothing was made up in place of its answer."""
-
-
 @runtime_checkable
 class Oracle(Protocol):
     """The probability that one response is preferred to another.

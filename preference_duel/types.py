@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 Feedback = Literal["outcome", "probability"]
 
 
+class Unanswered(OSError):
+    """An oracle could not be asked; nothing was made up in place of its answer."""
+
+
 class Conversation(str):
     """A prompt of several turns: a string that also keeps its messages for a policy's chat template.
 

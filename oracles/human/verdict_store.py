@@ -16,8 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from preference_duel.protocols import Unanswered
-from preference_duel.types import messages_of
+from preference_duel.types import Unanswered, messages_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

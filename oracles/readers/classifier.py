@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
 
 from oracles.readers.batching import Budget, Memory
 from oracles.readers.loading import NetworkConfig, load_network, require_readable
 from preference_duel.chat import PlainText, filled_template, with_contents
 from preference_duel.types import messages_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _log = logging.getLogger(__name__)
 _ADVICE = "pass a directory with config.json, weights and tokenizer, or no model for a reward drawn at random"
@@ -183,9 +185,9 @@ class RewardModel:
         if self.cut == 1:
             _log.warning("the reward model reads %s ids and cuts longer texts; `cut` counts them", self.limit)
 
-    @torch.inference_mode()
     def _read(self, inputs: Sequence[Ids]) -> list[list[float]]:
-        rows = self.logits(inputs)
+        with torch.inference_mode():
+            rows = self.logits(inputs)
         if not rows.isfinite().all():
             raise ValueError(f"the reward model gives {rows.tolist()} in {self.network.dtype}; try dtype='float32'")
         return rows.tolist()

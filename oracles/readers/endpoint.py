@@ -17,14 +17,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import torch
-from torch import Tensor
 
 from preference_duel.checks import at_least, positive, require, within
-from preference_duel.protocols import Unanswered
+from preference_duel.deferred import deferred
+from preference_duel.types import Unanswered
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+with deferred("httpx"):
+    import httpx
 
 _log = logging.getLogger(__name__)
 _LABELS = "A", "B"

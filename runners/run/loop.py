@@ -10,8 +10,8 @@ import torch
 
 from preference_duel import distributed
 from preference_duel.keyed_random import hash_seed
-from preference_duel.protocols import Unanswered, forget, traits
-from preference_duel.types import Duel
+from preference_duel.protocols import forget, traits
+from preference_duel.types import Duel, Unanswered
 from runners.run.build import Experiment
 from runners.run.checkpoint import Checkpoint, load
 from runners.run.config import RunConfig

@@ -14,7 +14,8 @@ import torch
 from envs.arena import questions
 from envs.tasks.task import Task
 from preference_duel import distributed
-from preference_duel.protocols import Unanswered, attended
+from preference_duel.protocols import attended
+from preference_duel.types import Unanswered
 from runners.run.build import Experiment, build_experiment, choose_device, judge
 from runners.run.checkpoint import steps
 from runners.run.cli import PROGRAM, Command

@@ -91,6 +91,10 @@ for words in {lines!r}:
 PARTS = (
     [],
     ["--agent", "ppo"],
+    ["--oracle", "bt"],
+    ["--oracle", "gpm"],
+    ["--oracle", "judge"],
+    ["--oracle", "pair_lm"],
     ["--agent", "oelhf", "--oracle", "cyclic", "--task", "symbols"],
     ["--agent", "pelhf", "--oracle", "annotators", "--task", "rps"],
     ["--agent", "nash_md", "--oracle", "borda_trap", "--task", "symbols"],

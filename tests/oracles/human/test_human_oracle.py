@@ -7,7 +7,8 @@ import oracles
 from oracles import check_oracle, payoff
 from oracles.human import human_config
 from preference_duel import distributed
-from preference_duel.protocols import Unanswered, attended
+from preference_duel.protocols import attended
+from preference_duel.types import Unanswered
 from tests.oracles.human.scripted import Scripted, free_port
 
 

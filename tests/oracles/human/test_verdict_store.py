@@ -4,8 +4,7 @@ import threading
 import pytest
 
 from oracles.human.verdict_store import VerdictStore
-from preference_duel.protocols import Unanswered
-from preference_duel.types import Conversation
+from preference_duel.types import Conversation, Unanswered
 
 PAIRS = [("p", "a", "b"), ("p", "c", "a"), ("q", "a", "b")]
 

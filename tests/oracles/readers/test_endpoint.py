@@ -12,7 +12,7 @@ import torch
 from oracles import check_oracle, make
 from oracles.readers.endpoint import EndpointConfig, EndpointJudge
 from preference_duel.keyed_random import hash_seed
-from preference_duel.protocols import Unanswered
+from preference_duel.types import Unanswered
 from runners.duel import main
 from runners.run.checkpoint import steps
 from runners.run.record import read_lines
