@@ -41,22 +41,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runners.bench", description=(__doc__ or "").split(": ", 1)[1])
     parser.add_argument("--suite", default="quick", help=f"{', '.join(BUILT_IN)}, or a FILE.py (default: quick)")
-    parser.add_argument("--agent", nargs="+", help="who plays a built-in suite, beside the published results")
-    parser.add_argument("--dir", type=Path, help="where it is written, and goes on (default: bench/SUITE)")
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="processes here, or a Ray cluster")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="of --engine local")
-    parser.add_argument("--ray.address", dest="address", help="of the cluster, or auto (default: one of its own)")
-    parser.add_argument("--cells", nargs="+", metavar="NAME", help="play these alone")
-    parser.add_argument("--tune", action="store_true", help="choose agents' settings on held-out games of the suite")
-    parser.add_argument("--trials", type=int, default=TRIALS, help=f"settings tried for each (default: {TRIALS})")
+    parser.add_argument("--agent", nargs="+", help="agents that play a built-in suite, beside its published results")
+    parser.add_argument("--dir", type=Path, help="folder of the results, continued if it exists (default: bench/SUITE)")
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="local processes, or a Ray cluster")
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="size of the pool of --engine local (default: cores)"
+    )
+    parser.add_argument("--ray.address", dest="address", help="address of a Ray cluster, or auto (default: a new one)")
+    parser.add_argument("--cells", nargs="+", metavar="NAME", help="plays only these cells")
+    parser.add_argument("--tune", action="store_true", help="tunes the agents' settings on held-out games of the suite")
+    parser.add_argument("--trials", type=int, default=TRIALS, help=f"settings tried for each agent (default: {TRIALS})")
     settings = parser.add_mutually_exclusive_group()
-    settings.add_argument("--tuned", type=Path, help="file of --tune (default: the published one of the suite)")
-    settings.add_argument("--defaults", action="store_true", help="let agents play with their default settings")
+    settings.add_argument("--tuned", type=Path, help="file written by --tune (default: the suite's published one)")
+    settings.add_argument("--defaults", action="store_true", help="plays with the agents' default settings")
     return parser
 
 
 def _engine(options: argparse.Namespace) -> Any:
-    from runners.benchmark.executors import local, ray  # torch takes more than a second: --help need not wait for it
+    from runners.benchmark.executors import local, ray  # imports torch, which takes more than a second
 
     return ray(options.address) if options.engine == "ray" else local(options.processes)
 

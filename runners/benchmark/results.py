@@ -16,21 +16,21 @@ from runners.benchmark.suites import Cell, Entrant, Game, Suite
 from runners.run.record import git_commit, versions, write_whole
 
 FORMAT = 1
-"""Of a benchmark's folder, and of results.json."""
+"""Version of a benchmark's folder and of results.json."""
 PUBLISHED = files("runners.benchmark") / "published"
 
 
 def circumstances() -> dict[str, Any]:
-    """Returns what numbers may depend on beside their cell."""
+    """Returns commit, date, machine and versions, on which numbers may depend beside their cell."""
     day = datetime.now().astimezone().date().isoformat()
     return {"commit": git_commit(), "date": day, "machine": platform.platform(), "versions": versions()}
 
 
 def require_format(folder: Path) -> None:
-    """Makes a benchmark's folder, or sees that it is one.
+    """Makes a benchmark's folder, or checks that it is one.
 
     Raises:
-        ValueError: if it is something else, or of another version.
+        ValueError: if it is another kind of folder, or of another version.
     """
     mark = folder / "bench.json"
     if not folder.exists():
@@ -39,13 +39,13 @@ def require_format(folder: Path) -> None:
         if any(folder.iterdir()):
             raise ValueError(f"{folder} is not empty and no benchmark's folder; choose another --dir")
         write_whole(mark, json.dumps({"format": FORMAT}) + "\n")
-    found = json.loads(mark.read_text(encoding="utf-8")).get("format")
-    if found != FORMAT:
-        raise ValueError(f"{folder} was written in format {found}, this is {FORMAT}; choose another --dir")
+    version = json.loads(mark.read_text(encoding="utf-8")).get("format")
+    if version != FORMAT:
+        raise ValueError(f"{folder} was written in format {version}, this is {FORMAT}; choose another --dir")
 
 
 def keep(played: Played, folder: Path, made: Mapping[str, Any]) -> None:
-    """Writes what became of a cell: log.txt, and done.json where it ended well.
+    """Writes the result of a cell: log.txt, and done.json if it succeeded.
 
     Args:
         played: the cell.
@@ -53,7 +53,7 @@ def keep(played: Played, folder: Path, made: Mapping[str, Any]) -> None:
         made: the circumstances.
 
     Raises:
-        OSError: that says what is kept.
+        OSError: if the disk is full or the folder can't be written.
     """
     own = folder / "cells" / played.cell.name
     try:
@@ -66,7 +66,7 @@ def keep(played: Played, folder: Path, made: Mapping[str, Any]) -> None:
 
 
 def gather(suite: Suite, folder: Path) -> dict[str, Any]:
-    """Returns what the finished cells of a suite say, and how they were made, as JSON values."""
+    """Returns the results of a suite's finished cells, and their circumstances, as JSON values."""
     cells = []
     made: dict[str, dict[str, Any]] = defaultdict(dict)
     for cell in suite.cells:
@@ -81,7 +81,7 @@ def gather(suite: Suite, folder: Path) -> dict[str, Any]:
         "suite": suite.name,
         "about": suite.about,
         "conditions": suite.conditions(),
-        "entrants": {one.label: _entrant(one, [*made[one.label].values()]) for one in suite.entrants},
+        "entrants": {entrant.label: _entrant(entrant, [*made[entrant.label].values()]) for entrant in suite.entrants},
         "cells": cells,
     }
 
@@ -94,19 +94,19 @@ def beside(results: dict[str, Any], published: Mapping[str, Any] | None) -> dict
     """Returns results with those published entrants that did not play."""
     if published is None:
         return results
-    others = {label: one for label, one in published["entrants"].items() if label not in results["entrants"]}
+    others = {name: value for name, value in published["entrants"].items() if name not in results["entrants"]}
     cells = [cell for cell in published["cells"] if cell["entrant"] in others]
     return {**results, "entrants": {**others, **results["entrants"]}, "cells": [*cells, *results["cells"]]}
 
 
-def cell_of(results: Mapping[str, Any], found: Mapping[str, Any]) -> Cell:
-    """Returns what was played where a cell of some results was found."""
-    entrant, conditions = results["entrants"][found["entrant"]], results["conditions"]
-    fields = next(dict(game) for game in conditions["games"] if game["label"] == found["game"])
+def cell_of(results: Mapping[str, Any], content: Mapping[str, Any]) -> Cell:
+    """Returns the cell that was played for one entry of the results' cells."""
+    entrant, conditions = results["entrants"][content["entrant"]], results["conditions"]
+    fields = next(dict(game) for game in conditions["games"] if game["label"] == content["game"])
     del fields["label"]
     game = Game(**{**fields, "options": tuple(fields["options"])})
-    who = Entrant(found["entrant"], entrant["agent"], tuple(entrant["options"]))
-    return Cell(who, game, found["seed"], tuple(conditions["options"]))
+    player = Entrant(content["entrant"], entrant["agent"], tuple(entrant["options"]))
+    return Cell(player, game, content["seed"], tuple(conditions["options"]))
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
@@ -117,10 +117,10 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Returns what a results.json holds.
+    """Returns the content of a results.json.
 
     Raises:
-        ValueError: if it is none, or of another version.
+        ValueError: if the file is no results.json, or of another version.
         OSError: if it can't be read.
     """
     try:
@@ -128,13 +128,13 @@ def read_results(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is no results.json: {error}") from error
     if not isinstance(results, dict) or results.get("format") != FORMAT:
-        found = results.get("format") if isinstance(results, dict) else type(results).__name__
-        raise ValueError(f"{path} was written in format {found}, this is {FORMAT}")
+        version = results.get("format") if isinstance(results, dict) else type(results).__name__
+        raise ValueError(f"{path} was written in format {version}, this is {FORMAT}")
     return results
 
 
 def shipped(suite: Suite) -> dict[str, Any] | None:
-    """Returns the published results of a built-in suite; None where there are none.
+    """Returns the published results of a built-in suite; None if there are none.
 
     Raises:
         ValueError: if they were made under other conditions.
@@ -147,5 +147,5 @@ def shipped(suite: Suite) -> dict[str, Any] | None:
 
 
 def published(suite: str) -> Path:
-    """Returns where the results of a suite are, if they were published."""
+    """Returns the file of a suite's published results, which need not exist."""
     return Path(str(PUBLISHED / f"{suite}.json"))
