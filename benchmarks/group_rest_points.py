@@ -141,7 +141,7 @@ def rest_point(found: Groups, start: Tensor, tau: float) -> Rest:
     final = torch.from_numpy(logits)
     slopes = torch.linalg.eigvals(torch.func.jacfwd(gradient)(final)).real
     tangent = slopes[slopes.abs().argsort(descending=True)][:-1]  # without the direction that moves no probability
-    return Rest(torch.softmax(final, 0), bool((tangent < 0).all()))
+    return Rest(torch.softmax(final, 0), bool((tangent < 1e-12).all()))
 
 
 def nearest_tau(payoff: Tensor, start: Tensor, policy: Tensor) -> tuple[float, float]:

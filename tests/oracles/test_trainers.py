@@ -1,11 +1,29 @@
 """The recipes of docs/trainers.md run, and the adapters keep the protocols of the trainers."""
 
-import pytest
+import asyncio
+from types import SimpleNamespace
 
+import pytest
+import torch
+
+from oracles.adapters.messages import completion_text, prompt_text
+from oracles.adapters.oat import DuelOracle
+from oracles.adapters.tinker import DuelPreferenceModel
+from oracles.adapters.trl import duel_reward
+from oracles.group_rewards import group_rewards
+from oracles.table import TableOracle
+from preference_duel.types import Conversation
 from tests.documents import blocks
 from tests.paths import DOCS
 
 RECIPES = blocks((DOCS / "trainers.md").read_text(encoding="utf-8"), "python")
+TEXTS = ["a", "b", "c"]
+PAYOFF = torch.tensor([[0.5, 0.9, 0.2], [0.1, 0.5, 0.7], [0.8, 0.3, 0.5]], dtype=torch.float64)
+ORACLE = TableOracle(PAYOFF, ["x", "y"], TEXTS)
+
+
+def messages(role, text):
+    return [{"role": role, "content": text}]
 
 
 @pytest.mark.slow
@@ -13,3 +31,125 @@ RECIPES = blocks((DOCS / "trainers.md").read_text(encoding="utf-8"), "python")
 def test_every_recipe_runs(recipe, capsys):
     exec(compile(RECIPES[recipe], f"recipe {recipe} of docs/trainers.md", "exec"), {})
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_trl_reward_is_that_of_its_groups(chat):
+    prompts, completions = ["x"] * 3 + ["y"] * 3, [*TEXTS, *reversed(TEXTS)]
+    expected = group_rewards(ORACLE, ["x", "y"], [TEXTS, TEXTS[::-1]]).rewards.flatten().tolist()
+    if chat:
+        prompts = [messages("user", text) for text in prompts]
+        completions = [messages("assistant", text) for text in completions]
+    logged = {}
+    rewards = duel_reward(ORACLE, num_generations=3)(
+        prompts=prompts,
+        completions=completions,
+        completion_ids=[[0]] * 6,
+        trainer_state=None,
+        log_extra=None,
+        log_metric=logged.__setitem__,
+        environments=None,
+        answer=["unread column"] * 6,
+    )
+    assert rewards == pytest.approx(expected)
+    assert rewards[:3] == pytest.approx([0.55, 0.4, 0.55])
+    assert logged == {"duel/queries": 6.0, "duel/unanswered": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "size"),
+    [
+        ("xxy", 2),  # two generations, three completions a process: a group lies in two of them
+        ("yxx", 2),
+        ("xx", 4),  # half of a group, which nothing but the size shows
+        ("xyxy", 2),
+        ("xxyyxxyy", 4),
+    ],
+)
+def test_a_trl_group_that_is_not_whole_is_refused(prompts, size):
+    reward = duel_reward(ORACLE, num_generations=size)
+    with pytest.raises(ValueError, match=f"not one whole group of num_generations={size}"):
+        reward(prompts=list(prompts), completions=[TEXTS[i % 3] for i in range(len(prompts))])
+
+
+def test_equal_prompts_of_neighbouring_groups_stay_apart():
+    reward = duel_reward(ORACLE, num_generations=2, schedule="circular")
+    assert reward(prompts=["x"] * 4, completions=["a", "b", "b", "c"]) == pytest.approx([0.9, 0.1, 0.7, 0.3])
+    assert reward.__name__ == "duel"
+    with pytest.raises(ValueError, match="at least 2"):
+        duel_reward(ORACLE, num_generations=1)
+
+
+class Counting:
+    antisymmetric = True
+
+    def __init__(self):
+        self.batches = []
+
+    def prob(self, prompts, first, second):
+        self.batches.append(len(prompts))
+        if "fail" in first:
+            raise OSError("the judge is gone")
+        return ORACLE.prob(prompts, first, second)
+
+
+def comparison(first, second):
+    return SimpleNamespace(
+        prompt_conversation=messages("user", "x"),
+        completion_A=messages("assistant", first),
+        completion_B=messages("assistant", second),
+    )
+
+
+def test_a_tinker_model_is_1_if_b_is_preferred_and_asks_a_group_in_one_batch():
+    oracle = Counting()
+    model = DuelPreferenceModel(oracle)
+
+    async def group():
+        return await asyncio.gather(*(model(comparison(a, b)) for a in TEXTS for b in TEXTS if a != b))
+
+    expected = [1 - 2 * float(PAYOFF[i, j]) for i in range(3) for j in range(3) if i != j]
+    assert asyncio.run(group()) == pytest.approx(expected)
+    assert expected[0] == pytest.approx(-0.8)
+    assert oracle.batches == [6]
+
+
+def test_a_failure_of_the_judge_reaches_every_tinker_caller():
+    model = DuelPreferenceModel(Counting())
+
+    async def group():
+        calls = (model(comparison(a, "a")) for a in ("fail", "b"))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    assert [type(result) for result in asyncio.run(group())] == [OSError, OSError]
+
+
+def test_a_cancelled_tinker_caller_leaves_the_others_their_answers():
+    model = DuelPreferenceModel(Counting())
+
+    async def group():
+        first, second = (asyncio.create_task(model(comparison(a, "c"))) for a in "ab")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        first.cancel()
+        return await asyncio.wait_for(second, 20)
+
+    assert asyncio.run(group()) == pytest.approx(1 - 2 * 0.7)
+
+
+def test_an_oat_oracle_compares():
+    oracle = DuelOracle(ORACLE)
+    assert oracle.compare(["x", "y"], ["a", "b"], ["b", "a"], return_probs=True) == ([0.9, pytest.approx(0.1)], {})
+    assert oracle.compare(["x", "y"], ["a", "b"], ["b", "a"], batch_size=1, disable_tqdm=True) == ([True, False], {})
+
+
+def test_messages_become_texts():
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    prompt = prompt_text(turns)
+    assert isinstance(prompt, Conversation)
+    assert prompt == "SYSTEM: Be brief.\nUSER: Hi"
+    assert prompt_text(messages("user", "Hi")) == "Hi"
+    assert completion_text([*messages("assistant", "one"), *messages("assistant", "two")]) == "one\ntwo"
+    for broken in ([], [{"role": "assistant"}], [{"role": "assistant", "content": [{"type": "image"}]}], 3):
+        with pytest.raises(ValueError, match=r"must be text|must have text"):
+            completion_text(broken)

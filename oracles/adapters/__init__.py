@@ -1,0 +1,1 @@
+"""Oracles as reward functions and preference models of other trainers, which are not imported (docs/trainers.md)."""
