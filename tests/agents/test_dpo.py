@@ -9,7 +9,7 @@ from agents.optim.optimiser import OptimiserConfig
 from envs.games import bradley_terry_fit, regularised_exploitability
 from oracles.table import TableOracle
 from preference_duel.types import Completion, Duel
-from tests.matrix_games import COMAL, RANKED, RESPONSES, REWARD, START, game, law, play, require_page
+from tests.matrix_games import COMAL, RANKED, RESPONSES, REWARD, START, game, law, play
 
 SOLVED = OptimiserConfig("lbfgs")
 
@@ -91,10 +91,6 @@ def test_the_best_meets_the_worst():
 )
 def test_it_keeps_the_contract_of_an_agent(fields, exact):
     check_agent(*game(DPOConfig(**fields), exact=exact, prompts=("x", "y")))
-
-
-def test_its_page_names_every_setting_and_tag():
-    require_page("dpo", DPOConfig())
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from envs.arena import DuelArena
 from envs.games import exploitability, regularised_nash
 from preference_duel import groups
 from runners.duel import main
-from tests.matrix_games import COMAL, START, game, law, play, require_page
+from tests.matrix_games import COMAL, START, game, law, play
 
 PLAIN = OptimiserConfig("sgd", learning_rate=1.0, max_grad_norm=None, warmup=0)
 SCHEDULES = "all_pairs", "circular", "chunks", "anchor"
@@ -217,11 +217,6 @@ def test_on_text_it_keeps_the_contract_of_an_agent(config):
     task = dataclasses.replace(task, prompts=task.prompts[:3])
     config = dataclasses.replace(config, average=False)
     check_agent(config.build(policy=make_policy("tiny", task=task)), DuelArena(task, oracles.make("bt"), 2, "outcome"))
-
-
-def test_its_page_names_every_setting_and_tag():
-    require_page("grpo", GRPOConfig())
-    require_page("rloo", RLOOConfig())
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,8 @@
 """INPO, EGPO, COMAL and Nash-MD: rates of exact play against linearised theory, limits, the contract of an agent."""
 
-import dataclasses
-
 import pytest
 import torch
 
-import agents
 from agents.check import check_agent
 from agents.comal import COMALConfig
 from agents.egpo import EGPOConfig
@@ -13,13 +10,11 @@ from agents.inpo import INPOConfig
 from agents.nash_md import NashMDConfig
 from agents.optim.optimiser import OptimiserConfig
 from agents.policies.tabular import TabularPolicy
-from agents.registry import AGENTS
 from envs.arena import DuelArena
 from envs.games import exploitability, kl_divergence, regularised_exploitability, regularised_nash
 from envs.tasks.finite import finite_task
 from oracles.table import TableOracle
 from preference_duel.types import Completion, Duel
-from tests.paths import DOCS
 
 ROCK = [[0.5, 1.0, 0.0], [0.0, 0.5, 1.0], [1.0, 0.0, 0.5]]
 COMAL = [[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]]
@@ -196,18 +191,6 @@ def test_outcomes_lead_where_probabilities_do(config, steps):
 )
 def test_they_keep_the_contract_of_an_agent(config, exact):
     check_agent(*game(config, exact=exact, prompts=("x", "y")))
-
-
-@pytest.mark.parametrize("name", ["inpo", "egpo", "comal", "nash_md"])
-def test_their_pages_name_every_setting_and_tag(name):
-    task = finite_task("game", ["x"], RESPONSES, RESPONSES)
-    agent = agents.make(name, policy=TabularPolicy(task))
-    _, arena = game(INPOConfig(), exact=False)
-    scalars = play(agent, arena, 1)
-    page = (DOCS / "agents" / f"{name}.md").read_text(encoding="utf-8")
-    assert name in AGENTS
-    assert all(f"`{tag}`" in page for tag in scalars)
-    assert all(f"`{field.name}`" in page for field in dataclasses.fields(agent.config))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from envs.games import bradley_terry_fit, exploitability, regularised_nash
 from envs.tasks.finite import finite_task
 from oracles.table import TableOracle
 from preference_duel.types import Completion
-from tests.matrix_games import COMAL, RANKED, RESPONSES, REWARD, START, game, law, play, require_page
+from tests.matrix_games import COMAL, RANKED, RESPONSES, REWARD, START, game, law, play
 
 FORMS = "ppo", "rebel", "value"
 
@@ -100,10 +100,6 @@ def test_on_text_it_keeps_the_contract_of_an_agent():
     config = RLHFConfig(responses=2, model=ModelConfig(planes=0, steps=1, batch_size=4), average=False)
     agent = RLHF(config, make_policy("tiny", task=task), 0)
     check_agent(agent, DuelArena(task, oracles.make("bt"), 2, "outcome"))
-
-
-def test_its_page_names_every_setting_and_tag():
-    require_page("rlhf", RLHFConfig())
 
 
 @pytest.mark.parametrize(

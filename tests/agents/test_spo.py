@@ -22,7 +22,7 @@ from envs.games import exploitability, regularised_nash
 from envs.tasks.finite import finite_task
 from preference_duel.keyed_random import Key
 from preference_duel.types import Completion
-from tests.matrix_games import COMAL, RESPONSES, START, game, law, play, require_page
+from tests.matrix_games import COMAL, RESPONSES, START, game, law, play
 
 VALUE = GradientConfig("ppo", epochs=2, baseline="value")
 FORMS = "ppo", "rebel", "value"
@@ -186,10 +186,6 @@ def test_with_a_value_function_it_keeps_the_contract_of_an_agent():
     check_agent(*game(SPOConfig(gradient=VALUE), prompts=("x", "y")))
     with pytest.raises(ValueError, match="without exact"):
         game(SPOConfig(gradient=VALUE), exact=True)
-
-
-def test_its_page_names_every_setting_and_tag():
-    require_page("spo", SPOConfig())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from agents.check import check_agent
 from agents.optim.optimiser import OptimiserConfig
 from agents.xpo import XPOConfig
 from preference_duel.types import Proposal
-from tests.matrix_games import RANKED, REWARD, START, game, law, play, require_page
+from tests.matrix_games import RANKED, REWARD, START, game, law, play
 
 GOAL = torch.softmax(START.log() + REWARD / 0.5, 0)
 
@@ -49,10 +49,6 @@ def test_self_play_is_refused():
     proposal = agent.propose(arena.reset())
     with pytest.raises(ValueError, match="this duel is self-play"):
         agent.update(arena.play(Proposal(proposal.left)))
-
-
-def test_its_page_names_every_setting_and_tag():
-    require_page("xpo", XPOConfig())
 
 
 @pytest.mark.parametrize(
