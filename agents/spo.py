@@ -75,7 +75,7 @@ class SPO(LearningAgent):
         Raises:
             ValueError: if the seats hold different samples, and there is no opponent.
         """
-        if not duel.self_play and self.opponent is None:
+        if not duel.self_play and self.fixed_opponent is None:
             raise ValueError("SPO learns from its own samples, and this duel's seats hold different ones")
         self.include_in_average(self.policy)
         leave_one_out = duel.self_play and not duel.exact

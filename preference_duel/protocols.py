@@ -176,7 +176,7 @@ class Traits:
     """What it proposes for the left seat are draws of `policy`, or of a copy of it: their length is logged as the
     policy's."""
     plays_opponents: bool = False
-    """Learns a best response to the policy in its attribute `opponent` (--run.opponent), if there is one."""
+    """Learns a best response to the policy in its attribute `fixed_opponent` (--run.opponent), if there is one."""
     batchable: bool = False
     """Never mixes prompts, so that the seeds of a benchmark can learn in one batch."""
 

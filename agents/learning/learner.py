@@ -273,7 +273,7 @@ class LearningAgent:
         policy: what is trained.
         average: the mean of pi_1..pi_T, start included, if kept.
         learner: steps and state.
-        opponent: fixed policy of the right seat, of agents that learn a best response; None: self-play.
+        fixed_opponent: policy of the right seat, of agents that learn a best response; None: self-play.
 
     Args:
         policy: what is trained.
@@ -283,7 +283,7 @@ class LearningAgent:
         **copies: frozen policies by name, saved with the agent.
     """
 
-    opponent: Policy | None = None
+    fixed_opponent: Policy | None = None
 
     def __init__(
         self, policy: Policy, optimiser: OptimiserConfig, seed: int, *, average: bool, **copies: Policy | None
@@ -304,15 +304,15 @@ class LearningAgent:
     def self_play(self, player: Policy, prompts: Sequence[str], count: int) -> Proposal:
         """Returns `count` responses of a player for both seats, or its whole distribution if it is exact.
 
-        With an `opponent` the right seat is the opponent's.
+        With a `fixed_opponent` the right seat is the opponent's.
         """
         with torch.no_grad():
             responses, weight = player.draw(prompts, count, self.key())
             proposal = Proposal(responses, left_weight=weight if player.exact else None)
-            if self.opponent is None:
+            if self.fixed_opponent is None:
                 return proposal
-            right, weight = self.opponent.draw(prompts, count, self.key().at(1))
-        return dataclasses.replace(proposal, right=right, right_weight=weight if self.opponent.exact else None)
+            right, weight = self.fixed_opponent.draw(prompts, count, self.key().at(1))
+        return dataclasses.replace(proposal, right=right, right_weight=weight if self.fixed_opponent.exact else None)
 
     def mixed(self, start: Policy, share: float) -> Policy:
         """Returns the geometric mixture policy^(1 - share) start^share; if share is 0, the policy itself."""

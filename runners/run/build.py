@@ -77,7 +77,7 @@ def build_experiment(settings: Settings, device: str) -> Experiment:
     if run.opponent is not None:
         if not traits(agent).plays_opponents:
             raise ValueError(f"agent '{settings.names['agent']}' plays itself; of --run.opponent learns spo")
-        agent.opponent = _opponent(Path(run.opponent), task, device)  # pyright: ignore[reportAttributeAccessIssue]
+        agent.fixed_opponent = _opponent(Path(run.opponent), task, device)  # pyright: ignore[reportAttributeAccessIssue]
     arena: Arena = DuelArena(task, oracle, run.batch_size, run.feedback, run.votes, seed("arena"))
     reading = None
     if run.data is not None:
