@@ -27,6 +27,7 @@ from runners.benchmark.suites import find_suite
 from runners.benchmark.tuning import settings_of, tuned_for
 from runners.duel import main
 from runners.run.cli import parse
+from runners.run.record import read_lines
 from tests.documents import PAGES, arguments, blocks, commands, files, name
 from tests.paths import ROOT
 
@@ -202,22 +203,24 @@ def test_the_site_has_every_page():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_default_run_learns(seed, tmp_path):
-    command = [sys.executable, "-m", "runners.duel", "--agent", "sppo", "--oracle", "pairrm", "--run.seed", str(seed)]
+def test_the_default_run_learns(tmp_path):
+    command = [sys.executable, "-m", "runners.duel", "--agent", "sppo", "--oracle", "pairrm"]
     subprocess.run([*command, "--run.dir", "run", "--run.device", "cpu"], cwd=tmp_path, check=True)
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    last = [line for line in lines if "eval/win_rate_vs_ref" in line][-1]
+    last = [line for line in read_lines(tmp_path / "run/metrics.jsonl") if "eval/win_rate_vs_ref" in line][-1]
     assert last["eval/win_rate_vs_ref"] >= 0.65
     assert last["eval/win_rate_low"] >= 0.57
-    assert parse_share(tmp_path / "run" / "step-100" / "policy", seed) >= 0.95
+    assert parse_share(tmp_path / "run" / "step-100" / "policy", 0) >= 0.95
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("agent", ["ipo", "oelhf", "rlhf"])
-def test_every_kind_of_agent_learns_to_chat(agent):
+@pytest.mark.parametrize(
+    ("agent", "seed", "least"),
+    [("sppo", 1, 0.65), ("sppo", 2, 0.65), ("ipo", 0, 0.6), ("oelhf", 0, 0.6), ("rlhf", 0, 0.6)],
+)
+def test_every_kind_of_agent_learns_to_chat(agent, seed, least):
     """Regresses margins, learns a model, follows a gradient; benchmarks.chat has them all, on three seeds."""
-    evaluations, share, _ = measure(agent, seed=0, threads=1, more=["--run.steps", "60", "--run.eval_every", "60"])
-    assert evaluations[-1]["eval/win_rate_vs_ref"] >= 0.6
+    evaluations, share, _ = measure(agent, seed, threads=1, more=["--run.steps", "60", "--run.eval_every", "60"])
+    assert evaluations[-1]["eval/win_rate_vs_ref"] >= least
+    assert evaluations[-1]["eval/win_rate_low"] >= least - 0.08
     assert share >= 0.95
