@@ -1,4 +1,4 @@
-"""Commands: `python -m runners.duel`, `evaluate`, `collect`, `bench`, `report`, `plot`, `fit_oracle`, `pretrain`."""
+"""Commands: `python -m runners.duel`, `evaluate`, `collect`, `label`, `bench`, `report`, `plot`, `fit_oracle`."""
 
 from __future__ import annotations
 

@@ -16,9 +16,14 @@ EXAMPLE = "example"
 def add_vote_options(parser: argparse.ArgumentParser) -> None:
     """Adds the file and how it is read."""
     parser.add_argument("file", metavar="FILE", help=f"votes (docs/data.md lists the formats), or '{EXAMPLE}'")
+    add_read_options(parser)
+
+
+def add_read_options(parser: argparse.ArgumentParser, split: str = "split") -> None:
+    """Adds how a file of votes is read; `split` is the attribute that holds --data.split."""
     parser.add_argument("--data.format", dest="format", help="format of the file (default: told by its fields)")
     parser.add_argument("--data.fields", dest="fields", help="fields of another layout: first=a,second=b,winner=c,...")
-    parser.add_argument("--data.split", dest="split", help="split of a directory of datasets")
+    parser.add_argument("--data.split", dest=split, help="split of a directory of datasets")
     parser.add_argument("--data.strict", dest="strict", action="store_true", help="stop at a row that can't be used")
 
 

@@ -51,21 +51,24 @@ class Entrant:
         ]
 
 
-def read_entrants(names: Sequence[str], task: str | None, device: str) -> list[Entrant]:
+def read_entrants(names: Sequence[str], task: str | None, device: str, least: int = 2) -> list[Entrant]:
     """Loads policies.
 
     Args:
         names: run directories, transformers directories or hub ids, or names of policies.
         task: name of the task; None: that of the runs.
         device: where networks run.
+        least: how many there must be.
 
     Raises:
-        ValueError: if there are fewer than two, one is named twice, a run has no checkpoint, or no task is known.
+        ValueError: if there are fewer, one is named twice, a run has no checkpoint, or no task is known.
         UnknownNameError: if there is no such policy or task.
         OSError: if one can't be read.
     """
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"expected two policies or more, each once, got {', '.join(names)}")
+    if len(names) < least or len(set(names)) < len(names):
+        raise ValueError(
+            f"expected {'one policy' if least == 1 else 'two policies'} or more, each once, got {', '.join(names)}"
+        )
     runs = {name: read_settings(Path(name)) for name in names if _is_run(Path(name))}
     chosen = _task(task, runs)
     titles = dict(zip(runs, labels(list(runs.values()), [Path(name) for name in runs]), strict=True))
@@ -116,7 +119,9 @@ def _of_model(name: str, task: tuple[str, Any], device: str) -> Entrant:
     return Entrant(name, policy, built)
 
 
-def draw_all(entrants: Sequence[Entrant], prompts: Sequence[str], draws: int, seed: int) -> list[list[list[str]]]:
-    """Returns [entrant][B][n] responses, independent of each other."""
-    key = Key(hash_seed("collect", seed), 0, Stream.EVALUATION)
+def draw_all(
+    entrants: Sequence[Entrant], prompts: Sequence[str], draws: int, seed: int, purpose: str = "collect"
+) -> list[list[list[str]]]:
+    """Returns [entrant][B][n] responses, independent of each other; `purpose` goes into the seed."""
+    key = Key(hash_seed(purpose, seed), 0, Stream.EVALUATION)
     return [entrant.responses(prompts, draws, key.at(i)) for i, entrant in enumerate(entrants)]

@@ -55,6 +55,17 @@ def read_judge(text: str, task: Task, device: str) -> Judge:
         UnknownNameError: if no such oracle is known.
         ValueError: if a field has no value, or one that the oracle refuses.
     """
+    name, config = judge_config(text)
+    return Judge(text, build_oracle(config, task, device), {"name": name, **fields_of(config)})
+
+
+def judge_config(text: str) -> tuple[str, Any]:
+    """Returns the name and the configuration of an oracle named by NAME[,FIELD=VALUE...].
+
+    Raises:
+        UnknownNameError: if no such oracle is known.
+        ValueError: if a field has no value.
+    """
     name, *settings = text.split(",")
     for setting in settings:
         if "=" not in setting:
@@ -62,7 +73,7 @@ def read_judge(text: str, task: Task, device: str) -> Judge:
     kind, preset = config_class("oracle", name)
     arguments = [part for setting in settings for part in (f"--{setting.split('=', 1)[0]}", setting.split("=", 1)[1])]
     config = tyro.cli(kind, prog=f"--oracle {name}", default=kind(**preset), args=arguments, use_underscores=True)
-    return Judge(text, build_oracle(config, task, device), {"name": name, **fields_of(config)})
+    return name, config
 
 
 def _own(run: SavedRun) -> Judge:

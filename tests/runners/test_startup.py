@@ -47,7 +47,7 @@ def loaded(*words):
     return code, text + done.stderr, set(modules)
 
 
-@pytest.mark.parametrize("name", ["bench", "evaluate", "fit_oracle", "plot", "pretrain", "report"])
+@pytest.mark.parametrize("name", ["bench", "evaluate", "fit_oracle", "label", "plot", "pretrain", "report"])
 def test_help_needs_no_torch(name):
     code, text, modules = loaded(name, "--help")
     assert code == 0
