@@ -180,9 +180,7 @@ class VerdictStore:
                 if stopped() and not missing:
                     break
                 if stopped():
-                    raise Unanswered(
-                        f"{missing} verdicts of people were missing; {self.path} keeps those that were given"
-                    )
+                    raise Unanswered(f"people have yet to give {missing} verdicts; {self.path} keeps the others")
                 report(missing)
                 self._changed.wait(_POLL)
             with self._transaction():
@@ -261,10 +259,11 @@ class VerdictStore:
 
     def verdicts(self) -> list[Verdict]:
         """Returns all verdicts in the order in which they were given."""
-        rows = self._base.execute(
-            "select messages, first, second, winner, shown_left, person, time from verdicts v "
-            "join questions q on v.question = q.number order by v.number"
-        )
+        with self._changed:
+            rows = self._base.execute(
+                "select messages, first, second, winner, shown_left, person, time from verdicts v "
+                "join questions q on v.question = q.number order by v.number"
+            ).fetchall()
         return [_verdict(*row) for row in rows]
 
     def close(self) -> None:

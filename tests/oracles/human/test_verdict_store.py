@@ -159,7 +159,7 @@ def test_waiting_ends_with_the_last_verdict_or_when_it_is_stopped(opened):
     store.wait(report=lambda left: missing.append(left) or prefer(store, "ann", next(answers)))
     assert missing == [3, 2, 1]
     store.ask([("p", "new", "er")])
-    with pytest.raises(Unanswered, match=r"1 verdicts of people were missing; .*verdicts.sqlite keeps"):
+    with pytest.raises(Unanswered, match=r"people have yet to give 1 verdicts; .*verdicts.sqlite keeps"):
         store.wait(stopped=lambda: True)
 
 
