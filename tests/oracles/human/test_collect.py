@@ -144,3 +144,16 @@ def test_a_policy_that_lists_its_distribution_is_drawn_from():
     assert set(counts) == {"a", "c"}
     assert 70 < counts["a"] < 130
     assert set(texts[1]) == {"b"}
+
+
+@pytest.mark.slow
+def test_language_models_are_compared_with_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert duel(["--task", "chat", "--run.steps", "1", "--run.eval_every", "0", "--run.dir", "talk"]) == 0
+    port, models = free_port(), ["tiny", "talk/step-1/policy"]
+    command = ["--task", "chat", "--prompts", "3", "--out", "votes.jsonl", "--port", str(port), "--grace", "0"]
+    with Scripted(f"http://127.0.0.1:{port}", alphabetical):
+        assert main(["talk", *models, *command]) == 0
+    found = rows(tmp_path / "votes.jsonl")
+    assert {row["model_a"] for row in found} | {row["model_b"] for row in found} == {"sppo", *models}
+    assert all(row["conversation_a"][0]["role"] == "user" for row in found)
