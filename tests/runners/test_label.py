@@ -75,6 +75,7 @@ def test_responses_of_a_file_are_labelled_in_both_orders():
     assert (len(reading.prompts), reading.annotators) == (5, [f"{HERE},seat=0.05"])
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_run_learns_from_labels_of_policies_and_the_audit_counts_them(capsys):
     write_game = {"prompts": ["p", "q"], "responses": COLOURS, "prob": [[0.5] * 4] * 4}
     with open("game.json", "w", encoding="utf-8") as file:

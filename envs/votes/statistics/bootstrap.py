@@ -101,5 +101,7 @@ def spread_of_clusters(table: VoteTable, wins: Matrix, ties: Matrix, bootstrap: 
             *_resample_pairs(wins, ties, part.stop - part.start, np.random.default_rng(part.start))
         )
         ratios[part] = excess / np.maximum(variance, 1e-12)
+    if np.isnan(ratios).all() or np.isnan(bootstrap.ratio).all():
+        return 1.0  # no pair was judged twice
     alone, together = float(np.nanstd(ratios)), float(np.nanstd(bootstrap.ratio))
     return max(1.0, together / alone) if alone > 0 else 1.0
