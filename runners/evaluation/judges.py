@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,10 @@ def judge_config(text: str) -> tuple[str, Any]:
             raise ValueError(f"--oracle {text}: expected FIELD=VALUE after a comma, got {setting!r}")
     kind, preset = config_class("oracle", name)
     arguments = [part for setting in settings for part in (f"--{setting.split('=', 1)[0]}", setting.split("=", 1)[1])]
-    config = tyro.cli(kind, prog=f"--oracle {name}", default=kind(**preset), args=arguments, use_underscores=True)
+    missing = dataclasses.MISSING
+    required = [f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing]
+    default = kind(**{**dict.fromkeys(required, tyro.MISSING), **preset})
+    config = tyro.cli(kind, prog=f"--oracle {name}", default=default, args=arguments, use_underscores=True)
     return name, config
 
 

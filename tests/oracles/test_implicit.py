@@ -13,6 +13,7 @@ from agents.policies.lm.constraints import TextConstraints
 from envs import DuelArena
 from oracles import check_oracle, make
 from preference_duel.types import Completion
+from runners.evaluation.judges import judge_config
 from tests.tiny_models import PROMPTS, policy_of, text_task, write_model, write_tokenizer
 
 RESPONSES = ["a", "bb#", "0123", ""]
@@ -81,6 +82,11 @@ def test_it_keeps_the_contract_of_an_oracle(models):
 def test_a_policy_is_indifferent_to_its_own_ratio_to_itself(models):
     oracle = make("implicit", policy=models[0], reference=models[0])
     assert oracle.prob(["a"], ["a"], ["bb#"]).tolist() == [0.5]
+
+
+def test_commands_that_name_oracles_with_fields_take_one_that_requires_some():
+    name, config = judge_config("implicit,policy=a,reference=b,beta=0.2")
+    assert (name, config.policy, config.reference, config.beta) == ("implicit", "a", "b", 0.2)
 
 
 def test_unsuitable_models_are_refused(models, tmp_path):

@@ -43,6 +43,29 @@ def test_the_lottery_of_a_cycle_is_unbeaten_and_leaves_the_loser_out() -> None:
     assert float(exploitability(torch.from_numpy(preference), torch.from_numpy(lottery))) < 1e-8
 
 
+@pytest.mark.slow
+def test_the_lottery_is_that_of_open_spiel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven ballots make odd margins, of which the lottery is unique (Laffond, Laslier and Le Breton 1997)."""
+    voting = pytest.importorskip("open_spiel.python.voting.maximal_lotteries")
+    base = pytest.importorskip("open_spiel.python.voting.base")
+    program = pytest.importorskip("open_spiel.python.algorithms.lp_solver").LinearProgram
+    # OpenSpiel's default solver, ECOS, is no longer installed with cvxpy.
+    monkeypatch.setattr(program.solve, "__defaults__", ("HIGHS", {"solver": "HIGHS"}))
+    generator = np.random.default_rng(1)
+    mixed = 0
+    for _ in range(20):
+        ballots = [generator.permutation(6).tolist() for _ in range(7)]
+        profile = base.PreferenceProfile(votes=ballots, alternatives=list(range(6)))
+        outcome = voting.MaximalLotteriesVoting(iterative=False).run_election(profile)
+        expected = np.zeros(6)
+        expected[list(outcome.ranking)] = outcome.scores
+        preference = profile.pref_matrix() / 7 + np.eye(6) / 2
+        found = vote_rankings.maximal_lottery(preference)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        mixed += int((found > 1e-3).sum() > 1)
+    assert mixed >= 3
+
+
 def test_a_pair_without_verdicts_takes_the_models_prediction() -> None:
     wins = np.array([[0.0, 3, 0], [1, 0, 3], [0, 1, 0]])
     preference = vote_rankings.preferences(wins, np.zeros((3, 3)))
