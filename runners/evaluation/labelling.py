@@ -30,6 +30,9 @@ from runners.run.build import choose_device
 from runners.run.evaluator import choose
 from runners.run.record import write_whole
 
+CLOSE = 0.01
+"""Half of the width that the agreement's interval would have after so many more verdicts."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -252,6 +255,12 @@ def sentences(found: JudgeAgreement, antisymmetric: bool) -> list[str]:
         f"answers are ties.",
         f"Krippendorff's alpha of judge and verdicts: {_number(found.alpha)} (loss, tie, win; 0 is chance).",
     ]
+    more = found.decided * (((found.high - found.low) / 2 / CLOSE) ** 2 - 1)
+    if more > 0:
+        lines.append(
+            f"About {100 * math.ceil(more / 100):,} more decided verdicts of this kind would tell the agreement within "
+            f"{100 * CLOSE:.0f} point."
+        )
     if not math.isnan(found.among):
         lines.append(
             f"Among the verdicts themselves: two decided ones on a pair agree in {found.among:.1%}, alpha "

@@ -165,6 +165,8 @@ def test_agreement_with_verdicts_on_texts(capsys):
     assert "agrees with 75.0%" in shown
     with open("n.json", encoding="utf-8") as file:
         numbers = json.load(file)
+    more = 4 * (((numbers["high"] - numbers["low"]) / 2 / 0.01) ** 2 - 1)
+    assert f"About {100 * math.ceil(more / 100):,} more decided verdicts of this kind would tell" in shown
     # P(green > red) = .7, P(blue > red) = .6, P(white > red) = .7
     assert numbers["brier"] == pytest.approx((0.3**2 + 0.3**2 + 0.4**2 + 0.7**2) / 4)
     filled = [part for part in numbers["bins"] if part["verdicts"]]
