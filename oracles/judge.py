@@ -136,15 +136,24 @@ class JudgeOracle:
         Raises:
             ValueError: if the judge answers anything but a chance, or an index, for each pair.
         """
-        asked = [triple for triple in zip(prompts, first, second, strict=True) if triple[1] != triple[2]]
-        answers = self._ask(asked)
-        if self.orders == "both":
-            other = self._ask([(x, b, a) for x, a, b in asked])
-            answers = [(p + 1 - q) / 2 for p, q in zip(answers, other, strict=True)]
-        prob = torch.full((len(prompts),), 0.5, dtype=torch.float64)
-        prob[[i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]] = torch.tensor(
-            answers, dtype=torch.float64
-        )
+        if self.orders == "one":
+            return self._answers(prompts, first, second)
+        straight, turned = self.both_orders(prompts, first, second)
+        return (straight + 1 - turned) / 2
+
+    def both_orders(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Returns P(first wins) if the first is shown first, and P(second wins) if the second is, each [N] float64.
+
+        Raises:
+            ValueError: as `prob`.
+        """
+        return self._answers(prompts, first, second), self._answers(prompts, second, first)
+
+    def _answers(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        triples = list(zip(prompts, first, second, strict=True))
+        different = [i for i, (_, a, b) in enumerate(triples) if a != b]
+        prob = torch.full((len(triples),), 0.5, dtype=torch.float64)
+        prob[different] = torch.tensor(self._ask([triples[i] for i in different]), dtype=torch.float64)
         return prob
 
 

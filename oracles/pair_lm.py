@@ -97,14 +97,22 @@ class PairLM:
         Raises:
             ValueError: if a question is longer than the model reads.
         """
+        straight, turned = self.both_orders(prompts, first, second)
+        return ((straight + 1 - turned) / 2).float()
+
+    def both_orders(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Returns P(first wins) if the first is shown first, and P(second wins) if the second is, each [N] float64.
+
+        Raises:
+            ValueError: if a question is longer than the model reads.
+        """
         pairs = list(zip(prompts, first, second, strict=True))
         different = [i for i, (_, a, b) in enumerate(pairs) if a != b]
         straight = [pairs[i] for i in different]
         answers = self._memory.answers([*straight, *((x, b, a) for x, a, b in straight)], self._ask)
-        prob = torch.full((len(pairs),), 0.5)
-        ours, theirs = answers[: len(straight)], answers[len(straight) :]
-        prob[different] = torch.tensor([(p + 1 - q) / 2 for p, q in zip(ours, theirs, strict=True)])
-        return prob
+        prob = torch.full((2, len(pairs)), 0.5, dtype=torch.float64)
+        prob[:, different] = torch.tensor(answers, dtype=torch.float64).reshape(2, -1)
+        return prob[0], prob[1]
 
     def forget(self) -> None:
         """Drops the remembered answers; a runner does so at every step, so that a resumed run reads equal batches."""

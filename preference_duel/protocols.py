@@ -219,7 +219,8 @@ class Oracle(Protocol):
     """The probability that one response is preferred to another.
 
     An oracle may have more: `payoff` if it reads each response alone (`PayoffOracle`), `forget` if it remembers answers
-    (`RememberingOracle`), and a `description` for the first line of a run (`DescribedOracle`).
+    (`RememberingOracle`), a `description` for the first line of a run (`DescribedOracle`), and the
+    answers for both orders of a pair (`BothOrdersOracle`).
     """
 
     antisymmetric: bool
@@ -254,6 +255,15 @@ class RememberingOracle(Protocol):
 
     def forget(self) -> None:
         """Drops them."""
+        ...
+
+
+@runtime_checkable
+class BothOrdersOracle(Oracle, Protocol):
+    """An oracle whose P is the mean of its answers for both orders of a pair, which it also gives apart."""
+
+    def both_orders(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Returns [N] P(first wins) with the first shown first, and [N] P(second wins) with the second shown first."""
         ...
 
 

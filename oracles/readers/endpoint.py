@@ -178,6 +178,16 @@ class EndpointJudge:
             Unanswered: if a question found no answer after all repetitions.
             ValueError: if the endpoint refuses the question, or hardly ever answers with a letter.
         """
+        straight, turned = self.both_orders(prompts, first, second)
+        return (straight + (1 - turned)) / 2
+
+    def both_orders(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Returns P(first wins) if the first is shown first, and P(second wins) if the second is, each [N] float64.
+
+        Raises:
+            Unanswered: as `prob`.
+            ValueError: as `prob`.
+        """
         pairs = list(zip(prompts, first, second, strict=True))
         different = list(dict.fromkeys(one for one in pairs if one[1] != one[2]))
         questions = [question for x, a, b in different for question in ((x, a, b), (x, b, a))]
@@ -187,15 +197,17 @@ class EndpointJudge:
             pair: self._together(straight, turned)
             for pair, straight, turned in zip(different, answers[::2], answers[1::2], strict=True)
         }
-        return torch.tensor([prob.get(one, 0.5) for one in pairs], dtype=torch.float64)
+        both = torch.tensor([prob.get(one, (0.5, 0.5)) for one in pairs], dtype=torch.float64).reshape(-1, 2)
+        return both[:, 0], both[:, 1]
 
-    def _together(self, straight: float | None, turned: float | None) -> float:
-        """Returns P of one pair, of the chances of the letter A in either order."""
-        chances = [p for p in (straight, None if turned is None else 1 - turned) if p is not None]
+    def _together(self, straight: float | None, turned: float | None) -> tuple[float, float]:
+        """Returns the chances of the letter A in both orders; an unread order has what the other one implies."""
         self._asked += 1
-        self.unread += 2 - len(chances)
-        if chances:
-            return sum(chances) / len(chances)
+        self.unread += (straight is None) + (turned is None)
+        if straight is not None:
+            return straight, 1 - straight if turned is None else turned
+        if turned is not None:
+            return 1 - turned, turned
         self.draws += 1
         if self.draws == 1:
             _log.warning(
@@ -208,7 +220,7 @@ class EndpointJudge:
                 f"{self.model} named neither A nor B for {self.draws} of {self._asked} pairs; is it a chat model? "
                 f"Change the question (--oracle.endpoint.template) or the model"
             )
-        return 0.5
+        return 0.5, 0.5
 
     def _chance(self, question: Question) -> float | None:
         """Returns the chance of the letter A; None if the answer is unread."""

@@ -21,7 +21,7 @@ from envs.votes.table import Matrix
 from oracles.base import require_prob
 from preference_duel.chat import UnreadablePromptError
 from preference_duel.json_text import read_json_lines
-from preference_duel.protocols import DescribedOracle, Oracle
+from preference_duel.protocols import BothOrdersOracle, DescribedOracle, Oracle
 from preference_duel.types import messages_of
 from runners.evaluation.asked_pairs import Question, Verdicts, drawn_questions, read_questions, read_verdicts
 from runners.evaluation.entrants import read_entrants
@@ -107,7 +107,8 @@ def label(options: Options) -> int:
         answers.ask(oracle, distinct, options.batch_size)
         if verdicts is not None:
             found = _agreement(verdicts, answers.prob, options.margin)
-            print("\n".join(sentences(found, oracle.antisymmetric)), verdicts.reading, sep="\n")
+            orderless = oracle.antisymmetric and not isinstance(oracle, BothOrdersOracle)
+            print(*sentences(found, orderless), verdicts.reading, sep="\n")
             if options.json is not None:
                 numbers = {"oracle": options.oracle, "against": options.against, **found.as_dict()}
                 write_whole(options.json, json.dumps(numbers, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
@@ -196,8 +197,7 @@ class Answers:
         open_ones = [question for question in questions if question.key not in self.prob]
         for start in range(0, len(open_ones), batch_size):
             part = open_ones[start : start + batch_size]
-            forward = _asked(oracle, part, 0)
-            backward = 1 - forward if oracle.antisymmetric else _asked(oracle, part, 1)
+            forward, backward = _both_orders(oracle, part)
             lines = [
                 {"question": question.key, "forward": p, "backward": q}
                 for question, p, q in zip(part, forward.tolist(), backward.tolist(), strict=True)
@@ -218,12 +218,18 @@ class Answers:
         self._file.close()
 
 
-def _asked(oracle: Oracle, questions: Sequence[Question], shown_first: int) -> Matrix:
-    """Returns [N] P(the response that is shown first wins)."""
-    texts = [[question.texts[i] for question in questions] for i in (shown_first, 1 - shown_first)]
-    prob = oracle.prob([question.prompt for question in questions], *texts)
-    require_prob(prob, (len(questions),), type(oracle).__name__)
-    return prob.double().numpy()
+def _both_orders(oracle: Oracle, questions: Sequence[Question]) -> tuple[Matrix, Matrix]:
+    """Returns [N] P(first wins) with the first shown first, and [N] P(second wins) with the second shown first."""
+    prompts = [question.prompt for question in questions]
+    first, second = ([question.texts[i] for question in questions] for i in range(2))
+    if isinstance(oracle, BothOrdersOracle):
+        both = oracle.both_orders(prompts, first, second)
+    else:
+        forward = oracle.prob(prompts, first, second)
+        both = forward, 1 - forward if oracle.antisymmetric else oracle.prob(prompts, second, first)
+    for prob in both:
+        require_prob(prob, (len(questions),), type(oracle).__name__)
+    return both[0].double().numpy(), both[1].double().numpy()
 
 
 def _row(question: Question, prob: tuple[float, float], oracle: str) -> dict[str, Any]:
@@ -246,7 +252,7 @@ def _agreement(verdicts: Verdicts, prob: Mapping[str, tuple[float, float]], marg
     return judge_agreement(forward, backward, verdicts.question, verdicts.outcome, margin)
 
 
-def sentences(found: JudgeAgreement, antisymmetric: bool) -> list[str]:
+def sentences(found: JudgeAgreement, orderless: bool) -> list[str]:
     """Returns the agreement in words and a table of the reliability."""
     ties = 1 - found.decided / found.verdicts
     lines = [
@@ -273,7 +279,7 @@ def sentences(found: JudgeAgreement, antisymmetric: bool) -> list[str]:
         for part in found.bins
         if part.verdicts
     ]
-    if antisymmetric:
+    if orderless:
         return [*lines, "Order: no effect, by construction of the judge."]
     return [
         *lines,

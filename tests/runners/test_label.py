@@ -101,11 +101,13 @@ def test_after_a_kill_nothing_is_asked_twice(place, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LongerOracle, "__init__", lambda self, *_: vars(self).update(seat=0.0, dies_after=24))
         assert main([*out, "--oracle", HERE]) == 130
+        with open("labels.jsonl.answers", "a", encoding="utf-8") as file:
+            file.write('{"question": "cut of')
+        patch.setattr(LongerOracle, "__init__", lambda self, *_: vars(self).update(seat=0.0, dies_after=40))
+        assert main([*out, "--oracle", HERE]) == 130
     assert not (place / "labels.jsonl").exists()
-    with open("labels.jsonl.answers", "a", encoding="utf-8") as file:
-        file.write('{"question": "cut of')
     assert main([*out, "--oracle", HERE]) == 0
-    assert "12 answered before" in capsys.readouterr().out
+    assert "20 answered before" in capsys.readouterr().out
     assert len(ASKED) == len(set(ASKED)) == 60
     assert [path.name for path in place.glob("labels*")] == ["labels.jsonl"]
     ASKED.clear()
@@ -178,6 +180,21 @@ def test_agreement_with_verdicts_on_texts(capsys):
     assert numbers["flips"] == pytest.approx(1 / 3)
     assert numbers["among"] == 1.0
     assert len(lines("l.jsonl")) == 3
+
+
+def prefers_the_first(prompt, first, second):
+    return 0.8
+
+
+def test_a_judge_that_averages_both_orders_shows_its_order_effect(capsys):
+    write(
+        "people.jsonl", [{"prompt": "p", "first": a, "second": b, "outcome": int(a < b)} for a, b in ("ab", "cd", "da")]
+    )
+    words = ["--oracle", f"judge,of={__name__}:prefers_the_first", "--out", "l.jsonl"]
+    assert main(["--against", "people.jsonl", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "the response shown first wins 80.0% [80.0%, 80.0%]; in 100.0% of the pairs the order decides" in shown
+    assert [row["outcome"] for row in lines("l.jsonl")] == [0.5] * 3
 
 
 def test_votes_of_one_judge_are_compared_with_those_of_people(capsys):

@@ -287,8 +287,8 @@ def test_braces_of_a_question_and_of_the_texts_are_text(served):
 
 def test_one_letter_of_two_orders_counts_alone(served):
     oracle = judge(served)
-    assert oracle._together(0.8, None) == 0.8
-    assert oracle._together(None, 0.8) == pytest.approx(0.2)
+    assert oracle._together(0.8, None) == pytest.approx((0.8, 0.2))
+    assert oracle._together(None, 0.8) == pytest.approx((0.2, 0.8))
     assert (oracle.unread, oracle.draws) == (2, 0)
 
 
