@@ -128,7 +128,7 @@ def rest_point(found: Groups, start: Tensor, tau: float) -> Rest:
         return (pull - pull.mean()).numpy() + logits.mean()
 
     logits = (start.log() - start.log().mean()).numpy()
-    for coefficient in np.geomspace(max(tau, 10 * float(found.advantage.abs().max())), tau, 40):
+    for coefficient in np.geomspace(max(tau, 10 * float(found.advantage.abs().max())), tau, 20):
         logits = root(drive, logits, args=(coefficient,), tol=1e-13).x
     if not np.abs(drive(logits, tau)).max() < 1e-10:
         raise ArithmeticError(f"no rest point: an update of {np.abs(drive(logits, tau)).max():.1e} is left")

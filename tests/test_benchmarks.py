@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import exact_law, memory, pairrm, queries, sampling, solvers, step
+from benchmarks import exact_law, group_rest_points, memory, pairrm, queries, sampling, solvers, step
 from benchmarks.matched_kl import measure
 from benchmarks.models import SIZES, write_model
 from tests.paths import DOCS
@@ -63,6 +63,27 @@ def test_the_example_of_the_games_page_prints_what_it_says(capsys):
     for number in ("0.0333", "4.0*, 3.0*, 4.0*", "0.2749, 0.2797, 0.4454", "0.9621"):
         assert re.search(number, printed)
     assert float(re.findall(r"tensor\(([\d.e-]+)", printed)[-1]) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.slow
+def test_rest_points_of_groups_are_printed_as_the_page_says(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["group_rest_points", "--games", "comal3"])
+    group_rest_points.main()
+    printed = capsys.readouterr().out
+    page = (DOCS / "agents/grpo.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip(" `") for cell in row.split("|")[1:5]] for row in re.findall(r"^\| `.* \|$", page, re.MULTILINE)
+    ]
+    shown = {
+        tuple(cell.strip() for cell in row.split("│")[1:-1]) for row in printed.splitlines() if row.startswith("│")
+    }
+    found = 0
+    for schedule, aggregate, std, figures in (row for row in rows if row[0] in ("all_pairs", "circular", "anchor")):
+        gap, away, tau, near = re.findall(r"\.\d{4}", figures)
+        (row,) = [row for row in shown if row[:3] == (schedule, aggregate, std)]
+        assert row[4:7] == (f"0{gap}", f"0{away}", f"0{near} at 0{tau}")
+        found += 1
+    assert found == 14
 
 
 SMALL = ["--prompts", "3", "--prompt-tokens", "4", "--new-tokens", "5", "--threads", "1"]
