@@ -87,8 +87,14 @@ class Options:
             raise ValueError("--json writes the agreement with verdicts: pass --against FILE")
         if self.oracle.split(",")[0].split("+")[0] == "human":
             raise ValueError("people are asked by python -m runners.collect, which keeps their pages open")
+        self._require_places()
+
+    def _require_places(self) -> None:
         if self.out.exists():
             raise FileExistsError(f"{self.out} exists and is never overwritten: choose another --out")
+        for flag, path in (("--out", self.out), ("--json", self.json)):
+            if path is not None and not path.parent.is_dir():
+                raise FileNotFoundError(f"{flag} {path}: there is no directory {path.parent}; make it first")
 
 
 def label(options: Options) -> int:

@@ -134,6 +134,7 @@ def test_answers_of_another_command_are_refused(capsys):
         (["--responses", "bad.jsonl", "--oracle", "bt"], 1, "bad.jsonl:2: responses must be a list of at least 2"),
         (["--against", "prompts.jsonl", "--oracle", "bt"], 1, "prompts.jsonl:1: has no field"),
         (["--against", "ties.jsonl", "--oracle", "bt"], 1, "every outcome is 1/2"),
+        (["--against", "ties.jsonl", "--oracle", "bt", "--json", "no/x"], 1, "--json no/x: there is no directory no"),
         (["tiny", "--oracle", "bt", "--draws", "1"], 1, "--draws must be at least 2"),
         (["tiny", "--oracle", "bt"], 1, "no run names a task: pass --task"),
         (["--oracle", "bt"], 1, "in one way: policies, --responses FILE or --against FILE"),
