@@ -1,4 +1,4 @@
-"""Every format of docs/data.md in the commands: read from the same five rows, or refused with line and field."""
+"""What the commands make of every format of docs/data.md: pairs, prompts, labels and audits of the same five rows."""
 
 import json
 
@@ -10,9 +10,7 @@ from runners.audit import main as audit
 from runners.fitting.fit import split
 from runners.label import main as label
 from tests.envs.votes.layouts import LAYOUTS, NAMES
-from tests.envs.votes.test_formats import broken
 
-THUMBS = [{"prompt": f"p{i}", "completion": "red", "label": bool(i % 2)} for i in range(5)]
 LABEL = ["--against", "FILE", "--oracle", "length_bias", "--out", "out.jsonl"]
 
 
@@ -45,36 +43,3 @@ def test_rows_that_name_items_are_audited(layout, file, capsys):
     file(*(LAYOUTS | NAMES)[layout])
     assert audit(["FILE", "--draws", "19"]) == 0
     assert "FILE: 5 rows" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("layout", NAMES)
-def test_names_without_texts_teach_nothing(layout, file):
-    file(*NAMES[layout])
-    with pytest.raises(ValueError, match=rf"FILE:1: format {layout} .* holds no texts to learn from"):
-        load_preferences("FILE")
-
-
-def test_thumbs_give_prompts_and_every_other_command_says_why_not(file, capsys):
-    file(*THUMBS)
-    assert len(make_task("FILE.jsonl", held_out_share=0.0).prompts) == 5
-    with pytest.raises(ValueError, match=r"FILE:1: rows are thumbs .* each about one response"):
-        load_preferences("FILE")
-    for command in (lambda: audit(["FILE"]), lambda: label(LABEL)):
-        assert command() == 1
-        assert "FILE:1: rows are thumbs" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("way", range(5))
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_label_names_the_place_and_the_field_of_a_broken_row(layout, way, file, capsys):
-    record, _ = list(broken(layout))[way]
-    rows = list(LAYOUTS[layout])
-    rows[2] = record
-    file(*rows)
-    with pytest.raises(ValueError, match=r"^FILE:3: ") as expected:
-        load_preferences("FILE")
-    assert label(LABEL) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: FILE:3: ")
-    assert error.count("\n") == 1
-    assert str(expected.value).split(" - ")[0] in error
