@@ -75,6 +75,8 @@ class GRPO(LearningAgent):
     equilibrium with penalties KL(start || policy), whose gradient is that of k3 at given samples.
     """
 
+    batchable = False  # equal texts are not asked about, so that replicas ask different numbers of questions
+
     def __init__(self, config: GRPOConfig, policy: Policy, seed: int) -> None:
         self.config, self.start = config, policy.frozen()
         super().__init__(policy, config.optimiser, seed, average=config.average, start=self.start)

@@ -69,6 +69,7 @@ def test_whole_distributions_are_played_together_too():
     ("agent", "more", "message"),
     [
         ("oelhf", [], "batchable"),
+        ("grpo", [], "batchable"),
         ("sppo", ["--agent.optimiser.method", "lbfgs"], "batchable"),
         ("spo", ["--agent.gradient.form", "ppo", "--agent.gradient.baseline", "value"], "batchable"),
         ("sppo", ["--run.eval_prompts", "1"], "not all that are learned from"),
@@ -81,7 +82,7 @@ def test_what_would_learn_differently_in_a_batch_says_so(agent, more, message):
 
 def test_every_agent_of_ours_was_tried():
     ours = {name for name, where in AGENTS.items() if "sb3" not in where}
-    assert ours - set(BATCHABLE) == {"oelhf", "pelhf"}
+    assert ours - set(BATCHABLE) == {"oelhf", "pelhf", "grpo", "rloo"}
     assert distributed.count() == 1
 
 
