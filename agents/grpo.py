@@ -75,11 +75,10 @@ class GRPO(LearningAgent):
     equilibrium with penalties KL(start || policy), whose gradient is that of k3 at given samples.
     """
 
-    batchable = False  # equal texts are not asked about, so that replicas ask different numbers of questions
-
     def __init__(self, config: GRPOConfig, policy: Policy, seed: int) -> None:
         self.config, self.start = config, policy.frozen()
         super().__init__(policy, config.optimiser, seed, average=config.average, start=self.start)
+        self.learner.batchable = False  # equal texts are not asked about, so that replicas ask unequally often
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K samples for both seats and the pairs of the schedule, or the whole distribution if it is exact."""
