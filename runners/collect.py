@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from preference_duel.names import UnknownNameError
-from runners.run.cli import TRACEBACK
+from runners.run.cli import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line; returns 0, 130 after Ctrl-C, 1 after an error and 2 after an unknown name, in one line."""
     options = vars(_parser().parse_args(arguments))
-    try:
+
+    def command() -> int:
         from runners.evaluation.human_votes import Options, collect  # torch takes more than a second
 
         return collect(Options(tuple(options.pop("policies")), **options))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, RuntimeError) as error:
-        if os.environ.get(TRACEBACK):
-            traceback.print_exception(error)
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UnknownNameError) else 1
+
+    return exit_code(command)
 
 
 def _parser() -> argparse.ArgumentParser:

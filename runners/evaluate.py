@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from oracles.registry import require_oracle
-from preference_duel.names import UnknownNameError
 from runners.evaluation.options import AVERAGE, LAST, Options
-from runners.run.cli import TRACEBACK
+from runners.run.cli import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line; returns 0, 1 after an error, 2 after an unknown name (one line each)."""
-    try:
+    """Runs one command line; returns the exit code, see `exit_code`."""
+
+    def command() -> None:
         options = _parse(arguments)
         for oracle in options.oracles:
             require_oracle(oracle.split(",")[0])
         from runners.evaluation.output import evaluate  # imports torch, which takes more than a second
 
         evaluate(options)
-        return 0
-    except (ValueError, OSError, RuntimeError) as error:
-        if os.environ.get(TRACEBACK):
-            traceback.print_exception(error)
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UnknownNameError) else 1
+
+    return exit_code(command)
 
 
 def _parse(arguments: Sequence[str] | None) -> Options:

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from oracles.registry import require_oracle
-from preference_duel.names import UnknownNameError
 from runners.auditing.vote_options import add_read_options
-from runners.run.cli import TRACEBACK
+from runners.run.cli import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line; returns 0, 130 after Ctrl-C, 1 after an error and 2 after an unknown name, in one line."""
     options = vars(_parser().parse_args(arguments))
-    try:
+
+    def command() -> int:
         require_oracle(options["oracle"].split(",")[0])
         from envs.votes.options import ReadOptions
         from runners.evaluation.labelling import Options, label  # torch takes more than a second
 
         reading = ReadOptions(*(options.pop(name) for name in ("format", "fields", "data_split", "strict")))
         return label(Options(policies=tuple(options.pop("policies")), reading=reading, **options))
-    except KeyboardInterrupt:
-        print("\nstopped: the same command goes on", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, RuntimeError) as error:
-        if os.environ.get(TRACEBACK):
-            traceback.print_exception(error)
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UnknownNameError) else 1
+
+    return exit_code(command, "\nstopped: the same command goes on")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,10 +7,12 @@ import ast
 import dataclasses
 import inspect
 import json
+import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +25,7 @@ from envs.tasks.task import TASKS
 from oracles.registry import BUILT_IN as ORACLES
 from oracles.registry import GAMES, WRAPPERS
 from preference_duel.deferred import deferred
+from preference_duel.names import UnknownNameError
 from runners.run.config import PARTS, RunConfig, Settings, config_class, is_finite, require_name
 
 if TYPE_CHECKING:
@@ -53,6 +56,28 @@ INDENT = 34
 """Columns of a flag and its default, ahead of its meaning."""
 FOOTER = """Each flag stands beside its default; switches (on, off) are set by --part.field, cleared by --part.no-field.
 --help-all gives the full texts, types and choices, and the fields that '*' stands for."""
+
+
+def exit_code(command: Callable[[], int | None], interrupted: str = "interrupted") -> int:
+    """Runs a command and prints what ended it, in one line.
+
+    Args:
+        command: returns an exit code; None: 0.
+        interrupted: printed after Ctrl-C.
+
+    Returns:
+        Its exit code, 130 after Ctrl-C, 1 after an error and 2 after an unknown name.
+    """
+    try:
+        return command() or 0
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exception(error)
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UnknownNameError) else 1
 
 
 @dataclass(frozen=True)
