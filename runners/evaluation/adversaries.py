@@ -19,8 +19,8 @@ from oracles import Oracle, payoff
 from preference_duel.keyed_random import Key
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion
-from runners.run.build import build_experiment
-from runners.run.checkpoint import load, steps
+from runners.run.build import load_experiment
+from runners.run.checkpoint import steps
 from runners.run.cli import Command
 from runners.run.config import RunConfig, Settings
 from runners.run.evaluator import law
@@ -166,10 +166,7 @@ def trained(samples: Samples, settings: Settings, opponent: Path, training: Trai
     configs = {**settings.configs, "agent": agent}
     adversary = dataclasses.replace(settings, names={**settings.names, "agent": "spo"}, configs=configs, run=run)
     _finish(adversary, training.directory)
-    experiment = build_experiment(adversary, training.device)
-    saved = load(training.directory)
-    assert saved is not None
-    experiment.agent.load_state_dict(saved.agent)
+    experiment, saved = load_experiment(training.directory, adversary, training.device)
     policy, asked = experiment.agent.policy, int(saved.arena["queries"])
     task, prompts = experiment.task, samples.prompts
     if task.responses is not None:

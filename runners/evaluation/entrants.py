@@ -17,8 +17,7 @@ from oracles.human.human_config import HumanConfig
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from preference_duel.protocols import Policy
 from runners.evaluation.saved_runs import labels
-from runners.run.build import build_experiment
-from runners.run.checkpoint import load
+from runners.run.build import load_experiment
 from runners.run.config import Settings, config_class, is_finite
 from runners.run.config_file import read_settings
 
@@ -98,14 +97,10 @@ def _task(name: str | None, runs: dict[str, Settings]) -> tuple[str, Any]:
 
 
 def _of_run(name: str, settings: Settings, label: str, task: tuple[str, Any], device: str) -> Entrant:
-    saved = load(Path(name))
-    if saved is None:
-        raise ValueError(f"{name} has no checkpoint yet; let it run on, or start it with --run.save_every 1")
     names = settings.names | {"task": task[0], "oracle": "human"}  # which loads nothing
     configs = settings.configs | {"task": task[1], "oracle": HumanConfig()}
     run = dataclasses.replace(settings.run, data=None, reading=type(settings.run.reading)(), unwritable="stop")
-    experiment = build_experiment(Settings(names, configs, run), device)
-    experiment.agent.load_state_dict(saved.agent)
+    experiment, _ = load_experiment(Path(name), Settings(names, configs, run), device)
     return Entrant(label, experiment.agent.policy, experiment.task)
 
 

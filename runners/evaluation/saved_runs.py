@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from preference_duel.protocols import attended
-from runners.run.build import Experiment, build_experiment
-from runners.run.checkpoint import load
+from runners.run.build import Experiment, load_experiment
 from runners.run.config import PARTS, Settings
 from runners.run.config_file import read_settings
 from runners.run.record import changed_files, title
@@ -60,15 +59,11 @@ def read_saved_runs(directories: Sequence[Path], device: str) -> list[SavedRun]:
             )
     runs = []
     for directory, label, each in zip(directories, labels(settings, directories), settings, strict=True):
-        saved = load(directory)
-        if saved is None:
-            raise ValueError(f"{directory} has no checkpoint yet; let it run on, or start it with --run.save_every 1")
         for line in changed_files(directory, each):
             warnings.warn(f"{directory}: {line}; what is measured is not what the run saw", stacklevel=2)
-        experiment = build_experiment(each, device)
+        experiment, saved = load_experiment(directory, each, device)
         if (people := attended(experiment.oracle)) is not None:
             people.keep_in(directory, title(directory))
-        experiment.agent.load_state_dict(saved.agent)
         runs.append(SavedRun(directory, label, each, experiment, saved.step))
     return runs
 

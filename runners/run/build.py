@@ -21,7 +21,7 @@ from preference_duel import distributed
 from preference_duel.chat import UnreadablePromptError
 from preference_duel.keyed_random import hash_seed
 from preference_duel.protocols import Agent, Arena, DescribedOracle, Policy, traits
-from runners.run.checkpoint import load
+from runners.run.checkpoint import Checkpoint, load
 from runners.run.config import DEFAULT_TAU, RunConfig, Settings, changed, is_finite
 from runners.run.config_file import read_settings
 from runners.run.evaluator import Evaluation
@@ -117,16 +117,31 @@ def build_oracle(config: Any, task: Task, device: str) -> Oracle:
         raise error.at(task.places.get(error.prompt, task.name)) from error
 
 
-def _opponent(directory: Path, task: Task, device: str) -> Policy:
-    """Returns the last policy of a finished run, frozen."""
-    settings = read_settings(directory)
+def load_experiment(directory: Path, settings: Settings, device: str) -> tuple[Experiment, Checkpoint]:
+    """Builds an experiment with its agent as it was saved last in a run directory.
+
+    Args:
+        directory: of the run.
+        settings: of the run, or of another one that needs its agent.
+        device: device of networks.
+
+    Raises:
+        ValueError: if there is no checkpoint; as `build_experiment`.
+        OSError: as `build_experiment`.
+    """
     saved = load(directory)
     if saved is None:
-        raise ValueError(f"--run.opponent {directory} has no checkpoint yet; let that run go on")
+        raise ValueError(f"{directory} has no checkpoint yet; let it run on, or start it with --run.save_every 1")
     experiment = build_experiment(settings, device)
+    experiment.agent.load_state_dict(saved.agent)
+    return experiment, saved
+
+
+def _opponent(directory: Path, task: Task, device: str) -> Policy:
+    """Returns the last policy of a finished run, frozen."""
+    experiment, _ = load_experiment(directory, read_settings(directory), device)
     if (experiment.task.name, experiment.task.responses) != (task.name, task.responses):
         raise ValueError(f"--run.opponent {directory} plays {experiment.task.name}, and this run {task.name}")
-    experiment.agent.load_state_dict(saved.agent)
     return experiment.agent.policy.frozen()
 
 
