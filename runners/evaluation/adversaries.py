@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -15,15 +16,16 @@ from agents.optim.optimiser import OptimiserConfig
 from agents.spo import SPOConfig
 from envs.games import kl_divergence, payoff_matrix
 from envs.games.lower_bounds import Bound, best_of_n, best_of_n_kl, best_of_pool, bound
+from envs.tasks.task import Task
 from oracles import Oracle, payoff
 from preference_duel.keyed_random import Key
 from preference_duel.protocols import Policy
-from preference_duel.types import Completion
+from runners.evaluation.entrants import sampled, texts_of
 from runners.run.build import load_experiment
 from runners.run.checkpoint import steps
 from runners.run.cli import Command
-from runners.run.config import RunConfig, Settings
-from runners.run.evaluator import law
+from runners.run.config import RunConfig, Settings, sampling
+from runners.run.evaluator import law, require_affordable
 from runners.run.session import run as run_command
 
 NUMBERS = 1, 4, 16, 64
@@ -65,14 +67,28 @@ class Samples:
     Args:
         oracle: the judge.
         policy: the policy under test.
+        task: its task.
         prompts: B prompts.
         count: N samples for each of them.
         key: of the samples.
     """
 
-    def __init__(self, oracle: Oracle, policy: Policy, prompts: Sequence[str], count: int, key: Key) -> None:
-        self.oracle, self.policy, self.prompts = oracle, policy, list(prompts)
+    def __init__(
+        self, oracle: Oracle, policy: Policy, task: Task, prompts: Sequence[str], count: int, key: Key
+    ) -> None:
+        self.oracle, self.policy, self.task, self.prompts = oracle, policy, task, list(prompts)
         self.texts = texts_of(sampled(policy, prompts, count, key))
+
+    @cached_property
+    def matrices(self) -> Tensor:
+        """[B, N, N] the payoff of every prompt of a finite task."""
+        require_affordable(self.prompts, self.task.response_texts, "--prompts")
+        return payoff_matrix(self.oracle, self.prompts, self.task.response_texts)
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """[B, N] the policy's distribution on a finite task."""
+        return law(self.policy, self.task, self.prompts)
 
     def wins(self, responses: Sequence[Sequence[str]]) -> Tensor:
         """Returns [B, M, N] float64 P(response m beats sample n of the policy | prompt)."""
@@ -88,17 +104,6 @@ class Samples:
             loser = int(wins[b, m].argmax())
             found.append(Example(self.prompts[b], self.texts[b][loser], responses[b][m], float(means[b, m])))
         return tuple(found)
-
-
-def sampled(policy: Policy, prompts: Sequence[str], count: int, key: Key) -> list[list[Completion]]:
-    """Returns [B][count] samples of a policy."""
-    with torch.no_grad():
-        return policy.draw(prompts, count, key)[0]
-
-
-def texts_of(responses: Sequence[Sequence[Completion]]) -> list[list[str]]:
-    """Returns the texts of rows of responses."""
-    return [[response.text for response in row] for row in responses]
 
 
 def pooled(samples: Samples, pool: Sequence[list[str]], examples: int = 3) -> Finding:
@@ -165,14 +170,14 @@ def trained(samples: Samples, settings: Settings, opponent: Path, training: Trai
     )
     configs = {**settings.configs, "agent": agent}
     adversary = dataclasses.replace(settings, names={**settings.names, "agent": "spo"}, configs=configs, run=run)
+    adversary = sampling(adversary)
     _finish(adversary, training.directory)
     experiment, saved = load_experiment(training.directory, adversary, training.device)
     policy, asked = experiment.agent.policy, int(saved.arena["queries"])
     task, prompts = experiment.task, samples.prompts
     if task.responses is not None:
-        probs, start, other = (law(one, task, prompts) for one in (policy, experiment.reference, samples.policy))
-        matrices = payoff_matrix(samples.oracle, prompts, task.response_texts)
-        gain = max(0.0, torch.einsum("bm,bmn,bn->b", probs, matrices, other).mean().item() - 0.5)
+        probs, start = (law(one, task, prompts) for one in (policy, experiment.reference))
+        gain = max(0.0, torch.einsum("bm,bmn,bn->b", probs, samples.matrices, samples.probs).mean().item() - 0.5)
         return Finding("trained", Bound(gain, gain, gain), asked, kl_divergence(probs, start).mean().item())
     responses = sampled(policy, prompts, len(samples.texts[0]), key)
     wins = samples.wins(texts_of(responses))

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from envs.tasks.task import Task
 from envs.votes.writable import require_prompts
 from oracles.human.human_config import HumanConfig
 from preference_duel.keyed_random import Key, Stream, hash_seed
+from preference_duel.keyed_random_torch import choose as pick
 from preference_duel.protocols import Policy
+from preference_duel.types import Completion
 from runners.evaluation.saved_runs import labels
 from runners.run.build import load_experiment
 from runners.run.config import Settings, config_class, is_finite
@@ -37,17 +40,24 @@ class Entrant:
     task: Task
 
     def responses(self, prompts: Sequence[str], draws: int, key: Key) -> list[list[str]]:
-        """Returns [B][n] texts, drawn even if the policy lists its whole distribution."""
-        with torch.no_grad():
-            rows, weights = self.policy.draw(prompts, draws, key)
-        texts = [[completion.text for completion in row] for row in rows]
-        if not self.policy.exact:
-            return texts
-        ends = weights.double().cumsum(1)
-        return [
-            [row[min(int((ends[b] <= key.uniform(k=k, l=b)).sum()), len(row) - 1)] for k in range(draws)]
-            for b, row in enumerate(texts)
-        ]
+        """Returns [B][n] texts of samples."""
+        return texts_of(sampled(self.policy, prompts, draws, key))
+
+
+def sampled(policy: Policy, prompts: Sequence[str], count: int, key: Key) -> list[list[Completion]]:
+    """Returns [B][count] samples of a policy, also of one that lists its whole distribution."""
+    with torch.no_grad():
+        rows, weights = policy.draw(prompts, count, key)
+    if not policy.exact:
+        return rows
+    uniforms = key.uniform(k=np.arange(count)[None, :], l=np.arange(len(rows))[:, None])
+    chosen = pick(weights, torch.from_numpy(uniforms)).tolist()
+    return [[row[i] for i in columns] for row, columns in zip(rows, chosen, strict=True)]
+
+
+def texts_of(responses: Sequence[Sequence[Completion]]) -> list[list[str]]:
+    """Returns the texts of rows of responses."""
+    return [[response.text for response in row] for row in responses]
 
 
 def read_entrants(names: Sequence[str], task: str | None, device: str, least: int = 2) -> list[Entrant]:

@@ -143,6 +143,16 @@ class Settings:
         return Settings(names, configs, filled(RunConfig, content["run"]))
 
 
+def sampling(settings: Settings) -> Settings:
+    """Returns settings whose policy samples, where it listed its whole distribution, which asks about all pairs."""
+    policy = settings.configs["policy"]
+    if not getattr(policy, "exact", False):
+        return settings
+    return dataclasses.replace(
+        settings, configs={**settings.configs, "policy": dataclasses.replace(policy, exact=False)}
+    )
+
+
 def require_name(part: str, name: str) -> None:
     """Raises if a name can't be one of a task, policy, oracle or agent, without importing what it stands for.
 
