@@ -25,21 +25,11 @@ from runners.run.build import load_experiment
 from runners.run.checkpoint import steps
 from runners.run.cli import Command
 from runners.run.config import RunConfig, Settings, sampling
-from runners.run.evaluator import law, require_affordable
+from runners.run.evaluator import Example, law, require_affordable
 from runners.run.session import run as run_command
 
 NUMBERS = 1, 4, 16, 64
 """Sizes of best-of-n; the largest is the number of samples of the start."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt, a response of the policy, and a response of an adversary with its mean win rate against the policy."""
-
-    prompt: str
-    response: str
-    better: str
-    win_rate: float
 
 
 @dataclass(frozen=True)

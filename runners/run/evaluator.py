@@ -55,22 +55,21 @@ class WinRate:
 
 
 @dataclass(frozen=True)
-class PoolBound:
-    """What a pool of the start's responses gains against a policy, and the prompt where it gains most.
+class Example:
+    """A prompt, a sample of a policy, and a better response with its mean win rate against the policy's samples."""
 
-    Attributes:
-        bound: lower bound of the exploitability.
-        prompt: the prompt.
-        response: a sample of the policy.
-        better: the response of the pool.
-        win_rate: of `better` against the policy's samples.
-    """
-
-    bound: Bound
     prompt: str
     response: str
     better: str
     win_rate: float
+
+
+@dataclass(frozen=True)
+class PoolBound:
+    """The lower bound of the exploitability by a pool of the start's responses, and the prompt of the largest gain."""
+
+    bound: Bound
+    example: Example
 
 
 def over_prompts(win_rates: Tensor) -> WinRate:
@@ -172,6 +171,7 @@ class Evaluation:
 
     Attributes:
         pool: responses of the reference per prompt among which `pool_bound` chooses; 0: it is not measured.
+        measured: the `pool_bound` of the policy that was evaluated last; None: not measured.
     """
 
     def __init__(
@@ -179,6 +179,7 @@ class Evaluation:
     ) -> None:
         self.task, self.oracle, self.reference, self.pairs, self.tau = task, oracle, reference, pairs, tau
         self.pool = 0
+        self.measured: PoolBound | None = None
         self.prompts = choose(task.held_out, prompts)
         self.key = Key(seed, 0, Stream.EVALUATION)
         self.finite = task.responses is not None
@@ -191,8 +192,9 @@ class Evaluation:
             return won.scalars() | {tag: values.mean().item() for tag, values in found.items()}
         drawn = self.draw(policy)
         scalars = self._beats(drawn).scalars()
-        if (found := self.pool_bound(drawn)) is not None:
-            scalars["eval/exploitability_lower"] = found.bound.value
+        self.measured = self.pool_bound(drawn)
+        if self.measured is not None:
+            scalars["eval/exploitability_lower"] = self.measured.bound.value
         if average is not None:
             scalars["eval/win_rate_average"] = self._beats(self.draw(average)).mean
         return scalars
@@ -232,7 +234,8 @@ class Evaluation:
         gains = payoff(self.oracle, prompts, [[better] for better in chosen], rest)[:, 0].double() - 0.5  # [b, n - 1]
         b = int(gains.mean(1).argmax())
         response = rest[b][int(gains[b].argmax())]
-        return PoolBound(bound(gains), prompts[b], response, chosen[b], gains[b].mean().item() + 0.5)
+        example = Example(prompts[b], response, chosen[b], gains[b].mean().item() + 0.5)
+        return PoolBound(bound(gains), example)
 
     def laws(self, policy: Policy, average: Policy | None = None) -> list[dict[str, Any]]:
         """Returns prompt, law and average law of every prompt of a small finite task, as JSON values."""

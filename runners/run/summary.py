@@ -49,15 +49,18 @@ def summary(experiment: Experiment, record: Record | NullRecord, run: RunConfig)
 
 
 def _adversary(evaluation: Evaluation, policy: Policy, directory: Path) -> list[str]:
-    """Returns what a pool of the start's responses still gains against the policy, with the largest gain."""
-    found = None if evaluation.finite else evaluation.pool_bound(evaluation.draw(policy))
+    """Returns what a pool of the start's responses gains against the policy, with the largest gain."""
+    found = evaluation.measured  # by the last evaluation, unless the run was finished before
+    if found is None and not evaluation.finite:
+        found = evaluation.pool_bound(evaluation.draw(policy))
     if found is None:
         return []
-    bound, better, beaten = found.bound, _short(found.better), _short(found.response)
+    bound, example = found.bound, found.example
+    better, beaten = _short(example.better), _short(example.response)
     return [
         f"Exploitability: at least {bound.value:.3f} [{bound.low:.3f}, {bound.high:.3f}], by the best of "
         f"{evaluation.pool} responses of the start on {min(POOL_PROMPTS, len(evaluation.prompts))} of the prompts:",
-        f"  {better!r} beats {beaten!r} ({found.win_rate:.2f}), asked {_short(found.prompt)!r}",
+        f"  {better!r} beats {beaten!r} ({example.win_rate:.2f}), asked {_short(example.prompt)!r}",
         f"  More adversaries: python -m runners.exploit {directory}",
     ]
 

@@ -171,8 +171,10 @@ def test_a_collapsed_policy_of_free_text_is_exploitable_although_it_beats_its_st
     assert scalars["eval/win_rate_vs_ref"] == pytest.approx((3 * 0.8 + 0.2) / 4)
     assert scalars["eval/exploitability_lower"] == pytest.approx(0.3)
     found = measure.pool_bound(measure.draw(policy))
-    assert (found.better, found.response, found.win_rate) == ("c", "a", pytest.approx(0.8))
+    example = found.example
+    assert (example.better, example.response, example.win_rate) == ("c", "a", pytest.approx(0.8))
     assert (found.bound.low, found.bound.high) == (pytest.approx(0.3), pytest.approx(0.3))
+    assert measure.measured == found
     assert measure.questions(1) == 64 * 4 + 24 * (4 + 3)
 
 
