@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -104,20 +104,53 @@ def read_questions(path: str, split: str | None = None) -> tuple[list[Question],
         ValueError: with the place and the field that is wrong.
         OSError: if the file cannot be read.
     """
-    found: list[Question] = []
-    for batch in read_batches(path, split):
-        for i, record in enumerate(batch.records):
-            try:
-                found += _pairs(record, batch.place(i))
-            except ValueError as error:
-                raise ValueError(f"{batch.place(i)}: {str(error).removeprefix(f'{batch.place(i)}: ')}") from error
+    found = [
+        sorted_question(
+            one.prompt, one.texts[i], one.texts[j], one.models and (one.models[i], one.models[j]), one.place
+        )
+        for one in read_responses(path, split)
+        for i, j in combinations(range(len(one.texts)), 2)
+    ]
     if not found:
         raise ValueError(f'{path}: is empty; write {{"prompt": ..., "responses": [..., ...]}} a line')
     different = [one for one in found if one.texts[0] != one.texts[1]]
     return different, len(found) - len(different)
 
 
-def _pairs(record: object, place: str) -> list[Question]:
+@dataclass(frozen=True)
+class Given:
+    """The responses that a record gives to a prompt.
+
+    Attributes:
+        prompt: with its messages, if it has several.
+        texts: the responses.
+        models: the policies that gave them, or None.
+        place: "FILE:LINE".
+    """
+
+    prompt: str
+    texts: Sequence[str]
+    models: Sequence[str] | None
+    place: str
+
+
+def read_responses(path: str, split: str | None = None, least: int = 2) -> Iterator[Given]:
+    """Yields the records of a file with prompt and responses (a list), or prompt, first and second.
+
+    Raises:
+        ValueError: with the place and the field that is wrong, one of them a list of fewer than `least` responses.
+        OSError: if the file cannot be read.
+    """
+    for batch in read_batches(path, split):
+        for i, record in enumerate(batch.records):
+            place = batch.place(i)
+            try:
+                yield _given(record, place, least)
+            except ValueError as error:
+                raise ValueError(f"{place}: {str(error).removeprefix(f'{place}: ')}") from error
+
+
+def _given(record: object, place: str, least: int) -> Given:
     if isinstance(record, Broken):
         raise ValueError(record.message)
     if not isinstance(record, Mapping):
@@ -127,17 +160,14 @@ def _pairs(record: object, place: str) -> list[Question]:
         names, texts = ["first", "second"], [need(record, "first"), need(record, "second")]
     else:
         texts = need(record, "responses")
-        if not isinstance(texts, Sequence) or isinstance(texts, str) or len(texts) < 2:
-            raise ValueError(f"responses must be a list of at least 2 texts, got {short(texts)}")
+        if not isinstance(texts, Sequence) or isinstance(texts, str) or len(texts) < least:
+            raise ValueError(f"responses must be a list of at least {least} texts, got {short(texts)}")
         names = [f"responses[{i}]" for i in range(len(texts))]
     texts = [checked_text(name, text) for name, text in zip(names, texts, strict=True)]
     models = record.get("models")
     if models is not None and (not isinstance(models, list) or len(models) != len(texts)):
         raise ValueError(f"models must be a list of {len(texts)} names, one of each response, got {short(models)}")
-    return [
-        sorted_question(prompt, texts[i], texts[j], None if models is None else (str(models[i]), str(models[j])), place)
-        for i, j in combinations(range(len(texts)), 2)
-    ]
+    return Given(prompt, texts, models and [str(model) for model in models], place)
 
 
 def read_verdicts(path: str, options: ReadOptions) -> Verdicts:
