@@ -105,11 +105,9 @@ def read_questions(path: str, split: str | None = None) -> tuple[list[Question],
         OSError: if the file cannot be read.
     """
     found = [
-        sorted_question(
-            one.prompt, one.texts[i], one.texts[j], one.models and (one.models[i], one.models[j]), one.place
-        )
-        for one in read_responses(path, split)
-        for i, j in combinations(range(len(one.texts)), 2)
+        sorted_question(given.prompt, given.texts[i], given.texts[j], given.pair(i, j), given.place)
+        for given in read_responses(path, split)
+        for i, j in combinations(range(len(given.texts)), 2)
     ]
     if not found:
         raise ValueError(f'{path}: is empty; write {{"prompt": ..., "responses": [..., ...]}} a line')
@@ -132,6 +130,10 @@ class Given:
     texts: Sequence[str]
     models: Sequence[str] | None
     place: str
+
+    def pair(self, i: int, j: int) -> tuple[str, str] | None:
+        """Returns the policies of two responses."""
+        return None if self.models is None else (self.models[i], self.models[j])
 
 
 def read_responses(path: str, split: str | None = None, least: int = 2) -> Iterator[Given]:
@@ -167,7 +169,7 @@ def _given(record: object, place: str, least: int) -> Given:
     models = record.get("models")
     if models is not None and (not isinstance(models, list) or len(models) != len(texts)):
         raise ValueError(f"models must be a list of {len(texts)} names, one of each response, got {short(models)}")
-    return Given(prompt, texts, models and [str(model) for model in models], place)
+    return Given(prompt, texts, None if models is None else [str(model) for model in models], place)
 
 
 def read_verdicts(path: str, options: ReadOptions) -> Verdicts:
