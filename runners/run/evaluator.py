@@ -245,13 +245,13 @@ class Evaluation:
         found = {name: law(one, self.task, self.prompts).tolist() for name, one in listed.items()}
         return [{"prompt": x, **{name: rows[b] for name, rows in found.items()}} for b, x in enumerate(self.prompts)]
 
-    def questions(self, policies: int) -> int:
-        """Returns the pairs that measuring so many policies asks the oracle about, at most."""
+    def questions(self, evaluations: int, policies: int = 1) -> int:
+        """Returns the pairs that so many evaluations of so many policies ask the oracle about, at most."""
         if self.finite:
             count = len(self.task.response_texts)
-            return len(self.prompts) * count * (count - 1) // 2 if policies else 0
-        pooled = min(POOL_PROMPTS, len(self.prompts)) * (self.pool + self.pairs - 1) if self.pool and policies else 0
-        return policies * len(self.prompts) * self.pairs + pooled
+            return len(self.prompts) * count * (count - 1) // 2 if evaluations else 0
+        pooled = min(POOL_PROMPTS, len(self.prompts)) * (self.pool + self.pairs - 1) if self.pool else 0
+        return evaluations * (policies * len(self.prompts) * self.pairs + pooled)
 
     def draw(self, policy: Policy) -> list[list[Completion]]:
         """Returns the policy's draws for the held-out prompts, the same for the same policy."""

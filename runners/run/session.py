@@ -121,7 +121,7 @@ def _planned(experiment: Experiment, run: RunConfig, done: int) -> tuple[int, in
         evaluations = 2 + learning * run.votes // run.eval_queries
     elif run.eval_every:
         evaluations = 1 + math.ceil(steps / run.eval_every)
-    return learning, experiment.evaluation.questions(evaluations * (1 if agent.average is None else 2))
+    return learning, experiment.evaluation.questions(evaluations, 1 if agent.average is None else 2)
 
 
 def is_memory_error(error: BaseException) -> bool:

@@ -176,6 +176,7 @@ def test_a_collapsed_policy_of_free_text_is_exploitable_although_it_beats_its_st
     assert (found.bound.low, found.bound.high) == (pytest.approx(0.3), pytest.approx(0.3))
     assert measure.measured == found
     assert measure.questions(1) == 64 * 4 + 24 * (4 + 3)
+    assert measure.questions(5, policies=2) == 5 * (2 * 64 * 4 + 24 * (4 + 3))
 
 
 def test_a_single_sample_or_no_pool_gives_no_bound():
