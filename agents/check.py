@@ -17,7 +17,7 @@ from preference_duel.protocols import Agent, Policy
 from preference_duel.types import Duel, Proposal
 
 TAGS = ("loss", "model", "policy", "duel", "eval", "game", "time")
-"""What stands before the slash of a scalar's tag."""
+"""Groups of scalars: the part of a tag before the slash."""
 
 _STEPS = 4
 

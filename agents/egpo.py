@@ -35,7 +35,7 @@ class EGPOConfig:
     """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
 
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """How the policy is moved; the paper takes one step of AdamW for each half."""
+    """Optimiser of the policy; the paper takes one step of AdamW for each half."""
 
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""

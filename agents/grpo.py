@@ -38,7 +38,7 @@ class GRPOConfig:
     leave_one_out: bool = True
     """Leave a sample's tie with itself out of its reward; False: the mean over all K."""
     baseline: Literal["mean", "others"] = "mean"
-    """What a reward is compared with: the mean of the group, or the mean of its others (RLOO's leave-one-out)."""
+    """Baseline of a reward: the mean of the group, or the mean of its others (RLOO's leave-one-out)."""
     scale_rewards: bool = True
     """Divide by the standard deviation of the group's rewards."""
     kl: Literal["return", "loss"] = "loss"

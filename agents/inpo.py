@@ -43,7 +43,7 @@ class INPOConfig:
     """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
 
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """How the policy is moved."""
+    """Optimiser of the policy."""
 
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""

@@ -36,7 +36,7 @@ class RLHFConfig:
     """Rounds of fresh draws, rewarded by the model, after each duel, >= 1."""
 
     gradient: GradientConfig = field(default_factory=GradientConfig)
-    """How rewards move the policy."""
+    """Policy gradient by rewards."""
 
     model: ModelConfig = field(default_factory=lambda: ModelConfig(planes=0))
     """The reward model of a network, `planes` 0; a table's is fitted to the counts."""
@@ -45,7 +45,7 @@ class RLHFConfig:
     """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
 
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """How the policy is moved."""
+    """Optimiser of the policy."""
 
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""

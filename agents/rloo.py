@@ -13,7 +13,7 @@ class RLOOConfig(GRPOConfig):
     """REINFORCE leave-one-out (Ahmadian et al. 2024, arXiv:2402.14740): GRPO with its settings changed to RLOO's."""
 
     baseline: Literal["mean", "others"] = "others"
-    """What a reward is compared with: the mean of its others, or of the whole group."""
+    """Baseline of a reward: the mean of its others, or of the whole group."""
     scale_rewards: bool = False
     """Divide by the standard deviation of the group's rewards, as GRPO does."""
     kl: Literal["return", "loss"] = "return"

@@ -30,13 +30,13 @@ class SPOConfig:
     """Draws per prompt, K >= 2, each pair of them asked once. Ignored if the policy is exact."""
 
     gradient: GradientConfig = field(default_factory=GradientConfig)
-    """How the win rate moves the policy; the paper takes any no-regret learner."""
+    """Policy gradient by win rates; the paper takes any no-regret learner."""
 
     average: bool = True
     """Keep the running mean of pi_1..pi_T, which the theory speaks of; costs one copy of the weights."""
 
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """How the policy is moved."""
+    """Optimiser of the policy."""
 
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""

@@ -41,7 +41,7 @@ class XPOConfig:
     """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
 
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """How the policy is moved."""
+    """Optimiser of the policy."""
 
     def __post_init__(self) -> None:
         """Raises if a value is out of range."""

@@ -1,1 +1,1 @@
-"""What the claims of the documentation are measured by; each module is a command."""
+"""Measurements behind the documentation's figures; each module is a command."""

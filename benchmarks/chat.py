@@ -1,4 +1,4 @@
-"""What each agent makes of the default task: `python -m benchmarks.chat [--agents ...]`.
+"""Results of each agent on the default task: `python -m benchmarks.chat [--agents ...]`.
 
 Every run is `python -m runners.duel --agent NAME` with its defaults: task chat, policy tiny, the shipped PairRM.
 Printed for each seed: the held-out win rate against the start before and after, with its 95 % interval over prompts,

@@ -1,4 +1,4 @@
-"""What the enhancer of OELHF is worth: `python -m benchmarks.exploration`.
+"""Worth of OELHF's enhancer: `python -m benchmarks.exploration`.
 
 Two games of one prompt, verdicts are single outcomes, the main agent plays the exact regularised Nash policy of what
 the duels so far say. "small": 6 responses, tau .2, all of them common: the gap falls like 1/queries whoever explores.

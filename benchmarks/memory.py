@@ -1,4 +1,4 @@
-"""What a step of self-play IPO holds at most, beside its weights: `python -m benchmarks.memory`.
+"""Peak memory of a step of self-play IPO, beside its weights: `python -m benchmarks.memory`.
 
 It grows with the tokens of one pass that learns (`--policy.micro_tokens`), not with prompts or responses. Each row is a
 process of its own, which makes one step to warm up and measures the next: on the CPU the process' resident memory as

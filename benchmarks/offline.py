@@ -1,4 +1,4 @@
-"""What pessimism is worth where duels are given and few: `python -m benchmarks.offline`.
+"""Worth of pessimism with few given duels: `python -m benchmarks.offline`.
 
 Games of one prompt with 20 responses; the duels are between draws of a behaviour policy that plays 5 of them nine times
 in ten, which is also the reference; tau = .01. "competent": these 5 are better than the rest by .8 nats; "even": they

@@ -1,4 +1,4 @@
-"""How many oracle queries each agent needs: `python -m benchmarks.queries [--agents ...]`.
+"""Oracle queries that each agent needs: `python -m benchmarks.queries [--agents ...]`.
 
 Games of one prompt, verdicts are single outcomes, policies are tables that start at a reference drawn from seed 17, the
 game is regularised by tau = .1 around it. Every agent has its default settings but for tau and a learning rate that

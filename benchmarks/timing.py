@@ -1,4 +1,4 @@
-"""How long something takes, and on what machine."""
+"""Times of a function, and the machine they were taken on."""
 
 from __future__ import annotations
 

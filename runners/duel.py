@@ -15,7 +15,7 @@ MEMORY = (
     "--policy.lora.rank 16 --policy.dtype bfloat16, with --agent.no-average, or spread over processes by torchrun and "
     "--run.parallel fsdp; an oracle's network reads less at once with a lower token_budget"
 )
-"""What a run that did not fit can be told."""
+"""Advice for a run that did not fit into memory."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

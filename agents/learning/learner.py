@@ -29,7 +29,7 @@ MarginLoss = Callable[["Tensor", "Tensor"], "Tensor"]
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss needs of a duel, as rows of prompts.
+    """Values of a duel that a loss needs, as rows of prompts.
 
     Attributes:
         prompts: B prompts.

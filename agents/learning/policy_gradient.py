@@ -31,7 +31,7 @@ Baseline = Literal["draws", "value"]
 
 @dataclass(frozen=True)
 class GradientConfig:
-    """How rewards move a policy."""
+    """Settings of a policy gradient."""
 
     form: Literal["reinforce", "ppo", "rebel"] = "reinforce"
     """reinforce: leave-one-out baseline. ppo: steps on the same draws with the ratio to the sampling policy clipped.
@@ -55,7 +55,7 @@ class GradientConfig:
     """lambda of generalised advantages, in [0, 1], with baseline value; PPO's 0.95."""
 
     value: OptimiserConfig = field(default_factory=lambda: OptimiserConfig("adamw", momentum=0.9))
-    """How the value function is moved; its learning rate is 1e-3 where none is given."""
+    """Optimiser of the value function; its learning rate is 1e-3 if none is given."""
 
     def __post_init__(self) -> None:
         """Raises if a value is out of range."""
@@ -79,7 +79,7 @@ class GradientConfig:
 
 @dataclass(frozen=True)
 class Draws:
-    """What a policy drew: prompts, responses [B][K], weights [B, K], and whether they are its whole distribution."""
+    """Samples of a policy: prompts, responses [B][K], weights [B, K], and whether they are its whole distribution."""
 
     prompts: Sequence[str]
     responses: Sequence[Sequence[Completion]]

@@ -26,7 +26,7 @@ _UNUSED: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """How an agent's loss moves its policy."""
+    """Optimiser of a policy."""
 
     method: Method = "rmsprop"
     """rmsprop, adamw, sgd, or lbfgs: the inner problem of each duel solved to high accuracy."""

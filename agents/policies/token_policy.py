@@ -24,7 +24,7 @@ from preference_duel.protocols import Policy
 from preference_duel.types import Completion
 
 _UNLEARNED = 4
-"""How many times as many tokens fit into a pass without gradients."""
+"""Ratio of the tokens of a pass without gradients to those of a pass with."""
 _SHARE = 4
 """Tokens of `micro_tokens` that one beginning of a listed response counts for: a pass reads one token of it."""
 

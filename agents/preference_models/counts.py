@@ -1,4 +1,4 @@
-"""What the duels so far say about each pair of listed responses: the maximum-likelihood model of a finite task."""
+"""Maximum-likelihood model of a finite task: the counts of verdicts on each pair of listed responses."""
 
 from __future__ import annotations
 

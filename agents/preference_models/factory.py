@@ -18,7 +18,7 @@ Planner = Literal["exact", "ipo"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """How a preference model for text is built and trained."""
+    """Settings of a preference model for text."""
 
     planes: int = 3
     """Pairs of numbers of the skew-symmetric part (general preference model, arXiv:2410.02197), >= 0; 0 is
@@ -28,7 +28,7 @@ class ModelConfig:
     batch_size: int = 32
     """Comparisons in each of them, drawn from all duels so far, >= 1."""
     optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig("adamw", 1e-3, 0.9, weight_decay=0.01))
-    """How the network is moved."""
+    """Optimiser of the network."""
 
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""

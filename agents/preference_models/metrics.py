@@ -1,4 +1,4 @@
-"""How well a model foretold verdicts that it had not learned from."""
+"""Accuracy and calibration of a model on verdicts that it has not learned from."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ class SB3Policy(Policy):
 
 
 class _Game:
-    """What a policy knows of its task; it never changes, and copies of a policy share it."""
+    """Constants of a policy's task; it never changes, and copies of a policy share it."""
 
     def __init__(self, task: Task) -> None:
         self.task, self.rules = task, Rules.of(task)

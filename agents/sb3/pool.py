@@ -39,7 +39,7 @@ class SnapshotPool:
 
     @property
     def opponent(self) -> Policy:
-        """Who plays the other seat."""
+        """Player of the other seat."""
         return self.average if self.config.against == "pool" else self.latest
 
     def renew(self, policy: Policy, updates: int) -> None:

@@ -19,10 +19,10 @@ Against = Literal["pool", "latest"]
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """How the opponents come about."""
+    """Settings of the opponents."""
 
     against: Against = "pool"
-    """Who plays the other seat: "pool", one of all that are kept, drawn for each duel (fictitious self-play, Heinrich
+    """Player of the other seat: "pool", one of all that are kept, drawn for each duel (fictitious self-play, Heinrich
     et al. 2015), or "latest", the newest of them."""
 
     renew_every: int = 5

@@ -17,7 +17,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Rule:
-    """What the values of a verdict's field say.
+    """Meaning of the values of a verdict's field.
 
     Attributes:
         expected: the values that are understood, for messages.

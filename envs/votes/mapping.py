@@ -27,7 +27,7 @@ MAPPED = (
     "second_item",
     "annotator",
 )
-"""What `data.fields` may name."""
+"""Names that `data.fields` may give."""
 VALUES = "first_wins", "second_wins", "tie"
 """Those of them that are values of the field `winner`."""
 

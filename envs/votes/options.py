@@ -1,4 +1,4 @@
-"""How a file of preferences is read."""
+"""Settings for reading a file of preferences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Which fields a file has, and what happens to rows that can't be used."""
+    """Fields of a file, and the treatment of rows that can't be used."""
 
     format: str | None = None
     """The file's format, such as arena, helpsteer3, pku_safer (docs/data.md lists them); None: told by its fields."""

@@ -19,7 +19,7 @@ UNUSABLE = 0.1
 """Share of a file's rows that may be skipped."""
 PLACES = 3
 REASON = re.compile(r", got |; did you mean | It has ")
-"""Where the part of a message begins that is about one row."""
+"""Start of the part of a message that is about one row."""
 SAME = "both responses are the same"
 
 
@@ -37,7 +37,7 @@ class Skipped:
 
 @dataclass
 class Reading:
-    """What was read of a file and what was not.
+    """Counts of the rows of a file that were read, skipped and cut.
 
     Attributes:
         path: the file.
@@ -68,7 +68,7 @@ class Reading:
 
     @property
     def skipped(self) -> int:
-        """How many rows are wrong."""
+        """The number of wrong rows."""
         return sum(one.count for one in self.unusable.values())
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ from preference_duel.protocols import Oracle
 
 
 class Comparison(Protocol):
-    """What tinker_cookbook.preference.types.Comparison has."""
+    """Fields of tinker_cookbook.preference.types.Comparison."""
 
     prompt_conversation: Messages
     completion_A: Messages

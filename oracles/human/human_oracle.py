@@ -46,7 +46,7 @@ class HumanOracle:
 
     @property
     def description(self) -> str:
-        """Who judges, for the first line of a run."""
+        """The people who judge, for the first line of a run."""
         people = "one person" if self.config.people == 1 else f"{self.config.people} persons"
         return f"{people} for each pair, verdicts in {self._path or FILE}"
 

@@ -21,7 +21,7 @@ class PairRMConfig:
     checkpoint: str = EMBEDDED
     """"embedded", a directory, or a hub id such as llm-blender/PairRM or llm-blender/PairRM-hf."""
     backbone: str | None = None
-    """Where the backbone's sizes stand if config.json lacks them: a directory, or a DeBERTa-v3 name on the hub."""
+    """Source of the backbone's sizes if config.json lacks them: a directory, or a DeBERTa-v3 name on the hub."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     order: Order = "both"

@@ -25,7 +25,7 @@ class Pair:
 
     ids: list[int]
     positions: tuple[int, int, int]
-    """Where the prefixes of prompt, first and second response stand."""
+    """Positions of the prefixes of prompt, first and second response."""
 
     lost: tuple[int, int, int] = (0, 0, 0)
     """Truncated ids of prompt, first and second response."""

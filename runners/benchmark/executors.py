@@ -1,4 +1,4 @@
-"""Where the cells of a benchmark are played: in processes of this machine, or on a cluster by Ray."""
+"""Executors of a benchmark's cells: processes of this machine, or on a cluster by Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the cells of a benchmark say of its entrants: scores, their tables, who improves on whom."""
+"""Scores of a benchmark's entrants, their tables, and probabilities of improvement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be said of few seeds: robust means with intervals, who improves on whom, and how scores are spread.
+"""Statistics of few seeds: robust means with intervals, probability of improvement, and performance profiles.
 
 After Agarwal et al. 2021 (arXiv:2108.13264). Scores are [R, T]: R seeds of each of T games, higher is better; a gap, of
 which less is better, is passed with its sign changed. A seed's scores in two games have nothing in common, so that

@@ -27,7 +27,7 @@ TRIALS = 16
 
 @dataclass(frozen=True)
 class Entrant:
-    """Who learns.
+    """An agent of a suite.
 
     Attributes:
         label: what tables and pictures call it.
@@ -42,7 +42,7 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Game:
-    """Who judges, and what a verdict reveals.
+    """An oracle of a suite, and what a verdict reveals.
 
     Attributes:
         oracle: a name, or "module:Config".
@@ -62,7 +62,7 @@ class Game:
 
     @property
     def label(self) -> str:
-        """What tables and pictures call it."""
+        """Its name in tables and pictures."""
         words = [self.oracle]
         words += [] if self.lam is None else [f"lam={self.lam:g}"]
         words += [f"noise={self.noise:g}"] if self.noise else []
@@ -102,7 +102,7 @@ class Cell:
 
     @cached_property
     def name(self) -> str:
-        """What its folder is called: readable, and another where anything of the cell is another."""
+        """The name of its folder: readable, and different if anything of the cell differs."""
         words = "-".join(re.sub(r"\W+", "_", word) for word in (self.entrant.label, self.game.label))
         digest = hashlib.sha256(json.dumps(self.arguments).encode()).hexdigest()[:8]
         return f"{words}-seed{self.seed}-{digest}"

@@ -34,7 +34,7 @@ NUMBERS = 1, 4, 16, 64
 
 @dataclass(frozen=True)
 class Finding:
-    """What one adversary gained.
+    """Result of one adversary.
 
     Attributes:
         name: pool, best of N, or trained.
@@ -115,7 +115,7 @@ def best_of(samples: Samples, start: Sequence[Sequence[str]], fixed_prompts: boo
 
 @dataclass(frozen=True)
 class Training:
-    """How an adversary is trained.
+    """Training of an adversary.
 
     Attributes:
         directory: of its run, written there with its log beside it.

@@ -48,7 +48,7 @@ Judge with it: `python -m runners.duel {flags}`
 
 @dataclass(frozen=True)
 class Fit:
-    """How well an oracle foretells comparisons; of each pair the response that it prefers is looked at.
+    """Accuracy and calibration of an oracle on comparisons, by the response of each pair that it prefers.
 
     Attributes:
         scalars: by tag: eval/accuracy, the mean over prompts, with the ends of its 95 % interval, eval/log_loss (nats),

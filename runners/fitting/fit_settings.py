@@ -19,7 +19,7 @@ class FitConfig:
     """bt: one reward for each response, no cycles. gpm: a reward and an embedding that can express cycles. pairrm: a
     cross-encoder that reads both responses."""
     data: str
-    """What was compared: a file of JSON lines, a JSON array, CSV or Parquet, or a dataset's directory, in a public
+    """Comparisons: a file of JSON lines, a JSON array, CSV or Parquet, or a dataset's directory, in a public
     format or one of your own (docs/data.md); a run's duels.jsonl is one."""
     reading: Annotated[ReadOptions, tyro.conf.arg(name="data")] = field(default_factory=ReadOptions)
     out: Path | None = None

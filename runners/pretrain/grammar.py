@@ -25,20 +25,20 @@ STYLES: tuple[Style, ...] = ("warm", "concise", "specific")
 """The three pure styles: opener, advice and closer; one piece of advice; two pieces with their details."""
 
 CORPUS: dict[Style, float] = {"warm": 0.25, "concise": 0.25, "specific": 0.25, "plain": 0.1, "mixed": 0.15}
-"""How often the corpus has each style; plain is two pieces of advice without details."""
+"""Share of each style in the corpus; plain is two pieces of advice without details."""
 
 DRAWS = 10
-"""How many uniforms one answer takes."""
+"""Number of uniforms that one answer takes."""
 
 HELD_OUT = 4
-"""How many of a subject's ten questions are held out."""
+"""Number of a subject's ten questions that are held out."""
 
 _NUMBER = re.compile(r"\b\d+\b")
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do, and a detail with a choice of amounts ({} is where the amount stands)."""
+    """A piece of advice, and a detail with a choice of amounts ({} is where the amount stands)."""
 
     action: str
     detail: str
@@ -47,7 +47,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Subject:
-    """What a prompt asks about."""
+    """A subject of prompts, with pieces of advice on it."""
 
     topic: str
     do: str
@@ -57,7 +57,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Parsed:
-    """What an answer of the grammar says and how.
+    """Content and style of an answer of the grammar.
 
     Attributes:
         topic: one of the eight.

@@ -20,7 +20,7 @@ _ROW = 3 + DRAWS + 1 + 3 * MOST_FAULTS + 2 + DRAWS
 
 @dataclass(frozen=True)
 class Mix:
-    """Which pairs of answers are asked about; styles come in the corpus' shares.
+    """Pairs of answers to ask about; styles come in the corpus' shares.
 
     Attributes:
         on_topic: the chance that an answer is about what was asked.

@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class PolicyTraining:
-    """How the embedded policy is made."""
+    """Settings of the embedded policy."""
 
     steps: int = 4000
     """Steps of AdamW; above 0."""
@@ -29,7 +29,7 @@ class PolicyTraining:
 
 @dataclass(frozen=True)
 class PairRMTraining:
-    """How the embedded PairRM is made."""
+    """Settings of the embedded PairRM."""
 
     reading_steps: int = 1000
     """Steps of AdamW on what texts are about and how they are written; above 0."""
@@ -64,7 +64,7 @@ class PretrainConfig:
     seed: int = 0
     """Names every random number."""
     only: Literal["all", "policy", "pairrm"] = "all"
-    """What to make; "policy" comes with tokenizer and prompts."""
+    """Part to make; "policy" comes with tokenizer and prompts."""
     small: bool = False
     """Go through every step in seconds, with models that know nothing."""
     policy: PolicyTraining = field(default_factory=PolicyTraining)

@@ -15,7 +15,7 @@ OPENERS = (
     "You are in good hands!",
     "Great to hear from you!",
 )
-"""How a warm answer starts."""
+"""Openings of a warm answer."""
 
 CLOSERS = (
     "You will do great!",
@@ -25,7 +25,7 @@ CLOSERS = (
     "You can do this!",
     "Have fun with it!",
 )
-"""How a warm answer ends."""
+"""Endings of a warm answer."""
 
 QUESTIONS = (
     "How do I {do}?",
@@ -39,7 +39,7 @@ QUESTIONS = (
     "Where do I start with {doing}?",
     "Please teach me to {do}.",
 )
-"""What a prompt looks like; {do} and {doing} are a subject's two forms."""
+"""Templates of prompts; {do} and {doing} are a subject's two forms."""
 
 TOPICS = {
     "cooking": """

@@ -1,4 +1,4 @@
-"""What a run is: the four things that meet, the fields of each, and the run's own settings."""
+"""Settings of a run: agent, oracle, task and policy, and the run's own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FINITE = "symbols", ".json"
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How long the run is, what is measured, and where it is written."""
+    """Length of the run, its measurements, and its directory."""
 
     steps: int = 100
     """Updates of the agent in all; with `parallel` the only setting that may change on --resume."""

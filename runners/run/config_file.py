@@ -29,7 +29,7 @@ RECORDED = (
     "resumed",
     "files",
 )
-"""What config.json of a run directory has beside the settings."""
+"""Entries of a run directory's config.json beside the settings."""
 SECTIONS = "names", *PARTS, "run"
 
 

@@ -1,4 +1,4 @@
-"""What a policy is worth: its win rate against another on held-out prompts, and on finite tasks its exploitability."""
+"""Evaluation of a policy: its win rate against another on held-out prompts, and on finite tasks its exploitability."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run shows while it lasts: a bar on a terminal, plain lines in a log."""
+"""Progress of a run: a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 

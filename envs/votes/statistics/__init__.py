@@ -1,1 +1,1 @@
-"""What a table of votes says: the test of one score per item, the intransitive share, rankings and their intervals."""
+"""Statistics of a table of votes: test of one score per item, intransitive share, rankings with intervals."""

@@ -38,7 +38,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Audit:
-    """What a table of votes says.
+    """The audit of a table of votes.
 
     Attributes:
         table: the votes.

@@ -1,4 +1,4 @@
-"""What a benchmark shows of families of agents as cycles take over, said in sentences that the measurement chose."""
+"""Findings on families of agents as cycles take over, in sentences that follow the measurement."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAMILIES = {
     NASH: ("ipo", "inpo", "nash_md", "egpo", "oelhf"),
     NO_REGRET: ("sppo", "spo", "comal"),
 }
-"""What agents aim at: the best response by a fitted reward, the regularised equilibrium, or that of the game itself."""
+"""Aims of agents: the best response by a fitted reward, the regularised equilibrium, or that of the game itself."""
 
 
 def family(results: Mapping[str, Any], entrant: str) -> str:

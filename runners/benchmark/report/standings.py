@@ -1,4 +1,4 @@
-"""Who beats whom among the entrants of a benchmark, exactly, and what their policies are worth before other judges."""
+"""Standings of a benchmark's entrants: exact cross-play, and the policies' worth before other judges."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Standing:
-    """What a table of meetings says of each of A policies.
+    """Ratings of A policies by their cross-play.
 
     Attributes:
         names: of them.
@@ -158,7 +158,7 @@ def measures(table: Tensor) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Clones:
-    """What copies of one policy do to rankings of all.
+    """Effect of copies of one policy on rankings of all.
 
     Attributes:
         name: who is copied.
