@@ -78,15 +78,14 @@ class GRPO(LearningAgent):
     def __init__(self, config: GRPOConfig, policy: Policy, seed: int) -> None:
         self.config, self.start = config, policy.frozen()
         super().__init__(policy, config.optimiser, seed, average=config.average, start=self.start)
-        self.learner.batchable = False  # equal texts are not asked about, so that replicas ask unequally often
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K samples for both seats and the pairs of the schedule, or the whole distribution if it is exact."""
         proposal = self.self_play(self.policy, prompts, self.config.responses)
         if self.policy.exact:
             return proposal
-        scheduled, equal = groups.meetings(self.config.schedule, _texts(proposal.left))
-        return replace(proposal, ask=scheduled & ~equal)
+        scheduled, _ = groups.meetings(self.config.schedule, _texts(proposal.left))
+        return replace(proposal, ask=scheduled)
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Takes `epochs` steps on the group's advantages.
@@ -99,12 +98,13 @@ class GRPO(LearningAgent):
         config, weight = self.config, duel.left_weight  # [B, K] 1/K, or pi_t(y) if exact
         self.include_in_average(self.policy)
         if duel.exact:
-            opponents, compared = duel.right_weight, torch.ones_like(duel.asked)
+            prob, opponents, compared = duel.prob, duel.right_weight, torch.ones_like(duel.asked)
         else:
             scheduled, equal = groups.meetings(config.schedule, _texts(duel.left))
+            prob = torch.where(equal, 0.5, duel.prob)  # an outcome of equal texts is a coin's
             opponents, compared = None, scheduled & (duel.asked | equal)  # [B, K, K]
         reward = groups.aggregate(
-            duel.prob, compared, config.aggregate, leave_one_out=config.leave_one_out, weight=opponents
+            prob, compared, config.aggregate, leave_one_out=config.leave_one_out, weight=opponents
         )  # [B, K]
         advantage = losses.group_advantage(
             reward, weight, leave_one_out=config.baseline == "others", scale=config.scale_rewards, exact=duel.exact

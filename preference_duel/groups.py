@@ -54,8 +54,10 @@ def scheduled_pairs(schedule: FixedSchedule, count: int) -> Tensor:
 
 
 def meetings(schedule: FixedSchedule, texts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
-    """Returns the scheduled pairs of groups, and the pairs of equal texts, which tie unasked, [B, K, K] bool each."""
-    equal = torch.tensor([[[one == other for other in row] for one in row] for row in texts])
+    """Returns the scheduled pairs of groups, and the pairs of equal texts, which tie, [B, K, K] bool each."""
+    numbers: dict[str, int] = {}
+    numbered = torch.tensor([[numbers.setdefault(text, len(numbers)) for text in row] for row in texts])  # [B, K]
+    equal = numbered[:, :, None] == numbered[:, None, :]
     return scheduled_pairs(schedule, len(texts[0])).expand_as(equal), equal
 
 

@@ -138,13 +138,16 @@ def test_the_mean_of_many_sampled_steps_is_the_enumerated_one(schedule, aggregat
     assert (error < 0.01).all()
 
 
-def test_only_scheduled_pairs_of_different_texts_are_asked():
+def test_every_scheduled_pair_counts_as_a_query_and_equal_texts_tie_whatever_the_outcome():
     agent, arena = game(GRPOConfig(schedule="circular", responses=6), prompts=tuple("uvwx"))
-    proposal = agent.propose(arena.reset())
-    duel = arena.play(proposal)
-    different = sum(row[k].text != row[(k + 1) % 6].text for row in proposal.left for k in range(6))
-    assert arena.queries == int(duel.comparisons.sum()) == different < 24
+    duel = arena.play(agent.propose(arena.reset()))
+    assert arena.queries == int(duel.comparisons.sum()) == 24
+    equal = torch.tensor([[[one.text == other.text for other in row] for one in row] for row in duel.left])
+    assert duel.prob[equal & duel.asked].unique().tolist() == [0, 1]
+    twin, _ = game(GRPOConfig(schedule="circular", responses=6), prompts=tuple("uvwx"))
     agent.update(duel)
+    twin.update(dataclasses.replace(duel, prob=torch.where(equal, 1 - duel.prob, duel.prob)))
+    assert torch.equal(agent.policy.logits, twin.policy.logits)
 
 
 def test_unanswered_pairs_are_dropped_and_a_sample_without_answers_is_refused():
