@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preference_duel.names import UnknownNameError, nearest
-from runners.benchmark.suites import BUILT_IN, TRIALS, Cell, Suite, find_suite, require_suite
+from runners.benchmark.suites import BUILT_IN, TRIALS, VARIANTS, Cell, Suite, find_suite, require_suite
 from runners.run.config import require_name
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         require_suite(options.suite)
         for agent in options.agent or ():
-            require_name("agent", agent)
+            if agent not in VARIANTS:
+                require_name("agent", agent)
         with _engine(options) as engine:
             return _tune(options, engine) if options.tune else _bench(options, engine)
     except KeyboardInterrupt:

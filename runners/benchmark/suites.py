@@ -158,6 +158,18 @@ class Suite:
 
 TABULAR = "dpo", "rlhf", "xpo", "sppo", "spo", "ipo", "inpo", "nash_md", "egpo", "comal", "oelhf"
 """Agents that learn tables: those that fit a Bradley-Terry reward first, then those that learn from the game itself."""
+_EIGHT = "--agent.responses", "8"
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "grpo no std": (*_EIGHT, "--agent.no_scale_rewards"),
+    "grpo circular": (*_EIGHT, "--agent.schedule", "circular"),
+    "grpo circular no std": (*_EIGHT, "--agent.schedule", "circular", "--agent.no_scale_rewards"),
+    "grpo scores no std": (*_EIGHT, "--agent.aggregate", "scores", "--agent.no_scale_rewards"),
+    "grpo chunks": (*_EIGHT, "--agent.schedule", "chunks"),
+    "grpo anchor": (*_EIGHT, "--agent.schedule", "anchor"),
+}
+"""Label -> settings that make it; its first word is the agent. Each is tuned in its other settings."""
+GROUPS = "grpo", *VARIANTS, "rloo"
+"""Entrants that are rewarded by the comparisons inside a group."""
 
 
 def tabular(queries: int, length: int, evaluations: int, spread: float = 1.0) -> tuple[str, ...]:
@@ -219,7 +231,7 @@ def lm(entrants: Sequence[Entrant]) -> Suite:
 
 BUILT_IN: dict[str, tuple[Callable[[Sequence[Entrant]], Suite], tuple[str, ...]]] = {
     "quick": (quick, TABULAR),
-    "standard": (standard, TABULAR),
+    "standard": (standard, (*TABULAR, *GROUPS)),
     "exploration": (exploration, TABULAR),
     "lm": (lm, ("dpo", "rlhf", "sppo", "ipo", "inpo", "nash_md")),
 }

@@ -20,7 +20,7 @@ from runners.benchmark.results import PUBLISHED, circumstances, gather
 from runners.benchmark.schedule import play
 from runners.benchmark.scores import gap_tags, left
 from runners.benchmark.statistics import interquartile_mean
-from runners.benchmark.suites import Entrant, Suite
+from runners.benchmark.suites import VARIANTS, Entrant, Suite
 from runners.run.config import config_class
 from runners.run.record import write_whole
 
@@ -42,6 +42,8 @@ SEARCH: dict[str, dict[str, tuple[str, ...]]] = {
     "egpo": {"tau": TAUS, "eta": ETAS, **_OPTIMISER},
     "comal": {"renew_every": ("12", "50", "200", "1000"), **_INNER},
     "oelhf": {"responses": ("16", "32"), "ipo.tau": TAUS},
+    "grpo": {"tau": TAUS, "responses": ("8",), **_OPTIMISER},
+    "rloo": {"tau": TAUS, "responses": ("8",), **_OPTIMISER},
 }
 """Agent -> field -> values; a configuration of your own says `search: ClassVar[dict[str, tuple]]`."""
 
@@ -62,19 +64,23 @@ def search_space(agent: str) -> Mapping[str, Sequence[str]]:
     return {name: [str(value) for value in values] for name, values in space.items()}
 
 
-def trials(agent: str, count: int) -> list[tuple[str, ...]]:
-    """Returns the options of an agent's trials, its defaults first; those of a smaller count are the first of a larger.
+def trials(entrant: Entrant, count: int) -> list[tuple[str, ...]]:
+    """Returns the options of an entrant's trials, its own alone first.
+
+    Those of a smaller count are the first of a larger. Variants of one agent try the same values of what they do not
+    set themselves.
 
     Raises:
         ValueError: if the agent does not say what may be tuned.
     """
-    space = search_space(agent)
-    found: list[tuple[str, ...]] = [()]
+    space = search_space(entrant.agent)
+    found = [entrant.options]
     for number in range(1, count):
-        key = Key(hash_seed("tune", agent), number, Stream.INIT)
+        key = Key(hash_seed("tune", entrant.agent), number, Stream.INIT)
         chosen = zip(space.items(), key.uniform(k=np.arange(len(space))), strict=True)
         words = [(f"--agent.{name}", values[int(u * len(values))]) for (name, values), u in chosen]
-        found.append(tuple(word for pair in words for word in pair))
+        free = [pair for pair in words if pair[0] not in entrant.options]
+        found.append((*entrant.options, *(word for pair in free for word in pair)))
     return found
 
 
@@ -83,7 +89,7 @@ def tune(suite: Suite, agents: Sequence[str] | None, folder: Path, engine: Engin
 
     Args:
         suite: whose held-out games are played.
-        agents: whose settings are tried; None: all that say what may be.
+        agents: whose settings are tried, see `by_default`; None: all that say what may be, and the variants.
         folder: of the file.
         engine: that plays.
         count: trials of each.
@@ -94,24 +100,29 @@ def tune(suite: Suite, agents: Sequence[str] | None, folder: Path, engine: Engin
     """
     if count < 1:
         raise ValueError(f"--trials must be at least 1, got {count}")
-    agents = list(SEARCH) if agents is None else agents
-    drawn = {f"{agent} {i}": (agent, one) for agent in agents for i, one in enumerate(trials(agent, count))}
-    plan = suite.held_out([Entrant(label, agent, options) for label, (agent, options) in drawn.items()])
+    entrants = by_default([*SEARCH, *VARIANTS] if agents is None else agents)
+    drawn = {
+        one.label: [
+            replace(one, label=f"{one.label} {i}", options=options) for i, options in enumerate(trials(one, count))
+        ]
+        for one in entrants
+    }
+    plan = suite.held_out([trial for tried in drawn.values() for trial in tried])
     failed = play(plan.cells, folder, engine, "tuning")
-    found: dict[str, list[float]] = {label: [] for label in drawn}
+    found: dict[str, list[float]] = {trial.label: [] for trial in plan.entrants}
     results = gather(plan, folder)
     for cell in results["cells"]:
         found[cell["entrant"]].append(left(cell, gap_tags(results)[cell["game"]]))
     chosen = {}
-    for agent in agents:
-        rows = [_trial(options, found[label], plan) for label, (who, options) in drawn.items() if who == agent]
+    for label, tried in drawn.items():
+        rows = [_trial(trial.options, found[trial.label], plan) for trial in tried]
         well = [row for row in rows if row["left"] is not None]
         if not well:
-            raise ValueError(f"no trial of '{agent}' ended well, see {folder / 'cells' / failed[0] / 'log.txt'}")
-        chosen[agent] = {**min(well, key=lambda row: row["left"]), "trials": rows}
+            raise ValueError(f"no trial of '{label}' ended well, see {folder / 'cells' / failed[0] / 'log.txt'}")
+        chosen[label] = {**min(well, key=lambda row: row["left"]), "trials": rows}
     content = {"conditions": plan.conditions(), "made": circumstances(), "trials": count, "agents": chosen}
     write_whole(folder / "tuned.json", json.dumps(content, indent=1) + "\n")
-    lines = [f"{agent:>8}  left {one['left']:.3f}  {' '.join(one['options'])}" for agent, one in chosen.items()]
+    lines = [f"{label:>8}  left {one['left']:.3f}  {' '.join(one['options'])}" for label, one in chosen.items()]
     return "\n".join([*lines, f"Settings: {folder / 'tuned.json'}"])
 
 
@@ -125,7 +136,7 @@ def settings_of(agents: Sequence[str], path: Path) -> list[Entrant]:
     """Returns agents with the settings that were chosen for them, those that nobody tuned with their defaults.
 
     Args:
-        agents: names, or "module:Config".
+        agents: names, of variants too, or "module:Config".
         path: a file of `tune`, which need not be there.
 
     Raises:
@@ -139,18 +150,20 @@ def settings_of(agents: Sequence[str], path: Path) -> list[Entrant]:
             chosen = json.loads(path.read_text(encoding="utf-8"))["agents"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no file of --tune: {error}") from error
-    return [replace(one, options=tuple(chosen.get(one.agent, {}).get("options", ()))) for one in by_default(agents)]
+    found = by_default(agents)
+    return [replace(one, options=tuple(chosen.get(one.label, {}).get("options", one.options))) for one in found]
 
 
 def by_default(agents: Sequence[str]) -> list[Entrant]:
-    """Returns agents with their default settings.
+    """Returns agents with their default settings, variants with those that make them.
 
     Raises:
         UnknownNameError: if there is no such agent.
     """
-    for agent in agents:
-        config_class("agent", agent)
-    return [Entrant(agent, agent) for agent in agents]
+    found = [Entrant(name, name.split()[0] if name in VARIANTS else name, VARIANTS.get(name, ())) for name in agents]
+    for one in found:
+        config_class("agent", one.agent)
+    return found
 
 
 def tuned_for(suite: str) -> Path:

@@ -12,8 +12,8 @@ from runners.benchmark.cells import REGRET, play_cells
 from runners.benchmark.executors import local
 from runners.benchmark.results import read_results, write_results
 from runners.benchmark.scores import gaps, left, table, to_tenth
-from runners.benchmark.suites import BUILT_IN, Cell, Entrant, Game, Suite, find_suite, tabular
-from runners.benchmark.tuning import settings_of, trials, tuned_for
+from runners.benchmark.suites import BUILT_IN, GROUPS, VARIANTS, Cell, Entrant, Game, Suite, find_suite, tabular
+from runners.benchmark.tuning import by_default, settings_of, trials, tuned_for
 from runners.duel import main as duel
 from runners.run.build import build_experiment
 from runners.run.cli import parse
@@ -262,11 +262,27 @@ def test_settings_are_tuned_on_held_out_games_and_played(tmp_path, capsys):
     content = json.loads((tmp_path / "out/tuned.json").read_text())
     found = content["agents"]["ipo"]
     assert (content["conditions"]["first_seed"], content["conditions"]["seeds"]) == (1000, 6)
-    assert [trial["options"] for trial in found["trials"]] == [list(one) for one in trials("ipo", 3)]
+    assert [trial["options"] for trial in found["trials"]] == [list(one) for one in trials(Entrant("ipo", "ipo"), 3)]
     assert found["left"] == min(trial["left"] for trial in found["trials"])
     (entrant,) = settings_of(["ipo"], tmp_path / "out/tuned.json")
     assert list(entrant.options) == found["options"]
     assert settings_of(["sppo"], tmp_path / "out/tuned.json") == [Entrant("sppo", "sppo")]
+
+
+def test_variants_of_an_agent_try_the_same_values_of_what_they_do_not_set():
+    plain = trials(Entrant("rloo", "rloo"), 16)
+    fixed = Entrant("rloo two", "rloo", ("--agent.responses", "2"))
+    assert trials(fixed, 16)[0] == fixed.options
+    for ours, theirs in zip(trials(fixed, 16)[1:], plain[1:], strict=True):
+        place = theirs.index("--agent.responses")
+        assert ours == (*fixed.options, *theirs[:place], *theirs[place + 2 :])
+
+
+def test_variants_of_standard_are_named_by_their_agent_and_differ_from_it():
+    (entrant,) = find_suite("quick", by_default, ["grpo circular"]).entrants
+    assert entrant == Entrant("grpo circular", "grpo", VARIANTS["grpo circular"])
+    made = [parse(Cell(one, Game("cyclic"), 0, ()).arguments).settings.configs["agent"] for one in by_default(GROUPS)]
+    assert len(set(made)) == len(made)
 
 
 def test_no_suite_plays_what_settings_are_chosen_on():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,8 +114,7 @@ def hyper_parameters(results: Mapping[str, Any]) -> Table:
     """Returns each entrant's settings and the commits that played it."""
     rows = []
     for label, one in results["entrants"].items():
-        words = one["options"]
-        told = " ".join(f"{a.removeprefix('--agent.')}={b}" for a, b in zip(words[::2], words[1::2], strict=True))
+        told = re.sub(r" (?!--)", "=", " ".join(one["options"])).replace("--agent.", "")  # a flag has no value
         commits = ", ".join(sorted({str(made["commit"])[:10] for made in one["made"]}))
         rows.append([label, one["agent"], told or "defaults", commits])
     about = "Everything else is at the default that `python -m runners.duel --help` shows."
