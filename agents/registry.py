@@ -21,6 +21,7 @@ AGENTS = {
     "oelhf": "agents.oelhf:OELHFConfig",
     "pelhf": "agents.pelhf:PELHFConfig",
     "spo": "agents.spo:SPOConfig",
+    "psro": "agents.population.psro:PSROConfig",
     "grpo": "agents.grpo:GRPOConfig",
     "rloo": "agents.rloo:RLOOConfig",
     "rlhf": "agents.rlhf:RLHFConfig",

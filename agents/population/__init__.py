@@ -1,0 +1,1 @@
+"""Agents whose answer is a mixture of a population of policies."""
