@@ -3,6 +3,7 @@
 import csv
 import html.parser
 import json
+import re
 
 import pytest
 import torch
@@ -115,7 +116,7 @@ def test_copies_move_elo_and_not_nash_mass():
 
 def results_of(ends):
     """Returns results in which every agent ends where it is told: (agent, lam) -> exploitability and win rate."""
-    games = [{"label": Game("cyclic", lam).label, "oracle": "cyclic", "lam": lam} for lam in (0.0, 1.0)]
+    games = [{"label": Game("cyclic", lam).label, "oracle": "cyclic", "lam": lam} for lam in (0.0, 0.5, 1.0)]
     games = [{**game, "noise": 0.0, "feedback": "outcome", "gap": EXPLOITABILITY} for game in games]
     cells = [
         {
@@ -154,6 +155,18 @@ def test_the_sentences_follow_the_measurement():
     assert "regularised Nash agents rises" in said[2]
     assert "by win rate the Nash agents are worse" in said[3]
     assert "No comparison of families" in sentences(results_of({("dpo", 0.0): (0.1, 0.5), ("dpo", 1.0): (0.1, 0.5)}))[0]
+
+
+def test_the_headline_says_where_grpo_ends_beside_others():
+    shares = {"grpo": 0.4, "spo": 0.5, "inpo": 1.0, "oelhf": 0.1}
+    results = results_of({(who, lam): (0.4 * share, 0.5) for who, share in shares.items() for lam in (0.0, 0.5, 1.0)})
+    (first, _) = sentences(results)
+    assert first.startswith("cyclic, lam = 0, 0.5 and 1: pairwise GRPO leaves 0.405 [")
+    assert re.findall(r"(\w+) (\d\.\d+) \[", first) == [
+        ("leaves", "0.405"), ("spo", "0.505"), ("inpo", "1.005"), ("oelhf", "0.105")
+    ]  # fmt: skip
+    results["cells"] = [cell for cell in results["cells"] if cell["game"] != "cyclic lam=0.5"]
+    assert len(sentences(results)) == 1
 
 
 def test_one_cell_that_failed_leaves_a_report(folder, tmp_path):

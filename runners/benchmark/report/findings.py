@@ -8,17 +8,22 @@ from typing import Any
 import numpy as np
 
 from runners.benchmark.report.standings import dialled
-from runners.benchmark.scores import entrants
+from runners.benchmark.scores import entrants, table
 from runners.benchmark.statistics import Interval, Scores, bootstrap
 
 EXPLOITABILITY, WIN_RATE = "game/exploitability", "eval/win_rate_vs_ref"
 BRADLEY_TERRY, NASH, NO_REGRET, OTHER = "Bradley-Terry", "regularised Nash", "unregularised", "other"
+GROUP = "group relative"
 FAMILIES = {
     BRADLEY_TERRY: ("dpo", "rlhf", "xpo"),
     NASH: ("ipo", "inpo", "nash_md", "egpo", "oelhf"),
     NO_REGRET: ("sppo", "spo", "comal"),
+    GROUP: ("grpo", "rloo"),
 }
-"""Aims of agents: the best response by a fitted reward, the regularised equilibrium, or that of the game itself."""
+"""Aims of agents: the best response by a fitted reward, the regularised equilibrium, that of the game itself, or the
+highest reward in a group of their own samples."""
+BESIDE = "spo", "inpo", "oelhf"
+"""Entrants that the headline puts beside `grpo`."""
 
 
 def family(results: Mapping[str, Any], entrant: str) -> str:
@@ -37,8 +42,32 @@ def final(results: Mapping[str, Any], game: str, chosen: Sequence[str], tag: str
     return np.array([[found[seed] for seed in shared] for found in ends.values()]).T
 
 
+def headline(results: Mapping[str, Any]) -> list[str]:
+    """Returns the sentence that says where pairwise GRPO ends without cycles, with some and with nothing else.
+
+    None if it, an entrant beside it or a game is missing.
+    """
+    left, by_lam = table(results), dialled(results).get("cyclic", {})
+    names = [by_lam[lam] for lam in (0.0, 0.5, 1.0) if lam in by_lam]
+    if len(names) < 3 or not all(left.get(one, {}).keys() >= set(names) for one in ("grpo", *BESIDE)):
+        return []
+
+    def ends(one: str) -> str:
+        return ", ".join(str(bootstrap(np.array(left[one][name])[:, None])) for name in names)
+
+    beside = "; ".join(f"{one} {ends(one)}" for one in BESIDE)
+    return [
+        f"cyclic, lam = 0, 0.5 and 1: pairwise GRPO leaves {ends('grpo')} of the start's exploitability ({beside})."
+    ]
+
+
 def sentences(results: Mapping[str, Any]) -> list[str]:
-    """Returns what the oracles with a dial show of the families, one sentence for each thing that was to be seen."""
+    """Returns what the oracles with a dial show, one sentence for each thing that was to be seen."""
+    return [*headline(results), *of_families(results)]
+
+
+def of_families(results: Mapping[str, Any]) -> list[str]:
+    """Returns what the oracles with a dial show of Bradley-Terry and of regularised-Nash agents."""
     groups = {
         name: [one for one in entrants(results) if family(results, one) == name] for name in (BRADLEY_TERRY, NASH)
     }

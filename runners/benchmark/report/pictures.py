@@ -18,7 +18,13 @@ from runners.run.curves import COLOURS
 
 MARKERS = "osD^v<>PX*ph"
 MEASURES = {EXPLOITABILITY: "exploitability", WIN_RATE: "win rate against the start"}
-DASHES = {"Bradley-Terry": ":", "regularised Nash": "-", "unregularised": "--", "other": "-."}
+DASHES = {
+    "Bradley-Terry": ":",
+    "regularised Nash": "-",
+    "unregularised": "--",
+    "group relative": "-.",
+    "other": (0, (1, 3)),
+}
 """Of lines by family: with the markers they tell lines apart without colour."""
 
 
