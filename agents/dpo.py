@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
@@ -16,7 +16,8 @@ from agents.optim.optimiser import OptimiserConfig
 from preference_duel.types import Duel, Proposal
 
 if TYPE_CHECKING:
-    from agents.learning.learner import MarginLoss
+    from torch import Tensor
+
     from preference_duel.protocols import Policy
 
 Loss = Literal["sigmoid", "robust", "hinge", "exo"]
@@ -78,7 +79,7 @@ class DPOConfig:
         """Builds the agent around the policy that it trains."""
         return DPO(self, policy, seed)
 
-    def margin_loss(self) -> MarginLoss:
+    def margin_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
         """Returns the loss of margins."""
         if self.loss == "robust":
             return partial(losses.robust_dpo, beta=self.tau, label_noise=self.label_smoothing)
@@ -118,7 +119,12 @@ class DPO(LearningAgent):
         self.include_in_average(self.policy, self.config.refresh_every)
         pairs = _best_against_worst(duel) if self.config.pairs == "best_worst" else duel
         renewed = self.learner.updates % self.config.refresh_every == 0
-        scalars, log_policy, log_start = self.step_on_pairs(pairs, self.start, self.config.margin_loss())
+        margin_loss = self.config.margin_loss()
+
+        def loss(first: Tensor, second: Tensor, prob: Tensor) -> Tensor:
+            return margin_loss(first - second, prob)
+
+        scalars, log_policy, log_start = self.step_on_pairs(pairs, self.start, loss)
         if duel.self_play:  # else the responses were given
             if not renewed:
                 with torch.no_grad():

@@ -128,8 +128,8 @@ def mirror_step(
             "a mirror step learns from pairs of samples of one distribution, and the seats hold samples of two"
         )
 
-    def loss(margin: Tensor, prob: Tensor) -> Tensor:
-        return losses.ipo(margin, prob, tau=1 / eta)  # [b, K, K] (margin - eta (P - 1/2))^2
+    def loss(first: Tensor, second: Tensor, prob: Tensor) -> Tensor:
+        return losses.ipo(first - second, prob, tau=1 / eta)  # [b, K, K] (margin - eta (P - 1/2))^2
 
     anchor = (1 - eta * tau) * log_opponent + eta * tau * log_reference  # [B, K]
     return learner.step_on_pairs(duel, anchor, loss, squares=True).scalars

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 from agents import losses
-from agents.learning.learner import LearningAgent
+from agents.learning.learner import LearningAgent, Score
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, positive, require, within
 from preference_duel.types import Duel, Proposal
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from preference_duel.protocols import Policy
 
 
@@ -67,9 +68,12 @@ class IPO(LearningAgent):
             ValueError: if the duel has no compared pair, or a response that the policy could not have sampled.
         """
         self.include_in_average(self.policy)
-        loss = partial(losses.ipo, tau=self.config.tau)  # [b, K, L] (margin - (P - 1/2) / tau)^2
-        normalised = self.config.length_normalised
-        step = self.step_on_pairs(duel, self.start, loss, squares=True, length_normalised=normalised)
+        score = Score(per_token=self.config.length_normalised)
+
+        def loss(first: Tensor, second: Tensor, prob: Tensor) -> Tensor:
+            return losses.ipo(first - second, prob, self.config.tau)  # [b, K, L] (margin - (P - 1/2) / tau)^2
+
+        step = self.step_on_pairs(duel, self.start, loss, score=score, squares=True)
         if not (self.own_draws and duel.self_play):
             return step.scalars  # the responses are a mixture's, or were given
         return step.policy_scalars(duel) | step.scalars

@@ -86,8 +86,8 @@ class XPO(LearningAgent):
         self.include_in_average(self.policy)
         k = len(duel.left[0])
 
-        def loss(margin: Tensor, prob: Tensor) -> Tensor:
-            return losses.dpo(margin, prob, self.config.tau)  # [b, K, L] -log sigma(tau margin of the winner)
+        def loss(first: Tensor, second: Tensor, prob: Tensor) -> Tensor:
+            return losses.dpo(first - second, prob, self.config.tau)  # [b, K, L] -log sigma(tau margin of the winner)
 
         def bonus(ratio: Tensor, weight: Tensor) -> Tensor:
             return self.config.alpha * (weight.sum(1) * ratio[:, k:]).sum(1)  # [b] alpha E[log pi/ref (y')], y' of ref

@@ -23,8 +23,24 @@ if TYPE_CHECKING:
     from preference_duel.protocols import Policy
     from preference_duel.types import Completion, Duel
 
-MarginLoss = Callable[["Tensor", "Tensor"], "Tensor"]
-"""Returns a loss [b, K, L] of margins [b, K, L] and the chances [b, K, L] that the first response wins."""
+PairLoss = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+"""Returns a loss [b, K, L] of the scores [b, K, 1] of the first responses and [b, 1, L] of the second ones, and of the
+probabilities [b, K, L] that the first wins; a loss of margins takes the difference of the two."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a response is scored for a loss of pairs: by log pi - log reference, unless a field says otherwise.
+
+    Attributes:
+        to_reference: whether log reference is subtracted; if not, an agent keeps no reference.
+        per_token: whether that is divided by the response's tokens, as the policy writes them.
+        charge: nats by which each token of a response lowers log reference.
+    """
+
+    to_reference: bool = True
+    per_token: bool = False
+    charge: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,17 +80,18 @@ class PairStep(NamedTuple):
     Attributes:
         scalars: loss and gradient norm before the step, and the learning rate, by tag.
         log_policy: [B, K] (self-play) or [B, K + L] nats, before the step.
-        log_anchor: of the same shape, nats: what the log-ratios are taken to.
+        log_reference: of the same shape, nats; None: there is no reference.
     """
 
     scalars: dict[str, float]
     log_policy: Tensor
-    log_anchor: Tensor
+    log_reference: Tensor | None
 
     def policy_scalars(self, duel: Duel) -> dict[str, float]:
-        """Returns entropy and KL from the anchor of the policy before the step, if it sampled the left seat."""
+        """Returns entropy and KL from the reference of the policy before the step, if it sampled the left seat."""
         count = len(duel.left[0])
-        return policy_scalars(duel.left_weight, self.log_policy[:, :count], self.log_anchor[:, :count])
+        log_reference = None if self.log_reference is None else self.log_reference[:, :count]
+        return policy_scalars(duel.left_weight, self.log_policy[:, :count], log_reference)
 
 
 class Learner:
@@ -159,10 +176,10 @@ class Learner:
         self,
         duel: Duel,
         anchor: Tensor,
-        loss: MarginLoss,
+        loss: PairLoss,
         *,
+        lengths: Tensor | None = None,
         squares: bool = False,
-        length_normalised: bool = False,
         extra: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> PairStep:
         """Takes one optimiser step on the mean loss over a duel's pairs, and counts it.
@@ -170,42 +187,41 @@ class Learner:
         Args:
             duel: of any two seats.
             anchor: [B, K] (self-play) or [B, K + L] nats: subtracted from log pi of `responses_of(duel)`.
-            loss: of margins and chances.
+            loss: of scores and probabilities.
+            lengths: of the anchor's shape: what the differences are divided by; None: they are the scores.
             squares: whether the loss is a sum of squares of the margins' distances, which lbfgs can make use of;
                 self-play alone.
-            length_normalised: whether log-ratios are divided by the responses' tokens, as the policy writes them.
-            extra: returns [b] what is added to each prompt's loss, of log-ratios [b, K (+ L)] and weights [b, K, L].
+            extra: returns [b] what is added to each prompt's loss, of scores [b, K (+ L)] and weights [b, K, L].
 
         Raises:
-            ValueError: if the duel has no asked pair, the policy could not have drawn a response, or does not know
-                the tokens that a response has.
+            ValueError: if the duel has no asked pair, or the policy could not have drawn a response.
         """
         responses, count = responses_of(duel), len(duel.left[0])
         weight = losses.pair_weight(duel.left_weight, duel.right_weight, duel.asked, duel.exact)  # [B, K, L]
         values = {"anchor": anchor, "prob": duel.prob, "weight": weight}
-        if length_normalised:
-            values["length"] = torch.tensor([[max(1, self.policy.length(y)) for y in row] for row in responses])
+        if lengths is not None:
+            values["length"] = lengths
         first_log_policy = torch.full_like(anchor, torch.nan)
 
-        def ratio(part: Batch) -> Tensor:
+        def score(part: Batch) -> Tensor:
             log_policy = self.policy.logprob(part.prompts, part.responses)  # [b, K (+ L)]
             rows, before = list(part.rows), first_log_policy[list(part.rows)]
             first_log_policy[rows] = torch.where(before.isnan(), log_policy.detach(), before)
             log_ratio = require_finite(log_policy - part["anchor"])
-            return log_ratio / part["length"] if length_normalised else log_ratio
+            return log_ratio if lengths is None else log_ratio / part["length"]
 
         def mean_loss(part: Batch) -> Tensor:
-            r = ratio(part)
-            margin = losses.margins(r) if duel.self_play else losses.margins(r[:, :count], r[:, count:])  # [b, K, L]
-            mean = (part["weight"] * loss(margin, part["prob"])).sum((1, 2))
-            return mean if extra is None else mean + extra(r, part["weight"])
+            scores = score(part)
+            first, second = (scores, scores) if duel.self_play else (scores[:, :count], scores[:, count:])
+            mean = (part["weight"] * loss(first[:, :, None], second[:, None, :], part["prob"])).sum((1, 2))
+            return mean if extra is None else mean + extra(scores, part["weight"])
 
         def terms(part: Batch) -> Tensor:
-            return losses.squared_terms(ratio(part), part["weight"])
+            return losses.squared_terms(score(part), part["weight"])
 
         batch = Batch(duel.prompts, responses, values).to(anchor)
         scalars = self.step(batch, mean_loss, terms if squares and duel.self_play else None)
-        return PairStep(scalars, distributed.largest(first_log_policy.nan_to_num(nan=-torch.inf)), anchor)
+        return PairStep(scalars, distributed.largest(first_log_policy.nan_to_num(nan=-torch.inf)), None)
 
     def _parts(self, batch: Batch, own: Sequence[int]) -> list[tuple[Batch, int]]:
         """Returns what this process learns from, and 1 for each.
@@ -323,19 +339,39 @@ class LearningAgent:
     def step_on_pairs(
         self,
         duel: Duel,
-        start: Policy,
-        loss: MarginLoss,
+        reference: Policy | None,
+        loss: PairLoss,
         *,
+        score: Score = Score(),
         squares: bool = False,
-        length_normalised: bool = False,
         extra: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> PairStep:
-        """Takes one optimiser step on a duel's pairs with log-ratios to `start`; see `Learner.step_on_pairs`."""
-        with torch.no_grad():
-            log_start = start.logprob(duel.prompts, responses_of(duel))  # [B, K], of two seats [B, K + L]
-        return self.learner.step_on_pairs(
-            duel, log_start, loss, squares=squares, length_normalised=length_normalised, extra=extra
-        )
+        """Takes one optimiser step on a duel's pairs; see `Learner.step_on_pairs`.
+
+        Args:
+            duel: of any two seats.
+            reference: what log-ratios are taken to; None: scores are of log pi alone.
+            loss: of scores and probabilities.
+            score: how a response is scored.
+            squares: whether the loss is a sum of squares of the margins' distances.
+            extra: what is added to each prompt's loss.
+
+        Raises:
+            ValueError: if the duel has no asked pair, the policy could not have drawn a response, or scores are per
+                token and a response has none, or the policy does not know them.
+        """
+        responses, log_reference = responses_of(duel), None
+        if reference is not None:
+            with torch.no_grad():
+                log_reference = reference.logprob(duel.prompts, responses)  # [B, K], of two seats [B, K + L]
+        anchor = _zeros(self.policy, responses) if log_reference is None else log_reference
+        if score.charge:
+            anchor = anchor - score.charge * token_counts(self.policy, responses).to(anchor)
+        lengths = token_counts(self.policy, responses) if score.per_token else None
+        if lengths is not None and not lengths.all():
+            raise ValueError("a response has no tokens, so that it has no mean log-probability; leave it out")
+        step = self.learner.step_on_pairs(duel, anchor, loss, lengths=lengths, squares=squares, extra=extra)
+        return step._replace(log_reference=log_reference)
 
     def include_in_average(self, policy: Policy, every: int = 1) -> None:
         """Adds a policy to the average, if kept, in the first of each `every` updates."""
@@ -362,6 +398,21 @@ def responses_of(duel: Duel) -> list[list[Completion]]:
     if duel.self_play:
         return [list(row) for row in duel.left]
     return [[*left, *right] for left, right in zip(duel.left, duel.right, strict=True)]
+
+
+def token_counts(policy: Policy, responses: Sequence[Sequence[Completion]]) -> Tensor:
+    """Returns [B, K] the tokens in which a policy writes responses, the one that ends them included.
+
+    Raises:
+        ValueError: if the policy does not know them.
+    """
+    return torch.tensor([[policy.length(y) for y in row] for row in responses])
+
+
+def _zeros(policy: Policy, responses: Sequence[Sequence[Completion]]) -> Tensor:
+    """Returns zeros [B, K] of the kind of the policy's log-probabilities: float32 where its weights are shorter."""
+    dtype = torch.promote_types(next(policy.parameters()).dtype, torch.float32)
+    return torch.zeros(len(responses), len(responses[0]), dtype=dtype, device=policy.device)
 
 
 def require_finite(ratio: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Losses: pure functions from tensors to unreduced tensors, without configuration or logging."""
 
-from agents.losses.pairs import dpo, exo, hinge, ipo, margins, nca, pair_weight, robust_dpo, squared_terms
+from agents.losses.pairs import dpo, exo, hinge, ipo, nca, pair_weight, robust_dpo, squared_terms
 from agents.losses.self_play import best_and_worst, bradley_terry, log_partition, sppo, win_rate
 from agents.losses.surrogates import (
     advantage,
@@ -26,7 +26,6 @@ __all__ = [
     "ipo",
     "k3",
     "log_partition",
-    "margins",
     "nca",
     "pair_weight",
     "policy_gradient",

@@ -10,25 +10,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def margins(ratio: Tensor, other: Tensor | None = None) -> Tensor:
-    """Returns the margin of every pair: the first response's log-ratio minus the second's.
-
-    Args:
-        ratio: [B, K] log pi(y|x) - log ref(y|x), nats.
-        other: [B, L] of the second responses; None: the same.
-
-    Returns:
-        [B, K, L] nats.
-
-    Raises:
-        ValueError: if the shapes do not fit.
-    """
-    other = ratio if other is None else other
-    if ratio.ndim != 2 or other.ndim != 2 or len(ratio) != len(other):
-        raise ValueError(f"ratios must be [B, K] and [B, L], got {tuple(ratio.shape)} and {tuple(other.shape)}")
-    return ratio[:, :, None] - other[:, None, :]
-
-
 def pair_weight(left_weight: Tensor, right_weight: Tensor, asked: Tensor, exact: bool = False) -> Tensor:
     """Returns how much each pair counts: the product of its draws' weights, over the pairs that were asked.
 

@@ -192,6 +192,13 @@ def test_a_length_that_no_policy_knows_is_an_error():
         Policy.length(TabularPolicy(finite_task("game", ["x"], RESPONSES, RESPONSES)), Completion("a text"))
 
 
+def test_a_response_without_tokens_has_no_mean(monkeypatch):
+    agent, arena = game(COMAL, length_normalised=True)
+    monkeypatch.setattr(TabularPolicy, "length", lambda policy, response: 0)
+    with pytest.raises(ValueError, match="a response has no tokens, so that it has no mean log-probability"):
+        play(agent, arena, 1)
+
+
 def test_scalars_are_what_the_documentation_says():
     agent, arena = game(COMAL, tau=0.3, optimiser={**PLAIN, "learning_rate": 0.01})
     play(agent, arena, 3)
