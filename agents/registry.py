@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 AGENTS = {
     "sppo": "agents.sppo:SPPOConfig",
-    "dpo": "agents.dpo:DPOConfig",
+    "dpo": "agents.pairs.dpo:DPOConfig",
     "ipo": "agents.ipo:IPOConfig",
     "inpo": "agents.inpo:INPOConfig",
     "egpo": "agents.egpo:EGPOConfig",

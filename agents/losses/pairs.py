@@ -101,7 +101,9 @@ def dpo(margin: Tensor, prob: Tensor, beta: float, label_smoothing: float = 0.0)
 
 
 def hinge(margin: Tensor, prob: Tensor, beta: float) -> Tensor:
-    """Returns max(0, 1 - beta margin) for the winner's margin: SLiC's loss (Zhao et al. 2023, arXiv:2305.10425).
+    """Returns max(0, 1 - beta margin) for the winner's margin: RSO's hinge-norm (Liu et al. 2023, arXiv:2309.06657).
+
+    SLiC-HF takes log-probabilities instead (arXiv:2305.10425).
 
     Args:
         margin: [...] log-ratio of the first response minus the second's, nats.

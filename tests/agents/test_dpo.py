@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from agents.check import check_agent
-from agents.dpo import DPOConfig
 from agents.optim.optimiser import OptimiserConfig
+from agents.pairs.dpo import DPOConfig
 from envs.games import bradley_terry_fit, regularised_exploitability
 from oracles.table import TableOracle
 from preference_duel.types import Completion, Duel
-from tests.matrix_games import COMAL, RANKED, RESPONSES, REWARD, START, game, law, play
+from tests.matrix_games import COMAL, RANKED, RESPONSES, REWARD, START, g3, game, law, play
 
 SOLVED = OptimiserConfig("lbfgs")
 
@@ -46,6 +46,15 @@ def test_outcomes_lead_where_probabilities_do(fields):
     play(agent, arena, 1500)
     goal = torch.softmax(START.log() + REWARD / 0.5, 0)
     assert (law(agent.policy) - goal).abs().sum() < 0.2 * (START - goal).abs().sum()
+
+
+def test_stages_with_a_renewed_reference_are_one_at_a_smaller_tau():
+    """Two solved stages of sDPO at tau .5 are DPO at .25."""
+    config = DPOConfig(tau=0.5, renew_reference_every=1, average=False, optimiser=SOLVED)
+    agent, arena = g3(config)
+    play(agent, arena, 2)
+    assert law(agent.policy).tolist() == pytest.approx([0.027237, 0.892260, 0.080503], abs=1e-5)
+    assert law(agent.reference).tolist() == law(agent.policy).tolist()
 
 
 def test_entropy_is_that_of_the_copy_that_drew():
@@ -87,6 +96,7 @@ def test_the_best_meets_the_worst():
         {},
         {"loss": "exo", "label_smoothing": 0.1, "refresh_every": 3},
         {"loss": "hinge", "average": False},
+        {"renew_reference_every": 2},
     ],
 )
 def test_it_keeps_the_contract_of_an_agent(fields, exact):
@@ -104,6 +114,7 @@ def test_it_keeps_the_contract_of_an_agent(fields, exact):
         ({"loss": "hinge", "label_smoothing": 0.1}, "makes no use of label_smoothing"),
         ({"responses": 1}, "responses must be at least 2"),
         ({"refresh_every": 0}, "refresh_every must be at least 1"),
+        ({"renew_reference_every": 0}, "renew_reference_every must be at least 1, or None"),
     ],
 )
 def test_settings_out_of_range_are_refused(fields, message):

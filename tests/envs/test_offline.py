@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from agents.dpo import DPOConfig
 from agents.ipo import IPOConfig
 from agents.optim.optimiser import OptimiserConfig
+from agents.pairs.dpo import DPOConfig
 from agents.policies.tabular import TabularPolicy
 from envs import make_task
 from envs.offline import FileArena, Preference, read_preferences

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from agents.dpo import DPOConfig
 from agents.optim.optimiser import OptimiserConfig
+from agents.pairs.dpo import DPOConfig
 from agents.policies.lm.constraints import TextConstraints
 from envs import DuelArena
 from oracles import check_oracle, make
@@ -66,7 +66,7 @@ def test_it_judges_by_the_margin_that_dpo_trains(tmp_path):
     prompts, first, second = list(PROMPTS), ["a", "bb", "0", "#a", "b"], ["bb", "a", "1", "0", "abc"]
     with torch.no_grad():
         listed = [[Completion(a), Completion(b)] for a, b in zip(first, second, strict=True)]
-        ratio = agent.policy.logprob(prompts, listed) - agent.start.logprob(prompts, listed)
+        ratio = agent.policy.logprob(prompts, listed) - agent.reference.logprob(prompts, listed)
     margin = ratio[:, 0] - ratio[:, 1]
     assert margin.abs().min() > 1e-3
     oracle = make("implicit", policy=str(tmp_path / "trained"), reference=str(folder), beta=0.2)

@@ -1,0 +1,1 @@
+"""Losses of pairs of responses, one file each: DPO and its family."""

@@ -1,0 +1,130 @@
+"""The agent of the losses of pairs: samples responses, has their pairs compared, takes one step on the loss."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from agents import losses
+from agents.learning.learner import LearningAgent, Score
+from agents.optim.optimiser import OptimiserConfig
+from preference_duel.checks import at_least, one_of, require
+from preference_duel.types import Duel, Proposal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agents.learning.learner import PairLoss
+    from preference_duel.protocols import Policy
+
+Pairs = Literal["all", "best_worst"]
+
+
+@dataclass(frozen=True)
+class PairConfig(ABC):
+    """What all losses of pairs share; each adds its own settings, its loss and how it scores a response."""
+
+    responses: int = 4
+    """Samples per prompt, K >= 2, each pair of them compared once. Ignored if the policy is exact."""
+
+    pairs: Literal["all", "best_worst"] = "all"
+    """Which pairs are learned from: all, or only the sample that won most often against the one that won least, as
+    iterative recipes do."""
+
+    refresh_every: int = 1
+    """Updates between renewals of the policy that samples, >= 1; 1 is online, many are iterative."""
+
+    renew_reference_every: int | None = None
+    """Updates between renewals of the reference by the current policy, >= 1, as in the stages of sDPO
+    (arXiv:2403.19270); None: it stays the start."""
+
+    average: bool = True
+    """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
+
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """Optimiser of the policy."""
+
+    def __post_init__(self) -> None:
+        """Raises if a value is out of range."""
+        sampled, renewals = at_least(2, "one sample has no other to beat"), at_least(1)
+        require(self, responses=sampled, pairs=one_of(Pairs), refresh_every=renewals)
+        require(self, renew_reference_every=renewals.or_none())
+        if self.renew_reference_every is not None and not self.score().to_reference:
+            raise ValueError("there is no reference to renew: this loss takes none; leave renew_reference_every out")
+
+    def build(self, *, policy: Policy, seed: int = 0) -> PairAgent:
+        """Builds the agent around the policy that it trains."""
+        return PairAgent(self, policy, seed)
+
+    def score(self) -> Score:
+        """Returns how a response is scored: by its log-ratio to the reference."""
+        return Score()
+
+    @abstractmethod
+    def pair_loss(self, first: Tensor, second: Tensor, prob: Tensor) -> Tensor:
+        """Returns [b, K, L] the loss of the scores [b, K, 1] and [b, 1, L] and of P(first wins) [b, K, L]."""
+
+
+class PairAgent(LearningAgent):
+    """Learns from pairs of its own samples, or of a file.
+
+    Attributes:
+        policy: what is trained.
+        opponent: the policy that samples, as it was renewed last.
+        reference: what log-ratios are taken to; None: the loss takes none.
+        average: the mean of pi_1..pi_T, start included, if kept.
+    """
+
+    learns_from_files = True
+
+    def __init__(self, config: PairConfig, policy: Policy, seed: int) -> None:
+        self.config, self.opponent = config, policy.frozen()
+        self.reference = policy.frozen() if config.score().to_reference else None
+        copies = {"opponent": self.opponent, "reference": self.reference}
+        super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
+
+    def propose(self, prompts: Sequence[str]) -> Proposal:
+        """Returns K samples for both seats, or the whole distribution if the policy is exact."""
+        return self.self_play(self.opponent, prompts, self.config.responses)
+
+    def update(self, duel: Duel) -> dict[str, float]:
+        """Takes one step on the duel's pairs; they may be of any two seats, such as a file's.
+
+        Raises:
+            ValueError: if the duel has no asked pair, or the policy could not have sampled a response.
+        """
+        return self.learn(duel, self.config.pair_loss)
+
+    def learn(self, duel: Duel, loss: PairLoss) -> dict[str, float]:
+        """Takes one step on a loss of the duel's pairs, and renews what is due."""
+        config = self.config
+        self.include_in_average(self.policy, config.refresh_every)
+        pairs = _best_against_worst(duel) if config.pairs == "best_worst" else duel
+        renewed = self.learner.updates % config.refresh_every == 0
+        step = self.step_on_pairs(pairs, self.reference, loss, score=config.score())
+        scalars = step.scalars
+        if duel.self_play:  # else the responses were given
+            if not renewed:
+                with torch.no_grad():
+                    sampled = self.opponent.logprob(duel.prompts, duel.left)  # [B, K] of the policy that sampled
+                step = step._replace(log_policy=sampled)
+            scalars = step.policy_scalars(duel) | scalars
+        self.renew(self.opponent, config.refresh_every)
+        if self.reference is not None and config.renew_reference_every is not None:
+            self.renew(self.reference, config.renew_reference_every)
+        return scalars
+
+
+def _best_against_worst(duel: Duel) -> Duel:
+    """Returns the duel in which only the sample with the most wins and the one with the fewest were compared."""
+    if not duel.self_play or duel.exact:
+        raise ValueError("pairs='best_worst' chooses among one's own draws: build the policy without exact")
+    ends = losses.best_and_worst(losses.win_rate(duel.prob, leave_one_out=True))
+    asked = torch.zeros_like(duel.asked)
+    asked[torch.arange(len(ends)), ends[:, 0], ends[:, 1]] = True
+    return dataclasses.replace(duel, asked=asked)
