@@ -9,17 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runners.auditing.vote_options import add_vote_options, read
+from runners.run.cli import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line; returns 0, or 1 after an error in one line."""
+    """Runs one command line; returns the exit code, see `exit_code`."""
     options = _parser().parse_args(arguments)
-    try:
-        _audit(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: _audit(options))
 
 
 def _parser() -> argparse.ArgumentParser:

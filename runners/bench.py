@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from preference_duel.names import UnknownNameError, nearest
 from runners.benchmark.suites import BUILT_IN, TRIALS, VARIANTS, Cell, Suite, find_suite, require_suite
+from runners.run.cli import exit_code
 from runners.run.config import require_name
 
 if TYPE_CHECKING:
@@ -19,24 +20,18 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line; returns 0, 1 after an error or a failed cell, 2 after a wrong name, 130 after Ctrl-C."""
+    """Runs one command line; returns the exit code, see `exit_code`; 1 also if a cell failed."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def command() -> int:
         require_suite(options.suite)
         for agent in options.agent or ():
             if agent not in VARIANTS:
                 require_name("agent", agent)
         with _engine(options) as engine:
             return _tune(options, engine) if options.tune else _bench(options, engine)
-    except KeyboardInterrupt:
-        print("interrupted: finished cells are kept, call again to go on", file=sys.stderr)
-        return 130
-    except UnknownNameError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+
+    return exit_code(command, "interrupted: finished cells are kept, call again to go on")
 
 
 def _parser() -> argparse.ArgumentParser:

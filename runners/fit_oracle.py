@@ -11,6 +11,7 @@ from pathlib import Path
 import tyro
 
 from runners.fitting.fit_settings import FitConfig
+from runners.run.cli import exit_code
 
 PROGRAM = "python -m runners.fit_oracle"
 
@@ -22,19 +23,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows the program's name; None: sys.argv.
 
     Returns:
-        0, or 1 after an error that is told in one line.
+        The exit code, see `exit_code`.
     """
     arguments = tuple(sys.argv[1:] if arguments is None else arguments)
     config = tyro.cli(FitConfig, prog=PROGRAM, args=arguments, use_underscores=True)
     out = config.out or Path("runs") / f"oracle-{config.kind}-{datetime.now():%Y%m%d-%H%M%S}"
-    from runners.fitting.fit import fit  # torch takes more than a second: --help need not wait for it
 
-    try:
+    def command() -> None:
+        from runners.fitting.fit import fit  # torch takes more than a second: --help need not wait for it
+
         fit(config, out, shlex.join([*PROGRAM.split(), *arguments]))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_code(command)
 
 
 if __name__ == "__main__":

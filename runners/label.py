@@ -13,7 +13,7 @@ from runners.run.cli import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line; returns 0, 130 after Ctrl-C, 1 after an error and 2 after an unknown name, in one line."""
+    """Runs one command line; returns the exit code, see `exit_code`."""
     options = vars(_parser().parse_args(arguments))
 
     def command() -> int:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runners.auditing.vote_options import add_vote_options, read
+from runners.run.cli import exit_code
 
 START = 1000.0
 POINTS = 400 / math.log(10)
@@ -17,7 +18,7 @@ POINTS = 400 / math.log(10)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line; returns 0, or 1 after an error in one line."""
+    """Runs one command line; returns the exit code, see `exit_code`."""
     parser = argparse.ArgumentParser(
         prog="python -m runners.leaderboard", description=(__doc__ or "").split(": ", 1)[1]
     )
@@ -26,14 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="random seed of the draws (default: 0)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table")
     options = parser.parse_args(arguments)
-    try:
-        if options.draws < 2:
-            raise ValueError(f"--draws must be at least 2, got {options.draws}")
-        _rank(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: _rank(options))
 
 
 def _rank(options: argparse.Namespace) -> None:
@@ -42,6 +36,8 @@ def _rank(options: argparse.Namespace) -> None:
     from envs.votes.statistics.bootstrap import interval, resample
     from envs.votes.statistics.bradley_terry import fit_bradley_terry
 
+    if options.draws < 2:
+        raise ValueError(f"--draws must be at least 2, got {options.draws}")
     table, reading = read(options)
     wins, ties = table.tally()
     half = wins + ties / 2

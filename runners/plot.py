@@ -7,23 +7,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from runners.run.cli import exit_code
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draws what the command line names; returns 0, or 1 after an error told in one line."""
+    """Draws what the command line names; returns the exit code, see `exit_code`."""
     parser = argparse.ArgumentParser(prog="python -m runners.plot", description="Draws the curves of runs.")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directories")
     parser.add_argument("--out", type=Path, default=Path("curves.png"), help="picture to write (default: curves.png)")
     parser.add_argument("--x", choices=("steps", "queries"), default="steps", help="what stands on x (default: steps)")
     options = parser.parse_args(arguments)
-    from runners.run.curves import draw, read_curves
 
-    try:
+    def command() -> None:
+        from runners.run.curves import draw, read_curves
+
         draw(read_curves(options.runs), options.out, options.x)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(options.out)
-    return 0
+        print(options.out)
+
+    return exit_code(command)
 
 
 if __name__ == "__main__":

@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from runners.benchmark.suites import BUILT_IN
+from runners.run.cli import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line; returns 0, or 1 after an error told in one line."""
+    """Runs one command line; returns the exit code, see `exit_code`."""
     parser = argparse.ArgumentParser(prog="python -m runners.report", description=(__doc__ or "").split(": ", 1)[1])
     parser.add_argument("dir", metavar="DIR", help="of a benchmark, or the name of a published suite")
     parser.add_argument("--out", type=Path, help="folder of the page (default: DIR/report, or report/SUITE)")
     options = parser.parse_args(arguments)
-    from runners.benchmark.report.page import write  # torch takes more than a second: --help need not wait for it
 
-    try:
+    def command() -> None:
+        from runners.benchmark.report.page import write  # torch takes more than a second: --help need not wait for it
+
         results, default = find(options.dir)
         print(write(results, options.out or default))
-        return 0
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+
+    return exit_code(command)
 
 
 def find(name: str) -> tuple[dict[str, Any], Path]:
