@@ -11,28 +11,34 @@ PROGRAM = """
 import json, sys
 from preference_duel.deferred import deferred
 
-with deferred("torch"):
+library, part = {names}
+with deferred(library):
     {statement}
-    early = "torch.nn" in sys.modules
-before = "torch" in sys.modules
+    early = part in sys.modules
+before = library in sys.modules
 value = {use}
-import torch as now
-print(json.dumps([early, before, value, now is sys.modules["torch"]]))
+now = __import__(library)
+print(json.dumps([early, before, value, now is sys.modules[library]]))
 """
 
 
 @pytest.mark.parametrize(
-    ("statement", "use", "early"),
+    ("names", "statement", "use", "early"),
     [
-        ("import torch", "torch.tensor([1.0, 2.0]).sum().item()", False),
-        ("import torch", "isinstance(torch.zeros(1), torch.Tensor) and torch.zeros(1).numel()", False),
-        ("from torch import nn", "nn.Linear(3, 1).in_features", True),
-        ("from torch.nn.functional import relu", "relu.__name__ == 'relu' and 3", True),
+        (
+            ("torch", "torch.nn"),
+            "import torch",
+            "isinstance(torch.ones(1), torch.Tensor) and torch.ones(1).item()",
+            False,
+        ),
+        (("xml", "xml.dom"), "import xml", "len(xml.__name__)", False),
+        (("xml", "xml.dom"), "from xml import dom", "dom.Node.ATTRIBUTE_NODE - 1", True),
+        (("xml", "xml.dom"), "from xml.dom import Node", "Node.TEXT_NODE", True),
     ],
 )
-def test_a_deferred_library_is_imported_when_it_is_used(statement, use, early):
+def test_a_deferred_library_is_imported_when_it_is_used(names, statement, use, early):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(statement=statement, use=use)],
+        [sys.executable, "-c", PROGRAM.format(names=names, statement=statement, use=use)],
         capture_output=True,
         text=True,
         check=True,

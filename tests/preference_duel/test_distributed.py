@@ -68,6 +68,7 @@ def require_same(one, other, steps):
         assert torch.allclose(tensor, second[name], atol=1e-5), name
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_update_of_one(tmp_path):
     arguments = "--agent", "ipo", "--run.steps", "2", *PLAIN
     said = run(2, tmp_path / "two", *arguments).stdout
