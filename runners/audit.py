@@ -40,13 +40,13 @@ def _audit(options: argparse.Namespace) -> None:
     if options.draws < 19:
         raise ValueError(f"--draws must be at least 19, so that a p-value can reach .05, got {options.draws}")
     votes, reading = read(options)
-    found = audit(votes, draws=options.draws, seed=options.seed)
-    print("\n".join(sentences(found)), *table(found), reading, sep="\n")
+    result = audit(votes, draws=options.draws, seed=options.seed)
+    print("\n".join(sentences(result)), *table(result), reading, sep="\n")
     if options.json is not None:
-        write_whole(options.json, json.dumps(found.as_dict(), ensure_ascii=False, allow_nan=False) + "\n")
+        write_whole(options.json, json.dumps(result.as_dict(), ensure_ascii=False, allow_nan=False) + "\n")
         print(f"Numbers: {options.json}")
     if options.html is not None:
-        print(f"Page:    {write_page(found, options.html, options.file)}")
+        print(f"Page:    {write_page(result, options.html, options.file)}")
     if options.game is not None:
         game = vote_game(votes, reading.prompts, options.smoothing)
         write_whole(options.game, json.dumps(game, ensure_ascii=False) + "\n")

@@ -58,8 +58,8 @@ class TokenCritic(Critic):
             for y in row
         ]
         places = [range(len(prompt) - 1, len(prompt) + len(written) - 1) for prompt, written in flat]
-        found = self.head(hidden_at(self.layers, [[*x, *y] for x, y in flat], places, self.micro_tokens))[:, 0]
-        values = found.split([len(written) for _, written in flat])
+        hidden = hidden_at(self.layers, [[*x, *y] for x, y in flat], places, self.micro_tokens)
+        values = self.head(hidden)[:, 0].split([len(written) for _, written in flat])
         return pad_sequence(values, batch_first=True).unflatten(0, (len(prompts), -1))
 
 

@@ -50,10 +50,10 @@ class DuelDQN:
             RuntimeError: if there was no proposal since the last update.
         """
         config, play, memory = self.config, self._play, self._model.replay_buffer
-        found = play.transitions()
+        rollout = play.transitions()
         scalars = drawn_scalars(self.policy, play.start, duel)
-        reward = np.where(found.ends, gains(duel)[found.rows], 0.0)
-        steps = zip(found.boards, found.after, found.actions, reward, found.ends, strict=True)
+        reward = np.where(rollout.ends, gains(duel)[rollout.rows], 0.0)
+        steps = zip(rollout.boards, rollout.after, rollout.actions, reward, rollout.ends, strict=True)
         for board, after, action, gain, end in steps:
             memory.add(board[None], after[None], np.array([[action]]), np.array([gain]), np.array([end]), [{}])
         play.train(self._model, config.gradient_steps, config.batch_size)

@@ -60,9 +60,9 @@ class OnPolicy:
         Raises:
             RuntimeError: if there was no proposal since the last update.
         """
-        play, found = self._play, self._play.transitions()
+        play, rollout = self._play, self._play.transitions()
         scalars = drawn_scalars(self.policy, play.start, duel)
-        self._model.rollout_buffer = self._filled(found, gains(duel))
+        self._model.rollout_buffer = self._filled(rollout, gains(duel))
         play.train(self._model)
         play.pool.renew(self.policy, play.updates)
         return {**scalars, **logged(self._model, self.config.algorithm)}
@@ -75,37 +75,36 @@ class OnPolicy:
         """Continues from `state_dict()`."""
         self._play.load_state_dict(state)
 
-    def _filled(self, found: Rollout, gain: NDArray[np.float64]) -> RolloutBuffer:
+    def _filled(self, rollout: Rollout, gain: NDArray[np.float64]) -> RolloutBuffer:
         """Returns a buffer of one environment, in which one response follows the other."""
-        values, log_policy = self._read(self.policy, found)
-        reward = np.where(found.ends, gain[found.rows], 0.0)
+        values, log_policy = self._read(self.policy, rollout)
+        reward = np.where(rollout.ends, gain[rollout.rows], 0.0)
         if self.config.tau:
-            reward = (
-                reward - self.config.tau * (log_policy - self._read(self._play.start, found)[1]).double().cpu().numpy()
-            )
+            log_start = self._read(self._play.start, rollout)[1]
+            reward = reward - self.config.tau * (log_policy - log_start).double().cpu().numpy()
         maskable = isinstance(self._model, MaskablePPO)
         buffer = (MaskableRolloutBuffer if maskable else RolloutBuffer)(
-            len(found.rows),
+            len(rollout.rows),
             self._model.observation_space,
             self._model.action_space,
             device=self._model.device,
             gamma=self.config.gamma,
             gae_lambda=self.config.gae_lambda,
         )
-        buffer.observations[:, 0], buffer.actions[:, 0, 0] = found.boards, found.actions
-        buffer.rewards[:, 0], buffer.episode_starts[:, 0] = reward, found.starts
+        buffer.observations[:, 0], buffer.actions[:, 0, 0] = rollout.boards, rollout.actions
+        buffer.rewards[:, 0], buffer.episode_starts[:, 0] = reward, rollout.starts
         buffer.values[:, 0], buffer.log_probs[:, 0] = values.cpu().numpy(), log_policy.cpu().numpy()
         if isinstance(buffer, MaskableRolloutBuffer):
-            buffer.action_masks[:, 0] = found.masks
+            buffer.action_masks[:, 0] = rollout.masks
         buffer.pos, buffer.full = buffer.buffer_size, True
         buffer.compute_returns_and_advantage(torch.zeros(1), np.ones(1))
         return buffer
 
     @torch.no_grad()
-    def _read(self, policy: SB3Policy, found: Rollout) -> tuple[Tensor, Tensor]:
+    def _read(self, policy: SB3Policy, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Returns [M] values and log-probabilities of the tokens as drawn."""
         net: Any = policy.net
-        masks = {"action_masks": found.masks} if isinstance(self._model, MaskablePPO) else {}
-        actions = torch.from_numpy(found.actions).to(policy.device)
-        values, log_prob, _ = net.evaluate_actions(net.obs_to_tensor(found.boards)[0], actions, **masks)
+        masks = {"action_masks": rollout.masks} if isinstance(self._model, MaskablePPO) else {}
+        actions = torch.from_numpy(rollout.actions).to(policy.device)
+        values, log_prob, _ = net.evaluate_actions(net.obs_to_tensor(rollout.boards)[0], actions, **masks)
         return values[:, 0], log_prob

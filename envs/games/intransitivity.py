@@ -122,14 +122,14 @@ def _caveats(games: Tensor, shares: Tensor) -> tuple[str, ...]:
     """Returns the caveats of games [B, N, N] with weights of pairs [B, N, N], each once."""
     met, apart = _met(shares)
     sure = (met & (games == 0)).any((1, 2))
-    found: dict[str, None] = {}
+    reasons: dict[str, None] = {}
     for game, pairs in zip(games[apart | sure], met[apart | sure], strict=True):
         groups = 1 + _groups(pairs, "weak").max()
         if groups > 1:
-            found[_APART] = None
+            reasons[_APART] = None
         if 1 + _groups(pairs & (game > 0), "strong").max() > groups:
-            found[_SURE] = None
-    return tuple(found)
+            reasons[_SURE] = None
+    return tuple(reasons)
 
 
 def _met(shares: Tensor) -> tuple[Tensor, Tensor]:

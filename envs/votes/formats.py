@@ -172,8 +172,8 @@ def _fields(name: str, value: Any, *fields: str) -> list[Any]:
 
 def _nectar(record: Record) -> Iterator[dict[str, Any]]:
     answers = _listed("answers", need(record, "answers"))
-    found = [_fields(f"answers[{i}]", one, "answer", "model", "rank") for i, one in enumerate(answers)]
-    return _pairs(need(record, "prompt"), "answers", found, best=-1)
+    texts = [_fields(f"answers[{i}]", one, "answer", "model", "rank") for i, one in enumerate(answers)]
+    return _pairs(need(record, "prompt"), "answers", texts, best=-1)
 
 
 def _ranking(record: Record) -> Iterator[dict[str, Any]]:
@@ -189,8 +189,8 @@ def _ranking(record: Record) -> Iterator[dict[str, Any]]:
 def _ultrafeedback(record: Record) -> Iterator[dict[str, Any]]:
     completions = _listed("completions", need(record, "completions"))
     fields = "response", "model", "overall_score"
-    found = [_fields(f"completions[{i}]", one, *fields) for i, one in enumerate(completions)]
-    return _pairs(need(record, "instruction"), "completions", found, best=1)
+    texts = [_fields(f"completions[{i}]", one, *fields) for i, one in enumerate(completions)]
+    return _pairs(need(record, "instruction"), "completions", texts, best=1)
 
 
 def _summarize(record: Record) -> Iterator[dict[str, Any]]:
@@ -201,9 +201,9 @@ def _summarize(record: Record) -> Iterator[dict[str, Any]]:
     summaries = _listed("summaries", need(record, "summaries"))
     if len(summaries) != 2:
         raise ValueError(f"summaries must be two, got {len(summaries)}")
-    found = [_fields(f"summaries[{i}]", one, "text", "policy") for i, one in enumerate(summaries)]
-    (first, item), (second, other) = found
-    for i, (text, _) in enumerate(found):
+    texts = [_fields(f"summaries[{i}]", one, "text", "policy") for i, one in enumerate(summaries)]
+    (first, item), (second, other) = texts
+    for i, (text, _) in enumerate(texts):
         checked_text(f"summaries[{i}]", text)
     yield {
         **record,
@@ -394,8 +394,8 @@ def detect(given: Collection[str], pairs: bool = True) -> Format:
     partly = [form for form in OWN if set(form) & names]
     known = [one for one in FORMATS.values() if set(one.needs) <= names and (one.name != "prompts" or not pairs)]
     if len(complete) > 1 or (not known and len(partly) > 1):
-        found = " and ".join(name for form in partly for name in form if name in names)
-        raise ValueError(f"has {found}; say who won in one way: chosen and rejected, or first, second and outcome")
+        given = " and ".join(name for form in partly for name in form if name in names)
+        raise ValueError(f"has {given}; say who won in one way: chosen and rejected, or first, second and outcome")
     if known:
         return max(known, key=lambda one: len(one.needs))
     close = max(

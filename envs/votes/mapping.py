@@ -38,13 +38,13 @@ def parse_fields(text: str) -> dict[str, str]:
     Raises:
         ValueError: if it has another form.
     """
-    found = {}
+    fields = {}
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not (equals and value) or name in found:
+        if not (equals and value) or name in fields:
             raise ValueError(f"data.fields must be NAME=FIELD,NAME=FIELD with each name once, got '{text}'")
-        found[name] = value
-    return found
+        fields[name] = value
+    return fields
 
 
 def mapped(fields: Mapping[str, str], record: Record, pairs: bool = True) -> Format:
@@ -123,8 +123,8 @@ def _walk(fields: Mapping[str, str]) -> Callable[[Record], Iterator[dict[str, An
         for name, field in wanted.items():
             if name not in ("system", "annotator") and _get(record, field) is None:
                 raise ValueError(f"has no field '{field}', the {name} of data.fields. It has {sorted(record)}.")
-        found = {field: _get(record, field) for field in wanted.values()}
-        yield {**found, "system": found[wanted["system"]]} if "system" in wanted else found
+        values = {field: _get(record, field) for field in wanted.values()}
+        yield {**values, "system": values[wanted["system"]]} if "system" in wanted else values
 
     return rows
 

@@ -35,9 +35,9 @@ def read_preferences(path: str, options: ReadOptions | None = None) -> list[Pref
 
     `load_preferences` returns the report instead.
     """
-    found, reading = load_preferences(path, options)
+    preferences, reading = load_preferences(path, options)
     warn_of_skipped(reading)
-    return found
+    return preferences
 
 
 def load_preferences(path: str, options: ReadOptions | None = None) -> tuple[list[Preference], Reading]:
@@ -57,31 +57,31 @@ def load_preferences(path: str, options: ReadOptions | None = None) -> tuple[lis
         OSError: if the file cannot be read.
     """
     rows = Rows(path, options or ReadOptions(), "preferences")
-    found: list[Preference] = []
+    preferences: list[Preference] = []
     seated = False
     for part in rows.parts():
         for place, one, record in part:
             new = rows.tried(place, _preferences, record, one, rows.options.soft, place)
-            found += [pair for pair in new or () if rows.differ(place, pair.first, pair.second)]
+            preferences += [pair for pair in new or () if rows.differ(place, pair.first, pair.second)]
             seated |= one.winner is not None and not one.ranked
-    seen = {(str(one.prompt), frozenset((one.first, one.second))) for one in found}
-    reading = rows.finished(len(found), len(found) - len(seen))
-    _require_verdicts(path, found, seated)
-    return found, reading
+    seen = {(str(one.prompt), frozenset((one.first, one.second))) for one in preferences}
+    reading = rows.finished(len(preferences), len(preferences) - len(seen))
+    _require_verdicts(path, preferences, seated)
+    return preferences, reading
 
 
 def _preferences(record: Record, one: Format, soft: bool, place: str) -> list[Preference]:
     return [Preference(*texts(row, one), outcome(row, one, soft), place) for row in flat(record, one)]
 
 
-def _require_verdicts(path: str, found: Sequence[Preference], seated: bool) -> None:
-    outcomes = {one.outcome for one in found}
+def _require_verdicts(path: str, preferences: Sequence[Preference], seated: bool) -> None:
+    outcomes = {one.outcome for one in preferences}
     if outcomes == {0.5}:
         raise ValueError(f"{path}: every outcome is 1/2, so that nothing says who was preferred")
-    if len(found) > 1 and len(outcomes) == 1 and seated:
+    if len(preferences) > 1 and len(outcomes) == 1 and seated:
         raise ValueError(
-            f"{path}: all {len(found)} outcomes are {found[0].outcome:g}, which says nothing about the responses; if "
-            f"the first one was always preferred, name the fields chosen and rejected"
+            f"{path}: all {len(preferences)} outcomes are {preferences[0].outcome:g}, which says nothing about the "
+            f"responses; if the first one was always preferred, name the fields chosen and rejected"
         )
 
 
@@ -96,12 +96,12 @@ def load_prompts(path: str, options: ReadOptions | None = None) -> tuple[list[tu
         OSError: if the file cannot be read.
     """
     rows = Rows(path, options or ReadOptions(), "prompts")
-    found: list[tuple[str, str, object]] = []
+    prompts: list[tuple[str, str, object]] = []
     for part in rows.parts():
         for place, one, record in part:
             prompt = rows.tried(place, _asked, record, one)
-            found += [] if prompt is None else [(place, prompt, record.get("split"))]
-    return found, rows.finished(len(found), None)
+            prompts += [] if prompt is None else [(place, prompt, record.get("split"))]
+    return prompts, rows.finished(len(prompts), None)
 
 
 def _asked(record: Record, one: Format) -> str:

@@ -132,9 +132,9 @@ def prompt_lines(path: str, options: ReadOptions) -> tuple[list[Line], Reading |
         OSError: if the file cannot be read.
     """
     if not _holds_prompts(path, options):
-        found, reading = load_prompts(path, options)
-        marked = {split for _, _, split in found if isinstance(split, str)} == set(SPLITS)
-        return [Line(place, prompt, str(split) if marked else None) for place, prompt, split in found], reading
+        prompts, reading = load_prompts(path, options)
+        marked = {split for _, _, split in prompts if isinstance(split, str)} == set(SPLITS)
+        return [Line(place, prompt, str(split) if marked else None) for place, prompt, split in prompts], reading
     return marked_lines(path, _records(path)), None
 
 

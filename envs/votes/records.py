@@ -94,7 +94,7 @@ def outcome(record: Record, one: Format, soft: bool = False) -> float:
     if one.winner is None:
         return 1.0
     value = need(record, one.winner)
-    found = (one.rule.soft if soft and one.rule.soft else one.rule.outcome)(value)
-    if found is None:
+    outcome = (one.rule.soft if soft and one.rule.soft else one.rule.outcome)(value)
+    if outcome is None:
         raise ValueError(f"{one.winner} must be {one.rule.expected}, got {short(value)}")
-    return found
+    return outcome

@@ -76,8 +76,8 @@ class Reading:
         again = f", {self.duplicates:,} of them of a pair that came before" if self.duplicates else ""
         lines = [f"{self.path}: {self.rows:,} rows ({', '.join(self.formats)}), {self.used:,} {self.kind}{again}"]
         left_out = ("skipped", self.unusable), ("passed over", self.passed), ("cut", self.shortened)
-        for what, found in left_out:
-            for reason, one in found.items():
+        for what, reasons in left_out:
+            for reason, one in reasons.items():
                 places = ", ".join(one.places) + (", ..." if one.count > len(one.places) else "")
                 lines.append(f"  {what} {one.count:,}: {reason} ({places})")
         return "\n".join(lines)
@@ -215,13 +215,13 @@ class Rows:
         if self.options.strict:
             raise ValueError(f"{places[0]}: {message}")
         self._error = self._error or f"{places[0]}: {message}"
-        reason, found = REASON.split(message)[0].rstrip("."), self.reading.unusable
-        found[reason] = found.get(reason, Skipped(0, ())).plus(places, count)
+        reason, skipped = REASON.split(message)[0].rstrip("."), self.reading.unusable
+        skipped[reason] = skipped.get(reason, Skipped(0, ())).plus(places, count)
 
     def passed_over(self, reason: str, place: str) -> None:
         """Counts a row that says nothing."""
-        found = self.reading.passed
-        found[reason] = found.get(reason, Skipped(0, ())).plus([place], 1)
+        passed = self.reading.passed
+        passed[reason] = passed.get(reason, Skipped(0, ())).plus([place], 1)
 
     def finished(self, used: int, duplicates: int | None) -> Reading:
         """Returns the report.

@@ -120,5 +120,5 @@ class VoteTable:
 
 def _indices(names: Sequence[Any]) -> tuple[list[str], Indices]:
     """Returns the sorted names, and the index of each."""
-    found, index = np.unique(np.array([str(name) for name in names], dtype=object), return_inverse=True)
-    return found.tolist(), np.asarray(index, dtype=np.int64)
+    distinct, index = np.unique(np.array([str(name) for name in names], dtype=object), return_inverse=True)
+    return distinct.tolist(), np.asarray(index, dtype=np.int64)

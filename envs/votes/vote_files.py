@@ -147,15 +147,15 @@ class _Votes:
         if self._named and one.rows is None and all(map(_is_record, batch.records)):
             self._columns(batch.records, batch.place, one)
         else:
-            found = [
+            placed = [
                 (place, row)
                 for i, record in enumerate(batch.records)
                 if self._rows.usable(place := batch.place(i), record)
                 for row in self._rows.tried(place, flat, record, one) or ()
             ]
             if not self._named:
-                found = [(place, row) for place, row in ((p, self._of_texts(p, r, one)) for p, r in found) if row]
-            self._columns([row for _, row in found], lambda i: found[i][0], one)
+                placed = [(place, row) for place, row in ((p, self._of_texts(p, r, one)) for p, r in placed) if row]
+            self._columns([row for _, row in placed], lambda i: placed[i][0], one)
 
     def _of_texts(self, place: str, record: Record, one: Format) -> Record | None:
         """Returns a row whose items are its responses; None if it can't be used, which is counted."""
@@ -176,11 +176,11 @@ class _Votes:
             f"{winner} must be {one.rule.expected}": (np.isnan(outcome), winner or ""),
         }
         for reason, (mask, name) in wrong.items():
-            found = np.flatnonzero(mask & good)
+            rejected = np.flatnonzero(mask & good)
             good &= ~mask
-            if found.size:
-                places = [place(int(i)) for i in found[:PLACES]]
-                self._rows.skip(f"{reason}, got {short(records[found[0]].get(name))}", places, found.size)
+            if rejected.size:
+                places = [place(int(i)) for i in rejected[:PLACES]]
+                self._rows.skip(f"{reason}, got {short(records[rejected[0]].get(name))}", places, rejected.size)
         part = {"first": first, "second": second, "outcome": outcome}
         if self._annotator is not None:
             part["annotators"] = self._annotators.codes([r.get(self._annotator) for r in records], NOT_NAMED)
@@ -202,8 +202,8 @@ class _Votes:
         rule = self._format.rule
         for value in distinct:
             if value not in self._outcomes:
-                found = (rule.soft if self._rows.options.soft and rule.soft else rule.outcome)(value)
-                self._outcomes[value] = math.nan if found is None else found
+                outcome = (rule.soft if self._rows.options.soft and rule.soft else rule.outcome)(value)
+                self._outcomes[value] = math.nan if outcome is None else outcome
         return np.fromiter(map(self._outcomes.__getitem__, values), np.float64, len(values))
 
     def table(self) -> tuple[VoteTable, Reading]:

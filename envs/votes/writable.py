@@ -75,8 +75,8 @@ def writable(
     return kept
 
 
-def _count(found: dict[str, Skipped], reason: str, place: str) -> None:
-    found[reason] = found.get(reason, Skipped(0, ())).plus([place], 1)
+def _count(counts: dict[str, Skipped], reason: str, place: str) -> None:
+    counts[reason] = counts.get(reason, Skipped(0, ())).plus([place], 1)
 
 
 def _reason(message: str) -> str:

@@ -123,15 +123,16 @@ def _seats(audit: Audit) -> Iterator[str]:
 
 
 def _people(audit: Audit) -> Iterator[str]:
-    found = audit.agreement
-    if found is None:
+    agreement = audit.agreement
+    if agreement is None:
         return
-    text = f"{found.count} annotators"
-    if np.isfinite(found.alpha):
-        text += f", Krippendorff's alpha {found.alpha:.2f}"
-    if found.triads:
+    text = f"{agreement.count} annotators"
+    if np.isfinite(agreement.alpha):
+        text += f", Krippendorff's alpha {agreement.alpha:.2f}"
+    if agreement.triads:
         text += (
-            f"; of {found.triads:,} triads that one of them judged whole {found.cyclic / found.triads:.0%} are cyclic"
+            f"; of {agreement.triads:,} triads that one of them judged whole "
+            f"{agreement.cyclic / agreement.triads:.0%} are cyclic"
         )
         text += " (a coin: 25%)"
     yield text + "."

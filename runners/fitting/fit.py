@@ -106,7 +106,7 @@ def _mean(values: Tensor) -> float:
     return values.mean().item() if len(values) else math.nan
 
 
-def split(found: Sequence[Preference], share: float, seed: int) -> tuple[list[Preference], list[Preference]]:
+def split(preferences: Sequence[Preference], share: float, seed: int) -> tuple[list[Preference], list[Preference]]:
     """Returns what is learned from and what is held out: whole prompts, or comparisons if there are few prompts.
 
     What was asked more than once (the same prompt and pair, in either order, whatever its case and spaces) is on one
@@ -115,23 +115,23 @@ def split(found: Sequence[Preference], share: float, seed: int) -> tuple[list[Pr
     Raises:
         ValueError: if either would be empty.
     """
-    prompts = [_plain(one.prompt) for one in found]
+    prompts = [_plain(one.prompt) for one in preferences]
     units: Sequence[Hashable] = prompts
     if len(set(prompts)) < FEW_PROMPTS:
-        units = [(prompt, _pair(one)) for prompt, one in zip(prompts, found, strict=True)]
+        units = [(prompt, _pair(one)) for prompt, one in zip(prompts, preferences, strict=True)]
         distinct: Sequence[Hashable] = list(dict.fromkeys(units))
     else:
-        written = {_plain(one.prompt): str(one.prompt) for one in reversed(found)}
+        written = {_plain(one.prompt): str(one.prompt) for one in reversed(preferences)}
         distinct = sorted(written, key=written.__getitem__)
     drawn = Key(hash_seed(seed, "held out"), 0, Stream.PROMPT).uniform(k=np.arange(len(distinct)))
     count = math.ceil(share * len(distinct))
     chosen = {distinct[i] for i in np.argsort(drawn, kind="stable")[:count]}
-    learned = [one for one, unit in zip(found, units, strict=True) if unit not in chosen]
-    held = [one for one, unit in zip(found, units, strict=True) if unit in chosen]
+    learned = [one for one, unit in zip(preferences, units, strict=True) if unit not in chosen]
+    held = [one for one, unit in zip(preferences, units, strict=True) if unit in chosen]
     if not learned or not held:
         raise ValueError(
-            f"{len(found)} comparisons, {len(distinct)} of them different, are too few to hold out {share:g} of them "
-            f"and learn from the rest"
+            f"{len(preferences)} comparisons, {len(distinct)} of them different, are too few to hold out {share:g} of "
+            f"them and learn from the rest"
         )
     return learned, held
 
@@ -195,10 +195,10 @@ def fit(config: FitConfig, out: Path, command: str) -> Fit:
         events.scalars(step, time.time(), {f"loss/{config.kind}": losses[-1]})
         if step % steps_per_epoch == 0:
             model.network.eval()
-            found = measure(model.oracle, held)
+            quality = measure(model.oracle, held)
             model.network.train()
-            events.scalars(step, time.time(), found.scalars)
-            figures = "  ".join(f"{tag.removeprefix('eval/')} {found.scalars[tag]:.3f}" for tag in SHOWN)
+            events.scalars(step, time.time(), quality.scalars)
+            figures = "  ".join(f"{tag.removeprefix('eval/')} {quality.scalars[tag]:.3f}" for tag in SHOWN)
             print(f"epoch {step // steps_per_epoch}/{config.epochs}  {figures}", flush=True)
 
     rate = config.learning_rate or (5e-4 if config.base is None else 1e-5)

@@ -140,7 +140,7 @@ def _classifier(source: str, labels: int, seed: int) -> Any:
 
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        found: Any = AutoModelForSequenceClassification.from_pretrained(
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
             source,
             num_labels=labels,
             dtype=torch.float32,
@@ -148,7 +148,7 @@ def _classifier(source: str, labels: int, seed: int) -> Any:
             ignore_mismatched_sizes=True,  # a head of another size is made anew
             output_loading_info=True,
         )
-    network, info = found
+    network, info = loaded
     layers = f"{network.base_model_prefix}."
     lost = sorted(name for name in info["missing_keys"] if name.startswith(layers) and "pooler" not in name)
     if lost:

@@ -103,7 +103,7 @@ def _cycles(compared: NDArray[np.bool_], generator: np.random.Generator) -> Iter
 
 def _triangles(compared: NDArray[np.bool_], generator: np.random.Generator) -> Indices:
     """Returns [C, 3] random triangles that share no item."""
-    left, found = compared.copy(), []
+    left, triples = compared.copy(), []
     for item in generator.permutation(len(compared)):
         row = left[item]
         around = np.flatnonzero(row)
@@ -113,10 +113,10 @@ def _triangles(compared: NDArray[np.bool_], generator: np.random.Generator) -> I
         both = np.flatnonzero(row & left[second])
         if len(both):
             third = both[generator.integers(len(both))]
-            found.append((item, second, third))
+            triples.append((item, second, third))
             left[:, (item, second, third)] = False
             left[(item, second, third), :] = False
-    return np.array(found, dtype=np.int64).reshape(-1, 3)
+    return np.array(triples, dtype=np.int64).reshape(-1, 3)
 
 
 def _fundamental_cycle(compared: NDArray[np.bool_], generator: np.random.Generator) -> Indices:

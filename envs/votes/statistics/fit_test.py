@@ -121,15 +121,15 @@ def _sure_cycles(items: Sequence[str], wins: Matrix) -> list[tuple[str, str, str
     """Returns the cycles of three whose posterior probability exceeds .95, the most probable first; at most 20."""
     probable = posterior(wins)
     strong = np.where(probable > _SURE, probable, 0.0)  # no factor of a product above .95 is smaller
-    found = []
+    cycles = []
     for i in np.flatnonzero(strong.any(1)).tolist():
         after = np.flatnonzero(strong[i]).tolist()
         through = strong[i, after][:, None] * strong[after][:, :] * strong[:, i][None, :]
         for place, k in np.argwhere(through > _SURE).tolist():
             j = after[place]
             if i < j and i < k:
-                found.append((items[i], items[j], items[k], float(through[place, k])))
-    return sorted(found, key=lambda cycle: -cycle[3])[:20]
+                cycles.append((items[i], items[j], items[k], float(through[place, k])))
+    return sorted(cycles, key=lambda cycle: -cycle[3])[:20]
 
 
 def _p_value(as_extreme: NDArray[np.bool_]) -> float:

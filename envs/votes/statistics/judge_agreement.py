@@ -181,9 +181,9 @@ def _bins(prob: Matrix, first_won: np.ndarray) -> list[Bin]:
     confidence = np.maximum(prob, 1 - prob)
     agrees = np.where(prob == 0.5, 0.5, (prob > 0.5) == first_won)
     place = np.minimum(((confidence - 0.5) * 2 * BINS).astype(np.int64), BINS - 1)
-    found = []
+    bins = []
     for i in range(BINS):
         inside = place == i
         means = [float(values[inside].mean()) if inside.any() else math.nan for values in (confidence, agrees)]
-        found.append(Bin(0.5 + i / (2 * BINS), 0.5 + (i + 1) / (2 * BINS), int(inside.sum()), *means))
-    return found
+        bins.append(Bin(0.5 + i / (2 * BINS), 0.5 + (i + 1) / (2 * BINS), int(inside.sum()), *means))
+    return bins
