@@ -75,7 +75,8 @@ def run(command, number):
     return module.main(words)
 
 
-@pytest.mark.parametrize("page", ["README.md", *(pytest.param(page, marks=pytest.mark.slow) for page in DOCS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", *DOCS])
 def test_every_command_of_a_page_runs(page, elsewhere):
     save(TEXTS[page] + README, elsewhere)
     codes = [run(command, number) for number, command in enumerate(commands(TEXTS[page]))]

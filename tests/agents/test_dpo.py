@@ -35,8 +35,8 @@ def test_on_a_cycle_it_ends_at_the_bradley_terry_fit_and_not_at_the_equilibrium(
 ROBUST = {"loss": "robust", "label_smoothing": 0.2}
 
 
-@pytest.mark.parametrize("fields", [{}, ROBUST, {"refresh_every": 50}])
 @pytest.mark.slow
+@pytest.mark.parametrize("fields", [{}, ROBUST, {"refresh_every": 50}])
 def test_outcomes_lead_where_probabilities_do(fields):
     optimiser = OptimiserConfig(learning_rate=0.03, decay=200.0)
     agent, arena = game(DPOConfig(tau=0.5, average=False, optimiser=optimiser, **fields), RANKED)

@@ -160,7 +160,11 @@ def test_comal_reaches_the_unregularised_nash_policy_in_the_last_iterate():
             2500,
             marks=pytest.mark.slow,
         ),
-        (NashMDConfig(form="mirror", optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)), 1000),
+        pytest.param(
+            NashMDConfig(form="mirror", optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)),
+            1000,
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             NashMDConfig(mixture=0.02, optimiser=OptimiserConfig(learning_rate=0.03, decay=100.0)),
             2500,

@@ -131,8 +131,17 @@ def test_the_tournament_is_won_by_the_models_favourite():
     assert {y.text for y in agent.propose(["x"]).right[0]} == {"a"}
 
 
-@pytest.mark.parametrize("planner", ["exact", "ipo"])
-@pytest.mark.parametrize("enhancer", ["optimistic", "tournament", "none"])
+@pytest.mark.parametrize(
+    ("planner", "enhancer"),
+    [
+        ("exact", "optimistic"),
+        ("ipo", "tournament"),
+        *(
+            pytest.param(*parts, marks=pytest.mark.slow)
+            for parts in (("ipo", "optimistic"), ("exact", "tournament"), ("exact", "none"), ("ipo", "none"))
+        ),
+    ],
+)
 def test_it_learns_the_equilibrium_from_outcomes_alone(planner, enhancer):
     ipo = IPOConfig(average=False, optimiser=OptimiserConfig(learning_rate=0.03, decay=200.0))
     agent, arena = game(OELHFConfig(planner=planner, enhancer=enhancer, responses=8, inner_steps=4, ipo=ipo))
@@ -215,6 +224,7 @@ def test_a_network_learns_a_cycle_that_rewards_can_not(chat):
     assert losses[0] > 0.65
 
 
+@pytest.mark.slow
 def test_on_text_it_keeps_the_contract_of_an_agent(chat):
     policy, prompts = chat
     task = dataclasses.replace(make_task("chat", tokenizer=TinyConfig().load_tokenizer()), prompts=tuple(prompts))

@@ -94,6 +94,7 @@ def test_it_keeps_the_contract_of_an_agent(config, exact):
     check_agent(*game(config, exact=exact, prompts=("x", "y")))
 
 
+@pytest.mark.slow
 def test_on_text_it_keeps_the_contract_of_an_agent():
     task = make_task("chat", tokenizer=TinyConfig().load_tokenizer())
     task = dataclasses.replace(task, prompts=task.prompts[:3])

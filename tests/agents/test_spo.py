@@ -74,7 +74,8 @@ def test_rebel_by_hand_and_where_it_is_still():
         losses.rebel(ratio, reward[:, :1], weight, 2.0)
 
 
-@pytest.mark.parametrize("form", ["reinforce", *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["reinforce", *FORMS])
 def test_outcomes_lower_the_gap(form):
     optimiser = OptimiserConfig(learning_rate=0.03, decay=200.0)
     gradient = VALUE if form == "value" else GradientConfig(form, epochs=1 + (form == "ppo"))
@@ -167,6 +168,7 @@ def test_the_values_of_tokens_do_not_depend_on_padding():
     assert together.shape == mask.shape
 
 
+@pytest.mark.slow
 def test_on_text_with_a_value_function_it_keeps_the_contract_of_an_agent():
     task = make_task("chat", tokenizer=TinyConfig().load_tokenizer())
     task = dataclasses.replace(task, prompts=task.prompts[:3])

@@ -32,6 +32,7 @@ def test_the_bonus_leads_away_from_the_start():
     assert likely[1] < likely[0] - 0.05
 
 
+@pytest.mark.slow
 def test_outcomes_lead_near_the_optimum():
     optimiser = OptimiserConfig(learning_rate=0.03, decay=200.0)
     agent, arena = game(XPOConfig(tau=0.5, average=False, optimiser=optimiser), RANKED)

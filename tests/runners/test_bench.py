@@ -50,6 +50,7 @@ def bench(suite, folder):
     return main(["--suite", str(suite), "--dir", str(folder), "--processes", "1"])
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_played_again_and_the_tables_are_the_same(suite, tmp_path, capsys, request):
     folder = tmp_path / "out"
     assert bench(suite, folder) == 0

@@ -169,6 +169,7 @@ def test_the_headline_says_where_grpo_ends_beside_others():
     assert len(sentences(results)) == 1
 
 
+@pytest.mark.slow
 def test_one_cell_that_failed_leaves_a_report(folder, tmp_path):
     results = json.loads((folder / "results.json").read_text())
     lost = ("ipo", "cyclic lam=1", 2)
@@ -193,6 +194,7 @@ def test_an_interval_is_three_columns():
     assert numbers(table) == "who,share,share low,share high\na,0.5,0.25,1\nb,,,\n"
 
 
+@pytest.mark.slow
 def test_unfinished_and_odd_names_are_reported_too(folder, tmp_path, capsys):
     results = json.loads((folder / "results.json").read_text())
     odd = '<b>&"mine'

@@ -214,6 +214,7 @@ def test_every_view_asks_the_oracle_once_for_each_duel(words, oracle, name):
     assert len(questions) <= len(plan) * duels.get(name, 1) + spot_checks
 
 
+@pytest.mark.slow
 def test_other_processes_have_the_same_prompts_and_verdicts():
     command = [sys.executable, "-c", SCRIPT]
     environments = [{**os.environ, "PYTHONHASHSEED": seed} for seed in "12"]

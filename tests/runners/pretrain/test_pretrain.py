@@ -60,6 +60,7 @@ def test_a_rebuild_gives_the_same_bytes_and_another_seed_others(rebuilt, tmp_pat
     assert files(tmp_path)[weights] != first[weights]
 
 
+@pytest.mark.slow
 def test_a_rebuilt_policy_loads_and_answers(rebuilt):
     model, tokenizer = load_policy(rebuilt / MADE[0])
     prompt = tokenizer.apply_chat_template(

@@ -208,6 +208,7 @@ def test_shadowing_package_is_named(tmp_path, name):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_folder_that_is_no_package_shadows_nothing_or_is_named(tmp_path):
     (tmp_path / "agents").mkdir()
     done = command(tmp_path, "--task", "symbols", "--run.steps", "0")

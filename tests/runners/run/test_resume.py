@@ -237,6 +237,7 @@ def test_every_agent_goes_on_as_if_it_had_not_been_killed(lab, agent):
     require_equal_runs(*resumed(f"--task symbols --agent {agent}"))
 
 
+@pytest.mark.slow
 def test_what_learns_from_a_file_goes_on_as_if_it_had_not_been_killed(lab):
     data = GOLDEN / "comparisons.jsonl"
     one, other = resumed(f"--agent dpo --run.data {data} --run.batch_size 8 --run.eval_prompts 4")

@@ -70,6 +70,7 @@ def test_policies_made_of_policies_have_distributions_too():
     assert (result.sum(1) - 1).abs().max() < 1e-12
 
 
+@pytest.mark.slow
 def test_exact_exploitability_lies_in_the_interval_of_an_estimate(symbols):
     policy = make_policy("tiny", task=symbols)
     prompt = symbols.prompts[:1]
