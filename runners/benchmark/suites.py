@@ -160,10 +160,10 @@ TABULAR = "dpo", "rlhf", "xpo", "sppo", "spo", "ipo", "inpo", "nash_md", "egpo",
 """Agents that learn tables: those that fit a Bradley-Terry reward first, then those that learn from the game itself."""
 _EIGHT = "--agent.responses", "8"
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "grpo no std": (*_EIGHT, "--agent.no_scale_rewards"),
+    "grpo no std": ("--agent.no_scale_rewards",),
     "grpo circular": (*_EIGHT, "--agent.schedule", "circular"),
     "grpo circular no std": (*_EIGHT, "--agent.schedule", "circular", "--agent.no_scale_rewards"),
-    "grpo scores no std": (*_EIGHT, "--agent.aggregate", "scores", "--agent.no_scale_rewards"),
+    "grpo scores no std": ("--agent.aggregate", "scores", "--agent.no_scale_rewards"),
     "grpo chunks": (*_EIGHT, "--agent.schedule", "chunks"),
     "grpo anchor": (*_EIGHT, "--agent.schedule", "anchor"),
 }
