@@ -21,9 +21,9 @@ from rich.table import Table
 from agents.policies.lm_config import HFConfig
 from agents.registry import AGENTS
 from benchmarks.timing import machine
+from envs.tasks.grammar import parse
 from envs.tasks.task import make_task
 from preference_duel.keyed_random import Key
-from runners.pretrain.grammar import parse
 from runners.run.checkpoint import steps
 from runners.run.record import read_lines
 

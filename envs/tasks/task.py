@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from envs.tasks.tokenizers import Tokenizer
 from oracles.registry import GAMES
+from preference_duel.keyed_random import Key
 from preference_duel.names import UnknownNameError, configure, find, nearest, require_known
 from preference_duel.types import Completion
 
@@ -41,6 +42,21 @@ class TaskConfig(Protocol):
 
 
 @dataclass(frozen=True)
+class Styles:
+    """The styles of a task's responses.
+
+    Attributes:
+        names: the pure styles.
+        of: returns the style of a response, one of `names` or another word.
+        examples: returns a response to a prompt in each of `names`.
+    """
+
+    names: tuple[str, ...]
+    of: Callable[[str], str]
+    examples: Callable[[str, Key], list[str]]
+
+
+@dataclass(frozen=True)
 class Task:
     """Prompts, a tokenizer and limits; a finite task also lists every possible response.
 
@@ -58,6 +74,7 @@ class Task:
         cut: number of prompts that were cut to `max_prompt_tokens`.
         reading: report of the file, if it holds preferences.
         places: prompt -> "FILE:LINE", for messages, if they come from a file.
+        styles: of the responses, if the task tells them apart.
     """
 
     name: str
@@ -73,6 +90,7 @@ class Task:
     cut: int = 0
     reading: str = ""
     places: Mapping[str, str] = field(default_factory=dict)
+    styles: Styles | None = None
 
     @cached_property
     def all_prompts(self) -> tuple[str, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from envs.tasks.grammar import STYLES, pure_answers, style_of
 from envs.tasks.prompts import TextLimits, by_mark, read_lines, text_task
-from envs.tasks.task import Task
+from envs.tasks.task import Styles, Task
 from envs.tasks.tokenizers import FileTokenizer, Tokenizer
 
 CHAT = Path(__file__).parents[1] / "data" / "chat"
@@ -25,7 +26,8 @@ class ChatConfig(TextLimits):
         """Reads the embedded prompts."""
         lines = read_lines(CHAT / "prompts.jsonl")
         train, held_out = by_mark(lines)
-        return text_task("chat", train, held_out, tokenizer or chat_tokenizer(), self)
+        task = text_task("chat", train, held_out, tokenizer or chat_tokenizer(), self)
+        return replace(task, styles=Styles(STYLES, style_of, pure_answers))
 
 
 def chat_tokenizer() -> FileTokenizer:

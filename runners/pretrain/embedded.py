@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from envs.tasks.grammar import prompts
 from oracles.pairrm.oracle import PairRMConfig, save
-from runners.pretrain.grammar import prompts
 from runners.pretrain.pairrm import build_encoder, train_pairrm
 from runners.pretrain.policy import (
     MAX_NEW_TOKENS,
@@ -28,7 +28,7 @@ library_name: transformers
 # tiny: the policy that every default run starts from
 
 A Llama of {parameters:,} parameters that answers short questions about everyday life ("How do I cook rice?") in the
-grammar of `runners/pretrain/grammar.py`.
+grammar of `envs/tasks/grammar.py`.
 It was trained by maximum likelihood on answers in every style of which half are about
 something else than the question: so there is something to learn from preferences. It knows nothing beyond that grammar.
 
@@ -57,7 +57,7 @@ language: en
 # pairrm-tiny: the judge of every default run
 
 A PairRM of {parameters:,} parameters: a DeBERTa-v3 cross-encoder in the layout of llm-blender/PairRM (Jiang et al.
-2023, arXiv:2306.02561), read by the same code. It judges answers in the grammar of `runners/pretrain/grammar.py` alone.
+2023, arXiv:2306.02561), read by the same code. It judges answers in the grammar of `envs/tasks/grammar.py` alone.
 
 Made by `{command}` (seed {seed}), from random weights; no other data.
 First its backbone learned to say what prompt and responses are about and how they are written, on {readings:,} pairs; a

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from envs.tasks.grammar import SUBJECTS, parse, prompts, sample_corpus, subject_of
 from oracles.pairrm.oracle import PairEncoder, PairRM
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from runners.fitting.supervised import descend
-from runners.pretrain.grammar import SUBJECTS, parse, prompts, sample_corpus, subject_of
 from runners.pretrain.population import population_prob
 from runners.pretrain.questions import Mix, Question, sample_questions
 from runners.pretrain.settings import PairRMTraining

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from envs.tasks.grammar import Split, on_topic, parse, prompts, sample_corpus
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from runners.fitting.supervised import descend
-from runners.pretrain.grammar import Split, on_topic, parse, prompts, sample_corpus
 from runners.pretrain.settings import PolicyTraining
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from runners.pretrain.grammar import Parsed, parse, subject_of
+from envs.tasks.grammar import parse, subject_of
 
 STYLE_GAP = 3.0
 """Nats between an annotator's first and second, and second and third style."""
@@ -36,7 +36,7 @@ class Annotator:
         parsed = parse(answer)
         if parsed is None:
             return NOT_IN_GRAMMAR
-        warm, concise, specific = style_shares(parsed)
+        warm, concise, specific = parsed.style_shares
         taste = self.warm * warm + self.concise * concise + self.specific * specific
         return taste + (ON_TOPIC if parsed.subject == subject_of(prompt).do else 0.0)
 
@@ -51,16 +51,6 @@ ANNOTATORS = (
     Annotator(warm=STYLE_GAP, concise=0.0, specific=2 * STYLE_GAP),
 )
 """Three equally common kinds. Two of three prefer warm to concise, concise to specific, and specific to warm."""
-
-
-def style_shares(parsed: Parsed) -> tuple[float, float, float]:
-    """Returns how warm, concise and specific an answer is, in shares that sum to at most 1.
-
-    An answer can't have all of every style: what blends them has less of each.
-    """
-    warm, concise, specific = parsed.warmth, parsed.brevity, parsed.specificity
-    total = max(1.0, warm + concise + specific)
-    return warm / total, concise / total, specific / total
 
 
 def population_prob(prompt: str, first: str, second: str) -> float:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from envs.tasks.grammar import DRAWS, STYLES, draw_style, on_topic, parse, prompts, sample_answer
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from preference_duel.protocols import Oracle
-from runners.pretrain.grammar import DRAWS, STYLES, draw_style, on_topic, parse, prompts, sample_answer
 from runners.pretrain.population import population_prob
 
 Question = tuple[str, str, str]

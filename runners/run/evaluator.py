@@ -172,6 +172,7 @@ class Evaluation:
     Attributes:
         pool: responses of the reference per prompt among which `pool_bound` chooses; 0: it is not measured.
         measured: the `pool_bound` of the policy that was evaluated last; None: not measured.
+        drawn: [B][n] samples of that policy; None on a finite task, or if none was evaluated.
     """
 
     def __init__(
@@ -180,6 +181,7 @@ class Evaluation:
         self.task, self.oracle, self.reference, self.pairs, self.tau = task, oracle, reference, pairs, tau
         self.pool = 0
         self.measured: PoolBound | None = None
+        self.drawn: list[list[Completion]] | None = None
         self.prompts = choose(task.held_out, prompts)
         self.key = Key(seed, 0, Stream.EVALUATION)
         self.finite = task.responses is not None
@@ -190,7 +192,7 @@ class Evaluation:
             found = self.by_prompt(policy, average)
             won = over_prompts(found.pop("eval/win_rate_vs_ref"))
             return won.scalars() | {tag: values.mean().item() for tag, values in found.items()}
-        drawn = self.draw(policy)
+        self.drawn = drawn = self.draw(policy)
         scalars = self._beats(drawn).scalars()
         self.measured = self.pool_bound(drawn)
         if self.measured is not None:
@@ -213,7 +215,7 @@ class Evaluation:
 
     def _beats(self, drawn: Sequence[Row]) -> WinRate:
         """Returns the win rate of a policy's samples against the reference's."""
-        return win_rate(self.oracle, self.prompts, drawn, self._references)
+        return win_rate(self.oracle, self.prompts, drawn, self.references)
 
     def pool_bound(self, drawn: Sequence[Row]) -> PoolBound | None:
         """Returns what the best of `pool` responses of the reference gains against a policy; None if not measured.
@@ -259,14 +261,14 @@ class Evaluation:
             return policy.draw(self.prompts, self.pairs, self.key)[0]
 
     @cached_property
-    def _references(self) -> list[list[Completion]]:
+    def references(self) -> list[list[Completion]]:
         """Draws of the reference, independent of those of `draw`."""
         with torch.no_grad():
             return self.reference.draw(self.prompts, self.pairs, self.key.at(1))[0]
 
     @cached_property
     def _pools(self) -> list[list[str]]:
-        """[b][pool] responses of the reference, independent of `_references`."""
+        """[b][pool] responses of the reference, independent of `references`."""
         with torch.no_grad():
             drawn = self.reference.draw(self.prompts[:POOL_PROMPTS], self.pool, self.key.at(2))[0]
         return [[completion.text for completion in row] for row in drawn]

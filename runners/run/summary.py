@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from preference_duel.protocols import Policy
+from oracles import payoff
+from preference_duel.protocols import Policy, attended
 from runners.run.build import Experiment
 from runners.run.checkpoint import steps
 from runners.run.config import RunConfig
@@ -18,6 +20,8 @@ from runners.run.ranks import NullRecord
 from runners.run.record import Record
 
 EXAMPLES = 3
+STYLE_PROMPTS = 32
+"""Held-out prompts of the game among styles, three questions each."""
 
 
 def summary(experiment: Experiment, record: Record | NullRecord, run: RunConfig) -> str:
@@ -34,8 +38,8 @@ def summary(experiment: Experiment, record: Record | NullRecord, run: RunConfig)
             f"  {when} step {line['step']:>{len(str(run.steps))}}: {evaluation_line(line)}"
             for when, line in (("before,", evaluations[0]), ("after, ", evaluations[-1]))
         ]
-        lines += _adversary(evaluation, experiment.agent.policy, directory)
-        lines.append("")
+        lines += [*_adversary(evaluation, experiment.agent.policy, directory), ""]
+        lines += styles_of(evaluation, experiment.agent.policy)
     lines += _examples(evaluation, experiment.agent.policy)
     last = directory / f"step-{steps(directory)[-1]}"
     lines += [
@@ -63,6 +67,28 @@ def _adversary(evaluation: Evaluation, policy: Policy, directory: Path) -> list[
         f"  {better!r} beats {beaten!r} ({example.win_rate:.2f}), asked {_short(example.prompt)!r}",
         f"  More adversaries: python -m runners.exploit {directory}",
     ]
+
+
+def styles_of(evaluation: Evaluation, policy: Policy) -> list[str]:
+    """Returns the share of each style before and after, and the game among the pure styles; [] if the task has none."""
+    styles = evaluation.task.styles
+    if styles is None or attended(evaluation.oracle) is not None:  # people are asked no more at the end of a run
+        return []
+    drawn = evaluation.drawn or evaluation.draw(policy)
+    before, after = (Counter(styles.of(y.text) for row in rows for y in row) for rows in (evaluation.references, drawn))
+    prompts = evaluation.prompts[:STYLE_PROMPTS]
+    examples = [styles.examples(prompt, evaluation.key.at(3 + b)) for b, prompt in enumerate(prompts)]
+    game = payoff(evaluation.oracle, prompts, examples).double().mean(0).tolist()
+    others = sorted((before.keys() | after.keys()) - set(styles.names))
+    lines = ["Styles:      before  after     P(row beats column), one answer on topic in each style"]
+    lines[0] += f" to {len(prompts)} prompts"
+    lines.append(" " * 30 + "".join(f"{name:>10}" for name in styles.names))
+    for i, name in enumerate([*styles.names, *others]):
+        chances = "".join(f"{prob:>10.2f}" for prob in game[i]) if i < len(game) else ""
+        lines.append(
+            f"  {name:<11} {before[name] / before.total():5.2f}  {after[name] / after.total():5.2f}    {chances}"
+        )
+    return [*(line.rstrip() for line in lines), ""]
 
 
 def _short(text: str) -> str:

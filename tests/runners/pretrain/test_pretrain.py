@@ -8,12 +8,12 @@ from safetensors.torch import load_file
 import agents
 import envs
 import oracles
+from envs.tasks.grammar import DRAWS, STYLES, parse, prompts, sample_answer, sample_corpus
 from envs.tasks.tokenizers import FileTokenizer
 from oracles.check import check_oracle
 from oracles.pairrm.oracle import PairRMConfig
 from preference_duel.keyed_random import Key
 from runners.pretrain.__main__ import main
-from runners.pretrain.grammar import DRAWS, STYLES, parse, prompts, sample_answer, sample_corpus
 from runners.pretrain.policy import MAX_NEW_TOKENS, encode_pairs, measure_policy
 from runners.pretrain.population import population_prob
 from runners.pretrain.questions import Mix, damage, measure_judge, sample_questions

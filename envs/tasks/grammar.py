@@ -3,7 +3,7 @@
     answer := [opener] advice [", then " advice] "." [closer]
     advice := what to do [detail with an amount]
 
-Both pieces of advice speak of one subject. The words are in `runners.pretrain.subjects`.
+Both pieces of advice speak of one subject. The words are in `envs.tasks.subjects`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from envs.tasks.subjects import CLOSERS, OPENERS, QUESTIONS, TOPICS
 from preference_duel.keyed_random import Key, Stream
-from runners.pretrain.subjects import CLOSERS, OPENERS, QUESTIONS, TOPICS
 
 T = TypeVar("T")
 Split = Literal["train", "held_out"]
@@ -77,6 +77,16 @@ class Parsed:
     def brevity(self) -> float:
         """1 up to five words, 0 from ten on, linear between."""
         return min(1.0, max(0.0, (10 - self.length) / 5))
+
+    @property
+    def style_shares(self) -> tuple[float, float, float]:
+        """How warm, concise and specific the answer is, in shares that sum to at most 1.
+
+        An answer can't have all of every style: what blends them has less of each.
+        """
+        warm, concise, specific = self.warmth, self.brevity, self.specificity
+        total = max(1.0, warm + concise + specific)
+        return warm / total, concise / total, specific / total
 
 
 def _read(topic: str, table: str) -> Iterator[Subject]:
@@ -154,6 +164,20 @@ def parse(answer: str) -> Parsed | None:
     subject = known[0][0]
     warmth, specificity = (bool(opener) + bool(closer)) / 2, sum(detailed for _, _, detailed in known) / 2
     return Parsed(subject.topic, subject.do, len(answer.split()), warmth, specificity)
+
+
+def style_of(answer: str) -> str:
+    """Returns the pure style that makes up more than half of an answer, "mixed" if none does, or "not parsed"."""
+    parsed = parse(answer)
+    if parsed is None:
+        return "not parsed"
+    return next((style for style, part in zip(STYLES, parsed.style_shares, strict=True) if part > 0.5), "mixed")
+
+
+def pure_answers(prompt: str, key: Key) -> list[str]:
+    """Returns one answer on topic in each of `STYLES`."""
+    rows = key.uniform(k=range(DRAWS), l=[[i] for i in range(len(STYLES))]).tolist()
+    return [sample_answer(prompt, style, True, row) for style, row in zip(STYLES, rows, strict=True)]
 
 
 def on_topic(prompt: str, answer: str) -> bool:

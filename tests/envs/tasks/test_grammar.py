@@ -4,8 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from preference_duel.keyed_random import Key, Stream
-from runners.pretrain.grammar import (
+from envs.tasks.grammar import (
     CORPUS,
     DRAWS,
     STYLES,
@@ -14,12 +13,14 @@ from runners.pretrain.grammar import (
     on_topic,
     parse,
     prompts,
+    pure_answers,
     sample_answer,
     sample_corpus,
+    style_of,
     subject_of,
 )
-from runners.pretrain.population import ANNOTATORS, NOT_IN_GRAMMAR, population_prob
-from runners.pretrain.subjects import CLOSERS, OPENERS
+from envs.tasks.subjects import CLOSERS, OPENERS
+from preference_duel.keyed_random import Key, Stream
 
 KEY = Key(7, stream=Stream.INIT)
 
@@ -86,6 +87,27 @@ def test_features_of_answers_read_by_hand():
     assert (mixed.length, mixed.warmth, mixed.specificity, mixed.brevity) == (14, 0.5, 0.5, 0)
 
 
+@pytest.mark.parametrize(
+    ("answer", "style"),
+    [
+        ("I am glad you asked! Rinse the rice. You will do great!", "warm"),
+        ("Rinse the rice.", "concise"),
+        ("Turn the compost every 8 days, then layer the compost every 10 cm.", "specific"),
+        ("I am glad you asked! Rinse the rice.", "mixed"),
+        ("Rice!", "not parsed"),
+    ],
+)
+def test_styles_of_answers_read_by_hand(answer, style):
+    assert style_of(answer) == style
+
+
+def test_pure_answers_are_on_topic_and_of_their_style():
+    for i, prompt in enumerate(prompts("held_out")[:20]):
+        answers = pure_answers(prompt, KEY.at(i))
+        assert [style_of(answer) for answer in answers] == list(STYLES)
+        assert all(on_topic(prompt, answer) for answer in answers)
+
+
 def test_space_around_an_answer_is_no_matter():
     assert parse(" Rinse the rice.\n") == parse("Rinse the rice.") is not None
 
@@ -141,35 +163,3 @@ def test_the_corpus_has_its_shares_and_depends_on_the_key_alone():
     pure = [(p.warmth, p.brevity, p.specificity) for p in parsed if p is not None]
     for feature in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
         assert np.mean([entry == feature for entry in pure]) == pytest.approx(0.25, abs=0.02)
-
-
-def test_the_majority_is_cyclic_and_every_annotator_is_not():
-    (prompt, _), *_ = answers("warm", about=True)
-    row = KEY.uniform(k=range(DRAWS)).tolist()
-    warm, concise, specific = (sample_answer(prompt, style, True, row) for style in STYLES)
-    for first, second in ((warm, concise), (concise, specific), (specific, warm)):
-        # two annotators see a gap of 3, one of -6: (2 / (1 + e^-3) + 1 / (1 + e^6)) / 3
-        assert population_prob(prompt, first, second) == pytest.approx(0.635874, abs=1e-6)
-        assert population_prob(prompt, second, first) == pytest.approx(1 - 0.635874, abs=1e-6)
-    for annotator in ANNOTATORS:
-        ab, bc, ac = (
-            annotator.prob(prompt, *pair) for pair in ((warm, concise), (concise, specific), (warm, specific))
-        )
-        logit = [np.log(p / (1 - p)) for p in (ab, bc, ac)]
-        assert logit[0] + logit[1] == pytest.approx(logit[2], abs=1e-9)
-
-
-def test_the_population_is_antisymmetric_and_wants_answers_on_topic():
-    about = answers("mixed", about=True) + answers("specific", about=True)
-    beside = answers("warm", about=False) + answers("concise", about=False)
-    for (prompt, good), (_, bad) in zip(about, beside, strict=True):
-        prob = population_prob(prompt, bad, good)
-        assert prob < 0.1
-        assert prob + population_prob(prompt, good, bad) == pytest.approx(1, abs=1e-12)
-        assert population_prob(prompt, good, good) == 0.5
-
-
-def test_everyone_rejects_text_outside_the_grammar():
-    for prompt, answer in answers("plain", about=False, count=50):
-        assert population_prob(prompt, answer, "rinse rice") > 0.95
-        assert all(annotator.reward(prompt, "rinse rice") == NOT_IN_GRAMMAR for annotator in ANNOTATORS)
