@@ -25,6 +25,7 @@ from runners.run.build import load_experiment
 from runners.run.checkpoint import steps
 from runners.run.cli import Command
 from runners.run.config import RunConfig, Settings, sampling
+from runners.run.config_file import is_run
 from runners.run.evaluator import Example, law, require_affordable
 from runners.run.session import run as run_command
 
@@ -185,6 +186,6 @@ def _finish(settings: Settings, directory: Path) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     log = directory.with_name(f"{directory.name}.log").open("a", encoding="utf-8")
     with log, contextlib.redirect_stdout(log):
-        code = run_command(Command(settings, ("--run.dir", str(directory)), directory if made else None))
+        code = run_command(Command(settings, ("--run.dir", str(directory)), directory if is_run(directory) else None))
     if code:
         raise KeyboardInterrupt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from preference_duel.types import Completion
 from runners.evaluation.saved_runs import labels
 from runners.run.build import load_experiment
 from runners.run.config import Settings, config_class, is_finite
-from runners.run.config_file import read_settings
+from runners.run.config_file import is_run, read_settings
 
 
 @dataclass(frozen=True)
@@ -78,21 +77,13 @@ def read_entrants(names: Sequence[str], task: str | None, device: str, least: in
         raise ValueError(
             f"expected {'one policy' if least == 1 else 'two policies'} or more, each once, got {', '.join(names)}"
         )
-    runs = {name: read_settings(Path(name)) for name in names if _is_run(Path(name))}
+    runs = {name: read_settings(Path(name)) for name in names if is_run(Path(name))}
     chosen = _task(task, runs)
     titles = dict(zip(runs, labels(list(runs.values()), [Path(name) for name in runs]), strict=True))
     return [
         _of_run(name, runs[name], titles[name], chosen, device) if name in runs else _of_model(name, chosen, device)
         for name in names
     ]
-
-
-def _is_run(path: Path) -> bool:
-    """Returns whether a directory is a run's; a transformers directory has a config.json too."""
-    try:
-        return "names" in json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
 
 
 def _task(name: str | None, runs: dict[str, Settings]) -> tuple[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from preference_duel.protocols import attended
-from runners.run.build import Experiment, load_experiment
-from runners.run.config import PARTS, Settings
+from runners.run.build import Experiment, build_experiment, load_experiment
+from runners.run.config import PARTS, RunConfig, Settings, config_class
 from runners.run.config_file import read_settings
 from runners.run.record import changed_files, title
 
@@ -66,6 +67,34 @@ def read_saved_runs(directories: Sequence[Path], device: str) -> list[SavedRun]:
             people.keep_in(directory, title(directory))
         runs.append(SavedRun(directory, label, each, experiment, saved.step))
     return runs
+
+
+def read_model(name: str, start: str | None, task: str, oracle: tuple[str, Any], device: str) -> SavedRun:
+    """Returns a language model as if it were what a run ended with.
+
+    Args:
+        name: a transformers directory or hub id.
+        start: of the model that it was trained from; None: the model itself.
+        task: name of the task.
+        oracle: name and configuration of the judge.
+        device: device of networks.
+
+    Raises:
+        ValueError: if the model can't read the task's prompts.
+        UnknownNameError: if there is no such model or task.
+        OSError: if one can't be read.
+    """
+    names = {"task": task, "policy": name, "oracle": oracle[0], "agent": "spo"}
+    built = {part: config_class(part, names[part]) for part in ("task", "policy", "agent")}
+    configs = {**{part: kind(**fields) for part, (kind, fields) in built.items()}, "oracle": oracle[1]}
+    settings = Settings(names, configs, RunConfig())
+    experiment = build_experiment(settings, device)
+    if start is not None:
+        kind, fields = config_class("policy", start)
+        settings = Settings({**names, "policy": start}, {**configs, "policy": kind(**fields)}, RunConfig())
+        reference = build_experiment(settings, device).reference
+        experiment = dataclasses.replace(experiment, reference=reference)
+    return SavedRun(Path(name), Path(name).name, settings, experiment, 0)
 
 
 def labels(settings: Sequence[Settings], directories: Sequence[Path]) -> list[str]:

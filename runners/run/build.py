@@ -22,8 +22,8 @@ from preference_duel.chat import UnreadablePromptError
 from preference_duel.keyed_random import hash_seed
 from preference_duel.protocols import Agent, Arena, DescribedOracle, Policy, traits
 from runners.run.checkpoint import Checkpoint, load
-from runners.run.config import DEFAULT_TAU, RunConfig, Settings, changed, is_finite, sampling
-from runners.run.config_file import read_settings
+from runners.run.config import DEFAULT_TAU, RunConfig, Settings, changed, config_class, is_finite, sampling
+from runners.run.config_file import is_run, read_settings
 from runners.run.evaluator import Evaluation
 from runners.run.ranks import SplitOracle
 
@@ -77,7 +77,7 @@ def build_experiment(settings: Settings, device: str) -> Experiment:
     if run.opponent is not None:
         if not traits(agent).plays_opponents:
             raise ValueError(f"agent '{settings.names['agent']}' plays itself; of --run.opponent learns spo")
-        agent.fixed_opponent = _opponent(Path(run.opponent), task, policy.exact, device)  # pyright: ignore[reportAttributeAccessIssue]
+        agent.fixed_opponent = _opponent(run.opponent, task, policy.exact, device)  # pyright: ignore[reportAttributeAccessIssue]
     arena: Arena = DuelArena(task, oracle, run.batch_size, run.feedback, run.votes, seed("arena"))
     reading = None
     if run.data is not None:
@@ -137,12 +137,16 @@ def load_experiment(directory: Path, settings: Settings, device: str) -> tuple[E
     return experiment, saved
 
 
-def _opponent(directory: Path, task: Task, exact: bool, device: str) -> Policy:
-    """Returns the last policy of a finished run, frozen; it samples unless the learning policy is exact too."""
+def _opponent(name: str, task: Task, exact: bool, device: str) -> Policy:
+    """Returns the last policy of a run, or a language model, frozen; it samples unless the learning policy is exact."""
+    directory = Path(name)
+    if not is_run(directory):
+        kind, fields = config_class("policy", name)
+        return kind(**fields).build(task=task, device=device, seed=0).frozen()
     settings = read_settings(directory)
     experiment, _ = load_experiment(directory, settings if exact else sampling(settings), device)
     if (experiment.task.name, experiment.task.responses) != (task.name, task.responses):
-        raise ValueError(f"--run.opponent {directory} plays {experiment.task.name}, and this run {task.name}")
+        raise ValueError(f"--run.opponent {name} plays {experiment.task.name}, and this run {task.name}")
     return experiment.agent.policy.frozen()
 
 

@@ -50,8 +50,8 @@ class RunConfig:
     its vocabulary): stop before the first step, skip them, or cut responses that are too long and skip the rest."""
     reading: Annotated[ReadOptions, tyro.conf.arg(name="data")] = dataclasses.field(default_factory=ReadOptions)
     opponent: str | None = None
-    """Directory of a finished run whose last policy is the opponent in every duel: the agent (spo) learns a best
-    response to it; None: self-play."""
+    """Directory of a finished run, or a transformers directory or hub id, whose policy is the opponent in every duel:
+    the agent (spo) learns a best response to it; None: self-play."""
     seed: int = 0
     """Names every random number of the run, but for the oracle's own game."""
     dir: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import types
 from collections.abc import Hashable, Mapping
@@ -82,6 +83,14 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{directory} is no run directory: it has no config.json")
     return parse_json(path.read_bytes(), path)
+
+
+def is_run(path: Path) -> bool:
+    """Returns whether a directory is a run's; a transformers directory has a config.json too."""
+    try:
+        return "names" in json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
 
 
 def read_settings(directory: Path) -> Settings:
