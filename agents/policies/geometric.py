@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,6 +120,12 @@ class GeometricLM(_Geometric, TokenPolicy):
             )
         if not first.constraints.same_as(second.constraints):
             raise ValueError("the two policies have other limits or legal tokens; build them for the same task")
+        if first.engine is not None:
+            warnings.warn(
+                "a geometric mixture is sampled by its two models, not by vLLM, which runs one: its samples take as "
+                "long as with --policy.sampler transformers",
+                stacklevel=2,
+            )
         self.constraints = first.constraints
         self.micro_tokens = min(first.micro_tokens, second.micro_tokens)
 

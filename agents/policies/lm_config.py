@@ -130,7 +130,8 @@ class LMConfig:
     """Adapters that are trained in place of the weights, which all copies of the policy then share."""
     sampler: Sampler = "transformers"
     """Sampling by the training model itself, with keyed random numbers for every token, or by vLLM, from the same
-    distribution with its own random numbers. Log-probabilities are always the training model's."""
+    distribution with its own random numbers. Log-probabilities are always the training model's, and so are samples of
+    the mixtures of Nash-MD and IPO-MD."""
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
     """Settings of vLLM."""
 

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from preference_duel.keyed_random import Key
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion
 
+if TYPE_CHECKING:
+    from agents.policies.vllm_sampler.engine import Engine
+
 _UNLEARNED = 4
 """Ratio of the tokens of a pass without gradients to those of a pass with."""
 _SHARE = 4
@@ -36,11 +40,13 @@ class TokenPolicy(Policy):
         constraints: legal tokens and ends.
         micro_tokens: tokens in one forward pass with gradients, >= 1.
         truncates: True if some legal tokens get probability 0.
+        engine: vLLM, if it is the sampler.
     """
 
     constraints: Constraints
     micro_tokens: int
     truncates: bool = False
+    engine: Engine | None = None
 
     @abstractmethod
     def decoder(self, prompts: Sequence[str], rows: Sequence[int]) -> Decoder:

@@ -83,7 +83,6 @@ class HFPolicy(TokenPolicy):
         self.constraints = constraints_of(task, self.tokenizer, width, config.path, config.max_new_tokens, config.exact)
         if config.checkpointing:
             recompute_layers(self.model)
-        self.engine = None
         if config.sampler == "vllm":
             require_prompts(self, task)  # before the minutes that an engine takes to start
             longest = max(map(self.prompt_length, task.all_prompts))

@@ -218,6 +218,14 @@ def test_a_frozen_geometric_mixture_is_a_copy(folders):
     assert all(parameter.grad is not None for parameter in policy.parameters())
 
 
+def test_a_geometric_mixture_warns_that_vllm_does_not_sample_it(folders):
+    first, second = language_models(folders)
+    first.engine = object()
+    with pytest.warns(UserWarning, match="sampled by its two models, not by vLLM"):
+        policy = geometric(first, second, 0.5)
+    assert policy.draw(["x"], 2, Key(0))[0]
+
+
 def test_geometric_mixtures_that_do_not_fit_are_refused(folders):
     first, second = language_models(folders)
     with pytest.raises(ValueError, match=r"b must lie in \[0, 1\]"):
