@@ -125,6 +125,11 @@ class Policy(nn.Module, ABC):
         return twin.eval()
 
     @property
+    def autocast(self) -> bool:
+        """True if forward passes run in bfloat16, whose rounding no line search sees through."""
+        return False
+
+    @property
     def sharded(self) -> bool:
         """True if parameters are spread over processes, which then must learn in equally many passes."""
         return False

@@ -109,12 +109,15 @@ class Learner:
         **copies: frozen policies by name; those that are None are not kept.
 
     Raises:
-        ValueError: if the method does not go with a policy whose parameters are spread over processes.
+        ValueError: if the method does not go with a policy whose parameters are spread over processes, or whose
+            passes run in bfloat16.
     """
 
     def __init__(self, policy: Policy, config: OptimiserConfig, **copies: Policy | None) -> None:
         if config.method == "lbfgs" and policy.sharded:
             raise ValueError("method='lbfgs' needs whole parameters; take another method, or --run.parallel ddp")
+        if config.method == "lbfgs" and policy.autocast:
+            raise ValueError("method='lbfgs' can't converge in bfloat16; take another, or --policy.compute float32")
         self.policy = policy
         self.copies = {name: copy for name, copy in copies.items() if copy is not None}
         self.updates = 0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "bfloat16"]
 Sampler = Literal["transformers", "vllm"]
+Compute = Literal["auto", "float32", "bfloat16"]
 DTYPES, SAMPLERS = get_args(Dtype), get_args(Sampler)
 TINY = Path(__file__).parents[1] / "checkpoints" / "tiny"
 
@@ -128,6 +129,9 @@ class LMConfig:
     the memory, so that `micro_tokens` may be larger."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters that are trained in place of the weights, which all copies of the policy then share."""
+    compute: Compute = "auto"
+    """Arithmetic of forward passes: float32, or bfloat16 autocast, which rounds log-probabilities by about .01 nats a
+    token; "auto": bfloat16 on GPUs that have it, unless exact."""
     sampler: Sampler = "transformers"
     """Sampling by the training model itself, with keyed random numbers for every token, or by vLLM, from the same
     distribution with its own random numbers. Log-probabilities are always the training model's, and so are samples of

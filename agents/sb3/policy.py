@@ -63,7 +63,7 @@ class SB3Policy(Policy):
             raise ValueError(f"width and hidden must be at least 1, got {config.width} and {config.hidden}")
         self.config, self.game = config, _Game(task)
         self.register_buffer("exploration", torch.tensor(1.0 if config.algorithm == "dqn" else 0.0))
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model: Any = self._model(device)
         self.net: BasePolicy = model.policy

@@ -81,7 +81,7 @@ def seeded(seed: int) -> Iterator[None]:
     before = np.random.get_state()  # noqa: NPY002 - the generator that is read
     np.random.seed(seed % 2**32)  # noqa: NPY002
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             yield
     finally:

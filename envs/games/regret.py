@@ -94,8 +94,8 @@ def _log(
     if games.ndim == 3 and len(games) > 1 and prompts is None:
         raise ValueError(f"{len(games)} games were given: pass the prompt of each duel")
     games = games.reshape(-1, *games.shape[-2:])
-    first, second = torch.as_tensor(first), torch.as_tensor(second)
-    rows = torch.zeros_like(first) if prompts is None else torch.as_tensor(prompts)
+    first, second = torch.as_tensor(first).cpu(), torch.as_tensor(second).cpu()
+    rows = torch.zeros_like(first) if prompts is None else torch.as_tensor(prompts).cpu()
     for name, index, count in (
         ("first", first, games.shape[-1]),
         ("second", second, games.shape[-1]),

@@ -39,12 +39,12 @@ def require_game(payoff: Tensor) -> Tensor:
 
 
 def require_distribution(name: str, policy: Tensor, payoff: Tensor | None = None, positive: bool = False) -> Tensor:
-    """Returns [..., N] in float64, checked to be non-negative (or positive) rows that sum to 1 and fit the game.
+    """Returns [..., N] in float64 on the game's device, checked to be distributions (positive ones) that fit the game.
 
     Raises:
         ValueError: with the offending number.
     """
-    policy = torch.as_tensor(policy, dtype=torch.float64)
+    policy = torch.as_tensor(policy, dtype=torch.float64, device=None if payoff is None else payoff.device)
     if policy.ndim < 1 or (payoff is not None and policy.shape[-1] != payoff.shape[-1]):
         expected = "[..., N]" if payoff is None else f"[..., {payoff.shape[-1]}]"
         raise ValueError(f"{name} must be {expected}, got {tuple(policy.shape)}")

@@ -81,7 +81,7 @@ def build_network(training: PairRMTraining, vocabulary: int, seed: int) -> PairR
         initializer_range=training.initializer_range,
         pad_token_id=0,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(hash_seed(seed, "pairrm"))
         return PairRM(config, drop_out=0.0)
 
@@ -101,7 +101,7 @@ def teach_reading(network: PairRM, training: PairRMTraining, encoder: PairEncode
     teach a small network what is on topic, or that a style's worth depends on the other one, only after very many
     of them. The two probes are thrown away.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(hash_seed(seed, "probes"))
         about, manner = nn.Linear(training.hidden, len(SUBJECTS)), nn.Linear(training.hidden, 1 + 2 * 3)
     backbone, key = network.pretrained_model, _key(seed, "reading")

@@ -76,7 +76,7 @@ def build_model(training: PolicyTraining, vocabulary: int, seed: int) -> LlamaFo
         eos_token_id=EOS,
         pad_token_id=PAD,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(hash_seed(seed, "policy"))
         return LlamaForCausalLM(config)
 
@@ -118,7 +118,7 @@ def answer_loss(model: LlamaForCausalLM, ids: Tensor, mask: Tensor) -> Tensor:
 def sample_answers(model: Any, tokenizer: Any, asked: Sequence[str], seed: int) -> list[str]:
     """Returns one answer for each prompt, sampled at temperature 1."""
     answers = []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(hash_seed(seed, "samples"))
         for prompt_ids, rows in _same_length([[USER, *tokenizer.encode(prompt), ASSISTANT] for prompt in asked]):
             drawn = model.generate(

@@ -21,7 +21,7 @@ from agents.policies.lm.decoder import CachedDecoder, Decoder, forward_arguments
 from agents.policies.lm.generation import SamplingParams
 from agents.policies.lm.loading import context_length, load_model, load_tokenizer, quiet, recompute_layers
 from agents.policies.lm.response_trie import ResponseTrie, constraints_of
-from agents.policies.lm_config import DTYPES, HFConfig, Sampler
+from agents.policies.lm_config import DTYPES, Compute, HFConfig, Sampler
 from agents.policies.tensors import tensors
 from agents.policies.token_policy import TokenPolicy
 from envs.tasks.task import Task
@@ -37,8 +37,8 @@ from preference_duel.types import Completion
 class HFPolicy(TokenPolicy):
     """Samples token by token from a language model; on a finite task the model is constrained to its responses.
 
-    Parameters are float32, except those beside adapters if `dtype` is bfloat16. On CUDA forward passes run under
-    bfloat16 autocast, unless exact: the probabilities of all responses must sum to 1. Dropout is always off, so that
+    Parameters are float32, except those beside adapters if `dtype` is bfloat16. Forward passes run in the arithmetic of
+    `compute`; if exact, in float32: the probabilities of all responses must sum to 1. Dropout is always off, so that
     ratios between equal policies are exactly 1.
 
     Args:
@@ -61,9 +61,12 @@ class HFPolicy(TokenPolicy):
     ) -> None:
         super().__init__()
         config = HFConfig(str(name_or_dir), **settings)
-        require(config, micro_tokens=at_least(1), sampler=one_of(Sampler))
+        require(config, micro_tokens=at_least(1), sampler=one_of(Sampler), compute=one_of(Compute))
         self.exact = config.exact
         self.micro_tokens = config.micro_tokens
+        if config.exact and config.compute == "bfloat16":
+            raise ValueError("compute='bfloat16' rounds the probabilities of all responses, which sum to 1 if exact")
+        self._compute = config.compute
         self.sampling = SamplingParams(config.temperature, config.top_k, config.top_p)
         self.truncates = self.sampling.truncates
         self.tokenizer = load_tokenizer(config.path, config.trust_remote_code, config.thinking)
@@ -139,7 +142,7 @@ class HFPolicy(TokenPolicy):
     def decoder(self, prompts: Sequence[str], rows: Sequence[int]) -> Decoder:
         """Starts one response to `prompts[i]` for each i of `rows`."""
         ids = self._encode([prompts[i] for i in rows])
-        return CachedDecoder(self._root, self._arguments, ids, self._process, self.constraints.limit, self._autocast)
+        return CachedDecoder(self._root, self._arguments, ids, self._process, self.constraints.limit, self.autocast)
 
     def logits(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M, V] float32: the logits before each of the M tokens of R responses, differentiable."""
@@ -151,7 +154,7 @@ class HFPolicy(TokenPolicy):
         states, flat = self._states(tokens)
         texts = scoring.Texts.of(self._encode(prompts), tokens, self.device)
         if not self._plain:
-            logits = self._root(scoring.logits_at, texts, False, self._arguments.last_only, self._autocast)
+            logits = self._root(scoring.logits_at, texts, False, self._arguments.last_only, self.autocast)
             return scoring.chosen(self._process(logits, states, flat), tokens)
 
         def process(logits: Tensor, rows: slice) -> Tensor:
@@ -159,7 +162,7 @@ class HFPolicy(TokenPolicy):
             return self.sampling.processed(logits, legal, flat[rows], in_place=True)
 
         temperature = self.sampling.temperature
-        return self._root(scoring.fused_logprob_at, texts, flat, process, temperature, self._autocast)
+        return self._root(scoring.fused_logprob_at, texts, flat, process, temperature, self.autocast)
 
     def parts(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> list[list[int]]:
         """Returns the prompts of each backward pass: those of about `micro_tokens` tokens."""
@@ -279,8 +282,11 @@ class HFPolicy(TokenPolicy):
         return self
 
     @property
-    def _autocast(self) -> bool:
-        return self.device.type == "cuda" and not self.exact
+    def autocast(self) -> bool:
+        """True if forward passes run under bfloat16 autocast."""
+        if self._compute != "auto" or self.exact:
+            return self._compute == "bfloat16"
+        return self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
     def _states(self, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Returns the state before each of M tokens, and the tokens themselves, [M] each."""
@@ -291,7 +297,7 @@ class HFPolicy(TokenPolicy):
 
     def _raw_logits(self, prompts: Sequence[tuple[int, ...]], tokens: Sequence[Sequence[int]]) -> Tensor:
         texts = scoring.Texts.of(prompts, tokens, self.device)
-        return self._root(scoring.logits_at, texts, self._plain, self._arguments.last_only, self._autocast)
+        return self._root(scoring.logits_at, texts, self._plain, self._arguments.last_only, self.autocast)
 
     def _process(self, logits: Tensor, states: Tensor, tokens: Tensor | None = None) -> Tensor:
         return self.sampling.processed(logits, self.constraints.legal(states), tokens)

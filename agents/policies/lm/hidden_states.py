@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def copied_layers(policy: HFPolicy) -> Any:
-    """Returns a copy of a language model without its head, all of which learns.
+    """Returns a copy of a language model without its head, all of which learns, in float32.
+
+    In bfloat16 nearly no weight would move at the learning rates of large models: a step is smaller than the rounding.
 
     Raises:
         ValueError: if its parameters are spread over processes.
@@ -24,7 +26,7 @@ def copied_layers(policy: HFPolicy) -> Any:
     if policy.sharded:
         raise ValueError("this agent copies the policy's layers, which --run.parallel fsdp spreads; take ddp")
     model: Any = policy.model
-    return copy.deepcopy(model.base_model).requires_grad_(True)
+    return copy.deepcopy(model.base_model).float().requires_grad_(True)
 
 
 def hidden_at(layers: Any, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]], micro_tokens: int) -> Tensor:

@@ -29,7 +29,7 @@ def add_adapters(model: Any, config: LoRAConfig, seed: int) -> None:
 
     targets = config.targets if config.targets == "all-linear" else config.targets.split(",")
     settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets, lora_dropout=0.0)  # pyright: ignore[reportArgumentType] - a scale may be any number
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(settings, model)

@@ -11,10 +11,13 @@ from transformers import LlamaForCausalLM
 
 import oracles
 from agents import HFPolicy, make_policy
+from agents.ipo import IPOConfig
+from agents.learning.critic import TokenCritic
+from agents.optim.optimiser import OptimiserConfig
 from agents.policies.lm.decoder import ForwardArguments
 from agents.policies.lm.generation import SamplingParams
 from agents.policies.lm.loading import load_model, load_tokenizer
-from agents.policies.lm_config import HFConfig, TinyConfig
+from agents.policies.lm_config import HFConfig, LoRAConfig, TinyConfig
 from envs import make_task
 from envs.tasks.finite import finite_task as finite
 from preference_duel.keyed_random import Key
@@ -124,6 +127,40 @@ def test_logprob_and_its_gradient_are_those_of_the_plain_model(folder, least):
     )
     assert (values - plain).abs().max() < 1e-5
     assert (gradient(values) - gradient(plain)).abs().max() < 1e-4
+
+
+def test_bfloat16_passes_move_log_probabilities_and_gradients_a_little(folder):
+    exact, rounded = (policy_of(folder, compute=compute) for compute in ("auto", "bfloat16"))
+    assert (exact.autocast, rounded.autocast) == (False, True)
+    drawn, _ = rounded.draw(PROMPTS, 4, Key(1))
+    values = [policy.logprob(PROMPTS, drawn) for policy in (exact, rounded)]
+    difference = (values[0] - values[1]).detach().abs()
+    assert 0 < difference.max() < 0.1
+    for value in values:
+        value.sum().backward()
+    one, other = (torch.cat([p.grad.flatten() for p in policy.parameters()]) for policy in (exact, rounded))
+    assert torch.cosine_similarity(one, other, dim=0) > 0.999
+
+
+def test_what_needs_whole_precision_refuses_bfloat16_passes(folder):
+    with pytest.raises(ValueError, match="compute='bfloat16' rounds the probabilities of all responses"):
+        policy_of(folder, finite_task(["a", "ab"]), exact=True, compute="bfloat16")
+    config = IPOConfig(optimiser=OptimiserConfig("lbfgs"))
+    with pytest.raises(ValueError, match=r"can't converge in bfloat16; take another, or --policy.compute float32"):
+        config.build(policy=policy_of(folder, compute="bfloat16"))
+
+
+def test_layers_copied_of_a_bfloat16_model_learn_in_float32(folder):
+    policy = policy_of(folder, dtype="bfloat16", lora=LoRAConfig(4))
+    critic = TokenCritic(policy)
+    torch.nn.init.ones_(critic.head.weight)
+    drawn, _ = policy.draw(PROMPTS, 2, Key(1))
+    before = torch.nn.utils.parameters_to_vector(critic.layers.parameters()).detach().clone()
+    critic(PROMPTS, drawn).square().sum().backward()
+    torch.optim.AdamW(critic.parameters(), 1e-5, weight_decay=0.0).step()
+    after = torch.nn.utils.parameters_to_vector(critic.layers.parameters())
+    assert before.dtype == torch.float32
+    assert (before != after).double().mean() > 0.5
 
 
 def test_equal_policies_have_ratio_exactly_zero_though_the_model_has_dropout(folder):
