@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from envs.arena import DuelArena
+from preference_duel.keyed_random import Key, Stream
 from preference_duel.protocols import Agent, Policy
 from preference_duel.types import Duel, Proposal
 
@@ -20,6 +21,8 @@ TAGS = ("loss", "model", "policy", "duel", "eval", "game", "time")
 """Groups of scalars: the part of a tag before the slash."""
 
 _STEPS = 4
+_TAKEN = 0.2
+"""Share of the pairs that are taken out of a duel."""
 
 
 def check_agent(agent: Agent, arena: DuelArena) -> None:
@@ -28,6 +31,7 @@ def check_agent(agent: Agent, arena: DuelArena) -> None:
     * Proposals fit the prompts, and are weighted exactly if the policy lists its whole distribution.
     * Under outcome feedback the duels hold nothing but outcomes, and the agent holds neither arena nor oracle.
     * `update` leaves the duel as it is and returns finite floats with known tags.
+    * Nothing is learned from a pair that was not asked, or whose answer could not be read: its `prob` plays no part.
     * Only the agent's policy learns: frozen copies stay as they are and other policies get no gradient.
     * `state_dict` is plain and complete: duels played again from it, at the start or in the middle, give the same
       responses, scalars and state, whatever the global random generators hold.
@@ -56,6 +60,7 @@ def check_agent(agent: Agent, arena: DuelArena) -> None:
             again = _play(agent, arena, start, _STEPS, seed=2)
             middle = _STEPS // 2
             rest = _play(agent, arena, whole[middle - 1].state, _STEPS - middle, seed=3)
+            first, second = (_learned_without(agent, arena, start, verdict) for verdict in (0.0, 1.0))
         kept = _same(untouched, frozen.state_dict(), exact=True)
     finally:
         np.random.set_state(numpy_state)  # noqa: NPY002 - put back as it was
@@ -63,6 +68,11 @@ def check_agent(agent: Agent, arena: DuelArena) -> None:
     exact = agent.policy.device.type == "cpu"
     _require_equal(name, whole, again, "its first state_dict() were played again from it", exact)
     _require_equal(name, whole[middle:], rest, "a state_dict() in the middle were played again from it", exact)
+    if not all(_same(vars(first)[part], vars(second)[part], exact) for part in vars(first)):
+        raise ValueError(
+            f"{name}: update() learned from a pair that was not asked: weigh pairs by `duel.asked` and responses by "
+            f"`duel.left_weight`; losses.win_rate takes known=duel.known"
+        )
     if not kept:
         raise ValueError(f"{name}: update() changed a frozen copy of its policy; frozen() must not share tensors")
 
@@ -96,6 +106,28 @@ def _play(agent: Agent, arena: DuelArena, start: tuple[Any, Any], steps: int, se
         seats = proposal.left, proposal.right
         done.append(_Step(seats, timeless, (_copied(agent.state_dict()), arena.state_dict())))
     return done
+
+
+def _learned_without(agent: Agent, arena: DuelArena, start: tuple[Any, Any], verdict: float) -> _Step:
+    """Returns what comes of a duel some of whose pairs are taken out and have a verdict that is not to be read."""
+    _load(agent, arena, start)
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002 - as in `_play`
+    duel = arena.play(agent.propose(arena.reset()))
+    if duel.exact or int(duel.comparisons.sum()) < 2:
+        return _Step((), {}, ({}, {}))
+    drawn = Key(0, 0, Stream.SIDE).uniform(k=np.arange(duel.prob.numel())) < _TAKEN
+    taken = torch.from_numpy(drawn).view_as(duel.prob)
+    taken[-1, 0] = True  # a response of the last prompt that has no other pair
+    taken = duel.comparisons & (taken | taken.mT if duel.self_play else taken)
+    taken[(taken == duel.comparisons).all(2).all(1)] = False  # something of each prompt is left,
+    taken[: len(duel.prompts) > 1] = duel.comparisons[: len(duel.prompts) > 1]  # but nothing of the first of several
+    rest = duel.without(taken | taken.mT if duel.self_play else taken)
+    taken = taken if rest.rows is None else taken[list(rest.rows)]
+    prob = torch.where(taken, verdict, rest.prob)
+    prob = torch.where(taken.mT, 1 - verdict, prob) if duel.self_play else prob
+    scalars = agent.update(replace(rest, prob=prob))
+    return _Step((), scalars, (_copied(agent.state_dict()), arena.state_dict()))
 
 
 def _load(agent: Agent, arena: DuelArena, state: tuple[Any, Any]) -> None:

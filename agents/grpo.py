@@ -103,6 +103,7 @@ class GRPO(LearningAgent):
             scheduled, equal = groups.meetings(config.schedule, _texts(duel.left))
             prob = torch.where(equal, 0.5, duel.prob)  # an outcome of equal texts is a coin's
             opponents, compared = None, scheduled & (duel.asked | equal)  # [B, K, K]
+            compared = compared | torch.diag_embed(weight == 0)  # all unread: it ties with itself and weighs nothing
         reward = groups.aggregate(
             prob, compared, config.aggregate, leave_one_out=config.leave_one_out, weight=opponents
         )  # [B, K]

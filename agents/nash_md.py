@@ -125,7 +125,8 @@ class NashMD(LearningAgent):
             whole_policy = self.policy.logprob(duel.prompts, duel.left)  # [B, K]
             whole_reference = self.reference.logprob(duel.prompts, duel.left)  # [B, K]
         weight = duel.right_weight[:, None, :] * duel.asked  # [B, K, L]
-        reward = (weight * (duel.prob - 0.5)).sum(2) / weight.sum(2)  # [B, K]
+        total = weight.sum(2)  # [B, K], 0 of a draw whose pairs are all unread, which weighs nothing below
+        reward = (weight * (duel.prob - 0.5)).sum(2) / torch.where(total > 0, total, 1)  # [B, K]
         kl = log_policy - log_reference  # [B, K, T]
         advantage = losses.reward_to_go(reward.to(log_policy), kl, mask, self.config.tau)  # [B, K, T]
 

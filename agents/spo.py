@@ -79,7 +79,8 @@ class SPO(LearningAgent):
             raise ValueError("SPO learns from its own samples, and this duel's seats hold different ones")
         self.include_in_average(self.policy)
         leave_one_out = duel.self_play and not duel.exact
-        win_rate = losses.win_rate(duel.prob, duel.right_weight, leave_one_out)  # [B, K] P(y beats the right player)
+        known = None if duel.exact else duel.known
+        win_rate = losses.win_rate(duel.prob, duel.right_weight, leave_one_out, known)  # [B, K] P(y beats the opponent)
         scalars = self._gradient.step(Draws(duel.prompts, duel.left, duel.left_weight, duel.exact), win_rate - 0.5)
         self.learner.updates += 1
         return scalars

@@ -77,7 +77,8 @@ class SPPO(LearningAgent):
         config, weight = self.config, duel.left_weight  # [B, K] 1/K, or pi_t(y) if exact
         self.include_in_average(self.opponent, config.refresh_every)
         without_ties = config.leave_one_out and duel.self_play and not duel.exact
-        win_rate = losses.win_rate(config.project(duel), duel.right_weight, leave_one_out=without_ties)  # [B, K]
+        known = None if duel.exact else duel.known
+        win_rate = losses.win_rate(config.project(duel), duel.right_weight, without_ties, known)  # [B, K]
         with torch.no_grad():
             log_old = self.opponent.logprob(duel.prompts, duel.left)  # [B, K] log pi_t(y)
             log_start = None if self.start is None else self.start.logprob(duel.prompts, duel.left)  # [B, K]

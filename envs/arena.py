@@ -16,6 +16,7 @@ from oracles import Key, Oracle, Stream, payoff
 from oracles.base import draw
 from oracles.check import require_prob
 from preference_duel.keyed_random import ReplicaSeeds
+from preference_duel.protocols import leaves_unread
 from preference_duel.types import Completion, Duel, Feedback, Proposal
 
 
@@ -60,15 +61,20 @@ class DuelArena:
         self._size = self._choices if batch_size is None else batch_size
         self._rows = replicas * self._size
         self._episode = 0
-        self._queries = 0
+        self._queries = self._unread = 0
         self._exact = False
         self._prompts: list[str] | None = None
         self._plays = 0
 
     @property
     def queries(self) -> int | None:
-        """Asked pairs x votes so far; None once an exact policy was played, with all its pairs."""
+        """Asked pairs x votes so far, unread ones too; None once an exact policy was played, with all its pairs."""
         return None if self._exact else self._queries
+
+    @property
+    def unread_share(self) -> float | None:
+        """Share of the pairs so far whose answers could not be read; None of an oracle that always answers."""
+        return self._unread * self.votes / max(1, self._queries) if leaves_unread(self.oracle) else None
 
     def reset(self) -> list[str]:
         """Returns the next B prompts."""
@@ -87,8 +93,11 @@ class DuelArena:
     def play(self, proposal: Proposal | None) -> Duel:
         """Asks the oracle once about every pair that the proposal asks for.
 
+        Pairs that the oracle leaves unread are taken out, see `Duel.without`; nothing may be left.
+
         Raises:
             ValueError: if there is no proposal or it does not fit the prompts, or the oracle breaks its contract.
+            Unanswered: if the oracle can't be asked, or leaves a pair of a whole distribution unread.
             RuntimeError: if there was no reset since the last play.
         """
         if self._prompts is None:
@@ -107,19 +116,23 @@ class DuelArena:
         asked = _asked(proposal.ask, shape, self_play)
         left_texts = [[completion.text for completion in row] for row in proposal.left]
         right_texts = None if self_play else [[completion.text for completion in row] for row in right]
-        prob = payoff(self.oracle, prompts, left_texts, right_texts, asked)
-        require_prob(prob, shape, type(self.oracle).__name__)
-        self._spot_check(prompts, left_texts, left_texts if right_texts is None else right_texts, asked)
-        if self.feedback == "outcome":
-            prob = self._vote(prob, asked, self_play)
         exact = proposal.left_weight is not None
+        prob = payoff(self.oracle, prompts, left_texts, right_texts, asked, partial=not exact)
+        unread = prob.isnan()
+        prob = prob.masked_fill(unread, 0.5)
+        require_prob(prob, shape, type(self.oracle).__name__)
+        self._spot_check(prompts, left_texts, left_texts if right_texts is None else right_texts, asked & ~unread)
+        if self.feedback == "outcome":
+            prob = self._vote(prob, asked & ~unread, self_play)
         self._exact |= exact
         self._queries += self.votes * int((asked.triu(1) if self_play else asked).sum())
         self._prompts = None
-        return Duel(
+        duel = Duel(
             prompts, proposal.left, right, prob, left_weight.to(prob), right_weight.to(prob), asked, self.feedback,
             self.votes, exact,
-        )  # fmt: skip
+        ).without(unread)  # fmt: skip
+        self._unread += duel.unread
+        return duel
 
     def _seeds(self, rows: NDArray | slice) -> int | NDArray:
         """Returns the seed of each of some rows, or the one of all."""
@@ -165,12 +178,14 @@ class DuelArena:
 
     def state_dict(self) -> dict[str, int | bool]:
         """Returns the counters; the seed and they are the whole random state."""
-        return {"episode": self._episode, "queries": self._queries, "exact": self._exact, "plays": self._plays}
+        counters = {"queries": self._queries, "unread": self._unread, "plays": self._plays}
+        return {"episode": self._episode, "exact": self._exact, **counters}
 
     def load_state_dict(self, state: dict[str, int | bool]) -> None:
         """Continues from `state_dict()`; prompts of an unplayed reset are dropped."""
         self._episode, self._queries = int(state["episode"]), int(state["queries"])
         self._exact, self._plays = bool(state["exact"]), int(state["plays"])
+        self._unread = int(state.get("unread", 0))  # checkpoints of older versions have none
         self._prompts = None
 
 

@@ -55,6 +55,10 @@ class FileArena:
         """Comparisons that were played so far."""
         return self._plays * self.batch_size
 
+    @property
+    def unread_share(self) -> None:
+        """None: a file's verdicts are all there."""
+
     def reset(self) -> list[str]:
         """Returns the prompts of the next comparisons."""
         return [preference.prompt for preference in self._batch()]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from preference_duel.keyed_random import Key, verdict
-from preference_duel.protocols import Oracle, PayoffOracle
+from preference_duel.protocols import Oracle, PayoffOracle, leaves_unread
+from preference_duel.types import Unanswered
 
 
 def require_prob(prob: Tensor, shape: tuple[int, ...], source: str) -> None:
@@ -36,6 +37,7 @@ def payoff(
     left: Sequence[Sequence[str]],
     right: Sequence[Sequence[str]] | None = None,
     ask: Tensor | None = None,
+    partial: bool = False,
 ) -> Tensor:
     """Returns P(left k beats right l) for every prompt, asking each pair once.
 
@@ -49,12 +51,14 @@ def payoff(
         left: `[B][K]` responses.
         right: `[B][L]` responses; None: the left ones.
         ask: [B, K, L] bool, True where the answer is wanted; the others come back as 1/2. None: all.
+        partial: whether pairs that the oracle left unread come back as NaN; False: one of them raises.
 
     Returns:
         [B, K, L] on the CPU.
 
     Raises:
         ValueError: if the oracle answers anything but probabilities of the right shape.
+        Unanswered: if it leaves a pair unread, and `partial` is False.
     """
     opposite = left if right is None else right
     if ask is not None and right is None:
@@ -70,7 +74,7 @@ def payoff(
     asked = [prompts[b] for b, _, _ in pairs]
     first = [left[b][k] for b, k, _ in pairs]
     second = [opposite[b][l] for b, _, l in pairs]
-    answers = ask_pairs(oracle, asked, first, second)
+    answers = ask_pairs(oracle, asked, first, second, partial)
     prob = torch.full(wanted.shape, 0.5, dtype=answers.dtype)
     prob[wanted] = answers
     if right is None:
@@ -78,24 +82,54 @@ def payoff(
     return prob
 
 
-def ask_pairs(oracle: Oracle, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
+def ask_pairs(
+    oracle: Oracle, prompts: Sequence[str], first: Sequence[str], second: Sequence[str], partial: bool = False
+) -> Tensor:
     """Returns [N] P(first beats second | prompt), both orders averaged if the oracle is not antisymmetric.
+
+    Args:
+        oracle: the oracle.
+        prompts: N prompts.
+        first: N responses.
+        second: N responses.
+        partial: whether pairs that the oracle left unread, in any order, come back as NaN; False: one of them raises.
 
     Raises:
         ValueError: if the oracle answers anything but N probabilities.
+        Unanswered: if it leaves a pair unread, and `partial` is False.
     """
-    answers = _answers(oracle, prompts, first, second)
-    return answers if oracle.antisymmetric else _average(answers, _answers(oracle, prompts, second, first))
+    answers = answers_of(oracle, prompts, first, second, partial)
+    if oracle.antisymmetric:
+        return answers
+    return _average(answers, answers_of(oracle, prompts, second, first, partial))
 
 
-def _answers(oracle: Oracle, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
+def answers_of(
+    oracle: Oracle, prompts: Sequence[str], first: Sequence[str], second: Sequence[str], partial: bool = False
+) -> Tensor:
+    """Returns [N] P(first beats second | prompt) as the oracle gives it, in this order alone; see `ask_pairs`."""
     answers = oracle.prob(prompts, first, second)
     shape = (len(prompts),)
     if prompts and isinstance(answers, Tensor) and answers.dtype == torch.float64 and answers.device.type == "cpu":
         values = answers.numpy()  # whose reductions of few numbers cost half of torch's
         if values.shape == shape and values.min() >= 0 and values.max() <= 1:
             return answers
-    require_prob(answers, shape, type(oracle).__name__)
+    return require_answers(oracle, answers, shape, partial)
+
+
+def require_answers(oracle: Oracle, answers: Tensor, shape: tuple[int, ...], partial: bool = False) -> Tensor:
+    """Returns the answers of an oracle, once they are found to be probabilities; see `ask_pairs` for the errors."""
+    name = type(oracle).__name__
+    if not leaves_unread(oracle) or not isinstance(answers, Tensor):
+        require_prob(answers, shape, name)
+        return answers
+    unread = answers.isnan()
+    require_prob(answers.masked_fill(unread, 0.5), shape, name)
+    if unread.any() and not partial:
+        raise Unanswered(
+            f"{name} left {int(unread.sum())} of {unread.numel()} pairs unread, and each is needed here: nothing is "
+            f"put in place of an answer. Change the judge's question, format or token budget, or take another judge"
+        )
     return answers
 
 
@@ -134,8 +168,9 @@ def outcomes(oracle: Oracle, prompts: Sequence[str], first: Sequence[str], secon
 
     Raises:
         ValueError: if the oracle answers anything but N probabilities.
+        Unanswered: if it leaves one unread.
     """
-    return draw(_answers(oracle, prompts, first, second), key)
+    return draw(answers_of(oracle, prompts, first, second), key)
 
 
 def draw(prob: Tensor, key: Key, k: Any = 0, l: Any = 0, vote: Any = 0) -> Tensor:

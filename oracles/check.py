@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from oracles.base import require_prob
+from oracles.base import answers_of, require_prob
 from preference_duel.protocols import Oracle, PayoffOracle
 
 __all__ = ["check_oracle", "require_prob"]
@@ -26,6 +26,7 @@ def check_oracle(oracle: Oracle, prompts: Sequence[str], responses: Sequence[Seq
 
     Raises:
         ValueError: naming the broken promise and the pair that broke it.
+        Unanswered: if a pair is left unread.
     """
     widths = {len(row) for row in responses}
     if len(prompts) != len(responses) or len(widths) != 1 or min(widths) < 2:
@@ -43,9 +44,7 @@ def check_oracle(oracle: Oracle, prompts: Sequence[str], responses: Sequence[Seq
     asked, first, second = ([triple[i] for triple in triples] for i in range(3))
 
     def ask(prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
-        answers = oracle.prob(prompts, first, second)
-        require_prob(answers, (len(prompts),), name)
-        return answers
+        return answers_of(oracle, prompts, first, second)
 
     prob = ask(asked, first, second)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oracles.base import draw, require_prob
+from oracles.base import answers_of, draw
 from preference_duel import groups
 from preference_duel.groups import Aggregate
 from preference_duel.keyed_random import Key
@@ -53,7 +53,7 @@ def group_rewards(
     """Compares the completions of each prompt with each other, and rewards them.
 
     Each question is asked once, in both orders if the oracle is not antisymmetric, and never about equal texts, which
-    tie. A question that comes back as NaN was not answered: its comparison is dropped, not scored.
+    tie. A question that the oracle leaves unread (NaN) was not answered: its comparison is dropped, not scored.
 
     Args:
         oracle: the oracle.
@@ -142,9 +142,8 @@ class _Comparisons:
     def _prob(self, texts: Sequence[tuple[int, str, str]]) -> Tensor:
         """Returns [N] float64 P(first beats second), NaN if the oracle did not answer."""
         prompts = [self.prompts[b] for b, _, _ in texts]
-        answers = self.oracle.prob(prompts, [first for _, first, _ in texts], [second for _, _, second in texts])
-        answered = torch.where(answers.isnan(), 0.5, answers) if isinstance(answers, Tensor) else answers
-        require_prob(answered, (len(texts),), type(self.oracle).__name__)
+        seats = [first for _, first, _ in texts], [second for _, _, second in texts]
+        answers = answers_of(self.oracle, prompts, *seats, partial=True)
         self.queries += len(texts)
         return answers.double()
 

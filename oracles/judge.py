@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from oracles.judging.unread import Unread, UnreadPairs
 from oracles.readers.endpoint import EndpointConfig, EndpointJudge
 from preference_duel.checks import one_of, require
 from preference_duel.keyed_random import Key, Stream
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from preference_duel.protocols import Oracle
 
 Orders = Literal["both", "one"]
+_ADVICE = "see why it can't tell"
 
 
 class Judge:
@@ -53,7 +56,8 @@ class Judge:
             return_scores: whether P(the first is better) comes back instead.
 
         Returns:
-            N indices, 0 if the first is at least as good, else 1; or N probabilities in [0, 1].
+            N indices, 0 if the first is at least as good, else 1, and -1 for a pair left unread, as TRL's judges had;
+            or N probabilities in [0, 1], NaN for such a pair.
 
         Raises:
             ValueError: if a prompt has not exactly two completions.
@@ -71,7 +75,7 @@ class Judge:
         )
         prob = self.oracle.prob(prompts, first, second).double()
         prob = torch.where(torch.from_numpy(turned), 1 - prob, prob)
-        return prob.tolist() if return_scores else [int(p < 0.5) for p in prob.tolist()]
+        return prob.tolist() if return_scores else [-1 if math.isnan(p) else int(p < 0.5) for p in prob.tolist()]
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,15 @@ class JudgeConfig:
     """A function or a pairwise judge of your own, or a language model behind an endpoint."""
 
     of: str
-    """"module:name": a function of (prompt, first, second) that returns P(first is better), True or False; or an object
-    or class with TRL's `judge(prompts, completions, shuffle_order)`, whose scores are used if it has them. Or
-    the address of an OpenAI-compatible endpoint, such as a vLLM server's http://localhost:8000/v1."""
+    """"module:name": a function of (prompt, first, second) that returns P(first is better), True or False, or None if
+    it can't tell; or an object or class with TRL's `judge(prompts, completions, shuffle_order)`, whose scores are used
+    if it has them, and whose -1 says that it can't tell. Or the address of an OpenAI-compatible endpoint, such as a
+    vLLM server's http://localhost:8000/v1."""
     orders: Orders = "both"
     """"both" asks for either order of a pair and averages; "one" saves half, for judges without a favourite seat. An
     endpoint is always asked for both."""
+    unread: Unread = "drop"
+    """A pair whose answer can't be read: "drop" counts it as not asked, "stop" stops the run."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     """Requests to an endpoint."""
 
@@ -99,14 +106,15 @@ class JudgeConfig:
             OSError: if no endpoint answers.
         """
         del prompts, responses, device
+        require(self, unread=one_of(Unread))
         if self.of.startswith(("http://", "https://")):
             if self.orders != "both":
                 raise ValueError("an endpoint is asked for both orders; leave --oracle.orders out")
-            return EndpointJudge(self.of, self.endpoint)
+            return EndpointJudge(self.of, self.endpoint, self.unread)
         if self.endpoint != EndpointConfig():
             raise ValueError(f"--oracle.of {self.of} is no address, and nothing reads --oracle.endpoint")
         judge = find("judge", self.of, {})
-        return JudgeOracle(judge() if isinstance(judge, type) else judge, self.orders)
+        return JudgeOracle(judge() if isinstance(judge, type) else judge, self.orders, self.unread)
 
 
 class JudgeOracle:
@@ -115,6 +123,7 @@ class JudgeOracle:
     Args:
         judge: a function of (prompt, first, second), or an object with TRL's `judge`.
         orders: "both" or "one".
+        unread: what a pair leads to about which the judge can't tell.
 
     Raises:
         ValueError: if it is neither.
@@ -122,9 +131,10 @@ class JudgeOracle:
 
     antisymmetric = True
 
-    def __init__(self, judge: Any, orders: str = "both") -> None:
-        self.orders = orders
+    def __init__(self, judge: Any, orders: str = "both", unread: Unread = "drop") -> None:
+        self.orders, self.leaves_unread = orders, unread == "drop"
         require(self, orders=one_of(Orders))
+        self.unread = UnreadPairs(f"judge {getattr(judge, '__name__', type(judge).__name__)}", unread, _ADVICE)
         ask = getattr(judge, "judge", None)
         if ask is None and not callable(judge):
             raise ValueError(f"a judge is a function of three texts or has a method judge, got {type(judge).__name__}")
@@ -133,20 +143,34 @@ class JudgeOracle:
     def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Returns P(first beats second | prompt), [N] float64; equal texts are 1/2 without a question.
 
+        NaN stands for a pair about which the judge could not tell in either order.
+
         Raises:
             ValueError: if the judge answers anything but a chance, or an index, for each pair.
+            Unanswered: if it can't tell, and that stops the run.
         """
         if self.orders == "one":
-            return self._answers(prompts, first, second)
-        straight, turned = self.both_orders(prompts, first, second)
-        return (straight + 1 - turned) / 2
+            prob = self._answers(prompts, first, second)
+        else:
+            straight, turned = self._both_orders(prompts, first, second)
+            prob = (straight + 1 - turned) / 2
+        self.unread.add(len(prob), int(prob.isnan().sum()))
+        return prob
 
     def both_orders(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Returns P(first wins) if the first is shown first, and P(second wins) if the second is, each [N] float64.
 
         Raises:
             ValueError: as `prob`.
+            Unanswered: as `prob`.
         """
+        straight, turned = self._both_orders(prompts, first, second)
+        self.unread.add(len(straight), int((straight + turned).isnan().sum()))
+        return straight, turned
+
+    def _both_orders(
+        self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
         return self._answers(prompts, first, second), self._answers(prompts, second, first)
 
     def _answers(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
@@ -182,16 +206,22 @@ def _as_trl(judge: Callable[..., Sequence[float]]) -> Ask:
         if scores:
             return [_chance(answer, triple) for answer, triple in zip(answers, triples, strict=True)]
         for answer, triple in zip(answers, triples, strict=True):
-            if answer not in (0, 1):
-                raise ValueError(f"the judge must name the better one of two by 0 or 1, got {answer!r} for {triple}")
-        return [float(answer == 0) for answer in answers]
+            if answer not in (0, 1, -1):
+                raise ValueError(
+                    f"the judge must name the better one of two by 0 or 1, or say by -1 that it can't tell, got "
+                    f"{answer!r} for {triple}"
+                )
+        return [math.nan if answer == -1 else float(answer == 0) for answer in answers]
 
     return ask
 
 
 def _chance(answer: Any, triple: Triple) -> float:
+    if answer is None:
+        return math.nan
     if not isinstance(answer, (bool, int, float, np.number)) or not 0 <= answer <= 1:
         raise ValueError(
-            f"a judge must return the chance, in [0, 1], that the first is better, got {answer!r} for {triple}"
+            f"a judge must return the chance, in [0, 1], that the first is better, or None if it can't tell, got "
+            f"{answer!r} for {triple}"
         )
     return float(answer)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from oracles.judging.unread import Unread, UnreadPairs
 from oracles.readers.batching import Budget, Memory
 from oracles.readers.loading import NetworkConfig, load_network, require_readable
 from preference_duel.chat import PlainText, filled_template, with_contents
-from preference_duel.checks import positive, require
+from preference_duel.checks import one_of, positive, require, within
 from preference_duel.types import messages_of
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ CONTEXT = (
 """The conversation format of RLHFlow's models, as a chat template."""
 QUESTION = "[CONTEXT] {context} [RESPONSE A] {first} [RESPONSE B] {second} \n"
 LABELS = "A", "B"
-_LEAST_MASS = 0.5
-_log = logging.getLogger(__name__)
+_ADVICE = "was it trained in this form? Take another model, or lower --oracle.least_mass"
 Question = tuple[str, str, str]
 
 
@@ -36,6 +36,11 @@ class PairLMConfig(NetworkConfig):
 
     model: str
     """Directory or hub id of a causal language model, such as RLHFlow/pair-preference-model-LLaMA3-8B."""
+    least_mass: float = 0.5
+    """Share of the probability that the letters must hold together, in [0, 1]; with less an answer is unread. The
+    released code takes whatever they hold, 0."""
+    unread: Unread = "drop"
+    """A pair whose answer is unread in either order: "drop" counts it as not asked, "stop" stops the run."""
     temperature: float = 1.0
     """Divides the labels' logits, > 0; the released code takes 1."""
     add_generation_prompt: bool = False
@@ -43,7 +48,7 @@ class PairLMConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""
-        require(self, temperature=positive)
+        require(self, temperature=positive, least_mass=within("[0, 1]"), unread=one_of(Unread))
 
     def build(
         self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
@@ -75,8 +80,6 @@ class PairLM:
     """
 
     antisymmetric = True
-    unsure = 0
-    """Questions so far in which the letters held less than half of the probability."""
 
     def __init__(self, network: Any, tokenizer: Any, config: PairLMConfig) -> None:
         self.network, self.tokenizer, self.config = network.eval().requires_grad_(False), tokenizer, config
@@ -89,13 +92,18 @@ class PairLM:
         self._texts = PlainText(tokenizer)
         self._budget = Budget(config.token_budget, config.square_budget)
         self._memory: Memory[Question, float] = Memory(config.cache_size)
+        self.leaves_unread = config.unread == "drop"
+        self.unread = UnreadPairs(f"'{config.model}'", config.unread, _ADVICE)
         self._limit = getattr(network.config.get_text_config(), "max_position_embeddings", None)
 
     def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Returns P(first beats second | prompt), [N] float32 on the CPU; equal texts are 1/2 without a pass.
 
+        NaN stands for a pair whose letters hold less than `least_mass` in either order.
+
         Raises:
-            ValueError: if a question is longer than the model reads.
+            ValueError: if a question is longer than the model reads, or most pairs are unread.
+            Unanswered: if one is, and that stops the run.
         """
         straight, turned = self.both_orders(prompts, first, second)
         return ((straight + 1 - turned) / 2).float()
@@ -112,6 +120,7 @@ class PairLM:
         answers = self._memory.answers([*straight, *((x, b, a) for x, a, b in straight)], self._ask)
         prob = torch.full((2, len(pairs)), 0.5, dtype=torch.float64)
         prob[:, different] = torch.tensor(answers, dtype=torch.float64).reshape(2, -1)
+        self.unread.add(len(different), int(prob.isnan().any(0).sum()))
         return prob[0], prob[1]
 
     def forget(self) -> None:
@@ -153,7 +162,10 @@ class PairLM:
         return answers
 
     def _read(self, rows: Sequence[Sequence[int]]) -> list[float]:
-        """Returns the chance of the first label after each row; only the last states pass the output layer."""
+        """Returns the chance of the first label after each row, NaN if it is unread.
+
+        Only the last states pass the output layer.
+        """
         width, device = max(map(len, rows)), self.network.device
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
         lengths = torch.tensor([len(row) for row in rows], device=device)
@@ -169,18 +181,8 @@ class PairLM:
         finally:
             handle.remove()
         labels = logits[:, self._labels].float()
-        self._report_mass((labels.logsumexp(-1) - logits.float().logsumexp(-1)).exp())
         if not labels.isfinite().all():
             raise ValueError(f"'{self.config.model}' gives {labels.tolist()} in {self.network.dtype}; try float32")
-        return (labels / self.config.temperature).softmax(-1)[:, 0].tolist()
-
-    def _report_mass(self, mass: Tensor) -> None:
-        """Counts questions in which the letters hold little of the probability, and warns of the first."""
-        small = int((mass < _LEAST_MASS).sum())
-        if small and not self.unsure:
-            _log.warning(
-                "'%s' gives the letters %s together %.2g of the probability after a question; P is their share, "
-                "as in the released code, and `unsure` counts those with less than %s: was it trained in this form?",
-                self.config.model, LABELS, mass.min().item(), _LEAST_MASS,
-            )  # fmt: skip
-        self.unsure += small
+        mass = (labels.logsumexp(-1) - logits.float().logsumexp(-1)).exp()
+        chance = (labels / self.config.temperature).softmax(-1)[:, 0]
+        return chance.masked_fill(mass < self.config.least_mass, math.nan).tolist()

@@ -15,7 +15,7 @@ import torch
 
 from preference_duel.checks import require, share
 from preference_duel.keyed_random import Key, Stream, hash_seed
-from preference_duel.protocols import Oracle, PayoffOracle, forget
+from preference_duel.protocols import Oracle, PayoffOracle, forget, leaves_unread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,6 +101,7 @@ class AlteredOracle:
 
     def __init__(self, inner: Oracle, change: Callable[[Tensor], Tensor], antisymmetric: bool) -> None:
         self.inner, self.change, self.antisymmetric = inner, change, antisymmetric
+        self.leaves_unread = leaves_unread(inner)
 
     def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Returns [N] P(first beats second | prompt)."""

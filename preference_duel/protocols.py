@@ -202,6 +202,11 @@ class Arena(Protocol):
         """Comparisons so far; None once a whole distribution was played, which no oracle could be asked."""
         ...
 
+    @property
+    def unread_share(self) -> float | None:
+        """Share of the comparisons so far that could not be read; None if all can."""
+        ...
+
     def reset(self) -> list[str]:
         """Returns the prompts of the next duel."""
         ...
@@ -224,8 +229,8 @@ class Oracle(Protocol):
     """The probability that one response is preferred to another.
 
     An oracle may have more: `payoff` if it reads each response alone (`PayoffOracle`), `forget` if it remembers answers
-    (`RememberingOracle`), a `description` for the first line of a run (`DescribedOracle`), and the
-    answers for both orders of a pair (`BothOrdersOracle`).
+    (`RememberingOracle`), a `description` for the first line of a run (`DescribedOracle`), the answers for both orders
+    of a pair (`BothOrdersOracle`), and answers that can't be read (`leaves_unread`).
     """
 
     antisymmetric: bool
@@ -240,7 +245,8 @@ class Oracle(Protocol):
             second: N responses.
 
         Returns:
-            [N] on the CPU in [0, 1]; float64 for finite families, float32 for networks. prob(a, a) = 1/2.
+            [N] on the CPU in [0, 1]; float64 for finite families, float32 for networks. prob(a, a) = 1/2. Oracles that
+            `leaves_unread` names, and no others, have NaN for a pair that could not be read.
         """
         ...
 
@@ -270,6 +276,11 @@ class BothOrdersOracle(Oracle, Protocol):
     def both_orders(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Returns [N] P(first wins) with the first shown first, and [N] P(second wins) with the second shown first."""
         ...
+
+
+def leaves_unread(oracle: object) -> bool:
+    """Returns whether an oracle may leave a pair unread, for which its P is NaN; its attribute `leaves_unread`."""
+    return bool(getattr(oracle, "leaves_unread", False))
 
 
 @runtime_checkable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ class Duel:
         feedback: "outcome" or "probability".
         votes: Bernoulli outcomes per asked pair.
         exact: True if the responses are a policy's whole distribution with its probabilities as weights, not samples.
+        unread: pairs that `without` took out.
+        rows: where the prompts stand among those of the proposal; None: they are all there, in their order.
     """
 
     prompts: Sequence[str]
@@ -114,6 +116,8 @@ class Duel:
     feedback: Feedback
     votes: int
     exact: bool = False
+    unread: int = 0
+    rows: Sequence[int] | None = None
 
     @property
     def self_play(self) -> bool:
@@ -124,3 +128,48 @@ class Duel:
     def comparisons(self) -> Tensor:
         """[B, K, L] bool, the asked pairs, in self-play one half of them: each question once."""
         return self.asked.triu(1) if self.self_play else self.asked
+
+    @property
+    def known(self) -> Tensor:
+        """[B, K, L] bool, the pairs that were asked, and in self-play each response with itself, which ties."""
+        return self.asked | self.asked.new_ones(self.asked.shape[1]).diag() if self.self_play else self.asked
+
+    def without(self, unread: Tensor) -> Duel:
+        """Returns the duel without pairs whose answers can't be read, as if they had not been asked.
+
+        A response that has no other pair has weight 0, the others of its prompt share its weight; a prompt that has no
+        other pair is left out.
+
+        Args:
+            unread: [B, K, L] bool, in self-play both halves.
+        """
+        if not unread.any():
+            return self
+        asked = self.asked & ~unread
+        kept = (asked.any(2).any(1) | ~self.asked.any(2).any(1)).nonzero()[:, 0]
+        rows = kept.tolist()
+        left_weight, right_weight = (
+            _reweighted(weight[kept], (self.asked.any(seat) & ~asked.any(seat))[kept])
+            for weight, seat in ((self.left_weight, 2), (self.right_weight, 1))
+        )
+        left = [self.left[b] for b in rows]
+        return replace(
+            self,
+            prompts=[self.prompts[b] for b in rows],
+            left=left,
+            right=left if self.self_play else [self.right[b] for b in rows],
+            prob=self.prob.masked_fill(unread, 0.5)[kept],
+            left_weight=left_weight,
+            right_weight=right_weight,
+            asked=asked[kept],
+            unread=self.unread + int((unread.triu(1) if self.self_play else unread).sum()),
+            rows=rows if self.rows is None else [self.rows[b] for b in rows],
+        )
+
+
+def _reweighted(weight: Tensor, lost: Tensor) -> Tensor:
+    """Returns weights [B, K] without those of lost responses, of which no row holds nothing else."""
+    if not lost.any():
+        return weight
+    rest = weight.masked_fill(lost, 0.0)
+    return rest / rest.sum(1, keepdim=True)

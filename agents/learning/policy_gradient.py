@@ -79,7 +79,10 @@ class GradientConfig:
 
 @dataclass(frozen=True)
 class Draws:
-    """Samples of a policy: prompts, responses [B][K], weights [B, K], and whether they are its whole distribution."""
+    """Samples of a policy: prompts, responses [B][K], weights [B, K], and whether they are its whole distribution.
+
+    A sample of weight 0 has no reward, and is not learned from.
+    """
 
     prompts: Sequence[str]
     responses: Sequence[Sequence[Completion]]
@@ -158,7 +161,7 @@ class PolicyGradient:
     def _advantages(self, draws: Draws, reward: Tensor, log_ratio: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Returns what each token earns [B, K, T], and the returns where a value function learns from them."""
         if self.critic is None:
-            advantage = losses.advantage(reward, draws.exact)
+            advantage = losses.advantage(reward, draws.exact, draws.weight > 0)
             return {"earned": losses.reward_to_go(advantage, log_ratio, mask, self.tau)}
         with torch.no_grad():
             value = self.critic(draws.prompts, draws.responses).to(reward)
@@ -167,7 +170,8 @@ class PolicyGradient:
 
     def _fit_critic(self, batch: Batch, mask: Tensor) -> float:
         """Takes as many steps on the mean square over tokens as the policy; returns it before the first."""
-        critic, optimiser, count = self.critic, self._optimiser, int(mask.sum())
+        counted = mask & (batch["weight"] > 0)[..., None]
+        critic, optimiser, count = self.critic, self._optimiser, int(counted.sum())
         assert critic is not None
         assert optimiser is not None
 
@@ -176,7 +180,8 @@ class PolicyGradient:
             for part in batch.split(self.learner.policy.parts(batch.prompts, batch.responses)):
                 value = critic(part.prompts, part.responses)
                 target = part["returns"][:, :, : value.shape[2]].to(value)
-                loss = (value - target).square().sum() / count  # both are 0 after a response's end
+                counts = (part["weight"] > 0).to(value)[..., None]
+                loss = (counts * (value - target).square()).sum() / count  # both are 0 after a response's end
                 loss.backward()
                 total = total + loss.detach().cpu()
             return total

@@ -42,10 +42,15 @@ class ReleaseOptions:
         """Returns [B, K, L] P(left beats right), projected onto Bradley-Terry scores if asked for.
 
         Raises:
-            ValueError: if the projection is asked for and the duel holds outcomes.
+            ValueError: if the projection is asked for and the duel holds outcomes, or lacks a pair.
         """
         if not self.bradley_terry_projection:
             return duel.prob
+        if not (duel.exact or duel.known.all()):
+            raise ValueError(
+                "bradley_terry_projection averages over all pairs, and some are unread: take another judge, or leave "
+                "the projection off"
+            )
         if duel.feedback != "probability":
             raise ValueError(
                 "bradley_terry_projection takes logits of probabilities, and outcomes have none; "
@@ -60,7 +65,7 @@ class ReleaseOptions:
             values["log_z"] = losses.log_partition(win_rate, eta, batch["weight"])  # [B]
         if self.pairs == "all":
             return Batch(batch.prompts, batch.responses, values)
-        columns = losses.best_and_worst(win_rate)  # [B, 2]
+        columns = losses.best_and_worst(win_rate, batch["weight"] > 0)  # [B, 2]
         responses = [[row[k] for k in chosen] for row, chosen in zip(batch.responses, columns.tolist(), strict=True)]
         values |= {name: batch[name].gather(1, columns) for name in ("win_rate", "log_old")}
         values["weight"] = torch.full_like(values["log_old"], 0.5)

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def win_rate(prob: Tensor, weight: Tensor | None = None, leave_one_out: bool = False) -> Tensor:
+def win_rate(
+    prob: Tensor, weight: Tensor | None = None, leave_one_out: bool = False, known: Tensor | None = None
+) -> Tensor:
     """Averages each left response's chance over the right player's responses.
 
     The estimate of P(y beats pi_t | x) in Wu et al. 2024, Algorithm 1 (arXiv:2405.00675), which averages over all K
@@ -21,9 +23,10 @@ def win_rate(prob: Tensor, weight: Tensor | None = None, leave_one_out: bool = F
         prob: [B, K, L] P(left beats right | prompt), in [0, 1].
         weight: [B, L] of the right responses, rows sum to 1; None: 1/L each.
         leave_one_out: drops the diagonal (both seats hold the same draws, K = L) and scales the rest up to 1.
+        known: [B, K, L] bool, the pairs that count (`Duel.known`); None: all.
 
     Returns:
-        [B, K] chance of winning, in [0, 1]; 0.5 is a draw.
+        [B, K] chance of winning, in [0, 1]; 0.5 is a draw, and stands for a response without a pair that counts.
 
     Raises:
         ValueError: if the shapes do not fit, or there is nothing left to average.
@@ -34,15 +37,22 @@ def win_rate(prob: Tensor, weight: Tensor | None = None, leave_one_out: bool = F
     weight = prob.new_full((batch, right), 1 / right) if weight is None else weight.to(prob)
     if weight.shape != (batch, right):
         raise ValueError(f"weight must be {(batch, right)}, one for each right response, got {tuple(weight.shape)}")
-    if not leave_one_out:
+    whole = known is None or bool(known.all())
+    if whole and not leave_one_out:
         return (prob @ weight[:, :, None]).squeeze(2)
-    if left != right or left < 2:
+    if leave_one_out and (left != right or left < 2):
         raise ValueError(
             f"leave_one_out needs the same K >= 2 draws on both sides, got {left} left and {right} right; "
             f"draw more responses per prompt, or use the plain mean"
         )
-    others = weight[:, None, :] * (1 - torch.eye(left, dtype=prob.dtype, device=prob.device))
-    return (prob * others).sum(2) / others.sum(2)
+    others = weight[:, None, :].expand_as(prob)
+    if leave_one_out:
+        others = others * (1 - torch.eye(left, dtype=prob.dtype, device=prob.device))
+    if known is None or whole:
+        return (prob * others).sum(2) / others.sum(2)
+    others = others * known
+    total = others.sum(2)
+    return torch.where(total > 0, (prob * others).sum(2) / total.clamp(min=torch.finfo(prob.dtype).tiny), 0.5)
 
 
 def log_partition(win_rate: Tensor, eta: float, weight: Tensor | None = None) -> Tensor:
@@ -98,11 +108,12 @@ def sppo(ratio: Tensor, win_rate: Tensor, eta: float, log_z: Tensor | None = Non
     return (ratio - target).square()
 
 
-def best_and_worst(win_rate: Tensor) -> Tensor:
+def best_and_worst(win_rate: Tensor, counted: Tensor | None = None) -> Tensor:
     """Returns which two responses of each prompt the released SPPO code learns from.
 
     Args:
         win_rate: [B, K], K >= 2.
+        counted: [B, K] bool, the responses to choose from; None: all.
 
     Returns:
         [B, 2] int64 columns of the highest and of the lowest win rate; the first and the last one where all are equal.
@@ -112,8 +123,12 @@ def best_and_worst(win_rate: Tensor) -> Tensor:
     """
     if win_rate.ndim != 2 or win_rate.shape[1] < 2:
         raise ValueError(f"win_rate must be [B, K] with K >= 2, got {tuple(win_rate.shape)}")
-    order = win_rate.argsort(dim=1, descending=True, stable=True)
-    return order[:, [0, -1]]
+    outside = torch.zeros_like(win_rate, dtype=torch.bool) if counted is None else ~counted
+    best, worst = (
+        win_rate.masked_fill(outside, end).argsort(dim=1, descending=True, stable=True)
+        for end in (-torch.inf, torch.inf)
+    )
+    return torch.stack([best[:, 0], worst[:, -1]], 1)
 
 
 def bradley_terry(prob: Tensor, weight: Tensor | None = None, clamp: float = 1e-6) -> Tensor:

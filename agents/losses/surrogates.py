@@ -100,15 +100,16 @@ def policy_gradient(token_logprob: Tensor, advantage: Tensor, mask: Tensor) -> T
     return -(token_logprob * advantage.detach() * mask).sum(-1)
 
 
-def advantage(reward: Tensor, exact: bool = False) -> Tensor:
+def advantage(reward: Tensor, exact: bool = False, counted: Tensor | None = None) -> Tensor:
     """Returns each draw's reward less the mean of the others of its prompt (Ahmadian et al. 2024, arXiv:2402.14740).
 
     Args:
         reward: [B, K] of whole responses.
         exact: whether the responses are a whole distribution; then the reward itself, no baseline is needed.
+        counted: [B, K] bool, the draws that have a reward; None: all. One without others has no baseline.
 
     Returns:
-        [B, K], detached.
+        [B, K], detached; 0 where not counted.
 
     Raises:
         ValueError: if there are not at least two draws of a prompt.
@@ -119,7 +120,12 @@ def advantage(reward: Tensor, exact: bool = False) -> Tensor:
         return reward
     if count < 2:
         raise ValueError(f"a baseline needs at least 2 draws of a prompt, got {count}")
-    return (reward - reward.mean(1, keepdim=True)) * (count / (count - 1))
+    if counted is None or counted.all():
+        return (reward - reward.mean(1, keepdim=True)) * (count / (count - 1))
+    present = counted.sum(1, keepdim=True)
+    reward = reward * counted
+    centred = (reward - reward.sum(1, keepdim=True) / present) * (present / (present - 1).clamp(min=1))
+    return torch.where(present > 1, centred, reward) * counted
 
 
 def group_advantage(
@@ -129,7 +135,7 @@ def group_advantage(
 
     Args:
         reward: [B, K] of whole responses.
-        weight: [B, K] of the responses, rows sum to 1: 1/K of samples.
+        weight: [B, K] of the responses, rows sum to 1: 1/K of samples, 0 of one that has no reward.
         leave_one_out: the mean of the others as baseline, which is K / (K - 1) times the distance from the mean.
         scale: whether to divide by the standard deviation, of K samples that with K - 1 in its denominator.
         exact: whether the responses are a whole distribution, a group of infinitely many.
@@ -145,10 +151,11 @@ def group_advantage(
     reward, count = reward.detach(), reward.shape[1]
     if count < 2 and not exact:
         raise ValueError(f"a baseline needs at least 2 samples of a prompt, got {count}")
-    unbiased = 1.0 if exact else count / (count - 1)
+    present = (weight > 0).sum(1, keepdim=True).clamp(min=2).to(reward)
+    unbiased = torch.ones_like(present) if exact else present / (present - 1)
     centred = reward - (weight * reward).sum(1, keepdim=True)
     std = (unbiased * (weight * centred.square()).sum(1, keepdim=True)).sqrt()
-    return centred * (unbiased if leave_one_out else 1.0) / ((std + 1e-4) if scale else 1.0)
+    return centred * (unbiased if leave_one_out else torch.ones_like(unbiased)) / ((std + 1e-4) if scale else 1.0)
 
 
 def k3(token_logprob: Tensor, start: Tensor, mask: Tensor) -> Tensor:

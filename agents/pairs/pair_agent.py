@@ -121,10 +121,19 @@ class PairAgent(LearningAgent):
 
 
 def _best_against_worst(duel: Duel) -> Duel:
-    """Returns the duel in which only the sample with the most wins and the one with the fewest were compared."""
+    """Returns the duel in which only the sample with the most wins and the one with the fewest were compared.
+
+    If that pair was not asked, or is unread, the asked pair whose win rates differ most takes its place.
+    """
     if not duel.self_play or duel.exact:
         raise ValueError("pairs='best_worst' chooses among one's own draws: build the policy without exact")
-    ends = losses.best_and_worst(losses.win_rate(duel.prob, leave_one_out=True))
+    win_rate = losses.win_rate(duel.prob, leave_one_out=True, known=duel.known)  # [B, K]
+    ends = losses.best_and_worst(win_rate, duel.left_weight > 0)  # [B, 2]
+    rows = torch.arange(len(ends))
+    lead = (win_rate[:, :, None] - win_rate[:, None, :]).masked_fill(~duel.asked, -torch.inf)  # [B, K, K]
+    widest = lead.flatten(1).argmax(1)
+    widest = torch.stack([widest // lead.shape[2], widest % lead.shape[2]], 1)  # [B, 2]
+    ends = torch.where(duel.asked[rows, ends[:, 0], ends[:, 1]][:, None], ends, widest)
     asked = torch.zeros_like(duel.asked)
-    asked[torch.arange(len(ends)), ends[:, 0], ends[:, 1]] = True
+    asked[rows, ends[:, 0], ends[:, 1]] = True
     return dataclasses.replace(duel, asked=asked)

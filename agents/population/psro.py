@@ -124,8 +124,9 @@ class PSRO:
     def update(self, duel: Duel) -> dict[str, float]:
         """Improves the response, or measures it; after the last update of a round it is a member."""
         if self._done >= self._response_updates:
-            self._wins += duel.prob.double().mean((0, 1))
-            rates = self._wins / (self._done + 1 - self._response_updates)
+            self._wins += (duel.prob.double() * duel.asked).sum((0, 1))
+            self._met += duel.asked.double().sum((0, 1))
+            rates = torch.where(self._met > 0, self._wins / self._met.clamp(min=1), 0.5)
             scalars = {"policy/gain": float(rates @ self.policy.weights.cpu()) - 0.5}
         elif self._solves:
             scalars = self._solve(duel)
@@ -133,7 +134,7 @@ class PSRO:
             scalars = self.response.update(duel)
         self._done += 1
         if self._done == self._response_updates + self._payoff_updates:
-            self._add(self._exact_wins(duel) if duel.exact else self._wins / self._payoff_updates)
+            self._add(self._exact_wins(duel) if duel.exact else self._measured())
         return {**scalars, "policy/members": float(len(self.members))}
 
     def _solve(self, duel: Duel) -> dict[str, float]:
@@ -160,6 +161,19 @@ class PSRO:
         others = [member.distribution(prompts, duel.right[0]) for member in self.members]
         return torch.stack([(chances * other).sum(1).mean() for other in others])
 
+    def _measured(self) -> Tensor:
+        """Returns [M] the response's share of wins against each member.
+
+        Raises:
+            ValueError: if it met one in no pair whose answer could be read.
+        """
+        if not self._met.all():
+            raise ValueError(
+                f"no pair of the new response with member {int(self._met.argmin())} was read: raise payoff_updates, "
+                f"now {self._payoff_updates}, or take another judge"
+            )
+        return self._wins / self._met
+
     def _add(self, wins: Tensor) -> None:
         """Makes the response a member that beats the earlier ones by chances [M], and renews the mixture."""
         from agents.policies.mixtures import Mixture
@@ -184,13 +198,19 @@ class PSRO:
         if config.begin == "last":
             policy.load_state_dict(self.members[-1].state_dict())
         self._done = 0
-        self._wins = torch.zeros(len(self.members), dtype=torch.float64)
+        self._wins, self._met = torch.zeros(2, len(self.members), dtype=torch.float64)  # over each, and pairs with it
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the members with their payoffs and shares, and the state of the round."""
         members = {str(i): tensors(member) for i, member in enumerate(self.members)}
         game = {"members": members, "payoff": self.payoff, "shares": self.policy.weights}
-        return {**game, "response": self.response.state_dict(), "wins": self._wins, "done": self._done}
+        return {
+            **game,
+            "response": self.response.state_dict(),
+            "wins": self._wins,
+            "met": self._met,
+            "done": self._done,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from `state_dict()`."""
@@ -204,4 +224,5 @@ class PSRO:
         self.policy = Mixture(self.members, state["shares"].tolist())
         self._begin_round(self.response.policy)
         self.response.load_state_dict(state["response"])
-        self._wins, self._done = state["wins"].clone(), int(state["done"])
+        self._wins, self._met = state["wins"].clone(), state["met"].clone()
+        self._done = int(state["done"])

@@ -50,7 +50,7 @@ class DuelDQN:
             RuntimeError: if there was no proposal since the last update.
         """
         config, play, memory = self.config, self._play, self._model.replay_buffer
-        rollout = play.transitions()
+        rollout = play.transitions(duel.rows)
         scalars = drawn_scalars(self.policy, play.start, duel)
         reward = np.where(rollout.ends, gains(duel)[rollout.rows], 0.0)
         steps = zip(rollout.boards, rollout.after, rollout.actions, reward, rollout.ends, strict=True)

@@ -60,7 +60,7 @@ class OnPolicy:
         Raises:
             RuntimeError: if there was no proposal since the last update.
         """
-        play, rollout = self._play, self._play.transitions()
+        play, rollout = self._play, self._play.transitions(duel.rows)
         scalars = drawn_scalars(self.policy, play.start, duel)
         self._model.rollout_buffer = self._filled(rollout, gains(duel))
         play.train(self._model)

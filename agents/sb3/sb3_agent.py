@@ -44,15 +44,16 @@ class SelfPlay:
         right, _ = self.pool.opponent.draw(prompts, 1, Key(self.seed, self.updates, Stream.OPPONENT))
         return Proposal(left, right)
 
-    def transitions(self) -> Rollout:
-        """Returns how the draws of the last proposal came about.
+    def transitions(self, rows: Sequence[int] | None = None) -> Rollout:
+        """Returns how the draws of the last proposal came about, all or those of some rows (`Duel.rows`).
 
         Raises:
             RuntimeError: if there was no proposal since the last update.
         """
         if self._drawn is None:
             raise RuntimeError("update() needs the duel of a propose(): it learns from how its own draws came about")
-        return rollout(self.policy, *self._drawn)
+        boards, drawn = self._drawn if rows is None else (one[list(rows)] for one in self._drawn)
+        return rollout(self.policy, boards, drawn)
 
     def train(self, model: Any, *settings: Any) -> None:
         """Lets an algorithm train on what it was given, by its own `train(*settings)`, and counts the update."""

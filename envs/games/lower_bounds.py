@@ -29,7 +29,7 @@ def best_of_pool(wins: Tensor) -> Tensor:
     max_y P(y beats policy) - 1/2, however large the pool is; the same samples for both would lift it above.
 
     Args:
-        wins: [B, M, N] P(pool response m beats sample n of the policy | prompt), N at least 2.
+        wins: [B, M, N] P(pool response m beats sample n of the policy | prompt), N at least 2; NaN: unread, left out.
 
     Returns:
         [B, N] the chosen response's win over each sample, less 1/2; a prompt's bound is the mean of its row.
@@ -40,7 +40,7 @@ def best_of_pool(wins: Tensor) -> Tensor:
     if wins.ndim != 3 or wins.shape[1] < 1 or wins.shape[2] < 2:
         raise ValueError(f"wins must be [B, M >= 1, N >= 2] with N samples of the policy, got {tuple(wins.shape)}")
     halves = wins.tensor_split(2, dim=2)
-    chosen = [half.mean(2).argmax(1) for half in halves]
+    chosen = [half.nanmean(2).nan_to_num(nan=-1.0).argmax(1) for half in halves]
     rows = torch.arange(len(wins), device=wins.device)
     return torch.cat([half[rows, other] for half, other in zip(halves, reversed(chosen), strict=True)], dim=1) - 0.5
 
@@ -62,7 +62,7 @@ def best_of_n(wins: Tensor, n: int) -> Tensor:
     if not 1 <= n <= wins.shape[1]:
         raise ValueError(f"n must lie between 1 and the {wins.shape[1]} samples, got {n}")
     blocks = wins[:, : wins.shape[1] // n * n].unflatten(1, (-1, n))  # [B, M // n, n, N]
-    return torch.stack([best_of_pool(block) for block in blocks.unbind(1)]).mean(0)
+    return torch.stack([best_of_pool(block) for block in blocks.unbind(1)]).nanmean(0)
 
 
 def best_of_n_kl(n: int) -> float:
@@ -74,19 +74,23 @@ def bound(gains: Tensor, fixed_prompts: bool = False) -> Bound:
     """Averages the gains of an adversary, with Student's interval.
 
     Args:
-        gains: [B, N] what it wins against each of N samples of the policy beyond a draw.
+        gains: [B, N] what it wins against each of N samples of the policy beyond a draw; NaN: unread, left out, and a
+            prompt with fewer than two others with it.
         fixed_prompts: whether the prompts are all that there are, so that the samples alone vary, given the adversary's
             choice. False: the prompts are a sample too, and the interval is over their means. One prompt is fixed.
 
     Raises:
         ValueError: if there is a single number.
     """
-    values, (prompts, samples) = gains.double(), gains.shape
-    if values.numel() < 2:
+    values, samples = gains.double(), (~gains.isnan()).sum(1)  # [B, N], [B]
+    enough = samples >= min(2, gains.shape[1])
+    values, samples, prompts = values[enough], samples[enough], int(enough.sum())
+    if samples.sum() < 2:
         raise ValueError("a single number has no interval; take several prompts or several samples")
-    means = values.mean(1)
+    means = values.nanmean(1)
     if fixed_prompts or prompts == 1:
-        error, freedom = (values.var(1).sum() / samples).sqrt().item() / prompts, samples - 1
+        spread = (values - means[:, None]).square().nansum(1) / (samples - 1)
+        error, freedom = (spread / samples).sum().sqrt().item() / prompts, int(samples.min()) - 1
     else:
         error, freedom = means.std().item() / prompts**0.5, prompts - 1
     half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error

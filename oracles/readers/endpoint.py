@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from oracles.judging.unread import Unread, UnreadPairs
 from preference_duel.checks import at_least, positive, require, within
 from preference_duel.deferred import deferred
 from preference_duel.types import Unanswered
@@ -45,8 +46,10 @@ _VERDICT = re.compile(
 """A first line that names a letter and nothing else, such as B, **B**, Answer: B, {"winner": "B"}."""
 _FEWER = 5
 """Log-probabilities that are asked for if an endpoint refuses more: the limit of OpenAI's."""
-_TRIED = 20
-"""Pairs after which a judge that answers less than half of them is no judge."""
+_ADVICE = (
+    "is it a chat model, and does it answer with a letter? Change the question (--oracle.endpoint.template), "
+    "--oracle.endpoint.least_mass or the model"
+)
 _GARBAGE = KeyError, TypeError, IndexError, AttributeError, JSONDecodeError, UnicodeDecodeError
 """Errors of reading an answer that is not in the expected form."""
 Question = tuple[str, str, str]
@@ -138,17 +141,17 @@ class EndpointJudge:
     """Asks in both orders; P is the mean of the letters' probabilities.
 
     An answer is unread if it names no letter as a whole word, or if A and B hold less than `least_mass` of the first
-    token's probability. If one order is unread the other one counts alone, if both are the pair is a draw, 1/2; both
-    are counted, and nothing else is ever made up: an endpoint that fails for good raises. If it refuses
+    token's probability. A pair is unread if the answer in either order is; nothing is put in its place. An endpoint
+    that fails for good raises. If it refuses
     max_tokens, temperature or the number of log-probabilities by name, the request goes on without, which is logged.
 
     Attributes:
-        unread: unread answers so far.
-        draws: pairs that were unread in either order so far.
+        unread: the pairs that were unread in either order.
 
     Args:
         address: of the endpoint, such as http://localhost:8000/v1.
         config: question, requests and cache.
+        unread: what an unread pair leads to.
 
     Raises:
         Unanswered: if it lists no models, where none is named.
@@ -156,15 +159,16 @@ class EndpointJudge:
 
     antisymmetric = True
 
-    def __init__(self, address: str, config: EndpointConfig) -> None:
+    def __init__(self, address: str, config: EndpointConfig, unread: Unread = "drop") -> None:
         self.address, self.config = address.rstrip("/"), config
-        self.unread = self.draws = self._asked = 0
+        self.leaves_unread = unread == "drop"
         self._parameters, self._lock = config.parameters, threading.Lock()
         key = os.environ.get(config.key_variable)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(headers=headers, timeout=config.timeout)
         self.model = config.model or self._send("GET", "/models", None, lambda answer: answer["data"][0]["id"])
         self._kept = None if config.cache is None else _Kept(Path(config.cache))
+        self.unread = UnreadPairs(self.model, unread, _ADVICE)
 
     @property
     def description(self) -> str:
@@ -172,10 +176,10 @@ class EndpointJudge:
         return f"judge {self.model} at {self.address}"
 
     def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
-        """Returns P(first beats second | prompt), [N] float64; equal texts are 1/2 without a question.
+        """Returns P(first beats second | prompt), [N] float64, NaN if unread; equal texts are 1/2 without a question.
 
         Raises:
-            Unanswered: if a question found no answer after all repetitions.
+            Unanswered: if a question found no answer after all repetitions, or one is unread and stops the run.
             ValueError: if the endpoint refuses the question, or hardly ever answers with a letter.
         """
         straight, turned = self.both_orders(prompts, first, second)
@@ -183,6 +187,8 @@ class EndpointJudge:
 
     def both_orders(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Returns P(first wins) if the first is shown first, and P(second wins) if the second is, each [N] float64.
+
+        NaN stands for an unread answer.
 
         Raises:
             Unanswered: as `prob`.
@@ -193,34 +199,11 @@ class EndpointJudge:
         questions = [question for x, a, b in different for question in ((x, a, b), (x, b, a))]
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             answers = list(pool.map(self._chance, questions))
-        prob = {
-            pair: self._together(straight, turned)
-            for pair, straight, turned in zip(different, answers[::2], answers[1::2], strict=True)
-        }
+        chances = [math.nan if answer is None else answer for answer in answers]
+        prob = dict(zip(different, zip(chances[::2], chances[1::2], strict=True), strict=True))
+        self.unread.add(len(prob), sum(math.isnan(sum(both)) for both in prob.values()))
         both = torch.tensor([prob.get(one, (0.5, 0.5)) for one in pairs], dtype=torch.float64).reshape(-1, 2)
         return both[:, 0], both[:, 1]
-
-    def _together(self, straight: float | None, turned: float | None) -> tuple[float, float]:
-        """Returns the chances of the letter A in both orders; an unread order has what the other one implies."""
-        self._asked += 1
-        self.unread += (straight is None) + (turned is None)
-        if straight is not None:
-            return straight, 1 - straight if turned is None else turned
-        if turned is not None:
-            return 1 - turned, turned
-        self.draws += 1
-        if self.draws == 1:
-            _log.warning(
-                "the judge named neither A nor B, or gave them less than least_mass=%s of its probability, for a pair, "
-                "which counts as a draw; `draws` counts them",
-                self.config.least_mass,
-            )
-        if self._asked >= _TRIED and self.draws > self._asked / 2:
-            raise ValueError(
-                f"{self.model} named neither A nor B for {self.draws} of {self._asked} pairs; is it a chat model? "
-                f"Change the question (--oracle.endpoint.template) or the model"
-            )
-        return 0.5, 0.5
 
     def _chance(self, question: Question) -> float | None:
         """Returns the chance of the letter A; None if the answer is unread."""

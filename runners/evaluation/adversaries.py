@@ -41,6 +41,7 @@ class Finding:
         name: pool, best of N, or trained.
         bound: lower bound of the exploitability.
         queries: pairs that the oracle was asked about, training included.
+        unread: share of its pairs with the policy's samples that the oracle left unread, on which nothing rests.
         kl: nats from the start, at most; None if unknown.
         examples: prompts with the largest gains.
     """
@@ -50,6 +51,7 @@ class Finding:
     queries: int
     kl: float | None = None
     examples: tuple[Example, ...] = ()
+    unread: float = 0.0
 
 
 class Samples:
@@ -82,17 +84,17 @@ class Samples:
         return law(self.policy, self.task, self.prompts)
 
     def wins(self, responses: Sequence[Sequence[str]]) -> Tensor:
-        """Returns [B, M, N] float64 P(response m beats sample n of the policy | prompt)."""
-        return payoff(self.oracle, self.prompts, responses, self.texts).double()
+        """Returns [B, M, N] float64 P(response m beats sample n of the policy | prompt), NaN if unread."""
+        return payoff(self.oracle, self.prompts, responses, self.texts, partial=True).double()
 
     def examples(self, responses: Sequence[list[str]], wins: Tensor, count: int) -> tuple[Example, ...]:
         """Returns the prompts where some response wins most, each with that response and a sample that it beats."""
-        means = wins.mean(2)
+        means = wins.nanmean(2).nan_to_num(nan=0.0)
         best = means.argmax(1)
         found = []
         for b in means.amax(1).argsort(descending=True)[:count].tolist():
             m = int(best[b])
-            loser = int(wins[b, m].argmax())
+            loser = int(wins[b, m].nan_to_num(nan=-1.0).argmax())
             found.append(Example(self.prompts[b], self.texts[b][loser], responses[b][m], float(means[b, m])))
         return tuple(found)
 
@@ -100,7 +102,8 @@ class Samples:
 def pooled(samples: Samples, pool: Sequence[list[str]], examples: int = 3) -> Finding:
     """Returns what the best response of a pool of M for each prompt gains; see `best_of_pool`."""
     wins = samples.wins(pool)
-    return Finding("pool", bound(best_of_pool(wins)), wins.numel(), examples=samples.examples(pool, wins, examples))
+    shown = samples.examples(pool, wins, examples)
+    return Finding("pool", bound(best_of_pool(wins)), wins.numel(), examples=shown, unread=_unread(wins))
 
 
 def best_of(samples: Samples, start: Sequence[Sequence[str]], fixed_prompts: bool) -> list[Finding]:
@@ -108,10 +111,16 @@ def best_of(samples: Samples, start: Sequence[Sequence[str]], fixed_prompts: boo
     wins = samples.wins(start)
     queries = wins.shape[0] * wins.shape[2]
     return [
-        Finding(f"best of {n}", bound(best_of_n(wins, n), fixed_prompts), queries * n, best_of_n_kl(n))
+        Finding(
+            f"best of {n}", bound(best_of_n(wins, n), fixed_prompts), queries * n, best_of_n_kl(n), unread=_unread(wins)
+        )
         for n in NUMBERS
         if n <= wins.shape[1]
     ]
+
+
+def _unread(wins: Tensor) -> float:
+    return wins.isnan().double().mean().item()
 
 
 @dataclass(frozen=True)
@@ -175,7 +184,8 @@ def trained(samples: Samples, settings: Settings, opponent: Path, training: Trai
     with torch.no_grad():
         ratio = policy.logprob(prompts, responses) - experiment.reference.logprob(prompts, responses)
     examples = samples.examples(texts_of(responses), wins, 3)
-    return Finding("trained", bound(wins.mean(1) - 0.5), asked + wins.numel(), ratio.mean().item(), examples)
+    gained = bound(wins.nanmean(1) - 0.5)
+    return Finding("trained", gained, asked + wins.numel(), ratio.mean().item(), examples, _unread(wins))
 
 
 def _finish(settings: Settings, directory: Path) -> None:

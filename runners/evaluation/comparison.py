@@ -103,6 +103,8 @@ class Comparison:
             scalars = measure.scalars(policy)
             ends = {f"win_rate{end}": scalars.get(f"eval/win_rate{end}") for end in ("_low", "_high")}
             rows[name] = {"win_rate": scalars["eval/win_rate_vs_ref"], **ends}
+            if "eval/unread" in scalars:
+                rows[name]["unread"] = scalars["eval/unread"]
         return rows
 
 
@@ -167,5 +169,6 @@ def _cross_play(comparison: Comparison, judge: int) -> dict[str, Any]:
         "entrants": comparison.entrants(),
         "table": played.table.tolist(),
         **{name: None if end is None else end.tolist() for name, end in ends.items()},
+        "unread": played.unread,
         **played.ranks(),
     }

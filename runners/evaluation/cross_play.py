@@ -17,11 +17,15 @@ from runners.run.evaluator import win_rate
 
 @dataclass(frozen=True)
 class CrossPlay:
-    """A cross-play table [A, A] and its 95 % interval; `low` and `high` are None if all is exact."""
+    """A cross-play table [A, A] and its 95 % interval; `low` and `high` are None if all is exact.
+
+    `unread` is the share of the pairs that the oracle left unread, on which nothing rests; None if it always answers.
+    """
 
     table: Tensor
     low: Tensor | None = None
     high: Tensor | None = None
+    unread: float | None = None
 
     def ranks(self) -> dict[str, list[float]]:
         """Returns each ranking by name, one number for each policy."""
@@ -61,11 +65,14 @@ def sampled_cross_play(
         samples = [policy.draw(prompts, pairs, key.at(i))[0] for i, policy in enumerate(policies)]
     count = len(policies)
     table, low, high = (torch.full((count, count), 0.5, dtype=torch.float64) for _ in range(3))
+    unread: list[float] = []
     for a in range(count):
         for b in range(a + 1, count):
             rate = win_rate(oracle, prompts, samples[a], samples[b])
             table[a, b], table[b, a] = rate.mean, 1 - rate.mean
+            unread += [] if rate.unread is None else [rate.unread]
             if rate.low is not None and rate.high is not None:
                 low[a, b], low[b, a] = rate.low, 1 - rate.high
                 high[a, b], high[b, a] = rate.high, 1 - rate.low
-    return CrossPlay(table, low, high) if len(prompts) > 1 else CrossPlay(table)
+    ends = (low, high) if len(prompts) > 1 else (None, None)
+    return CrossPlay(table, *ends, sum(unread) / len(unread) if unread else None)

@@ -18,11 +18,11 @@ import numpy as np
 from envs.votes.options import ReadOptions
 from envs.votes.statistics.judge_agreement import JudgeAgreement, judge_agreement
 from envs.votes.table import Matrix
-from oracles.base import require_prob
+from oracles.base import require_answers
 from preference_duel.chat import UnreadablePromptError
 from preference_duel.json_text import read_json_lines
 from preference_duel.protocols import BothOrdersOracle, DescribedOracle, Oracle
-from preference_duel.types import messages_of
+from preference_duel.types import Unanswered, messages_of
 from runners.evaluation.asked_pairs import Question, Verdicts, drawn_questions, read_questions, read_verdicts
 from runners.evaluation.entrants import read_entrants
 from runners.evaluation.judges import judge_config, read_judge
@@ -111,15 +111,23 @@ def label(options: Options) -> int:
         if equal:
             print(f"equal:  {equal:,} more pairs of equal texts, which are not asked about")
         answers.ask(oracle, distinct, options.batch_size)
+        unread = answers.unread()
+        if unread:
+            share = len(unread) / len(distinct)
+            print(f"unread: {len(unread):,} ({share:.1%}) of the pairs; they are in no label and in no figure")
+        if len(unread) == len(distinct):
+            raise Unanswered("none of the judge's answers could be read: change its question, format or token budget")
         if verdicts is not None:
-            found = _agreement(verdicts, answers.prob, options.margin)
+            found = _agreement(verdicts, answers.prob, unread, options.margin)
             orderless = oracle.antisymmetric and not isinstance(oracle, BothOrdersOracle)
             print(*sentences(found, orderless), verdicts.reading, sep="\n")
             if options.json is not None:
                 numbers = {"oracle": options.oracle, "against": options.against, **found.as_dict()}
+                numbers["unread"] = len(unread)
                 write_whole(options.json, json.dumps(numbers, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
                 print(f"numbers: {options.json}")
-        rows = [_row(question, answers.prob[question.key], options.oracle) for question in questions]
+        read = [question for question in questions if question.key not in unread]
+        rows = [_row(question, answers.prob[question.key], options.oracle) for question in read]
         write_whole(options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         answers.path.unlink()
     print(f"labels: {options.out}, {len(rows):,} lines")
@@ -161,7 +169,7 @@ class Answers:
     Attributes:
         path: the file of answers.
         prob: by question, P(first beats second) with the first shown first, and P(second beats first) with the second
-            shown first.
+            shown first; NaN if unread, null in the file.
 
     Raises:
         ValueError: if the file holds the answers to other questions, or of another oracle.
@@ -192,7 +200,8 @@ class Answers:
                 f"policies, files and seed to go on, or delete it to begin anew"
             )
         for line in lines[1:]:
-            self.prob[line["question"]] = line["forward"], line["backward"]
+            forward, backward = (math.nan if line[way] is None else line[way] for way in ("forward", "backward"))
+            self.prob[line["question"]] = forward, backward
         size = self.path.read_bytes().rfind(b"\n") + 1
         os.truncate(self.path, size)
         if not lines:
@@ -203,13 +212,16 @@ class Answers:
         open_ones = [question for question in questions if question.key not in self.prob]
         for start in range(0, len(open_ones), batch_size):
             part = open_ones[start : start + batch_size]
-            forward, backward = _both_orders(oracle, part)
-            lines = [
-                {"question": question.key, "forward": p, "backward": q}
-                for question, p, q in zip(part, forward.tolist(), backward.tolist(), strict=True)
-            ]
-            self._append(lines)
-            self.prob |= {line["question"]: (line["forward"], line["backward"]) for line in lines}
+            forward, backward = (order.tolist() for order in _both_orders(oracle, part))
+            new = {question.key: (p, q) for question, p, q in zip(part, forward, backward, strict=True)}
+            self._append(
+                [{"question": key, "forward": _or_null(p), "backward": _or_null(q)} for key, (p, q) in new.items()]
+            )
+            self.prob |= new
+
+    def unread(self) -> set[str]:
+        """Returns the questions that were left unread in either order."""
+        return {key for key, (forward, backward) in self.prob.items() if math.isnan(forward) or math.isnan(backward)}
 
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         data = memoryview("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
@@ -234,7 +246,7 @@ def _both_orders(oracle: Oracle, questions: Sequence[Question]) -> tuple[Matrix,
         forward = oracle.prob(prompts, first, second)
         both = forward, 1 - forward if oracle.antisymmetric else oracle.prob(prompts, second, first)
     for prob in both:
-        require_prob(prob, (len(questions),), type(oracle).__name__)
+        require_answers(oracle, prob, (len(questions),), partial=True)
     return both[0].double().numpy(), both[1].double().numpy()
 
 
@@ -253,9 +265,18 @@ def _row(question: Question, prob: tuple[float, float], oracle: str) -> dict[str
     return row | {"annotator": oracle}
 
 
-def _agreement(verdicts: Verdicts, prob: Mapping[str, tuple[float, float]], margin: float) -> JudgeAgreement:
-    forward, backward = np.array([prob[question.key] for question in verdicts.questions]).T
-    return judge_agreement(forward, backward, verdicts.question, verdicts.outcome, margin)
+def _or_null(prob: float) -> float | None:
+    return None if math.isnan(prob) else prob
+
+
+def _agreement(
+    verdicts: Verdicts, prob: Mapping[str, tuple[float, float]], unread: set[str], margin: float
+) -> JudgeAgreement:
+    """Returns the agreement on the questions that were read."""
+    read = np.array([question.key not in unread for question in verdicts.questions])
+    forward, backward = np.array([prob[question.key] for question in verdicts.questions])[read].T
+    place, counted = np.cumsum(read) - 1, read[verdicts.question]
+    return judge_agreement(forward, backward, place[verdicts.question[counted]], verdicts.outcome[counted], margin)
 
 
 def sentences(found: JudgeAgreement, orderless: bool) -> list[str]:

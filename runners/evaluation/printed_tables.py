@@ -19,6 +19,7 @@ MEASURES = {
     "kl_to_nash": "KL to reg. Nash",
     "kl_to_start": "KL to start",
     "entropy": "entropy",
+    "unread": "unread",
 }
 INTRANSITIVITY = {
     "curl_ratio": "curl ratio",
@@ -111,6 +112,8 @@ def _cross_play(judge: str, met: Mapping[str, Any]) -> Table:
             for j, (value, end) in enumerate(zip(row, ends, strict=True))
         ]
         table.add_row(f"{i + 1} {name}", *cells)
+    if met.get("unread"):
+        table.caption = f"{met['unread']:.1%} of the pairs were left unread by the judge; nothing rests on them"
     return table
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,8 +23,8 @@ from envs.games.lower_bounds import Bound, bound
 from envs.tasks.task import Task
 from oracles import Oracle, payoff
 from preference_duel.keyed_random import Key, Stream, hash_seed
-from preference_duel.protocols import Policy
-from preference_duel.types import Completion
+from preference_duel.protocols import Policy, leaves_unread
+from preference_duel.types import Completion, Unanswered
 
 Row = Sequence[Completion]
 LARGEST = 2**26
@@ -42,16 +42,24 @@ SMALL = 16
 
 @dataclass(frozen=True)
 class WinRate:
-    """A mean over prompts with its 95 % interval; `low` and `high` are None for a single prompt."""
+    """A mean over prompts with its 95 % interval.
+
+    Attributes:
+        mean: over the prompts.
+        low: None for a single prompt.
+        high: None for a single prompt.
+        unread: share of the pairs that the oracle left unread, on which nothing rests; None if it always answers.
+    """
 
     mean: float
     low: float | None
     high: float | None
+    unread: float | None = None
 
     def scalars(self) -> dict[str, float]:
         """Returns it by tag."""
-        ends = {"eval/win_rate_low": self.low, "eval/win_rate_high": self.high}
-        return {"eval/win_rate_vs_ref": self.mean, **{tag: end for tag, end in ends.items() if end is not None}}
+        more = {"eval/win_rate_low": self.low, "eval/win_rate_high": self.high, "eval/unread": self.unread}
+        return {"eval/win_rate_vs_ref": self.mean, **{tag: value for tag, value in more.items() if value is not None}}
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ class PoolBound:
     """The lower bound of the exploitability by a pool of the start's responses, and the prompt of the largest gain."""
 
     bound: Bound
+    prompts: int
     example: Example
 
 
@@ -87,19 +96,27 @@ def over_prompts(win_rates: Tensor) -> WinRate:
 
 
 def win_rate(oracle: Oracle, prompts: Sequence[str], responses: Sequence[Row], references: Sequence[Row]) -> WinRate:
-    """Returns the oracle's mean P that a response beats the reference beside it.
+    """Returns the oracle's mean P that a response beats the reference beside it, over the pairs that were read.
 
     Args:
         oracle: who judges.
-        prompts: B prompts.
+        prompts: B prompts; one all of whose pairs are unread is left out.
         responses: [B][n] draws of the policy.
         references: [B][n] draws of the reference policy.
+
+    Raises:
+        Unanswered: if no pair was read.
     """
     n = len(responses[0])
     ask = torch.eye(n, dtype=torch.bool).expand(len(prompts), n, n)
     left, right = ([[completion.text for completion in row] for row in rows] for rows in (responses, references))
-    prob = payoff(oracle, prompts, left, right, ask)
-    return over_prompts(prob.diagonal(dim1=1, dim2=2).mean(1))
+    prob = payoff(oracle, prompts, left, right, ask, partial=True).diagonal(dim1=1, dim2=2)  # [B, n]
+    unread = prob.isnan()
+    if unread.all():
+        raise Unanswered(f"none of the {unread.numel()} answers about held-out pairs could be read: no win rate")
+    rates = prob.nanmean(1)
+    share = unread.double().mean().item() if leaves_unread(oracle) else None
+    return replace(over_prompts(rates[~rates.isnan()]), unread=share)
 
 
 def law(policy: Policy, task: Task, prompts: Sequence[str]) -> Tensor:
@@ -221,7 +238,7 @@ class Evaluation:
         """Returns what the best of `pool` responses of the reference gains against a policy; None if not measured.
 
         The response to a prompt is chosen by the policy's first sample and measured on the others, so that the choice
-        adds nothing (`envs.games.lower_bounds`).
+        adds nothing (`envs.games.lower_bounds`). A prompt with an unread pair among these is left out.
 
         Args:
             drawn: [B][n] samples of the policy for the held-out prompts.
@@ -230,14 +247,20 @@ class Evaluation:
         if not self.pool or self.finite or len(prompts) < 2 or self.pairs < 2:
             return None
         texts = [[completion.text for completion in row] for row in drawn[: len(prompts)]]
-        wins = payoff(self.oracle, prompts, self._pools, [row[:1] for row in texts])  # [b, pool, 1]
-        chosen = [row[i] for row, i in zip(self._pools, wins[:, :, 0].argmax(1).tolist(), strict=True)]
+        wins = payoff(self.oracle, prompts, self._pools, [row[:1] for row in texts], partial=True)  # [b, pool, 1]
+        best = wins[:, :, 0].nan_to_num(nan=-1.0).argmax(1).tolist()
+        chosen = [row[i] for row, i in zip(self._pools, best, strict=True)]
         rest = [row[1:] for row in texts]
-        gains = payoff(self.oracle, prompts, [[better] for better in chosen], rest)[:, 0].double() - 0.5  # [b, n - 1]
+        against = payoff(self.oracle, prompts, [[better] for better in chosen], rest, partial=True)[:, 0].double()
+        read = (~against.isnan().any(1)).nonzero()[:, 0].tolist()  # of b prompts
+        if len(read) < 2:
+            return None
+        gains = against[read] - 0.5  # [b, n - 1]
+        prompts, chosen, rest = ([column[b] for b in read] for column in (prompts, chosen, rest))
         b = int(gains.mean(1).argmax())
         response = rest[b][int(gains[b].argmax())]
         example = Example(prompts[b], response, chosen[b], gains[b].mean().item() + 0.5)
-        return PoolBound(bound(gains), example)
+        return PoolBound(bound(gains), len(prompts), example)
 
     def laws(self, policy: Policy, average: Policy | None = None) -> list[dict[str, Any]]:
         """Returns prompt, law and average law of every prompt of a small finite task, as JSON values."""

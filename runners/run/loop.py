@@ -130,7 +130,7 @@ def one_step(experiment: Experiment, seed: int) -> tuple[dict[str, float], Duel]
     sampled = time.perf_counter()
     duel = arena.play(proposal)
     asked = time.perf_counter()
-    scalars = agent.update(duel)
+    scalars = agent.update(duel) if duel.prompts else {}  # all unread: nothing to learn from
     updated = time.perf_counter()
     times = {"time/sample_s": sampled - start, "time/oracle_s": asked - sampled, "time/update_s": updated - asked}
     seen = describe(duel, own=traits(agent).own_draws, given=arena.offline)
@@ -166,8 +166,12 @@ def describe(duel: Duel, own: bool = True, given: bool = False) -> dict[str, flo
 
 
 def queries(experiment: Experiment) -> dict[str, float]:
-    """Returns the queries so far; nothing where whole laws are played, which no oracle could be asked."""
-    return {} if experiment.arena.queries is None else {"duel/queries": experiment.arena.queries}
+    """Returns the queries so far, and the share of the pairs whose answers could not be read.
+
+    Nothing of queries where whole laws are played, which no oracle could be asked, nor of a share if all are read.
+    """
+    counted = {"duel/queries": experiment.arena.queries, "duel/unread": experiment.arena.unread_share}
+    return {tag: value for tag, value in counted.items() if value is not None}
 
 
 def _restore(experiment: Experiment, record: Record | NullRecord) -> int:

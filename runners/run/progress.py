@@ -76,6 +76,8 @@ def evaluation_line(scalars: Mapping[str, float]) -> str:
         words.append(f"[{scalars['eval/win_rate_low']:.3f}, {scalars['eval/win_rate_high']:.3f}]")
     if "eval/exploitability_lower" in scalars:
         words.append(f" exploitability at least {scalars['eval/exploitability_lower']:.3f}")
+    if scalars.get("eval/unread"):
+        words.append(f" unread {scalars['eval/unread']:.1%}")
     if "game/exploitability" in scalars:
         words.append(f" exploitability {scalars['game/exploitability']:.4f}")
     if "game/exploitability_average" in scalars:

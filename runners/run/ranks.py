@@ -12,7 +12,7 @@ from torch import Tensor
 
 from oracles import Oracle
 from preference_duel import distributed
-from preference_duel.protocols import DescribedOracle, PayoffOracle, Policy, forget
+from preference_duel.protocols import DescribedOracle, PayoffOracle, Policy, forget, leaves_unread
 from runners.run.checkpoint import Checkpoint, steps
 from runners.run.record import read_lines
 
@@ -60,7 +60,7 @@ class SplitOracle:
 
     def __init__(self, oracle: Oracle) -> None:
         self._oracle = oracle
-        self.antisymmetric = oracle.antisymmetric
+        self.antisymmetric, self.leaves_unread = oracle.antisymmetric, leaves_unread(oracle)
         if isinstance(oracle, PayoffOracle):
             self.payoff = self._payoff
         if isinstance(oracle, DescribedOracle):

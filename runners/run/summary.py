@@ -14,7 +14,7 @@ from preference_duel.protocols import Policy, attended
 from runners.run.build import Experiment
 from runners.run.checkpoint import steps
 from runners.run.config import RunConfig
-from runners.run.evaluator import POOL_PROMPTS, Evaluation, law
+from runners.run.evaluator import Evaluation, law
 from runners.run.progress import evaluation_line
 from runners.run.ranks import NullRecord
 from runners.run.record import Record
@@ -40,6 +40,9 @@ def summary(experiment: Experiment, record: Record | NullRecord, run: RunConfig)
         ]
         lines += [*_adversary(evaluation, experiment.agent.policy, directory), ""]
         lines += styles_of(evaluation, experiment.agent.policy)
+    if experiment.arena.unread_share:
+        share = experiment.arena.unread_share
+        lines += [f"Unread:   {share:.1%} of the pairs asked about, from which nothing was learned", ""]
     lines += _examples(evaluation, experiment.agent.policy)
     last = directory / f"step-{steps(directory)[-1]}"
     lines += [
@@ -63,7 +66,7 @@ def _adversary(evaluation: Evaluation, policy: Policy, directory: Path) -> list[
     better, beaten = _short(example.better), _short(example.response)
     return [
         f"Exploitability: at least {bound.value:.3f} [{bound.low:.3f}, {bound.high:.3f}], by the best of "
-        f"{evaluation.pool} responses of the start on {min(POOL_PROMPTS, len(evaluation.prompts))} of the prompts:",
+        f"{evaluation.pool} responses of the start on {found.prompts} of the prompts:",
         f"  {better!r} beats {beaten!r} ({example.win_rate:.2f}), asked {_short(example.prompt)!r}",
         f"  More adversaries: python -m runners.exploit {directory}",
     ]

@@ -1,5 +1,6 @@
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,11 @@ class MutatesDuel(SPPO):
         scalars = super().update(duel)
         duel.prob.zero_()
         return scalars
+
+
+class LearnsFromTheUnread(SPPO):
+    def update(self, duel: Duel) -> dict[str, float]:
+        return super().update(replace(duel, asked=torch.ones_like(duel.asked)))
 
 
 class ReturnsNan(SPPO):
@@ -131,6 +137,7 @@ def test_a_sound_agent_passes_and_comes_back_as_it_was(votes):
     ("kind", "message"),
     [
         (MutatesDuel, "changed duel.prob"),
+        (LearnsFromTheUnread, r"learned from a pair that was not asked: weigh pairs by `duel.asked`"),
         (ReturnsNan, "finite floats, got loss/policy = nan"),
         (ReturnsTensor, "finite floats, got loss/policy = tensor"),
         (UnknownTag, "the tag 'reward' must be GROUP/NAME"),

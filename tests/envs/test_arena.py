@@ -11,6 +11,7 @@ from envs import Completion, DuelArena, Proposal
 from envs.token_duel.chance import prompt_index
 from oracles import outcomes
 from preference_duel.keyed_random import Key, Stream
+from preference_duel.types import Unanswered
 
 
 def rows(prompts, *letters):
@@ -330,3 +331,60 @@ def test_bad_arguments_are_named(words, oracle):
     ):
         with pytest.raises(ValueError, match=message):
             DuelArena(words(), oracle, **options)
+
+
+class Shy:
+    """Leaves pairs unread whose letters are those of `silent`."""
+
+    antisymmetric = leaves_unread = True
+
+    def __init__(self, *silent):
+        self.silent = silent
+
+    def prob(self, prompts, first, second):
+        unread = [{a[0], b[0]} in self.silent for a, b in zip(first, second, strict=True)]
+        return torch.where(torch.tensor(unread), torch.nan, 0.5)
+
+
+def test_unread_pairs_are_not_asked_ones_and_counted(words):
+    arena = DuelArena(words(), Shy({"a", "b"}), 3, feedback="outcome", votes=2, seed=1)
+    assert arena.unread_share == 0
+    duel = arena.play(Proposal(rows(arena.reset(), "a", "b", "c")))
+    assert duel.asked[:, 0, 1].tolist() == [False] * 3
+    assert (duel.prob[:, 0, 1] == 0.5).all()
+    assert duel.unread == 3
+    assert arena.queries == 18, "their answers were paid for"
+    assert arena.unread_share == pytest.approx(3 / 9)
+    again = DuelArena(words(), Shy({"a", "b"}), 3, votes=2)
+    again.load_state_dict(json.loads(json.dumps(arena.state_dict())))
+    assert again.unread_share == arena.unread_share
+    assert DuelArena(words(), Loud(), 3).unread_share is None
+
+
+def test_a_duel_in_which_nothing_was_read_has_no_prompts(words):
+    arena = DuelArena(words(), Shy({"a", "b"}), 3)
+    duel = arena.play(Proposal(rows(arena.reset(), "a", "b")))
+    assert (duel.prompts, duel.left, duel.rows) == ([], [], [])
+    assert arena.unread_share == 1
+
+
+def test_a_whole_distribution_needs_each_pair(words):
+    arena = DuelArena(words(), Shy({"a", "b"}), 3)
+    prompts = arena.reset()
+    weight = torch.full((3, 2), 0.5, dtype=torch.float64)
+    with pytest.raises(Unanswered, match="left 3 of 3 pairs unread, and each is needed here"):
+        arena.play(Proposal(rows(prompts, "a", "b"), left_weight=weight))
+
+
+class Loud(Shy):
+    """Says that it always answers."""
+
+    leaves_unread = False
+
+
+def test_what_is_no_number_is_an_error_unless_the_oracle_may_leave_pairs_unread(words):
+    arena = DuelArena(words(), Loud({"a", "b"}), 3)
+    with pytest.raises(ValueError, match="Loud returned nan"):
+        arena.play(Proposal(rows(arena.reset(), "a", "b")))
+    with pytest.raises(Unanswered, match="left 1 of 1 pairs unread"):
+        outcomes(Shy({"a", "b"}), ["x"], ["a"], ["b"], Key(0))

@@ -42,7 +42,7 @@ class Counting:
 
     def __init__(self, payoff=PAYOFF, bias=0.0, silent=()):
         self.payoff, self.bias, self.silent = payoff, bias, silent
-        self.antisymmetric = bias == 0
+        self.antisymmetric, self.leaves_unread = bias == 0, bool(silent)
         self.questions = []
 
     def prob(self, prompts, first, second):

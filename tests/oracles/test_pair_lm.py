@@ -6,7 +6,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from oracles import check_oracle, make
-from preference_duel.types import Conversation
+from oracles.base import ask_pairs
+from preference_duel.types import Conversation, Unanswered
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<h>{{ message['role'] }}</h>\n{{ message['content'] | trim }}<end>"
@@ -63,7 +64,7 @@ def by_hand(folder, prompt, first, second, generation=False):
 
 @pytest.mark.parametrize("fields", [{}, {"add_generation_prompt": True}, {"token_budget": 100}], ids=str)
 def test_it_answers_as_the_released_code_does(tmp_path, fields):
-    oracle = make("pair_lm", model=write(tmp_path), **fields)
+    oracle = make("pair_lm", model=write(tmp_path), least_mass=0.0, **fields)
     prob = oracle.prob(*COLUMNS)
     expected = [by_hand(tmp_path, *one, fields.get("add_generation_prompt", False)) for one in TRIPLES]
     assert torch.allclose(prob, torch.tensor(expected), atol=1e-5)
@@ -71,17 +72,25 @@ def test_it_answers_as_the_released_code_does(tmp_path, fields):
 
 
 def test_it_keeps_the_contract_of_an_oracle(tmp_path):
-    check_oracle(make("pair_lm", model=write(tmp_path)), PROMPTS, RESPONSES)
+    check_oracle(make("pair_lm", model=write(tmp_path), least_mass=0.0), PROMPTS, RESPONSES)
 
 
-def test_letters_with_little_of_the_probability_are_counted_and_reported_once(tmp_path, caplog):
+def test_pairs_whose_letters_hold_little_of_the_probability_are_unread(tmp_path, caplog):
+    columns = [column[:9] for column in COLUMNS]
     oracle = make("pair_lm", model=write(tmp_path))
-    oracle.prob(*COLUMNS)
-    assert oracle.unsure == len(TRIPLES), "either order of a pair is a question, asked once"
-    assert len([record for record in caplog.records if "give" in record.message]) == 1
-    sure = make("pair_lm", model=str(tmp_path))
-    sure._report_mass(torch.tensor([0.6, 0.5]))
-    assert sure.unsure == 0
+    assert oracle.leaves_unread
+    prob = oracle.prob(*columns)
+    different = torch.tensor([a != b for a, b in zip(*columns[1:], strict=True)])
+    assert torch.equal(prob.isnan(), different), "equal texts tie without a question"
+    assert (oracle.unread.count, oracle.unread.asked) == (int(different.sum()),) * 2
+    assert ["left a pair unread" in record.message for record in caplog.records] == [True]
+    with pytest.raises(Unanswered, match=r"left \d of 9 pairs unread, and each is needed here"):
+        ask_pairs(oracle, *columns)
+    with pytest.raises(Unanswered, match="unread='stop': was it trained in this form"):
+        make("pair_lm", model=str(tmp_path), unread="stop").prob(*columns)
+    many = [f"{x}{i}" for i in range(3) for x in columns[0]]
+    with pytest.raises(ValueError, match=r"left \d+ of \d+ pairs unread: was it trained in this form"):
+        oracle.prob(many, *(column * 3 for column in columns[1:]))
 
 
 def test_a_conversation_is_shown_turn_by_turn(tmp_path):
@@ -111,3 +120,5 @@ def test_long_questions_missing_models_and_wrong_temperatures_are_refused(tmp_pa
         make("pair_lm", model="./nowhere")
     with pytest.raises(ValueError, match="temperature must be positive"):
         make("pair_lm", model=str(tmp_path), temperature=0.0)
+    with pytest.raises(ValueError, match=r"unread must be one of \('drop', 'stop'\), got 'draw'"):
+        make("pair_lm", model=str(tmp_path), unread="draw")

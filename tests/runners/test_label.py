@@ -21,27 +21,33 @@ ASKED: list[tuple[str, str, str]] = []
 
 @dataclass(frozen=True)
 class Longer:
-    """Prefers the longer response, and the one that is shown first by `seat`; dies after so many questions."""
+    """Prefers the longer response, and the one that is shown first by `seat`; dies after so many questions.
+
+    Pairs that show `silent` first are left unread.
+    """
 
     seat: float = 0.0
     dies_after: int = 10**9
+    silent: str = ""
 
     def build(self, *, prompts=None, responses=None, device="cpu"):
-        return LongerOracle(self.seat, self.dies_after)
+        return LongerOracle(self.seat, self.dies_after, self.silent)
 
 
 class LongerOracle:
     antisymmetric = False
 
-    def __init__(self, seat, dies_after):
-        self.seat, self.dies_after = seat, dies_after
+    def __init__(self, seat, dies_after, silent):
+        self.seat, self.dies_after, self.silent = seat, dies_after, silent
+        self.leaves_unread = bool(silent)
 
     def prob(self, prompts, first, second):
         if len(ASKED) >= self.dies_after:
             raise KeyboardInterrupt
         ASKED.extend(zip(prompts, first, second, strict=True))
         gaps = [0.1 * (len(a) - len(b)) for a, b in zip(first, second, strict=True)]
-        return (0.5 + self.seat + torch.tensor(gaps, dtype=torch.float64)).clamp(0, 1)
+        prob = (0.5 + self.seat + torch.tensor(gaps, dtype=torch.float64)).clamp(0, 1)
+        return torch.where(torch.tensor([a == self.silent for a in first]), torch.nan, prob)
 
 
 @pytest.fixture(autouse=True)
@@ -99,11 +105,11 @@ def test_a_run_learns_from_labels_of_policies_and_the_audit_counts_them(capsys):
 def test_after_a_kill_nothing_is_asked_twice(place, capsys):
     out = ["--responses", "responses.jsonl", "--out", "labels.jsonl", "--batch_size", "4"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LongerOracle, "__init__", lambda self, *_: vars(self).update(seat=0.0, dies_after=24))
+        patch.setattr(LongerOracle, "__init__", lambda self, *_: vars(self).update(seat=0.0, dies_after=24, silent=""))
         assert main([*out, "--oracle", HERE]) == 130
         with open("labels.jsonl.answers", "a", encoding="utf-8") as file:
             file.write('{"question": "cut of')
-        patch.setattr(LongerOracle, "__init__", lambda self, *_: vars(self).update(seat=0.0, dies_after=40))
+        patch.setattr(LongerOracle, "__init__", lambda self, *_: vars(self).update(seat=0.0, dies_after=40, silent=""))
         assert main([*out, "--oracle", HERE]) == 130
     assert not (place / "labels.jsonl").exists()
     assert main([*out, "--oracle", HERE]) == 0
@@ -113,6 +119,53 @@ def test_after_a_kill_nothing_is_asked_twice(place, capsys):
     ASKED.clear()
     assert main(["--responses", "responses.jsonl", "--out", "whole.jsonl", "--oracle", HERE]) == 0
     assert lines("labels.jsonl") == lines("whole.jsonl")
+
+
+def test_unread_pairs_are_in_no_label_and_in_no_figure(capsys):
+    judge = f"{HERE},silent=blue"
+    assert (
+        main(["--responses", "responses.jsonl", "--oracle", judge, "--out", "labels.jsonl", "--batch_size", "4"]) == 0
+    )
+    assert "unread: 15 (50.0%) of the pairs; they are in no label and in no figure" in capsys.readouterr().out
+    rows = lines("labels.jsonl")
+    assert len(rows) == 15
+    assert not any("blue" in (row["first"], row["second"]) for row in rows)
+    verdicts = [("red", "green", 0), ("green", "red", 1), ("blue", "red", 0), ("white", "red", 0)]
+    write("people.jsonl", [{"prompt": "p", "first": a, "second": b, "outcome": o} for a, b, o in verdicts])
+    write("read.jsonl", lines("people.jsonl")[:2] + lines("people.jsonl")[3:])
+    numbers = []
+    for name in ("people", "read"):
+        command = ["--against", f"{name}.jsonl", "--oracle", judge, "--out", f"{name}.out", "--json", f"{name}.json"]
+        assert main(command) == 0
+        with open(f"{name}.json", encoding="utf-8") as file:
+            numbers.append({key: value for key, value in json.load(file).items() if key != "against"})
+    assert [one.pop("unread") for one in numbers] == [1, 0]
+    assert numbers[0] == numbers[1]
+
+
+def test_unread_answers_are_kept_like_others(place, capsys):
+    out = [
+        "--responses",
+        "responses.jsonl",
+        "--out",
+        "labels.jsonl",
+        "--batch_size",
+        "4",
+        "--oracle",
+        f"{HERE},silent=blue",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        quick = LongerOracle.__init__
+        patch.setattr(LongerOracle, "__init__", lambda self, seat, _, silent: quick(self, seat, 24, silent))
+        assert main(out) == 130
+    assert '"forward": null' in (place / "labels.jsonl.answers").read_text()
+    assert main(out) == 0
+    assert "12 answered before" in capsys.readouterr().out
+    assert len(ASKED) == len(set(ASKED)) == 60
+    write("blue.jsonl", [{"prompt": "p", "responses": ["blue", "red"]}])
+    assert main(["--responses", "blue.jsonl", "--out", "none.jsonl", "--oracle", f"{HERE},silent=blue"]) == 1
+    assert "none of the judge's answers could be read" in capsys.readouterr().err
+    assert not (place / "none.jsonl").exists()
 
 
 def test_answers_of_another_command_are_refused(capsys):

@@ -1,6 +1,7 @@
 """Bounds from samples never lie above the exploitability but by chance, and reach it with the right adversary."""
 
 import math
+from math import nan
 
 import pytest
 import torch
@@ -83,3 +84,17 @@ def test_other_shapes_are_refused(shape):
         best_of_pool(torch.zeros(shape))
     with pytest.raises(ValueError, match="n must lie between 1 and the 3 samples"):
         best_of_n(torch.zeros(1, 3, 4), 4)
+
+
+def test_unread_pairs_play_no_part():
+    wins = torch.tensor([[[0.9, nan, 0.7, 0.5], [nan, 0.2, 0.4, nan]], [[0.6, 0.6, nan, nan], [0.1, nan, 0.8, 0.9]]])
+    # chosen by .9 against .2, and .6 against .4; .6 against .1, and by .85 alone
+    gains = best_of_pool(wins)
+    assert gains.nan_to_num(9).tolist() == [pytest.approx([0.4, 9, 0.2, 0.0]), pytest.approx([-0.4, 9, 9, 9])]
+    assert best_of_n(wins, 1).nan_to_num(9)[0].tolist() == pytest.approx([0.4, -0.3, 0.05, 0.0])
+    whole = torch.tensor([[0.1, 0.3], [0.2, 0.0]])
+    holes = torch.tensor([[nan, 0.1, 0.3], [0.2, nan, 0.0], [0.4, nan, nan]])
+    assert bound(holes) == bound(whole), "a prompt with a single answer has no mean of several"
+    assert bound(holes, fixed_prompts=True) == bound(whole, fixed_prompts=True)
+    with pytest.raises(ValueError, match="a single number"):
+        bound(torch.tensor([[nan, 0.3]]))

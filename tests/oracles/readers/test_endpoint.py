@@ -149,7 +149,7 @@ def test_both_orders_take_out_a_liking_for_the_first_seat(served):
     oracle = judge(served)
     biased = oracle.prob(*PAIRS)
     assert (biased - plain).abs().max() < 0.02
-    assert oracle.unread == oracle.draws == 0
+    assert oracle.unread.count == 0
     content, _ = served.questions[0]
     assert (content["model"], content["temperature"], content["max_tokens"]) == ("referee", 0, 1)
     assert content["top_logprobs"] == 20
@@ -196,33 +196,34 @@ def test_a_refused_question_is_not_asked_again(served):
     assert served.asked <= 2
 
 
-def test_no_letter_is_a_draw_that_is_counted_and_never_a_loss(served):
+def test_no_letter_is_unread_counted_and_never_scored(served):
     oracle = judge(served)
     served.letters = ("Well", "Hm")
-    assert oracle.prob(["x"], ["a"], ["b"]).item() == 0.5
-    assert (oracle.draws, oracle.unread) == (1, 2)
-    with pytest.raises(ValueError, match=r"named neither A nor B for 2. of .* pairs; is it a chat model"):
+    assert oracle.prob(["x"], ["a"], ["b"]).isnan().all()
+    assert (oracle.unread.count, oracle.unread.asked) == (1, 1)
+    with pytest.raises(ValueError, match=r"referee left 41 of 41 pairs unread: is it a chat model"):
         oracle.prob(*PAIRS)
+    stops = EndpointJudge(served.address, EndpointConfig(**QUICK), unread="stop")
+    with pytest.raises(Unanswered, match="referee left 1 of 1 pairs unread, and unread='stop'"):
+        stops.prob(["x"], ["a"], ["b"])
 
 
 def test_an_answer_without_log_probabilities_of_tokens_is_unread_and_not_asked_again(served):
     oracle, served.mass = judge(served, backoff=60), 0.0
-    assert oracle.prob(["x"], ["a"], ["b"]).item() == 0.5
-    assert (oracle.draws, oracle.unread, served.asked) == (1, 2, 2)
+    assert oracle.prob(["x"], ["a"], ["b"]).isnan().all()
+    assert (oracle.unread.count, served.asked) == (1, 2)
 
 
 def test_letters_with_little_of_the_probability_are_unread(served):
     served.mass = 0.4
-    oracle = judge(served)
-    assert oracle.prob(["x"], ["a"], ["b"]).item() == 0.5
-    assert (oracle.draws, oracle.unread) == (1, 2)
+    assert judge(served).prob(["x"], ["a"], ["b"]).isnan().all()
     prob = judge(served, least_mass=0.3).prob(*PAIRS)
     served.mass = 1.0
     assert torch.allclose(judge(served).prob(*PAIRS), prob)
     served.letters = " A", " B"
     assert torch.equal(judge(served).prob(*PAIRS), judge(served).prob(*PAIRS))
     served.letters = "Apple", "Bee"
-    assert judge(served).prob(["x"], ["a"], ["b"]).item() == 0.5
+    assert judge(served).prob(["x"], ["a"], ["b"]).isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -285,11 +286,13 @@ def test_braces_of_a_question_and_of_the_texts_are_text(served):
     assert text == 'As {"winner": "A"} {} {{1}}. x {second}|[Answer A]\n{first}\n\n[Answer B]\nb'
 
 
-def test_one_letter_of_two_orders_counts_alone(served):
-    oracle = judge(served)
-    assert oracle._together(0.8, None) == pytest.approx((0.8, 0.2))
-    assert oracle._together(None, 0.8) == pytest.approx((0.2, 0.8))
-    assert (oracle.unread, oracle.draws) == (2, 0)
+def test_one_order_alone_is_no_answer(served):
+    oracle = judge(served, concurrency=1)
+    oracle._chance = lambda question: None if question[1] == "b" else 0.8
+    assert oracle.prob(["x", "x"], ["a", "c"], ["b", "d"]).nan_to_num(-1).tolist() == [-1, 0.5]
+    straight, turned = oracle.both_orders(["x"], ["a"], ["b"])
+    assert (straight.item(), turned.isnan().item()) == (0.8, True)
+    assert (oracle.unread.count, oracle.unread.asked) == (2, 3)
 
 
 def test_letters_count_where_there_are_no_log_probabilities(served):

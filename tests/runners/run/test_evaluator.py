@@ -8,6 +8,7 @@ import torch
 from agents import Policy, TabularPolicy
 from envs import Completion, games
 from envs.tasks.task import make_task
+from preference_duel.types import Unanswered
 from runners.duel import main
 from runners.run.build import tau_of
 from runners.run.cli import parse
@@ -34,6 +35,28 @@ def test_win_rate_is_the_mean_of_pairs_with_students_interval_over_prompts():
     half = 4.302653 * 0.0763763 / 3**0.5
     assert found.low == pytest.approx(found.mean - half, abs=1e-5)
     assert found.high == pytest.approx(found.mean + half, abs=1e-5)
+
+
+class Shy(Longer):
+    """Longer, but leaves pairs with a "b" unread."""
+
+    leaves_unread = True
+
+    def prob(self, prompts, first, second):
+        unread = torch.tensor(["b" in a + b for a, b in zip(first, second, strict=True)])
+        return torch.where(unread, torch.nan, super().prob(prompts, first, second))
+
+
+def test_a_win_rate_rests_on_what_was_read():
+    ours, theirs = rows(["aa", "ba"], ["aaa", "aa"], ["b", "b"]), rows(*[["a", "a"]] * 3)
+    found = win_rate(Shy(), ["x", "y", "z"], ours, theirs)
+    read = win_rate(Longer(), ["x", "y"], rows(["aa", "aa"], ["aaa", "aa"]), rows(*[["a", "a"]] * 2))
+    assert (found.mean, found.low, found.high) == (read.mean, read.low, read.high)
+    assert found.unread == pytest.approx(3 / 6)
+    assert found.scalars()["eval/unread"] == found.unread
+    assert read.unread is None
+    with pytest.raises(Unanswered, match="none of the 2 answers about held-out pairs could be read"):
+        win_rate(Shy(), ["z"], rows(["b", "b"]), rows(["a", "a"]))
 
 
 def test_interval_stays_within_zero_and_one_and_needs_two_prompts():
