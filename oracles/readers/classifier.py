@@ -106,6 +106,8 @@ class RewardModel:
             "AutoModelForSequenceClassification", "reward model", model, config, device, _ADVICE,
             partial(_require_labels, embeds=embeds),
         )  # fmt: skip
+        if network.dtype != torch.float32:
+            _keep_head_in_float32(network)
         return cls(network, tokenizer, config)
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
@@ -217,6 +219,13 @@ class RewardModel:
         pad = next(i for i in range(len(last) + 1) if i not in last)
         self.network.config.get_text_config().pad_token_id = pad
         return pad
+
+
+def _keep_head_in_float32(network: Any) -> None:
+    """Has the output layer compute in float32: bfloat16 numbers near a reward of 8 lie .06 apart."""
+    head = getattr(network, "score", None) or getattr(network, "classifier", None)
+    if isinstance(head, torch.nn.Module):
+        head.float().register_forward_pre_hook(lambda _, states: tuple(state.float() for state in states))
 
 
 def _require_labels(settings: Any, embeds: bool) -> None:

@@ -19,7 +19,7 @@ from transformers import (
 
 from oracles.base import payoff
 from oracles.check import check_oracle
-from oracles.readers.classifier import ReaderConfig
+from oracles.readers.classifier import ReaderConfig, RewardModel
 from oracles.registry import make
 from tests.paths import GOLDEN
 
@@ -144,6 +144,19 @@ def test_the_last_token_of_each_text_is_pooled(tmp_path, pad):
     rows = [oracle.rewards.encode("a", text)[0] for text in texts]
     assert together.tolist() == pytest.approx(library_reward(oracle, *rows), abs=1e-5)
     assert together.unique().numel() > 3
+
+
+def test_the_reward_of_a_bfloat16_model_is_not_rounded_to_bfloat16(tmp_path):
+    model = llama(tmp_path)
+    reader = RewardModel.load(model, ReaderConfig(dtype="bfloat16"), "cpu")
+    rewards = reader(PROMPTS, ["d e f", "g h"])
+    plain = LlamaForSequenceClassification.from_pretrained(model, dtype=torch.bfloat16)
+    for prompt, response, reward in zip(PROMPTS, ["d e f", "g h"], rewards, strict=True):
+        ids = torch.tensor([reader.encode(prompt, response)[0]])
+        with torch.no_grad():
+            state = plain.model(input_ids=ids).last_hidden_state[0, -1].float()
+        assert reward.item() == pytest.approx((plain.score.weight.float() @ state).item(), abs=1e-5)
+    assert not torch.equal(rewards, rewards.bfloat16().float())
 
 
 def test_left_padding_of_the_tokenizer_does_not_matter(tmp_path):
