@@ -110,6 +110,7 @@ def write_and_load(model, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_small_architecture_agrees_or_is_refused_in_one_line(tmp_path):
     found = defaultdict(dict)
     with warnings.catch_warnings():
