@@ -32,12 +32,14 @@ class GroupRewards:
         queries: questions that the oracle was asked, either order of a pair counted.
         pairs: the comparisons that were scheduled, those of equal texts and of unanswered questions included.
         unanswered: those of `pairs` that the oracle did not answer; no reward rests on them.
+        prob: [B, K, K] float64 P(row beats column), or the outcome drawn; 1/2 where none was answered.
     """
 
     rewards: Tensor
     queries: int
     pairs: tuple[Pair, ...]
-    unanswered: tuple[Pair, ...] = ()
+    unanswered: tuple[Pair, ...]
+    prob: Tensor
 
 
 def group_rewards(
@@ -82,7 +84,8 @@ def group_rewards(
             f"{len(completions)} groups of {sorted(sizes)}"
         )
     if not prompts:
-        return GroupRewards(torch.zeros(0, 0, dtype=torch.float64), 0, ())
+        nothing = torch.zeros(0, 0, dtype=torch.float64)
+        return GroupRewards(nothing, 0, (), (), nothing[..., None])
     table = _Comparisons(oracle, prompts, completions, key)
     if schedule == "swiss":
         _play_swiss(table, sizes.pop())
@@ -91,7 +94,7 @@ def group_rewards(
         table.add([(b, i, j) for b in range(len(prompts)) for i, j in meet])
     unanswered = tuple(pair for pair in table.pairs if not table.compared[pair])
     rewards = groups.aggregate(table.prob, table.compared, aggregate, leave_one_out=leave_one_out)
-    return GroupRewards(rewards, table.queries, tuple(table.pairs), unanswered)
+    return GroupRewards(rewards, table.queries, tuple(table.pairs), unanswered, table.prob)
 
 
 class _Comparisons:

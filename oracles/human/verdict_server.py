@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import re
 import secrets
-import socket
 import threading
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
@@ -23,8 +22,8 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from oracles.human.verdict_store import CHOICES, VerdictStore
+from oracles.serving.listener import LOOPBACK, LOOPBACK_NAMES, address_of, listen, same
 
-LOOPBACK = "127.0.0.1", "localhost", "::1"
 LONGEST_NAME = 80
 _PARTS = re.compile(r"<(style|script)>(.*?)</\1>", flags=re.DOTALL)
 _REFUSED = "The question was answered by others meanwhile; your verdict was not counted."
@@ -47,7 +46,7 @@ def make_app(store: VerdictStore, token: str = "", planned: int | None = None) -
     headers = {"Content-Security-Policy": _policy(page), "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
     async def show(request: Request) -> Response:
-        if not _same(request.query_params.get("token", ""), token):
+        if not same(request.query_params.get("token", ""), token):
             return PlainTextResponse(_WRONG_TOKEN, 403)
         return HTMLResponse(page, headers=headers)
 
@@ -65,7 +64,7 @@ def make_app(store: VerdictStore, token: str = "", planned: int | None = None) -
     routes = [Route("/", show)]
     routes += [Route(path, _respond(act, store, token, planned), methods=["POST"]) for path, act in acts.items()]
     # Without a token, another site could point a name of its own at this machine.
-    guard = [] if token else [Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"], www_redirect=False)]
+    guard = [] if token else [Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES, www_redirect=False)]
     return Starlette(routes=routes, middleware=guard)
 
 
@@ -75,7 +74,7 @@ def _respond(
     """Returns an endpoint at which a person does something and gets what its page shows next."""
 
     async def respond(request: Request) -> Response:
-        if not _same(request.headers.get("x-token", ""), token):
+        if not same(request.headers.get("x-token", ""), token):
             return JSONResponse({"error": _WRONG_TOKEN}, 403)
         if not request.headers.get("content-type", "").startswith("application/json"):
             return JSONResponse({"error": "expected JSON"}, 415)  # which no form of another site can send
@@ -90,10 +89,6 @@ def _respond(
         return JSONResponse(_state(store, person, planned) | {"notice": notice})
 
     return respond
-
-
-def _same(given: str, token: str) -> bool:
-    return secrets.compare_digest(given.encode(), token.encode()) if token else True
 
 
 class PageServer:
@@ -114,10 +109,9 @@ class PageServer:
 
     def __init__(self, store: VerdictStore, host: str, port: int, planned: int | None = None) -> None:
         token = "" if host in LOOPBACK else secrets.token_urlsafe(16)
-        listener = _listen(host, port)
-        name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        listener = listen(host, port)
         query = f"/?token={token}" if token else "/"
-        self.address = f"http://{name}:{listener.getsockname()[1]}{query}"
+        self.address = f"http://{address_of(listener, host)}{query}"
         config = uvicorn.Config(
             make_app(store, token, planned), log_config=None, log_level="error", access_log=False, lifespan="off",
             timeout_graceful_shutdown=1,
@@ -130,24 +124,6 @@ class PageServer:
         """Ends the server."""
         self._server.should_exit = True
         self._thread.join(timeout=5)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(
-        family, socket.SOCK_STREAM, socket.IPPROTO_TCP
-    )  # by which asyncio knows to set TCP_NODELAY
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a resumed run takes the same port at once
-    try:
-        listener.bind((host, port))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise OSError(
-            f"can't listen on port {port} of {host}: {error.strerror or error}; choose another port, or 0 for any that "
-            f"is free"
-        ) from error
-    return listener
 
 
 def _name(content: Any) -> str:

@@ -48,7 +48,7 @@ def loaded(*words):
     return code, text + done.stderr, set(modules)
 
 
-@pytest.mark.parametrize("name", ["bench", "evaluate", "fit_oracle", "label", "plot", "pretrain", "report"])
+@pytest.mark.parametrize("name", ["bench", "evaluate", "fit_oracle", "label", "plot", "pretrain", "report", "serve"])
 def test_help_needs_no_torch(name):
     code, text, modules = loaded(name, "--help")
     assert code == 0
@@ -66,6 +66,7 @@ def test_help_needs_no_torch(name):
         (["duel", "--policy", "tabula"], "unknown policy 'tabula'; did you mean 'tabular'?"),
         (["bench", "--suite", "quik"], "unknown suite 'quik'; did you mean 'quick'?"),
         (["bench", "--agent", "sppp"], "unknown agent 'sppp'; did you mean 'sppo'?"),
+        (["serve", "--oracle", "pairm"], "unknown oracle 'pairm'; did you mean 'pairrm'?"),
         (["evaluate", "run", "--oracle", "cyclik,lam=1"], "unknown oracle 'cyclik'; did you mean 'cyclic'?"),
     ],
 )
