@@ -30,8 +30,8 @@ import uvicorn
 from benchmarks.timing import machine
 from envs.tasks.task import make_task
 from oracles.group_rewards import group_rewards
+from oracles.human.listener import listen
 from oracles.registry import make
-from oracles.serving.listener import listen
 from oracles.serving.reward_server import RewardServer
 from preference_duel.protocols import Oracle, forget
 

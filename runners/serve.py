@@ -56,8 +56,8 @@ def _serve(options: argparse.Namespace) -> int:
     require_oracle(options.oracle.partition(",")[0])
     if missing := [name for name in NEEDS if find_spec(name) is None]:
         raise ValueError(f"runners.serve needs {' and '.join(missing)}: pip install 'preference-duel[serve]'")
+    from oracles.human.listener import LOOPBACK
     from oracles.serving.batches import Reduction  # torch takes more than a second
-    from oracles.serving.listener import LOOPBACK
     from oracles.serving.reward_server import RewardServer, ServerSettings
     from preference_duel.protocols import DescribedOracle
 

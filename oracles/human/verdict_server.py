@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from oracles.human.listener import LOOPBACK, LOOPBACK_NAMES, address_of, listen, same
 from oracles.human.verdict_store import CHOICES, VerdictStore
-from oracles.serving.listener import LOOPBACK, LOOPBACK_NAMES, address_of, listen, same
 
 LONGEST_NAME = 80
 _PARTS = re.compile(r"<(style|script)>(.*?)</\1>", flags=re.DOTALL)

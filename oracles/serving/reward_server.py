@@ -20,10 +20,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from oracles.human.listener import LOOPBACK_NAMES, address_of, listen, same
 from oracles.serving import wire
 from oracles.serving.batches import PROB, Batches, OracleError, Reduction
 from oracles.serving.cohorts import Cohorts, ConflictError, DisconnectedError, MissingSiblingsError
-from oracles.serving.listener import LOOPBACK_NAMES, address_of, listen, same
 from preference_duel.protocols import Oracle
 
 Act = Callable[[Any, asyncio.Future[Any]], Awaitable[Any]]

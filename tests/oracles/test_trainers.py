@@ -1,16 +1,20 @@
 """The recipes of docs/trainers.md run, and the adapters keep the protocols of the trainers."""
 
 import asyncio
+import inspect
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from benchmarks import serving
 from oracles.adapters.messages import completion_text, prompt_text
 from oracles.adapters.oat import DuelOracle
 from oracles.adapters.tinker import DuelPreferenceModel
 from oracles.adapters.trl import duel_reward
+from oracles.adapters.verl import duel_score
 from oracles.group_rewards import group_rewards
+from oracles.serving.reward_server import RewardServer, ServerSettings
 from oracles.table import TableOracle
 from preference_duel.types import Conversation
 from tests.documents import blocks
@@ -141,6 +145,50 @@ def test_an_oat_oracle_compares():
     oracle = DuelOracle(ORACLE)
     assert oracle.compare(["x", "y"], ["a", "b"], ["b", "a"], return_probs=True) == ([0.9, pytest.approx(0.1)], {})
     assert oracle.compare(["x", "y"], ["a", "b"], ["b", "a"], batch_size=1, disable_tqdm=True) == ([True, False], {})
+
+
+@pytest.fixture
+def address():
+    """A server that knows no size of groups, so that the adapter must say it."""
+    with serving.in_thread(RewardServer(ORACLE, ServerSettings(wait=0.3))) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def verl(score, text, prompt="x", **more):
+    """Calls a reward function as verl's NaiveRewardManager does."""
+    about = {"question": prompt, "index": 3, "split": "train", "num_turns": None, "rollout_reward_scores": {}}
+    return score(data_source="duel", solution_str=text, ground_truth="", extra_info={**about, **more})
+
+
+def test_verl_gets_the_reward_of_each_completion_in_its_group(address):
+    score = duel_score(address, group_size=3)
+    assert inspect.iscoroutinefunction(score)
+
+    async def step():
+        calls = [verl(score, text) for text in ["c", "a", "b"]]
+        calls += [verl(score, text, messages("user", "y"), index=4) for text in ["a", "a", "b"]]
+        return await asyncio.gather(*calls)
+
+    for _ in range(2):  # of two epochs, each with a loop of its own
+        rewards = [answer["score"] for answer in asyncio.run(step())]
+        assert rewards == pytest.approx([0.55, 0.55, 0.4, 0.7, 0.7, 0.1])
+
+
+def test_a_missing_completion_is_an_error_in_verl_and_no_reward(address, monkeypatch):
+    monkeypatch.setattr("oracles.adapters.verl.PAUSE", 0.01)
+    score = duel_score(address, group_size=3, tries=2)
+
+    async def step():
+        return await asyncio.gather(verl(score, "a"), verl(score, "b"), return_exceptions=True)
+
+    for failure in asyncio.run(step()):
+        assert isinstance(failure, RuntimeError)
+        assert "2 of 3 completions came" in str(failure)
+        assert "missing: 1 more" in str(failure)
+    with pytest.raises(ValueError, match=r"extra_info must have 'question' and 'index', got \['split'\]"):
+        asyncio.run(score("duel", "a", "", {"split": "train"}))
+    with pytest.raises(RuntimeError, match=r"no reward of http://127\.0\.0\.1:9"):
+        asyncio.run(verl(duel_score("http://127.0.0.1:9", group_size=3, tries=2), "a"))
 
 
 def test_messages_become_texts():

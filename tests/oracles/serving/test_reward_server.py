@@ -17,8 +17,8 @@ from starlette.testclient import TestClient
 from benchmarks import serving
 from benchmarks.serving import HashedOracle, check, groups, play
 from oracles.group_rewards import Schedule, group_rewards
+from oracles.human.listener import listen
 from oracles.serving.batches import Reduction
-from oracles.serving.listener import listen
 from oracles.serving.reward_server import RewardServer, ServerSettings
 from oracles.table import TableOracle
 from preference_duel.groups import Aggregate
@@ -34,6 +34,7 @@ class Silent:
     """Leaves some questions open, and breaks at others."""
 
     antisymmetric = True
+    leaves_unread = True
 
     def prob(self, prompts, first, second):
         if "gone" in first:
@@ -43,7 +44,7 @@ class Silent:
 
 @pytest.fixture
 def client(request):
-    oracle, settings, token = getattr(request, "param", (ORACLE, ServerSettings(group_size=3, wait=0.05), ""))
+    oracle, settings, token = getattr(request, "param", (ORACLE, ServerSettings(group_size=3), ""))
     with TestClient(RewardServer(oracle, settings, token).app, base_url="http://127.0.0.1:5000") as client:
         yield client
 
@@ -89,6 +90,7 @@ def test_openrlhf_gets_the_rewards_of_a_whole_group(client):
     assert empty["rewards"] == []
 
 
+@pytest.mark.parametrize("client", [(ORACLE, ServerSettings(group_size=3, wait=0.05), "")], indirect=True)
 def test_a_group_that_is_not_whole_is_a_503(client):
     answer = client.post("/get_reward", json={"query": ["xa", "xb"], "prompts": ["x", "x"], "labels": ["", ""]})
     assert answer.status_code == 503
