@@ -1,6 +1,22 @@
 """Losses: pure functions from tensors to unreduced tensors, without configuration or logging."""
 
-from agents.losses.pairs import dpo, exo, hinge, ipo, nca, pair_weight, robust_dpo, squared_terms
+from agents.losses.classification import discopop, gpo
+from agents.losses.pairs import (
+    apo_down,
+    apo_zero,
+    bco,
+    dpo,
+    dpop,
+    exo,
+    hinge,
+    ipo,
+    nca,
+    over_outcomes,
+    pair_weight,
+    robust_dpo,
+    squared_terms,
+)
+from agents.losses.reference_free import cpo, orpo, simpo, slic
 from agents.losses.self_play import best_and_worst, bradley_terry, log_partition, sppo, win_rate
 from agents.losses.surrogates import (
     advantage,
@@ -15,23 +31,34 @@ from agents.losses.surrogates import (
 
 __all__ = [
     "advantage",
+    "apo_down",
+    "apo_zero",
+    "bco",
     "best_and_worst",
     "bradley_terry",
     "clipped",
+    "cpo",
+    "discopop",
     "dpo",
+    "dpop",
     "exo",
     "generalised_advantage",
+    "gpo",
     "group_advantage",
     "hinge",
     "ipo",
     "k3",
     "log_partition",
     "nca",
+    "orpo",
+    "over_outcomes",
     "pair_weight",
     "policy_gradient",
     "rebel",
     "reward_to_go",
     "robust_dpo",
+    "simpo",
+    "slic",
     "sppo",
     "squared_terms",
     "win_rate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -174,7 +175,7 @@ def nca(first: Tensor, second: Tensor, prob: Tensor, beta: float) -> Tensor:
 
     Args:
         first: [...] log-ratio of the first response, nats.
-        second: [...] of the second.
+        second: [...] of the second; broadcasts with the first.
         prob: [...] in [0, 1].
         beta: KL coefficient, positive.
 
@@ -182,13 +183,119 @@ def nca(first: Tensor, second: Tensor, prob: Tensor, beta: float) -> Tensor:
         [...] nats, unreduced; with probabilities the mean over outcomes.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes do not fit.
     """
-    _require_alike(first, prob)
-    _require_alike(second, prob)
     logsigmoid = torch.nn.functional.logsigmoid
-    both = (logsigmoid(-beta * first) + logsigmoid(-beta * second)) / 2
-    return -prob * logsigmoid(beta * first) - (1 - prob) * logsigmoid(beta * second) - both
+
+    def loss(winner: Tensor, loser: Tensor) -> Tensor:
+        both = (logsigmoid(-beta * winner) + logsigmoid(-beta * loser)) / 2
+        return -logsigmoid(beta * winner) - both
+
+    return over_outcomes(loss, first, second, prob)
+
+
+def dpop(first: Tensor, second: Tensor, prob: Tensor, beta: float, lam: float) -> Tensor:
+    """Returns DPO's loss with a charge where the winner is less likely than under the reference: DPO-positive.
+
+    Pal et al. 2024, arXiv:2402.13228: -logsig(b (r_w - r_l - lam max(0, -r_w))).
+
+    Args:
+        first: [...] log-ratio of the first response, nats.
+        second: [...] of the second; broadcasts with the first.
+        prob: [...] P(first beats second), in [0, 1], or outcomes of it.
+        beta: KL coefficient, positive.
+        lam: charge, at least 0; 0 is DPO.
+
+    Returns:
+        [...] nats, unreduced; with probabilities the mean over outcomes.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+
+    def loss(winner: Tensor, loser: Tensor) -> Tensor:
+        return -torch.nn.functional.logsigmoid(beta * (winner - loser - lam * (-winner).relu()))
+
+    return over_outcomes(loss, first, second, prob)
+
+
+def apo_zero(first: Tensor, second: Tensor, prob: Tensor, beta: float) -> Tensor:
+    """Returns 1 - sigma(b r_w) + sigma(b r_l) (D'Oosterlinck et al. 2024, arXiv:2408.06266, equation 7).
+
+    Args:
+        first: [...] log-ratio of the first response, nats.
+        second: [...] of the second; broadcasts with the first.
+        prob: [...] P(first beats second), in [0, 1], or outcomes of it.
+        beta: KL coefficient, positive.
+
+    Returns:
+        [...] in [0, 2], unreduced; with probabilities the mean over outcomes.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    return over_outcomes(lambda w, l: torch.sigmoid(-beta * w) + torch.sigmoid(beta * l), first, second, prob)
+
+
+def apo_down(first: Tensor, second: Tensor, prob: Tensor, beta: float) -> Tensor:
+    """Returns sigma(b r_w) + 1 - sigma(b (r_w - r_l)) (D'Oosterlinck et al. 2024, arXiv:2408.06266, equation 8).
+
+    Args:
+        first: [...] log-ratio of the first response, nats.
+        second: [...] of the second; broadcasts with the first.
+        prob: [...] P(first beats second), in [0, 1], or outcomes of it.
+        beta: KL coefficient, positive.
+
+    Returns:
+        [...] in [0, 2], unreduced; with probabilities the mean over outcomes.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    return over_outcomes(lambda w, l: torch.sigmoid(beta * w) + torch.sigmoid(beta * (l - w)), first, second, prob)
+
+
+def bco(first: Tensor, second: Tensor, prob: Tensor, beta: float) -> Tensor:
+    """Returns -logsig(b r_w) - logsig(-b r_l): each response told apart by itself.
+
+    Jung et al. 2024, arXiv:2404.04656, without its reward shift delta, a running mean.
+
+    Args:
+        first: [...] log-ratio of the first response, nats.
+        second: [...] of the second; broadcasts with the first.
+        prob: [...] P(first beats second), in [0, 1], or outcomes of it.
+        beta: KL coefficient, positive.
+
+    Returns:
+        [...] nats, unreduced; with probabilities the mean over outcomes.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    logsigmoid = torch.nn.functional.logsigmoid
+    return over_outcomes(lambda w, l: -logsigmoid(beta * w) - logsigmoid(-beta * l), first, second, prob)
+
+
+def over_outcomes(loss: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor, prob: Tensor) -> Tensor:
+    """Returns the mean over outcomes of a loss of the winner's and the loser's score.
+
+    Args:
+        loss: of scores that broadcast together.
+        first: [...] score of the first response.
+        second: [...] of the second; broadcasts with the first.
+        prob: [...] P(first beats second), in [0, 1], or outcomes of it.
+
+    Raises:
+        ValueError: if the scores do not broadcast to the shape of `prob`.
+    """
+    try:
+        fits = torch.broadcast_shapes(first.shape, second.shape) == prob.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        shapes = f"{tuple(first.shape)}, {tuple(second.shape)} and {tuple(prob.shape)}"
+        raise ValueError(f"scores must broadcast to the shape of prob, got {shapes}")
+    return prob * loss(first, second) + (1 - prob) * loss(second, first)
 
 
 def _require_alike(values: Tensor, prob: Tensor) -> None:

@@ -1,11 +1,30 @@
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from agents.losses import dpo, exo, hinge, ipo, nca, pair_weight, robust_dpo, sppo
+from agents.losses import (
+    apo_down,
+    apo_zero,
+    bco,
+    cpo,
+    discopop,
+    dpo,
+    dpop,
+    exo,
+    hinge,
+    ipo,
+    nca,
+    orpo,
+    pair_weight,
+    robust_dpo,
+    simpo,
+    sppo,
+)
+from agents.losses.divergences import alpha_divergence, forward_kl, jensen_shannon
 from tests.paths import GOLDEN
 
 
@@ -122,6 +141,17 @@ def test_losses_are_trls(pair):
         "exo_pair": exo(margin, won, 0.1, 0.05),
         "nca_pair": nca(first, second, won, 0.1),
         "sppo_hard": sppo(torch.stack([first, second], 1), double([1.0, 0.0]), eta=10.0).sum(1),
+        "bco_pair": bco(first, second, won, 0.1),
+        "apo_zero": apo_zero(first, second, won, 0.1),
+        "apo_down": apo_down(first, second, won, 0.1),
+        "discopop": discopop(margin, won, 0.1, 0.05),
+        "sigmoid_norm": dpo(first / lengths[0] - second / lengths[1], won, 0.1),
+        "forward_kl": dpo(forward_kl(first) - forward_kl(second), won, 0.1),
+        "js_divergence": dpo(jensen_shannon(first) - jensen_shannon(second), won, 0.1),
+        "alpha_divergence": dpo(alpha_divergence(first, 0.5) - alpha_divergence(second, 0.5), won, 0.1),
+        "cpo": cpo(double(pair["chosen"]), double(pair["rejected"]), won, 0.1, 0.0),
+        "simpo": simpo(double(pair["chosen"]) / lengths[0], double(pair["rejected"]) / lengths[1], won, 2.5, 0.5),
+        "orpo": orpo(double(pair["chosen"]) / lengths[0], double(pair["rejected"]) / lengths[1], won, 0.1),
     }
     assert {name: value.item() for name, value in ours.items()} == pytest.approx(pair["loss"], rel=1e-6, abs=1e-6)
 
@@ -139,11 +169,54 @@ def test_identities_between_losses(seed):
         lambda m, p: exo(m, p, 0.3, 0.1),
     ):
         assert torch.allclose(loss(margin, prob), loss(-margin, 1 - prob))
-    assert torch.allclose(nca(first, second, prob, 0.3), nca(second, first, 1 - prob, 0.3))
+    for loss in (nca, bco, apo_zero, apo_down, partial(dpop, lam=2.0), partial(cpo, alpha=0.5)):
+        assert torch.allclose(loss(first, second, prob, 0.3), loss(second, first, 1 - prob, 0.3))
+        assert loss(first[:, None], second[None, :], prob.expand(50, 50), 0.3).shape == (50, 50)
+    assert torch.allclose(dpop(first, second, prob, 0.3, 0.0), dpo(margin, prob, 0.3))
+    assert torch.allclose(cpo(first, second, prob, 0.3, 0.0), dpo(margin, prob, 0.3))
+    assert torch.allclose(simpo(first, second, prob, 0.3, 0.0), dpo(margin, prob, 0.3))
     noisy = 0.8 * prob + 0.2 * (1 - prob)
     assert torch.allclose(robust_dpo(margin, noisy, 0.3, 0.2), dpo(margin, prob, 0.3))
     told = prob + 0.1 * (1 - 2 * prob)
     assert torch.allclose(exo(told.logit() / 0.3, prob, 0.3, 0.1), torch.zeros(50, dtype=torch.float64), atol=1e-12)
+
+
+def test_dpop_charges_a_winner_below_the_reference():
+    """Where r_w >= 0 it is DPO, its gradient too; where r_w < 0 its margin is (1 + lam) r_w - r_l."""
+    for winner, expected in ((0.5, 0.5 + 0.2), (-0.5, 3 * -0.5 + 0.2)):
+        first, won = double(winner).requires_grad_(), double(1.0)
+        found, plain = dpop(first, double(-0.2), won, 0.3, 2.0), dpo(double(expected), won, 0.3)
+        assert found.item() == pytest.approx(plain.item())
+        (gradient,) = torch.autograd.grad(found.sum(), first)
+        slope = -0.3 * torch.sigmoid(double(-0.3 * expected)) * (1 if winner > 0 else 3)
+        assert gradient.item() == pytest.approx(slope.item())
+
+
+def test_dpop_stays_at_the_reference_unless_preferences_are_nearly_certain():
+    """Two responses, even before: a loser that wins at times is kept, unless P > (2 + lam) / (4 + lam), .963 at 50."""
+    policy = torch.linspace(0.05, 0.95, 91, dtype=torch.float64)
+    first, second = (2 * policy).log(), (2 * (1 - policy)).log()
+    for prob, moves in ((0.95, False), (0.98, True)):
+        loss = dpop(first, second, torch.full_like(first, prob), 0.3, 50.0)
+        assert (policy[loss.argmin()].item() > 0.51) == moves
+
+
+def test_apo_and_bco_of_known_log_ratios():
+    first, second, won = double(2.0), double(-1.0), double(1.0)
+    sigma = torch.sigmoid
+    assert torch.allclose(apo_zero(first, second, won, 0.5), 1 - sigma(double(1.0)) + sigma(double(-0.5)))
+    assert torch.allclose(apo_down(first, second, won, 0.5), sigma(double(1.0)) + 1 - sigma(double(1.5)))
+    assert torch.allclose(bco(first, second, won, 0.5), -sigma(double(1.0)).log() - sigma(double(0.5)).log())
+    still = double(0.0, 0.0).requires_grad_()
+    (gradient,) = torch.autograd.grad(apo_zero(still[:1], still[1:], double(0.5), 0.5).sum(), still)
+    assert gradient.abs().max() < 1e-12
+
+
+def test_scores_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"must broadcast to the shape of prob, got \(2,\), \(3,\) and \(3,\)"):
+        nca(torch.zeros(2), torch.zeros(3), torch.zeros(3), 0.1)
+    with pytest.raises(ValueError, match=r"got \(2, 1\), \(1, 3\) and \(2, 2\)"):
+        dpop(torch.zeros(2, 1), torch.zeros(1, 3), torch.zeros(2, 2), 0.1, 1.0)
 
 
 def test_settings_out_of_range_are_refused():

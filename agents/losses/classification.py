@@ -1,0 +1,69 @@
+"""Losses of the margin as a binary classification: GPO's six functions, and DiscoPOP's blend of two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import logsigmoid, softplus
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LARGEST = 80.0
+"""Exponents are kept below it, so that e^x is finite in float32."""
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "logistic": lambda x: softplus(-x),
+    "exponential": lambda x: (-x).clamp(max=LARGEST).exp(),
+    "squared": lambda x: (1 - x).square(),
+    "truncated_quadratic": lambda x: (1 - x).relu().square(),
+    "hinge": lambda x: (1 - x).relu(),
+    "savage": lambda x: torch.sigmoid(-x).square(),
+}
+"""f of Tang et al. 2024, arXiv:2402.05749; f'(0) < 0, and all but savage are convex."""
+
+
+def gpo(margin: Tensor, prob: Tensor, beta: float, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Returns f(beta margin) of the winner's margin (Tang et al. 2024, arXiv:2402.05749).
+
+    Args:
+        margin: [...] log-ratio of the first response minus the second's, nats.
+        prob: [...] P(first beats second), in [0, 1], or outcomes of it.
+        beta: KL coefficient, positive.
+        function: f, one of FUNCTIONS.
+
+    Returns:
+        [...] unreduced; with probabilities the mean over outcomes.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if margin.shape != prob.shape:
+        raise ValueError(f"margins and prob must have one shape, got {tuple(margin.shape)} and {tuple(prob.shape)}")
+    return prob * function(beta * margin) + (1 - prob) * function(-beta * margin)
+
+
+def discopop(margin: Tensor, prob: Tensor, beta: float, tau: float) -> Tensor:
+    """Returns the log-ratio modulated loss: logistic where the margin is wrong, exponential where it is right.
+
+    Lu et al. 2024, arXiv:2406.08414, equation 5: (1 - sigma(x / tau)) log(1 + e^-x) + sigma(x / tau) e^-x, x = b h.
+
+    Args:
+        margin: [...] log-ratio of the first response minus the second's, nats.
+        prob: [...] P(first beats second), in [0, 1], or outcomes of it.
+        beta: KL coefficient, positive.
+        tau: temperature of the modulation, positive.
+
+    Returns:
+        [...] unreduced; with probabilities the mean over outcomes.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+
+    def blend(x: Tensor) -> Tensor:
+        return torch.sigmoid(-x / tau) * softplus(-x) + (logsigmoid(x / tau) - x).exp()
+
+    return gpo(margin, prob, beta, blend)

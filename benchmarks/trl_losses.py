@@ -1,0 +1,122 @@
+"""TRL's losses of the pairs of tests/golden/trl_losses.json: `python -m benchmarks.trl_losses`, with TRL installed.
+
+TRL is no dependency: `pip install torch==2.13.0 trl==1.16.0` in an environment of its own. Each loss is what TRL's own
+code gives for one pair at a time, float32: `DPOTrainer._compute_loss`, `CPOTrainer.cpo_loss`,
+`ORPOTrainer.odds_ratio_loss`. The file is written anew, with the pairs that it holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import trl  # pyright: ignore[reportMissingImports] - not of this environment
+from trl.experimental.cpo import CPOTrainer  # pyright: ignore[reportMissingImports]
+from trl.experimental.orpo import ORPOTrainer  # pyright: ignore[reportMissingImports]
+
+GOLDEN = Path(__file__).parents[1] / "tests/golden/trl_losses.json"
+DPO: dict[str, dict[str, Any]] = {
+    "sigmoid": {},
+    "ipo": {},
+    "hinge": {"beta": 0.5},
+    "robust": {"label_smoothing": 0.1},
+    "exo_pair": {"label_smoothing": 0.05},
+    "nca_pair": {},
+    "sppo_hard": {},
+    "bco_pair": {},
+    "apo_zero": {},
+    "apo_down": {},
+    "discopop": {},
+    "sigmoid_norm": {},
+    "forward_kl": {"loss_types": ["sigmoid"], "f_divergence_type": "forward_kl"},
+    "js_divergence": {"loss_types": ["sigmoid"], "f_divergence_type": "js_divergence"},
+    "alpha_divergence": {"loss_types": ["sigmoid"], "f_divergence_type": "alpha_divergence"},
+}
+"""Losses of DPOTrainer and what differs from the settings of `dpo`."""
+CPO: dict[str, dict[str, Any]] = {"cpo": {"loss_type": "sigmoid"}, "simpo": {"loss_type": "simpo", "beta": 2.5}}
+"""Losses of CPOTrainer and what differs from the settings of `cpo`."""
+
+
+def dpo(pair: dict[str, Any], name: str, **settings: Any) -> float:
+    """Returns a loss of DPOTrainer: the whole log-probability of a response stands at its first token."""
+    width = max(pair["lengths"]) + 1
+
+    def outputs(**_: Any) -> SimpleNamespace:
+        log_probs = torch.zeros(2, width - 1)
+        log_probs[:, 0] = torch.tensor([pair["chosen"], pair["rejected"]])
+        return SimpleNamespace(
+            log_probs=log_probs,
+            entropy=torch.zeros(2, width - 1),
+            mean_logits=torch.zeros(2, width - 1),
+            is_top1=torch.zeros(2, width - 1, dtype=torch.bool),
+        )
+
+    mask = torch.tensor([[0] + [1] * length + [0] * (width - 1 - length) for length in pair["lengths"]])
+    inputs = {
+        "input_ids": torch.zeros(2, width, dtype=torch.long),
+        "attention_mask": torch.ones(2, width, dtype=torch.long),
+        "completion_mask": mask,
+        "ref_chosen_logps": torch.tensor([pair["ref_chosen"]]),
+        "ref_rejected_logps": torch.tensor([pair["ref_rejected"]]),
+    }
+    defaults = {"beta": 0.1, "label_smoothing": 0.0, "loss_types": [name], "f_divergence_type": "reverse_kl"}
+    trainer = SimpleNamespace(
+        **(defaults | settings),
+        model=SimpleNamespace(training=False),
+        accelerator=SimpleNamespace(
+            device=torch.device("cpu"), gather=lambda value: value, gather_for_metrics=lambda value: value
+        ),
+        args=SimpleNamespace(discopop_tau=0.05),
+        aux_loss_enabled=False,
+        ld_alpha=None,
+        precompute_ref_logps=True,
+        f_alpha_divergence_coef=0.5,
+        loss_weights=[1.0],
+        use_weighting=False,
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        _total_train_tokens=0,
+    )
+    return trl.DPOTrainer._compute_loss(trainer, outputs, inputs, return_outputs=False).item()
+
+
+def cpo(pair: dict[str, Any], loss_type: str, beta: float = 0.1) -> float:
+    """Returns a loss of CPOTrainer, without its log-likelihood; simpo takes means over tokens."""
+    divisors = pair["lengths"] if loss_type == "simpo" else (1, 1)
+    trainer = SimpleNamespace(
+        alpha=0.0,
+        beta=beta,
+        simpo_gamma=0.5,
+        label_smoothing=0.0,
+        loss_type=loss_type,
+        accelerator=SimpleNamespace(device=torch.device("cpu")),
+    )
+    log_probs = (torch.tensor([pair[name]]) / length for name, length in zip(SEATS, divisors, strict=True))
+    return CPOTrainer.cpo_loss(trainer, *log_probs)[0].item()
+
+
+def orpo(pair: dict[str, Any]) -> float:
+    """Returns ORPOTrainer's odds ratio loss and the winner's mean negative log-likelihood, as the paper adds them."""
+    chosen, rejected = (torch.tensor([pair[name]]) / n for name, n in zip(SEATS, pair["lengths"], strict=True))
+    trainer = SimpleNamespace(beta=0.1, accelerator=SimpleNamespace(device=torch.device("cpu")))
+    return (-chosen - ORPOTrainer.odds_ratio_loss(trainer, chosen, rejected)[0]).item()
+
+
+SEATS = "chosen", "rejected"
+
+
+def main() -> None:
+    """Writes the file."""
+    pairs = json.loads(GOLDEN.read_text(encoding="utf-8"))["pairs"]
+    for pair in pairs:
+        pair["loss"] = {name: dpo(pair, name, **settings) for name, settings in DPO.items()}
+        pair["loss"] |= {name: cpo(pair, **settings) for name, settings in CPO.items()} | {"orpo": orpo(pair)}
+    made_by = f"trl {trl.__version__}, one pair at a time, float32: python -m benchmarks.trl_losses"
+    GOLDEN.write_text(json.dumps({"made_by": made_by, "pairs": pairs}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
