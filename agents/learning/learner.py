@@ -182,6 +182,7 @@ class Learner:
         loss: PairLoss,
         *,
         lengths: Tensor | None = None,
+        weight: Tensor | None = None,
         squares: bool = False,
         extra: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> PairStep:
@@ -192,6 +193,7 @@ class Learner:
             anchor: [B, K] (self-play) or [B, K + L] nats: subtracted from log pi of `responses_of(duel)`.
             loss: of scores and probabilities.
             lengths: of the anchor's shape: what the differences are divided by; None: they are the scores.
+            weight: [B, K, L] of the pairs; None: those of `losses.pair_weight`.
             squares: whether the loss is a sum of squares of the margins' distances, which lbfgs can make use of;
                 self-play alone.
             extra: returns [b] what is added to each prompt's loss, of scores [b, K (+ L)] and weights [b, K, L].
@@ -199,8 +201,8 @@ class Learner:
         Raises:
             ValueError: if the duel has no asked pair, or the policy could not have drawn a response.
         """
-        responses, count = responses_of(duel), len(duel.left[0])
-        weight = losses.pair_weight(duel.left_weight, duel.right_weight, duel.asked, duel.exact)  # [B, K, L]
+        responses = responses_of(duel)
+        weight = pair_weight(duel) if weight is None else weight
         values = {"anchor": anchor, "prob": duel.prob, "weight": weight}
         if lengths is not None:
             values["length"] = lengths
@@ -215,8 +217,7 @@ class Learner:
 
         def mean_loss(part: Batch) -> Tensor:
             scores = score(part)
-            first, second = (scores, scores) if duel.self_play else (scores[:, :count], scores[:, count:])
-            mean = (part["weight"] * loss(first[:, :, None], second[:, None, :], part["prob"])).sum((1, 2))
+            mean = (part["weight"] * loss(*seats(duel, scores), part["prob"])).sum((1, 2))
             return mean if extra is None else mean + extra(scores, part["weight"])
 
         def terms(part: Batch) -> Tensor:
@@ -346,6 +347,7 @@ class LearningAgent:
         loss: PairLoss,
         *,
         score: Score = Score(),
+        weight: Tensor | None = None,
         squares: bool = False,
         extra: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> PairStep:
@@ -356,6 +358,7 @@ class LearningAgent:
             reference: what log-ratios are taken to; None: scores are of log pi alone.
             loss: of scores and probabilities.
             score: how a response is scored.
+            weight: [B, K, L] of the pairs; None: all count alike.
             squares: whether the loss is a sum of squares of the margins' distances.
             extra: what is added to each prompt's loss.
 
@@ -373,7 +376,9 @@ class LearningAgent:
         lengths = token_counts(self.policy, responses) if score.per_token else None
         if lengths is not None and not lengths.all():
             raise ValueError("a response has no tokens, so that it has no mean log-probability; leave it out")
-        step = self.learner.step_on_pairs(duel, anchor, loss, lengths=lengths, squares=squares, extra=extra)
+        step = self.learner.step_on_pairs(
+            duel, anchor, loss, lengths=lengths, weight=weight, squares=squares, extra=extra
+        )
         return step._replace(log_reference=log_reference)
 
     def include_in_average(self, policy: Policy, every: int = 1) -> None:
@@ -401,6 +406,18 @@ def responses_of(duel: Duel) -> list[list[Completion]]:
     if duel.self_play:
         return [list(row) for row in duel.left]
     return [[*left, *right] for left, right in zip(duel.left, duel.right, strict=True)]
+
+
+def pair_weight(duel: Duel) -> Tensor:
+    """Returns [B, K, L] how much each pair of a duel counts, see `losses.pair_weight`."""
+    return losses.pair_weight(duel.left_weight, duel.right_weight, duel.asked, duel.exact)
+
+
+def seats(duel: Duel, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the scores [B, K, 1] of the first responses and [B, 1, L] of the second ones of `responses_of(duel)`."""
+    count = len(duel.left[0])
+    first, second = (scores, scores) if duel.self_play else (scores[:, :count], scores[:, count:])
+    return first[:, :, None], second[:, None, :]
 
 
 def token_counts(policy: Policy, responses: Sequence[Sequence[Completion]]) -> Tensor:

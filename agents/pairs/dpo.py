@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from agents import losses
+from agents.learning.learner import Score
 from agents.pairs.pair_agent import PairConfig
 from preference_duel.checks import one_of, positive, require, within
 
@@ -39,6 +40,9 @@ class DPOConfig(PairConfig):
     """sigmoid: the paper's. robust: unbiased under labels flipped with chance `label_smoothing`. hinge: RSO's
     hinge-norm (arXiv:2309.06657). exo: the other way round, KL(policy || labels)."""
 
+    length_normalised: bool = False
+    """Divide log-ratios by the responses' tokens, as "sigmoid_norm" of released code does; the paper's are sums."""
+
     label_smoothing: float = 0.0
     """Chance that a label is wrong, in [0, 1/2): every label counts as 1 - e (sigmoid: cDPO); exo needs it above 0."""
 
@@ -50,6 +54,10 @@ class DPOConfig(PairConfig):
         if self.loss == "hinge" and self.label_smoothing > 0:
             raise ValueError("loss='hinge' makes no use of label_smoothing; leave it out")
         super().__post_init__()
+
+    def score(self) -> Score:
+        """Returns log-ratios to the reference, or their means over tokens."""
+        return Score(per_token=self.length_normalised)
 
     def pair_loss(self, first: Tensor, second: Tensor, prob: Tensor) -> Tensor:
         """Returns the loss of the margin between log-ratios."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from agents import losses
-from agents.learning.learner import LearningAgent, Score
+from agents.learning.learner import LearningAgent, Score, responses_of
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, one_of, require
 from preference_duel.types import Duel, Proposal
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from agents.learning.learner import PairLoss
-    from preference_duel.protocols import Policy
+    from preference_duel.protocols import Agent, Policy
 
 Pairs = Literal["all", "best_worst"]
 
@@ -57,7 +57,7 @@ class PairConfig(ABC):
         if self.renew_reference_every is not None and not self.score().to_reference:
             raise ValueError("there is no reference to renew: this loss takes none; leave renew_reference_every out")
 
-    def build(self, *, policy: Policy, seed: int = 0) -> PairAgent:
+    def build(self, *, policy: Policy, seed: int = 0) -> Agent:
         """Builds the agent around the policy that it trains."""
         return PairAgent(self, policy, seed)
 
@@ -98,15 +98,30 @@ class PairAgent(LearningAgent):
         Raises:
             ValueError: if the duel has no asked pair, or the policy could not have sampled a response.
         """
-        return self.learn(duel, self.config.pair_loss)
+        return self.learn(self.compared(duel), self.config.pair_loss)
 
-    def learn(self, duel: Duel, loss: PairLoss) -> dict[str, float]:
-        """Takes one step on a loss of the duel's pairs, and renews what is due."""
+    def compared(self, duel: Duel) -> Duel:
+        """Returns the duel in which only those pairs were asked that are learned from."""
+        return _best_against_worst(duel) if self.config.pairs == "best_worst" else duel
+
+    def log_ratio(self, duel: Duel) -> Tensor:
+        """Returns log pi - log reference, [B, K] (self-play) or [B, K + L] nats, of the duel's responses."""
+        assert self.reference is not None
+        responses = responses_of(duel)
+        return self.policy.logprob(duel.prompts, responses) - self.reference.logprob(duel.prompts, responses)
+
+    def learn(self, duel: Duel, loss: PairLoss, weight: Tensor | None = None) -> dict[str, float]:
+        """Takes one step on a loss of the duel's pairs, and renews what is due.
+
+        Args:
+            duel: of any two seats.
+            loss: of scores and probabilities.
+            weight: [B, K, L] of the pairs; None: all count alike.
+        """
         config = self.config
         self.include_in_average(self.policy, config.refresh_every)
-        pairs = _best_against_worst(duel) if config.pairs == "best_worst" else duel
         renewed = self.learner.updates % config.refresh_every == 0
-        step = self.step_on_pairs(pairs, self.reference, loss, score=config.score())
+        step = self.step_on_pairs(duel, self.reference, loss, score=config.score(), weight=weight)
         scalars = step.scalars
         if duel.self_play:  # else the responses were given
             if not renewed:

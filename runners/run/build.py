@@ -83,7 +83,8 @@ def build_experiment(settings: Settings, device: str) -> Experiment:
     if run.data is not None:
         if not traits(agent).learns_from_files:
             raise ValueError(
-                f"agent '{settings.names['agent']}' learns from its own samples; take dpo, ipo or pelhf with --run.data"
+                f"agent '{settings.names['agent']}' learns from its own samples; with --run.data take one that learns "
+                f"from files, such as dpo, ipo or pelhf"
             )
         preferences, reading = load_preferences(run.data, run.reading)
         with quiet():
