@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import exact_law, group_rest_points, memory, pairrm, queries, sampling, solvers, step
+from benchmarks import exact_law, group_entrants, group_rest_points, memory, pairrm, queries, sampling, solvers, step
 from benchmarks.matched_kl import measure
 from benchmarks.models import SIZES, write_model
+from runners.benchmark.results import published, read_results
 from tests.paths import DOCS
 
 
@@ -84,6 +85,23 @@ def test_rest_points_of_groups_are_printed_as_the_page_says(monkeypatch, capsys)
         assert row[4:7] == (f"0{gap}", f"0{away}", f"0{near} at 0{tau}")
         found += 1
     assert found == 14
+
+
+@pytest.mark.slow
+def test_entrants_rewarded_in_a_group_are_printed_as_the_page_says(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["group_entrants"])
+    group_entrants.main()
+    printed = {
+        tuple(re.split(r"\s*│\s*", row.strip("│ \n"))) for row in capsys.readouterr().out.splitlines() if "│" in row
+    }
+    page = (DOCS / "agents/grpo.md").read_text(encoding="utf-8")
+    rows = [
+        tuple(cell.strip(" `") for cell in row.strip("| ").split("|"))
+        for row in re.findall(r"^\| `.* \|$", page.split("## Benchmark")[1].split("## Settings")[0], re.MULTILINE)
+    ]
+    entrants = group_entrants.shown(read_results(published("standard")))
+    assert [row[0] for row in rows] == 2 * entrants
+    assert set(rows) <= printed
 
 
 SMALL = ["--prompts", "3", "--prompt-tokens", "4", "--new-tokens", "5", "--threads", "1"]

@@ -158,14 +158,10 @@ class Suite:
 
 TABULAR = "dpo", "rlhf", "xpo", "sppo", "spo", "ipo", "inpo", "nash_md", "egpo", "comal", "oelhf"
 """Agents that learn tables: those that fit a Bradley-Terry reward first, then those that learn from the game itself."""
-_EIGHT = "--agent.responses", "8"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "grpo no std": ("--agent.no_scale_rewards",),
-    "grpo circular": (*_EIGHT, "--agent.schedule", "circular"),
-    "grpo circular no std": (*_EIGHT, "--agent.schedule", "circular", "--agent.no_scale_rewards"),
+    "grpo circular": ("--agent.responses", "8", "--agent.schedule", "circular"),
     "grpo scores no std": ("--agent.aggregate", "scores", "--agent.no_scale_rewards"),
-    "grpo chunks": (*_EIGHT, "--agent.schedule", "chunks"),
-    "grpo anchor": (*_EIGHT, "--agent.schedule", "anchor"),
 }
 """Label -> settings that make it; its first word is the agent. Each is tuned in its other settings."""
 GROUPS = "grpo", *VARIANTS, "rloo"
