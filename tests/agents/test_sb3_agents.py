@@ -247,15 +247,14 @@ def test_bad_input_is_named(words, oracle):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_maskable_ppo_reaches_nine_tenths_of_the_best_response(seed):
+def test_maskable_ppo_reaches_nine_tenths_of_the_best_response():
     """256 strings, a Bradley-Terry reward without structure; payoff is the win rate against the start."""
     task = make_task("symbols", alphabet=4, length=4)
     oracle = make_oracle("bt", prompts=task.all_prompts, responses=task.response_texts)
-    agent = built("maskable_ppo", task, seed=seed)
+    agent = built("maskable_ppo", task)
     payoffs = payoff_matrix(oracle, task.prompts, task.response_texts)
     against = torch.einsum("bnm,bm->bn", payoffs, agent.policy.distribution(task.prompts, task.responses))
-    arena = DuelArena(task, oracle, 64, seed=seed)
+    arena = DuelArena(task, oracle, 64)
     for _ in range(300):
         agent.update(arena.play(agent.propose(arena.reset())))
     payoff = (agent.policy.distribution(task.prompts, task.responses) * against).sum(1).mean()
