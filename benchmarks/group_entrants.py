@@ -1,13 +1,12 @@
 """GRPO and RLOO in the results of `standard`: `python -m benchmarks.group_entrants`.
 
-Reads the published results, and plays nothing. Printed for every entrant that is rewarded inside a group,
-and for those that the report's headline puts beside them: the share of the start's exploitability that the budget left
-in `cyclic` and over all games, of the last iterate and of the average; at lam 1 the last exploitability over the lowest
-of its curve, which tells a policy that is led around from one that is still on its way; the share of the
-runs, and of those at lam 0, that came to a tenth of the start's exploitability, and the median of the queries that took
-at lam 0; the chance that a run leaves less than one of
-`grpo` in the same game. Interquartile means with 95 % intervals over games. And what each setting that was tried for
-`grpo` left of the held-out games with and without the settings that make its variants.
+Reads the published results, and plays nothing. Printed for every entrant that is rewarded inside a group, and for those
+that the report's headline puts beside them: the share of the start's exploitability that the budget left in `cyclic`
+and over all games, of the last iterate and of the average; at lam 1 the last exploitability over the lowest of its
+curve, which tells a policy that is led around from one that is still on its way; the share of the runs, and of those at
+lam 0, that came to a tenth of the start's exploitability, and the median of the queries that took at lam 0; the chance
+that a run leaves less than one of `grpo` in the same game. Interquartile means with 95 % intervals over games. And what
+each setting that was tried for `grpo` left of the held-out games, and with the settings that make its variants.
 """
 
 from __future__ import annotations

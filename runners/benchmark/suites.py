@@ -161,10 +161,9 @@ TABULAR = "dpo", "rlhf", "xpo", "sppo", "spo", "ipo", "inpo", "nash_md", "egpo",
 VARIANTS: dict[str, tuple[str, ...]] = {
     "grpo no std": ("--agent.no_scale_rewards",),
     "grpo circular": ("--agent.responses", "8", "--agent.schedule", "circular"),
-    "grpo scores no std": ("--agent.aggregate", "scores", "--agent.no_scale_rewards"),
 }
 """Label -> settings that make it; its first word is the agent. Each is tuned in its other settings."""
-GROUPS = "grpo", *VARIANTS, "rloo"
+GROUPS = "grpo", "grpo no std", "rloo"
 """Entrants that are rewarded by the comparisons inside a group."""
 
 

@@ -120,6 +120,16 @@ def test_scores_rest_at_the_nash_policy_of_the_rounded_game():
     torch.testing.assert_close(rest.policy, regularised_nash(rounded, START, 0.1).policy, atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_scores_of_single_outcomes_are_win_rates_between_1_and_5(schedule):
+    agent, arena = game(GRPOConfig(responses=8), prompts=tuple("uvwx"))
+    duel = arena.play(agent.propose(arena.reset()))
+    compared, equal = groups.meetings(schedule, [[response.text for response in row] for row in duel.left])
+    prob = torch.where(equal, 0.5, duel.prob)
+    scores = groups.aggregate(prob, compared, "scores")
+    torch.testing.assert_close(scores, 1 + 4 * groups.aggregate(prob, compared, "win_rate"), atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("feedback", ["probability", "outcome"])
 @pytest.mark.parametrize(
     ("schedule", "aggregate"), [("all_pairs", "win_rate"), ("circular", "scores"), ("anchor", "bt")]
