@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import exact_law, group_entrants, group_rest_points, memory, pairrm, queries, sampling, solvers, step
+from benchmarks import (
+    exact_law,
+    group_entrants,
+    group_rest_points,
+    memory,
+    optima,
+    pairrm,
+    queries,
+    sampling,
+    solvers,
+    step,
+)
 from benchmarks.matched_kl import measure
 from benchmarks.models import SIZES, write_model
 from runners.benchmark.results import published, read_results
@@ -33,6 +44,15 @@ def test_the_exact_law_is_timed_and_compared_with_draws(monkeypatch, capsys):
     assert "64 strings" in printed
     exact, low, high = (float(number) for number in re.findall(r"(\d\.\d{4})[\n\],]", printed))
     assert low - (high - low) < exact < high + (high - low)
+
+
+def test_optima_of_pair_losses_are_those_of_theory(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["optima", "--agents", "nca", "cpo"])
+    optima.main()
+    printed = capsys.readouterr().out
+    assert "0.0900 0.6652 0.2447  0.0508" in printed, "cpo, alpha 0: exp(2 R) / Z"
+    assert "0.3636 0.2727 0.3636  0.0000" in printed, "the Nash policy of comal3"
+    assert "dpo" not in printed
 
 
 def test_a_solve_is_timed_in_a_process_of_its_own(tmp_path):

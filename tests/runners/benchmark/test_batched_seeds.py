@@ -14,6 +14,8 @@ from runners.run.cli import parse
 
 GAME = "--task symbols --task.length 2 --task.prompts 2 --oracle cyclic --oracle.lam 0.5 --policy tabular"
 BATCHABLE = "sppo", "dpo", "ipo", "inpo", "egpo", "comal", "nash_md", "xpo", "spo", "rlhf", "grpo", "rloo"
+PAIRS = "rdpo", "dpop", "f_dpo", "gpo", "discopop", "nca", "bco", "apo", "slic", "cpo", "simpo", "orpo"
+"""Losses of dpo's agent: a few steps of each are enough."""
 
 
 def settings(agent, seed, *more):
@@ -41,6 +43,11 @@ def require_same(agent, *more, steps=40):
 @pytest.mark.parametrize("agent", BATCHABLE)
 def test_a_replica_in_a_batch_is_the_run_it_would_be_alone(agent):
     require_same(agent)
+
+
+@pytest.mark.parametrize("agent", PAIRS)
+def test_the_losses_of_pairs_mix_no_prompts(agent):
+    require_same(agent, steps=4)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +88,7 @@ def test_what_would_learn_differently_in_a_batch_says_so(agent, more, message):
 
 def test_every_agent_of_ours_was_tried():
     ours = {name for name, where in AGENTS.items() if "sb3" not in where}
-    assert ours - set(BATCHABLE) == {"oelhf", "pelhf", "psro"}
+    assert ours - {*BATCHABLE, *PAIRS} == {"oelhf", "pelhf", "psro", "beta_dpo"}
     assert distributed.count() == 1
 
 
