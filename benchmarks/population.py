@@ -110,7 +110,9 @@ def text(out: Path, seeds: int, prompts: int, more: list[str]) -> None:
         *others, own = found
         bounds = [f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in map(bound, found)]
         shares = " ".join(f"{share:.2f}" for share in agent.policy.weights.tolist())
-        table.add_row(str(seed), shares, *bounds, *(difference(other, own) for other in others))
+        row = [str(seed), shares, *bounds, *(difference(other, own) for other in others)]
+        table.add_row(*row)
+        print(*row, sep=" | ", flush=True)
     Console(width=150).print(table)
 
 
