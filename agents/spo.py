@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
 
 from agents import losses
 from agents.learning.learner import LearningAgent
 from agents.learning.policy_gradient import Draws, GradientConfig, PolicyGradient
 from agents.optim.optimiser import OptimiserConfig
+from preference_duel.checks import one_of, require
 from preference_duel.types import Duel, Proposal
 
 if TYPE_CHECKING:
     from preference_duel.protocols import Policy
+
+Pairs = Literal["all", "own"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,10 @@ class SPOConfig:
 
     responses: int = 4
     """Draws per prompt, K >= 2, each pair of them asked once. Ignored if the policy is exact."""
+
+    pairs: Literal["all", "own"] = "all"
+    """With --run.opponent: each sample meets all K of the opponent's (all), or one of its own (own), which for the same
+    queries tries K times as many responses. Ignored if the policy is exact."""
 
     gradient: GradientConfig = field(default_factory=GradientConfig)
     """Policy gradient by win rates; the paper takes any no-regret learner."""
@@ -44,6 +54,7 @@ class SPOConfig:
             raise ValueError(f"tau must be at least 0, got {self.tau}")
         if self.responses < 2:
             raise ValueError(f"responses must be at least 2, got {self.responses}: one draw has no other to beat")
+        require(self, pairs=one_of(Pairs))
 
     def build(self, *, policy: Policy, seed: int = 0) -> SPO:
         """Builds the agent around the policy that it trains."""
@@ -67,7 +78,13 @@ class SPO(LearningAgent):
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K samples for both seats, the right one an opponent's if there is one; exact policies list all."""
-        return self.self_play(self.policy, prompts, self.config.responses)
+        count = self.config.responses
+        proposal = self.self_play(self.policy, prompts, count)
+        if self.config.pairs == "all" or self.policy.exact:
+            return proposal
+        if proposal.right is None:
+            raise ValueError("pairs='own' belongs to --run.opponent; in self-play take pairs='all'")
+        return dataclasses.replace(proposal, ask=torch.eye(count, dtype=torch.bool).expand(len(prompts), count, count))
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Takes one step, with ppo some, on the win rates of the left samples.

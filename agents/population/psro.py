@@ -192,7 +192,9 @@ class PSRO:
         config = self.config
         policy.load_state_dict(self.members[0].state_dict())  # the start, which a KL term is about
         seed = hash_seed(self.seed, "response", len(self.members))
-        learner = SPOConfig(config.tau, config.responses, config.gradient, average=False, optimiser=config.optimiser)
+        learner = SPOConfig(
+            config.tau, config.responses, gradient=config.gradient, average=False, optimiser=config.optimiser
+        )
         self.response = SPO(learner, policy, seed)
         self.response.fixed_opponent = self.policy
         if config.begin == "last":

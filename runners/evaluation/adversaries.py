@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from agents.optim.optimiser import OptimiserConfig
+from agents.policies.tabular_config import TabularConfig
 from agents.spo import SPOConfig
 from envs.games import kl_divergence, payoff_matrix
 from envs.games.lower_bounds import Bound, best_of_n, best_of_n_kl, best_of_pool, bound
@@ -31,6 +32,12 @@ from runners.run.session import run as run_command
 
 NUMBERS = 1, 4, 16, 64
 """Sizes of best-of-n; the largest is the number of samples of the start."""
+
+SAMPLES = 16
+"""Samples of an adversary of a table per prompt, each against one of the policy's. Those of a language model cost more
+than the oracle's questions: its 4 samples meet 4 of the policy's each."""
+RISE = 12.0
+"""Nats by which a table's logits can rise in its training; of 64 to 4096 equal ones each lacks 4 to 8 at first."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ class Training:
         directory: of its run, written there with its log beside it.
         queries: oracle queries of its training.
         tau: KL coefficient that holds it at the start; 0: none.
-        learning_rate: of its policy; None: the policy's own.
+        learning_rate: of its policy; None: the policy's own, of a table `RISE` over the number of steps.
         device: where networks run.
     """
 
@@ -140,6 +147,37 @@ class Training:
     tau: float
     learning_rate: float | None
     device: str
+
+
+def best_response(settings: Settings, opponent: Path, training: Training) -> Settings:
+    """Returns the settings of the run that trains an adversary.
+
+    Args:
+        settings: of the run that trained the policy under test.
+        opponent: its directory.
+        training: how.
+    """
+    batch = settings.run.batch_size or RunConfig.batch_size or 32
+    listed = isinstance(settings.configs["policy"], TabularConfig)
+    responses, pairs = (SAMPLES, "own") if listed else (SPOConfig.responses, "all")
+    each = responses if pairs == "own" else responses**2
+    count = max(1, -(-training.queries // (batch * each * settings.run.votes)))
+    rate = RISE / count if listed and training.learning_rate is None else training.learning_rate
+    optimiser = OptimiserConfig(learning_rate=rate)
+    agent = SPOConfig(tau=training.tau, responses=responses, pairs=pairs, average=False, optimiser=optimiser)
+    run = RunConfig(
+        steps=count,
+        batch_size=batch,
+        feedback=settings.run.feedback,
+        votes=settings.run.votes,
+        seed=settings.run.seed,
+        opponent=str(opponent),
+        dir=str(training.directory),
+        device="cuda" if training.device == "cuda" else "cpu",
+        eval_every=0,
+    )
+    configs = {**settings.configs, "agent": agent}
+    return sampling(dataclasses.replace(settings, names={**settings.names, "agent": "spo"}, configs=configs, run=run))
 
 
 def trained(samples: Samples, settings: Settings, opponent: Path, training: Training, key: Key) -> Finding:
@@ -154,23 +192,7 @@ def trained(samples: Samples, settings: Settings, opponent: Path, training: Trai
         training: how.
         key: of the adversary's samples.
     """
-    optimiser = OptimiserConfig(learning_rate=training.learning_rate)
-    agent = SPOConfig(tau=training.tau, average=False, optimiser=optimiser)
-    batch = settings.run.batch_size or RunConfig.batch_size or 32
-    run = RunConfig(
-        steps=-(-training.queries // (batch * agent.responses**2 * settings.run.votes)),
-        batch_size=batch,
-        feedback=settings.run.feedback,
-        votes=settings.run.votes,
-        seed=settings.run.seed,
-        opponent=str(opponent),
-        dir=str(training.directory),
-        device="cuda" if training.device == "cuda" else "cpu",
-        eval_every=0,
-    )
-    configs = {**settings.configs, "agent": agent}
-    adversary = dataclasses.replace(settings, names={**settings.names, "agent": "spo"}, configs=configs, run=run)
-    adversary = sampling(adversary)
+    adversary = best_response(settings, opponent, training)
     _finish(adversary, training.directory)
     experiment, saved = load_experiment(training.directory, adversary, training.device)
     policy, asked = experiment.agent.policy, int(saved.arena["queries"])

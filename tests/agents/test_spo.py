@@ -63,6 +63,24 @@ def test_the_average_of_exact_hedge_has_the_published_gap(steps, expected):
     assert 2 * exploitability(COMAL, law(agent.average)).item() == pytest.approx(expected, abs=5e-7)
 
 
+def test_own_pairs_are_asked_once_and_learned_from_alone():
+    agent, arena = game(SPOConfig(pairs="own", average=False))
+    with pytest.raises(ValueError, match="belongs to --run"):
+        agent.propose(arena.reset())
+    agent.fixed_opponent = agent.policy.frozen()
+    duel = arena.play(agent.propose(arena.reset()))
+    assert arena.queries == 4
+    changed = dataclasses.replace(duel, prob=torch.where(duel.asked, duel.prob, 0.123))
+    before = {name: value.clone() for name, value in agent.policy.state_dict().items()}
+    agent.update(duel)
+    after = agent.policy.logits.detach().clone()
+    again, _ = game(SPOConfig(pairs="own", average=False))
+    again.fixed_opponent = agent.fixed_opponent
+    again.policy.load_state_dict(before)
+    again.update(changed)
+    assert torch.equal(again.policy.logits, after)
+
+
 def test_rebel_by_hand_and_where_it_is_still():
     ratio = torch.tensor([[0.5, 0.1]], dtype=torch.float64)
     reward = torch.tensor([[0.3, -0.1]], dtype=torch.float64)
@@ -202,6 +220,7 @@ def test_with_a_value_function_it_keeps_the_contract_of_an_agent():
         (GradientConfig, {"baseline": "value"}, "belongs to form='ppo'"),
         (GradientConfig, {"gae": 1.1}, "gae must lie in"),
         (SPOConfig, {"tau": -0.1}, "tau must be at least 0"),
+        (SPOConfig, {"pairs": "none"}, "pairs must be one of"),
         (SPOConfig, {"responses": 1}, "responses must be at least 2"),
     ],
 )
