@@ -82,11 +82,10 @@ def read_verify(content: Any, size: int | None) -> Sample:
     """
     params = _mapping(content, "responses_create_params")
     prompt = _conversation(params.get("input"))
-    group = content.get(NG_TASK)
-    group = content.get("prompt_id") if group is None else group
-    name = content.get(NG_ROLLOUT)
+    group = next((content[key] for key in (NG_TASK, "prompt_id") if content.get(key) is not None), prompt)
+    name, principle = content.get(NG_ROLLOUT), content.get("principle")
     return Sample(
-        group=str([prompt if group is None else group, content.get("principle")]),
+        group=str(group) if principle is None else f"{group} ({principle})",
         prompt=prompt,
         size=_size(content.get("group_size"), size),
         completion=_output(_mapping(content, "response")),

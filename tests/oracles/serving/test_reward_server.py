@@ -98,7 +98,7 @@ def test_a_group_that_is_not_whole_is_a_503(client):
     assert "prompt 'x': 2 of 3 completions came within 0.05 s" in answer.json()["error"]
     assert answer.json()["error"].endswith("missing: 1 more")
     error = post(client, "/verify", 503, **rollout("a", 1))["error"]
-    assert error.endswith("(1); missing: 0, 2")
+    assert error == "prompt '7': 1 of 3 completions came within 0.05 s (1); missing: 0, 2"
     whole = post(client, "/get_reward", query=["xa", "xb", "xc"], prompts=["x"] * 3, labels=[""] * 3)
     assert whole["rewards"] == pytest.approx(REWARDS)  # the two that came before come again with the third
     assert 'duel_requests_total{path="/get_reward",status="503"} 1' in client.get("/metrics").text
