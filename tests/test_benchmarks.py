@@ -3,13 +3,17 @@
 import argparse
 import importlib.util
 import json
+import math
 import re
 
 import numpy as np
 import pytest
 import torch
 
+from agents.pairs.cpo import CPOConfig
+from agents.pairs.f_dpo import FDPOConfig
 from benchmarks import (
+    equal_kl,
     exact_law,
     group_entrants,
     group_rest_points,
@@ -23,6 +27,7 @@ from benchmarks import (
 )
 from benchmarks.matched_kl import measure
 from benchmarks.models import SIZES, write_model
+from envs.games import bradley_terry_fit, kl_divergence
 from runners.benchmark.results import published, read_results
 from tests.paths import DOCS
 
@@ -47,12 +52,33 @@ def test_the_exact_law_is_timed_and_compared_with_draws(monkeypatch, capsys):
 
 
 def test_optima_of_pair_losses_are_those_of_theory(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["optima", "--agents", "nca", "cpo"])
+    monkeypatch.setattr("sys.argv", ["optima", "--agents", "nca"])
     optima.main()
     printed = capsys.readouterr().out
-    assert "0.0900 0.6652 0.2447  0.0508" in printed, "cpo, alpha 0: exp(2 R) / Z"
+    assert "0.3213 0.4669 0.2118  0.1002" in printed, "nca on the reward"
     assert "0.3636 0.2727 0.3636  0.0000" in printed, "the Nash policy of comal3"
     assert "dpo" not in printed
+    cpo = optima.optimum(CPOConfig(beta=0.5, alpha=0.0), optima.games()["reward"])
+    assert torch.allclose(cpo, torch.softmax(2 * optima.REWARD, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "ratio", "limit", "expected"),
+    [
+        ("forward_kl", equal_kl.forward_kl, 0.0, (0.313426, 0.503971, 0.182603)),
+        ("js", equal_kl.jensen_shannon, math.log(2), (0.171657, 0.682700, 0.145643)),
+    ],
+)
+def test_policies_of_equal_kl_are_those_that_the_agents_end_at(divergence, ratio, limit, expected):
+    """At beta 1 on rewards 0, 1, 1/2: f_dpo's optima; on comal3 the agent's own."""
+    start, reward = (torch.tensor(row, dtype=torch.float64) for row in ((0.5, 0.3, 0.2), (0.0, 1.0, 0.5)))
+    assert equal_kl.held(start, reward, 1.0, ratio, limit).tolist() == pytest.approx(expected, abs=1e-6)
+    comal = optima.games()["comal3"]
+    fitted = equal_kl.held(start, bradley_terry_fit(comal, start), 0.5, ratio, limit)
+    solved = optima.optimum(FDPOConfig(beta=0.5, divergence=divergence), comal)
+    assert torch.allclose(fitted, solved, atol=1e-5)
+    spent = equal_kl.held_at(start, reward, 0.05, ratio, limit)
+    assert kl_divergence(spent, start).item() == pytest.approx(0.05, abs=1e-5)
 
 
 def test_a_solve_is_timed_in_a_process_of_its_own(tmp_path):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from agents import losses
-from agents.learning.learner import LearningAgent, Score, responses_of
+from agents.learning.learner import LearningAgent, Score, require_finite, responses_of
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, one_of, require
 from preference_duel.types import Duel, Proposal
@@ -105,10 +105,15 @@ class PairAgent(LearningAgent):
         return _best_against_worst(duel) if self.config.pairs == "best_worst" else duel
 
     def log_ratio(self, duel: Duel) -> Tensor:
-        """Returns log pi - log reference, [B, K] (self-play) or [B, K + L] nats, of the duel's responses."""
+        """Returns log pi - log reference, [B, K] (self-play) or [B, K + L] nats, of the duel's responses.
+
+        Raises:
+            ValueError: if the policy could not have sampled a response.
+        """
         assert self.reference is not None
         responses = responses_of(duel)
-        return self.policy.logprob(duel.prompts, responses) - self.reference.logprob(duel.prompts, responses)
+        log_reference = self.reference.logprob(duel.prompts, responses)
+        return require_finite(self.policy.logprob(duel.prompts, responses) - log_reference)
 
     def learn(self, duel: Duel, loss: PairLoss, weight: Tensor | None = None) -> dict[str, float]:
         """Takes one step on a loss of the duel's pairs, and renews what is due.
