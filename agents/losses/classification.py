@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import logsigmoid, softplus
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +14,7 @@ LARGEST = 80.0
 """Exponents are kept below it, so that e^x is finite in float32."""
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "logistic": lambda x: softplus(-x),
+    "logistic": lambda x: torch.nn.functional.softplus(-x),
     "exponential": lambda x: (-x).clamp(max=LARGEST).exp(),
     "squared": lambda x: (1 - x).square(),
     "truncated_quadratic": lambda x: (1 - x).relu().square(),
@@ -64,6 +63,7 @@ def discopop(margin: Tensor, prob: Tensor, beta: float, tau: float) -> Tensor:
     """
 
     def blend(x: Tensor) -> Tensor:
-        return torch.sigmoid(-x / tau) * softplus(-x) + (logsigmoid(x / tau) - x).exp()
+        log_weight = torch.nn.functional.logsigmoid(x / tau)
+        return torch.sigmoid(-x / tau) * torch.nn.functional.softplus(-x) + (log_weight - x).exp()
 
     return gpo(margin, prob, beta, blend)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from torch.nn.functional import logsigmoid
+import torch
 
 from agents.losses.classification import LARGEST
 
@@ -30,7 +30,7 @@ def jensen_shannon(ratio: Tensor) -> Tensor:
     Args:
         ratio: [...] log t, nats.
     """
-    return math.log(2) + logsigmoid(ratio)
+    return math.log(2) + torch.nn.functional.logsigmoid(ratio)
 
 
 def alpha_divergence(ratio: Tensor, alpha: float) -> Tensor:
