@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from oracles.judging.endpoint_config import EndpointConfig
+from oracles.judging.endpoint_judge import EndpointJudge
+from oracles.judging.panel import Panel
 from oracles.judging.unread import Unread, UnreadPairs
-from oracles.readers.endpoint import EndpointConfig, EndpointJudge
+from oracles.judging.verdicts import CHANCE
 from preference_duel.checks import one_of, require
 from preference_duel.keyed_random import Key, Stream
 from preference_duel.names import find
@@ -83,10 +86,11 @@ class JudgeConfig:
     """A function or a pairwise judge of your own, or a language model behind an endpoint."""
 
     of: str
-    """"module:name": a function of (prompt, first, second) that returns P(first is better), True or False, or None if
-    it can't tell; or an object or class with TRL's `judge(prompts, completions, shuffle_order)`, whose scores are used
-    if it has them, and whose -1 says that it can't tell. Or the address of an OpenAI-compatible endpoint, such as a
-    vLLM server's http://localhost:8000/v1."""
+    """"module:name": a function of (prompt, first, second) that returns P(first is better), True or False, a verdict
+    ("first", "second", "tie", "both_bad", "unread"), or None if it can't tell; or an object or class with TRL's
+    `judge(prompts, completions, shuffle_order)`, whose scores are used if it has them, and whose -1 says that it can't
+    tell. Or the address of an OpenAI-compatible endpoint, such as a vLLM server's http://localhost:8000/v1, with
+    #MODEL after it if it is not the first that is served; several addresses with spaces between them are a panel."""
     orders: Orders = "both"
     """"both" asks for either order of a pair and averages; "one" saves half, for judges without a favourite seat. An
     endpoint is always asked for both."""
@@ -97,7 +101,7 @@ class JudgeConfig:
 
     def build(
         self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
-    ) -> JudgeOracle | EndpointJudge:
+    ) -> JudgeOracle | EndpointJudge | Panel:
         """Returns the oracle.
 
         Raises:
@@ -107,10 +111,15 @@ class JudgeConfig:
         """
         del prompts, responses, device
         require(self, unread=one_of(Unread))
-        if self.of.startswith(("http://", "https://")):
+        addresses = self.of.split()
+        if addresses and all(one.startswith(("http://", "https://")) for one in addresses):
             if self.orders != "both":
                 raise ValueError("an endpoint is asked for both orders; leave --oracle.orders out")
-            return EndpointJudge(self.of, self.endpoint, self.unread)
+            if len(addresses) == 1:
+                return EndpointJudge(self.of, self.endpoint, self.unread)
+            if len(set(addresses)) < len(addresses):
+                raise ValueError(f"--oracle.of names a judge of the panel twice: {self.of}")
+            return Panel([EndpointJudge(one, self.endpoint) for one in addresses], self.unread)
         if self.endpoint != EndpointConfig():
             raise ValueError(f"--oracle.of {self.of} is no address, and nothing reads --oracle.endpoint")
         judge = find("judge", self.of, {})
@@ -219,9 +228,11 @@ def _as_trl(judge: Callable[..., Sequence[float]]) -> Ask:
 def _chance(answer: Any, triple: Triple) -> float:
     if answer is None:
         return math.nan
+    if isinstance(answer, str) and answer in CHANCE:
+        return CHANCE[answer]
     if not isinstance(answer, (bool, int, float, np.number)) or not 0 <= answer <= 1:
         raise ValueError(
-            f"a judge must return the chance, in [0, 1], that the first is better, or None if it can't tell, got "
-            f"{answer!r} for {triple}"
+            f"a judge must return the chance, in [0, 1], that the first is better, one of {', '.join(CHANCE)}, or "
+            f"None if it can't tell, got {answer!r} for {triple}"
         )
     return float(answer)

@@ -1,1 +1,1 @@
-"""Networks and servers that read text: loading, batching, reward models, endpoints."""
+"""Networks that read text: loading, batching, reward models."""

@@ -111,6 +111,9 @@ def label(options: Options) -> int:
         if equal:
             print(f"equal:  {equal:,} more pairs of equal texts, which are not asked about")
         answers.ask(oracle, distinct, options.batch_size)
+        counts: Mapping[str, int] = getattr(oracle, "verdicts", {})
+        if counts:
+            print("answers: " + ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items()))
         unread = answers.unread()
         if unread:
             share = len(unread) / len(distinct)

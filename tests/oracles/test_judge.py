@@ -146,6 +146,14 @@ def test_what_a_judge_cant_tell_is_unread_in_either_order_and_never_scored(judge
     assert judged == [0, -1, -1, -1, 0]
 
 
+def test_a_function_may_answer_with_a_verdict():
+    says = {"a": "first", "b": "second", "c": "tie", "d": "both_bad", "e": "unread"}
+    oracle = JudgeOracle(lambda x, first, second: says[first], orders="one")
+    assert oracle.prob(["p"] * 5, list(says), ["z"] * 5).nan_to_num(-1).tolist() == [1, 0, 0.5, 0.5, -1]
+    with pytest.raises(ValueError, match=r"one of first, second, tie, both_bad, unread, or None .* got 'better'"):
+        JudgeOracle(lambda x, first, second: "better").prob(["p"], ["a"], ["b"])
+
+
 def test_a_judge_that_hardly_ever_can_tell_is_no_judge():
     oracle = JudgeOracle(lambda x, a, b: None)
     for i in range(19):

@@ -1,17 +1,14 @@
 """A judge behind an endpoint: its answers, and errors if it is slow, broken or unreachable."""
 
 import json
-import math
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 
 from oracles import check_oracle, make
-from oracles.readers.endpoint import EndpointConfig, EndpointJudge
-from preference_duel.keyed_random import hash_seed
+from oracles.judging.endpoint_config import EndpointConfig
+from oracles.judging.endpoint_judge import EndpointJudge
+from oracles.judging.verdicts import likelier, reading
 from preference_duel.types import Unanswered
 from runners.duel import main
 from runners.run.checkpoint import steps
@@ -21,118 +18,6 @@ QUICK = {"backoff": 0.01, "retries": 3, "timeout": 60.0}
 IMPATIENT = {"timeout": 0.5, "retries": 30}
 """For a server that is slow: on a busy machine its other answers may be late as well."""
 PAIRS = [f"x{i}" for i in range(40)], [f"a{i}" for i in range(40)], [f"b{i}" for i in range(40)]
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers as `server.served` says."""
-
-    def do_GET(self):
-        self.answer(200, {"data": [{"id": "referee"}]})
-
-    def do_POST(self):
-        served = self.server.served
-        content = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with served.lock:
-            served.asked += 1
-            misdeed = served.misdeeds.pop(served.asked, served.misdeeds.get("always"))
-            served.questions.append((content, {name.lower(): value for name, value in self.headers.items()}))
-            served.under_way += 1
-            served.most = max(served.most, served.under_way)
-        if misdeed == "slow":
-            time.sleep(0.8)
-        with served.lock:
-            served.under_way -= 1  # before the answer: the next question may follow it at once
-        refusal = next((text for name, text in served.refusals.items() if refused(name, content)), None)
-        if refusal is not None:
-            self.answer(400, {"error": refusal})
-        elif misdeed in (None, "slow"):
-            self.judge(content)
-        else:
-            self.misbehave(misdeed)
-
-    def misbehave(self, misdeed):
-        if misdeed == "garbage":
-            self.write(200, b"<html>busy</html>")
-        elif misdeed == "binary":
-            self.write(200, bytes(range(256)))
-        elif misdeed == "list":
-            self.answer(200, {"choices": ["B"]})
-        elif misdeed == "empty":
-            self.answer(200, {"choices": []})
-        elif misdeed == "half":
-            self.send_response(200)
-            self.send_header("content-length", "1000")
-            self.end_headers()
-            self.wfile.write(b'{"choices": [')
-            self.close_connection = True
-        else:
-            self.answer(misdeed, {"error": "not now"})
-
-    def judge(self, content):
-        served = self.server.served
-        chance = served.chance(content["messages"][0]["content"])
-        tops = [
-            {"token": letter, "logprob": math.log(max(served.mass * p, 1e-9))}
-            for letter, p in zip(served.letters, (chance, 1 - chance), strict=True)
-        ]
-        choice = {"message": {"content": served.text or served.letters[chance < 0.5]}}
-        if served.logprobs:
-            choice["logprobs"] = {"content": [{"top_logprobs": tops}] if served.mass else []}
-        self.answer(200, {"choices": [choice]})
-
-    def answer(self, status, content):
-        self.write(status, json.dumps(content).encode())
-
-    def write(self, status, body):
-        self.send_response(status)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
-def refused(name, content):
-    """Whether an endpoint that takes no `name`, or less of it, refuses a request."""
-    name, _, most = name.partition(">")
-    return name in content and (not most or content[name] > int(most))
-
-
-class Patient(ThreadingHTTPServer):
-    """Keeps all questions waiting: beyond five the system would drop them, to be sent again after a second."""
-
-    request_queue_size = 64
-
-
-class Served:
-    """An OpenAI-compatible server whose every misdeed is set from outside."""
-
-    def __init__(self):
-        self.asked, self.questions = 0, []
-        self.misdeeds = {}
-        self.refusals = {}
-        self.logprobs, self.letters, self.bias, self.mass, self.text = True, ("A", "B"), 0.0, 1.0, None
-        self.under_way = self.most = 0
-        self.lock = threading.Lock()
-        self.server = Patient(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads, self.server.served = True, self
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-        self.address = f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    def chance(self, text):
-        """What it thinks of the first answer: any number of the two, and something for standing first."""
-        first, second = (text.split(f"[Answer {label}]\n")[1].split("\n\n[")[0] for label in "AB")
-        worth = [hash_seed(one) / 2**63 for one in (first, second)]
-        return 1 / (1 + math.exp(worth[1] - worth[0] - self.bias))
-
-
-@pytest.fixture
-def served():
-    one = Served()
-    yield one
-    one.server.shutdown()
-    one.server.server_close()
 
 
 def judge(served, **fields):
@@ -165,7 +50,7 @@ def test_what_fails_now_and_then_is_asked_again(served, misdeed):
 @pytest.mark.parametrize(
     ("misdeed", "message"),
     [
-        ("slow", "failed 2 times, the last time with ReadTimeout"),
+        ("slow", r"failed 2 times, the last time with \w+Timeout"),
         ("garbage", "no answer in the expected form"),
         ("empty", "no answer in the expected form"),
         ("half", "RemoteProtocolError"),
@@ -173,7 +58,7 @@ def test_what_fails_now_and_then_is_asked_again(served, misdeed):
     ],
 )
 def test_what_always_fails_is_told_and_never_scored(served, misdeed, message):
-    oracle = judge(served, retries=1, timeout=0.1 if misdeed == "slow" else 60)
+    oracle = judge(served, model="referee", retries=1, timeout=0.1 if misdeed == "slow" else 60)
     served.misdeeds["always"] = misdeed
     with pytest.raises(Unanswered, match=message):
         oracle.prob(["x"], ["a"], ["b"])
@@ -226,19 +111,6 @@ def test_letters_with_little_of_the_probability_are_unread(served):
     assert judge(served).prob(["x"], ["a"], ["b"]).isnan().all()
 
 
-@pytest.mark.parametrize(
-    ("text", "chance"),
-    [
-        *[(text, 1.0) for text in ("A", " a.", "**A**", "[[A]]", "Answer: A", '{"winner": "A"}', "A\nIt is shorter")],
-        *[(text, 0.0) for text in ("B", "The better answer is B.", "(B)")],
-        *[(text, None) for text in ("Apple", "Answer", "Both", "Both A and B", "Because", "", "A or B", "A good one")],
-    ],
-)
-def test_a_letter_is_a_whole_word(served, text, chance):
-    oracle = judge(served, logprobs=False)
-    assert oracle._read({"choices": [{"message": {"content": text}}]}) == chance
-
-
 REFUSED = {
     "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'.",
     "temperature": {"message": "Only the default (1) value is supported.", "param": "temperature"},
@@ -288,7 +160,7 @@ def test_braces_of_a_question_and_of_the_texts_are_text(served):
 
 def test_one_order_alone_is_no_answer(served):
     oracle = judge(served, concurrency=1)
-    oracle._chance = lambda question: None if question[1] == "b" else 0.8
+    oracle._answer = lambda question, seed: reading("unread") if question[1] == "b" else likelier(0.8)
     assert oracle.prob(["x", "x"], ["a", "c"], ["b", "d"]).nan_to_num(-1).tolist() == [-1, 0.5]
     straight, turned = oracle.both_orders(["x"], ["a"], ["b"])
     assert (straight.item(), turned.isnan().item()) == (0.8, True)
@@ -337,9 +209,16 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(served, monkeypatch):
             {"template": "{prompt} {first} {second} {reference}"},
             r"has \{reference\}; only \{prompt\}, .* are filled in",
         ),
+        ({"format": "words"}, r"endpoint.format must be one of .*'genrm'"),
+        ({"votes": 0}, "endpoint.votes must be at least 1"),
+        ({"votes": 3, "logprobs": False}, "endpoint.votes at temperature 0 are one vote"),
+        ({"votes": 3, "temperature": 1.0}, "log-probabilities are the mean of all votes already"),
+        ({"budget": 0}, "endpoint.budget must be at least 1, or None, got 0"),
+        ({"format": "genrm", "template": "x"}, "format 'genrm' asks in roles of its own"),
+        ({"format": "genrm", "extra": "1"}, "endpoint.extra must be a JSON object"),
         ({"extra": "seed=1"}, "endpoint.extra must be JSON, got 'seed=1'"),
         ({"extra": "[1]"}, "endpoint.extra must be a JSON object"),
-        ({"max_tokens": 0}, "endpoint.max_tokens must be at least 1, got 0"),
+        ({"max_tokens": 0}, "endpoint.max_tokens must be at least 1, or None, got 0"),
         ({"top_logprobs": 0}, "endpoint.top_logprobs must be at least 1, got 0"),
         ({"temperature": -1.0}, "endpoint.temperature must be at least 0, or None, got -1.0"),
         ({"least_mass": 1.5}, r"endpoint.least_mass must lie in \[0, 1\], got 1.5"),
