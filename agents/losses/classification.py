@@ -44,7 +44,7 @@ def gpo(margin: Tensor, prob: Tensor, beta: float, function: Callable[[Tensor], 
     return prob * function(beta * margin) + (1 - prob) * function(-beta * margin)
 
 
-def discopop(margin: Tensor, prob: Tensor, beta: float, tau: float) -> Tensor:
+def discopop(margin: Tensor, prob: Tensor, beta: float, temperature: float) -> Tensor:
     """Returns the log-ratio modulated loss: logistic where the margin is wrong, exponential where it is right.
 
     Lu et al. 2024, arXiv:2406.08414, equation 5: (1 - sigma(x / tau)) log(1 + e^-x) + sigma(x / tau) e^-x, x = b h.
@@ -53,7 +53,7 @@ def discopop(margin: Tensor, prob: Tensor, beta: float, tau: float) -> Tensor:
         margin: [...] log-ratio of the first response minus the second's, nats.
         prob: [...] P(first beats second), in [0, 1], or outcomes of it.
         beta: KL coefficient, positive.
-        tau: temperature of the modulation, positive.
+        temperature: tau of the paper, positive.
 
     Returns:
         [...] unreduced; with probabilities the mean over outcomes.
@@ -63,7 +63,7 @@ def discopop(margin: Tensor, prob: Tensor, beta: float, tau: float) -> Tensor:
     """
 
     def blend(x: Tensor) -> Tensor:
-        log_weight = torch.nn.functional.logsigmoid(x / tau)
-        return torch.sigmoid(-x / tau) * torch.nn.functional.softplus(-x) + (log_weight - x).exp()
+        log_weight = torch.nn.functional.logsigmoid(x / temperature)
+        return torch.sigmoid(-x / temperature) * torch.nn.functional.softplus(-x) + (log_weight - x).exp()
 
     return gpo(margin, prob, beta, blend)

@@ -20,14 +20,14 @@ class DiscoPOPConfig(PairConfig):
     beta: float = 0.05
     """KL coefficient around the reference, > 0 (the paper's 0.05)."""
 
-    tau: float = 0.05
-    """Temperature of the blend, in units of beta times the margin, > 0 (the paper's 0.05)."""
+    temperature: float = 0.05
+    """Width of the blend, in units of beta times the margin, > 0 (the paper's tau, 0.05)."""
 
     def __post_init__(self) -> None:
         """Raises if a value is out of range."""
-        require(self, beta=positive, tau=positive)
+        require(self, beta=positive, temperature=positive)
         super().__post_init__()
 
     def pair_loss(self, first: Tensor, second: Tensor, prob: Tensor) -> Tensor:
         """Returns the blended loss of the margin."""
-        return losses.discopop(first - second, prob, self.beta, self.tau)
+        return losses.discopop(first - second, prob, self.beta, self.temperature)

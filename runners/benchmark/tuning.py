@@ -44,6 +44,13 @@ SEARCH: dict[str, dict[str, tuple[str, ...]]] = {
     "oelhf": {"responses": ("16", "32"), "ipo.tau": TAUS},
     "grpo": {"tau": TAUS, "responses": ("8",), **_OPTIMISER},
     "rloo": {"tau": TAUS, "responses": ("8",), **_OPTIMISER},
+    **{agent: {"beta": TAUS, **_OPTIMISER} for agent in ("beta_dpo", "f_dpo", "gpo", "discopop", "nca", "bco", "apo")},
+    "rdpo": {"beta": TAUS, "alpha": ("0.02", "0.05", "0.2"), **_OPTIMISER},
+    "dpop": {"beta": TAUS, "lam": ("0.5", "5", "50"), **_OPTIMISER},
+    "cpo": {"beta": TAUS, "alpha": ("0", "0.1", "1"), **_OPTIMISER},
+    "simpo": {"beta": ("1", "2.5", "5", "10"), "gamma": ("0", "0.5", "1.5"), **_OPTIMISER},
+    "orpo": {"lam": ("0.1", "0.3", "1"), **_OPTIMISER},
+    "slic": {"delta": ("0.3", "1", "3"), "lam": ("0.01", "0.1"), **_OPTIMISER},
 }
 """Agent -> field -> values; a configuration of your own says `search: ClassVar[dict[str, tuple]]`."""
 

@@ -1,7 +1,7 @@
 """The benchmark plays what is missing and nothing twice, tells what failed, and keeps what is finished."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -13,10 +13,11 @@ from runners.benchmark.executors import local
 from runners.benchmark.results import read_results, write_results
 from runners.benchmark.scores import gaps, left, table, to_tenth
 from runners.benchmark.suites import BUILT_IN, GROUPS, VARIANTS, Cell, Entrant, Game, Suite, find_suite, tabular
-from runners.benchmark.tuning import by_default, settings_of, trials, tuned_for
+from runners.benchmark.tuning import SEARCH, by_default, settings_of, trials, tuned_for
 from runners.duel import main as duel
 from runners.run.build import build_experiment
 from runners.run.cli import parse
+from runners.run.config import config_class
 from runners.run.record import read_lines, write_whole
 from tests.bench_engine import in_process
 
@@ -138,6 +139,12 @@ def test_what_is_left_is_the_last_gap_over_the_first():
     with pytest.raises(ValueError, match="ipo in rps, seed 3: the start is an equilibrium"):
         left({"entrant": "ipo", "game": "rps", "seed": 3, "curve": {"game/x": [0.0, 0.1]}}, "game/x")
     assert gaps(cell, "eval/win_rate_vs_ref") == pytest.approx([0.5, 0.4, 0.1])
+
+
+@pytest.mark.parametrize("agent", SEARCH)
+def test_what_is_tuned_are_fields_of_the_agent(agent):
+    kind, _ = config_class("agent", agent)
+    assert {name.partition(".")[0] for name in SEARCH[agent]} <= {field.name for field in fields(kind)}
 
 
 @pytest.mark.slow

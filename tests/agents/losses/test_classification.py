@@ -44,7 +44,7 @@ def test_gpo_holds_dpo_ipo_and_the_hinge():
 
 def test_far_margins_give_finite_numbers_in_float32():
     margin = torch.tensor([-2000.0, 2000.0], requires_grad=True)
-    blend = partial(discopop, beta=0.1, tau=0.05)
+    blend = partial(discopop, beta=0.1, temperature=0.05)
     for loss in (blend, *(partial(gpo, beta=0.1, function=function) for function in FUNCTIONS.values())):
         found = loss(margin, torch.ones(2))
         (gradient,) = torch.autograd.grad(found.sum(), margin)
