@@ -15,6 +15,7 @@ from agents.pairs.f_dpo import FDPOConfig
 from benchmarks import (
     equal_kl,
     exact_law,
+    exploiters,
     group_entrants,
     group_rest_points,
     memory,
@@ -79,6 +80,21 @@ def test_policies_of_equal_kl_are_those_that_the_agents_end_at(divergence, ratio
     assert torch.allclose(fitted, solved, atol=1e-5)
     spent = equal_kl.held_at(start, reward, 0.05, ratio, limit)
     assert kl_divergence(spent, start).item() == pytest.approx(0.05, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_bounds_are_compared_with_the_exact_exploitability(monkeypatch, capsys):
+    for name, value in {"AGENTS": ["ipo"], "SNAPSHOTS": [2, 5], "LAMS": [0.75], "LENGTHS": {2: 1}, "NULLS": 2}.items():
+        monkeypatch.setattr(exploiters, name, value)
+    monkeypatch.setattr("sys.argv", ["exploiters", "--repeats", "3", "--queries", "20000", "--compare"])
+    exploiters.main()
+    printed = capsys.readouterr().out
+    assert "16 strings" in printed
+    assert re.search(r"best of 64 │ 6 +│ \d", printed)  # three samplings of two policies
+    shares = [float(share) for share in re.findall(r"│ 2 +│ (-?\d\.\d\d) +│", printed)]
+    assert len(shares) == len(exploiters.TRAININGS)
+    assert 0.8 < shares[0] <= 1
+    assert shares[2] < shares[0]
 
 
 def test_a_solve_is_timed_in_a_process_of_its_own(tmp_path):
