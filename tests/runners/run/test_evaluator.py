@@ -10,6 +10,8 @@ from envs import Completion, games
 from envs.tasks.task import make_task
 from preference_duel.types import Unanswered
 from runners.duel import main
+from runners.evaluation.adversaries import Samples, pooled
+from runners.evaluation.cross_play import sampled_cross_play
 from runners.run.build import tau_of
 from runners.run.cli import parse
 from runners.run.evaluator import Evaluation, choose, law, over_prompts, win_rate
@@ -57,6 +59,34 @@ def test_a_win_rate_rests_on_what_was_read():
     assert read.unread is None
     with pytest.raises(Unanswered, match="none of the 2 answers about held-out pairs could be read"):
         win_rate(Shy(), ["z"], rows(["b", "b"]), rows(["a", "a"]))
+
+
+class Drawing:
+    """Draws texts that it was given, in order."""
+
+    def __init__(self, *texts):
+        self.texts = texts
+
+    def draw(self, prompts, n, key):
+        return [[Completion(text) for text in self.texts[:n]] for _ in prompts], None
+
+
+def test_cross_play_says_how_many_pairs_were_unread():
+    policies = [Drawing("aa", "ab"), Drawing("a", "a"), Drawing("aaa", "aa")]
+    table = sampled_cross_play(Shy(), policies, ["x", "y"], 2, seed=0)
+    assert table.table[0, 1].item() == pytest.approx(0.6, abs=1e-6), "aa against a alone"
+    assert table.table[0, 2].item() == pytest.approx(0.4, abs=1e-6)
+    assert table.unread == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
+    assert sampled_cross_play(Longer(), policies, ["x", "y"], 2, seed=0).unread is None
+
+
+def test_adversaries_gain_nothing_by_unread_pairs():
+    samples = object.__new__(Samples)
+    samples.oracle, samples.prompts, samples.texts = Shy(), ["x", "y"], [["a", "ab", "a", "a"]] * 2
+    finding = pooled(samples, [["aa", "bbbbb"]] * 2)
+    assert finding.unread == pytest.approx((1 + 4) / 8)
+    assert finding.bound.value == pytest.approx(0.1, abs=1e-6), "aa against each a"
+    assert {example.better for example in finding.examples} == {"aa"}
 
 
 def test_interval_stays_within_zero_and_one_and_needs_two_prompts():
