@@ -67,6 +67,7 @@ class ReleaseOptions:
             return Batch(batch.prompts, batch.responses, values)
         columns = losses.best_and_worst(win_rate, batch["weight"] > 0)  # [B, 2]
         responses = [[row[k] for k in chosen] for row, chosen in zip(batch.responses, columns.tolist(), strict=True)]
-        values |= {name: batch[name].gather(1, columns) for name in ("win_rate", "log_old")}
+        kept = {name: batch[name] for name in ("win_rate", "log_old")}  # one of the duel, one of the policy's device
+        values |= {name: value.gather(1, columns.to(value.device)) for name, value in kept.items()}
         values["weight"] = torch.full_like(values["log_old"], 0.5)
         return Batch(batch.prompts, responses, values)
