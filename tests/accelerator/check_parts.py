@@ -1,0 +1,168 @@
+"""Oracles, exact games, duels and fits on the pretend accelerator; `test_accelerator.py` starts this file."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+import oracles
+import tests.accelerator.device as accelerator
+from envs import TokenDuels, games, make_task
+from envs.games import lower_bounds
+from envs.token_duel.duels_torch import TorchDuels
+from envs.votes.preferences import Preference
+from oracles.group_rewards import group_rewards
+from oracles.registry import BUILT_IN
+from preference_duel.keyed_random import Key
+from runners.fitting.fit import fit
+from runners.fitting.fit_settings import FitConfig
+from runners.fitting.trainable import trainable_oracle
+from tests.oracles.readers import test_classifier as classifiers
+from tests.oracles.readers.test_published_gpm import published
+from tests.oracles.test_pair_lm import write as write_pair_lm
+from tests.paths import GOLDEN
+from tests.tiny_models import write_model
+
+pytestmark = pytest.mark.slow
+WITHOUT_NETWORK = {"cyclic", "annotators", "length_bias", "borda_trap", "table", "votes", "judge", "human"}
+PROMPTS, RESPONSES = ["a b", "c"], [["d e f", "g", "h i"], ["a", "b b", "c d e"]]
+
+
+def on_the_device(function):
+    with accelerator.attached():
+        return function()
+
+
+def lms(folder):
+    return {name: str(write_model(folder / name, seed=seed)) for seed, name in enumerate(("policy", "reference"))}
+
+
+JUDGES = {
+    "pairrm": lambda folder: {},
+    "pairrm in float16": lambda folder: {"dtype": "float16"},
+    "pairrm in one order": lambda folder: {"order": "one"},
+    "bt": lambda folder: {"model": classifiers.llama(folder)},
+    "bt+noise": lambda folder: {"model": classifiers.llama(folder)},
+    "bt of pairs": lambda folder: {"model": classifiers.bert(folder)},
+    "gpm": lambda folder: {"model": classifiers.bert(folder, labels=5)},
+    "gpm as published": lambda folder: {"model": published(folder)},
+    "pair_lm": lambda folder: {"model": write_pair_lm(folder), "least_mass": 0.0},
+    "implicit": lms,
+}
+"""Settings of every oracle with a network, several if it reads in several ways; models are written to a folder."""
+
+
+def test_every_oracle_with_a_network_is_here():
+    assert {judge.split()[0] for judge in JUDGES} - {"bt+noise"} == BUILT_IN.keys() - WITHOUT_NETWORK
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_an_oracle_gives_the_rewards_of_the_cpu(judge, tmp_path):
+    settings = JUDGES[judge](tmp_path)
+    prompts, texts = (PROMPTS, RESPONSES) if judge != "implicit" else (["ab", "c"], [["a", "bb#", "01"]] * 2)
+
+    def rewards(device):
+        oracle = oracles.make(judge.split()[0], device=device, **settings)
+        before = sum(accelerator.COSTS.launches.values())
+        found = group_rewards(oracle, prompts, texts).rewards
+        assert (sum(accelerator.COSTS.launches.values()) > before) == (device == accelerator.NAME)
+        assert found.device.type == "cpu"
+        return found
+
+    host = rewards("cpu")
+    assert torch.allclose(on_the_device(partial(rewards, accelerator.NAME)), host, atol=5e-3 if "16" in judge else 1e-4)
+    assert host.std() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["bt", "gpm", "pairrm"])
+def test_an_oracle_that_is_fitted_has_the_gradient_of_the_cpu(kind):
+    asked = [Preference("Hello?", "Yes.", "No, thanks.", 1.0, ""), Preference("Why?", "So.", "Because.", 0.0, "")]
+
+    def gradient(device):
+        model = trainable_oracle(kind, None, 2, device, 0)
+        logits = model.logits(asked, Key(0, 0))
+        logits.square().sum().backward()
+        gradients = [p.grad.cpu().flatten() for p in model.network.parameters() if p.grad is not None]
+        assert logits.device.type == device
+        return torch.cat([logits.detach().cpu(), *gradients])
+
+    assert torch.allclose(on_the_device(partial(gradient, accelerator.NAME)), gradient("cpu"), rtol=1e-3, atol=1e-4)
+
+
+def test_a_fit_is_that_of_the_cpu(tmp_path, monkeypatch):
+    def fitted(device):
+        monkeypatch.setattr("runners.fitting.fit.choose_device", lambda wanted: device)
+        config = FitConfig("bt", str(GOLDEN / "comparisons.jsonl"), epochs=1, held_out=0.5)
+        return fit(config, tmp_path / device, "").scalars
+
+    host = fitted("cpu")
+    assert on_the_device(partial(fitted, accelerator.NAME)) == pytest.approx(host, abs=1e-4)
+
+
+GAME = torch.tensor([[0.5, 0.9, 0.2], [0.1, 0.5, 0.7], [0.8, 0.3, 0.5]], dtype=torch.float64)
+POLICY, UNIFORM = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64), torch.full((3,), 1 / 3, dtype=torch.float64)
+FIRST, SECOND = torch.tensor([0, 1, 2]), torch.tensor([2, 2, 0])
+MEASURES = {
+    "alpha_rank": lambda on: games.alpha_rank(on(GAME)),
+    "best_of_pool": lambda on: lower_bounds.best_of_pool(on(GAME[None])),
+    "best_response": lambda on: games.best_response(on(GAME), on(POLICY), on(UNIFORM), 0.1),
+    "borda_regret": lambda on: games.borda_regret(on(GAME), on(FIRST), on(SECOND)),
+    "bradley_terry_fit": lambda on: games.bradley_terry_fit(on(GAME)),
+    "copeland_regret": lambda on: games.copeland_regret(on(GAME), on(FIRST), on(SECOND)),
+    "cross_play": lambda on: games.cross_play(on(GAME), on(torch.stack([POLICY, UNIFORM]))),
+    "duality_gap": lambda on: games.duality_gap(on(GAME), on(POLICY)),
+    "elo": lambda on: games.elo(on(GAME)),
+    "exploitability": lambda on: games.exploitability(on(GAME), on(POLICY)),
+    "exploitability of a policy of the host": lambda on: games.exploitability(on(GAME), POLICY),
+    "intransitivity": lambda on: games.intransitivity(on(GAME), on(POLICY)).curl_ratio,
+    "kl_divergence": lambda on: games.kl_divergence(on(POLICY), on(UNIFORM)),
+    "maximum_entropy_winner": lambda on: games.maximum_entropy_winner(on(GAME)).policy,
+    "nash_average": lambda on: games.nash_average(on(GAME)),
+    "regularised_exploitability": lambda on: games.regularised_exploitability(on(GAME), on(POLICY), on(UNIFORM), 0.1),
+    "regularised_nash": lambda on: games.regularised_nash(on(GAME), on(UNIFORM), 0.1).policy,
+    "regularised_nash to a reference of the host": lambda on: games.regularised_nash(on(GAME), UNIFORM, 0.1).policy,
+    "regularised_saddle": lambda on: games.regularised_saddle(on(GAME), on(UNIFORM), 0.1).policy,
+    "von_neumann_regret": lambda on: games.von_neumann_regret(on(GAME), on(FIRST), on(SECOND)),
+    "von_neumann_winner": lambda on: games.von_neumann_winner(on(GAME)).policy,
+}
+NO_TENSORS = {"Intransitivity", "NotConvergedError", "Solution", "bradley_terry_caveats", "payoff_matrix", "queries_to"}
+
+
+def test_every_measure_of_a_game_is_here():
+    assert set(games.__all__) - NO_TENSORS <= MEASURES.keys()
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_measure_of_a_game_is_that_of_the_cpu(measure):
+    host = MEASURES[measure](lambda x: x)
+    device = on_the_device(lambda: MEASURES[measure](lambda x: x.to(accelerator.NAME)).cpu())
+    assert torch.allclose(device, host, atol=1e-8)
+
+
+@pytest.mark.parametrize("feedback", ["outcome", "probability"])
+def test_duels_on_tensors_are_those_of_the_arrays(feedback):
+    task = make_task("symbols", alphabet=3, length=3, prompts=4)
+    oracle = oracles.make("cyclic", prompts=task.all_prompts, responses=task.response_texts)
+    arrays = TokenDuels(task, oracle, 6, feedback)
+    arrays.seed(np.arange(6, dtype=np.uint64))
+    arrays.reset()
+
+    def play():
+        tensors = TorchDuels(task, oracle, 6, feedback, device=accelerator.NAME)
+        tensors.seed(np.arange(6, dtype=np.uint64))
+        tensors.reset()
+        rng, steps = np.random.default_rng(0), 0
+        while steps < 4:
+            tokens = rng.integers(0, arrays.rules.vocab_size, (6, 2))
+            over, judged = arrays.step(tokens), tensors.step(torch.from_numpy(tokens).to(accelerator.NAME))
+            assert over.tolist() == judged.tolist()
+            assert arrays.rewards(over).tolist() == tensors.rewards(judged).tolist()
+            assert arrays.masks().tolist() == tensors.masks().tolist()
+            steps += 1
+        state = tensors.get_state()
+        assert {x.device.type for x in state.values()} == {accelerator.NAME}
+        tensors.set_state({name: x.cpu() for name, x in state.items()})
+        assert {x.device.type for x in tensors.get_state().values()} == {accelerator.NAME}
+
+    on_the_device(play)

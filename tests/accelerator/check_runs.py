@@ -1,0 +1,162 @@
+"""The whole loop on the pretend accelerator, against the same loop on the CPU; `test_accelerator.py` starts this file.
+
+By hand: python -m pytest -n 0 -p tests.accelerator.device tests/accelerator/check_runs.py -m "slow or not slow" -k lora
+"""
+
+import importlib
+import json
+import math
+
+import pytest
+import torch
+from torch.utils._pytree import keystr, tree_flatten_with_path
+
+import tests.accelerator.device as accelerator
+from agents.registry import AGENTS
+from runners.run import checkpoint
+from runners.run.build import build_experiment
+from runners.run.checkpoint import Checkpoint
+from runners.run.cli import parse
+from runners.run.loop import one_step
+from tests.tiny_models import PROMPTS, write_model
+
+FREE = "--policy MODELS/llama --task MODELS/prompts.jsonl --task.max_new_tokens 3 --oracle bt "
+FINITE = "--task symbols --task.alphabet 2 --task.length 2 --task.prompts 2 --oracle cyclic "
+SMALL = "--run.batch_size 2 --run.eval_prompts 2 --run.eval_pairs 2 --run.eval_pool 2"
+OWN_POLICY = {"pelhf": FINITE + "--policy tabular "}
+"""Agents that do not train a language model, beside those that bring their network along."""
+VARIANTS = {
+    "sppo of the best and worst": FREE + "--agent sppo --agent.pairs best_worst --agent.normaliser log_z",
+    "sppo judged by pairrm": FREE + "--agent sppo --oracle pairrm --oracle.checkpoint embedded",
+    "ipo with a mixture": FREE + "--agent ipo --agent.mixture 0.125",
+    "ipo in small passes": FREE + "--agent ipo --policy.micro_tokens 16",
+    "ipo with checkpointing": FREE + "--agent ipo --policy.checkpointing",
+    "ipo with adapters": FREE + "--agent ipo --policy.lora.rank 2",
+    "ipo beside a bfloat16 base": FREE + "--agent ipo --policy.lora.rank 2 --policy.dtype bfloat16",
+    "ipo in bfloat16": FREE + "--agent ipo --policy.compute bfloat16",
+    "ipo truncated": FREE + "--agent ipo --policy.top_p 0.9 --policy.top_k 5",
+    "ipo of a model with windows and caps": FREE + "--agent ipo --policy MODELS/gemma2",
+    "ipo of a model with learned positions": FREE + "--agent ipo --policy MODELS/gpt2",
+    "ipo of an untied model": FREE + "--agent ipo --policy MODELS/untied",
+    "dpo of a file": FREE + "--agent dpo --run.data MODELS/preferences.jsonl",
+    "nash_md as mirror descent": FREE + "--agent nash_md --agent.form mirror",
+    "spo by ppo with a value": FREE
+    + "--agent spo --agent.gradient.form ppo --agent.gradient.baseline value --agent.gradient.epochs 2",
+    "spo by rebel": FREE + "--agent spo --agent.gradient.form rebel",
+    "spo against a model": FREE + "--agent spo --run.opponent MODELS/untied",
+    "oelhf with optimism": FREE + "--agent oelhf --agent.enhancer optimistic",
+    "sppo on listed responses": FINITE + "--agent sppo --policy tiny",
+    "sppo exact": FINITE + "--agent sppo --policy tiny --policy.exact",
+    "sppo on a table": FINITE + "--agent sppo --policy tabular",
+    "psro on a table": FINITE + "--agent psro --policy tabular --policy.exact",
+}
+BFLOAT16 = {"ipo in bfloat16", "ipo beside a bfloat16 base"}
+"""Variants whose attention rounds otherwise on the CPU, so that scalars are only near."""
+ON_THE_HOST = {"shares", "payoff", "met", "wins", "memory", "counts", "doubt", "margin"}
+"""Parts of an agent's state beside a network that are not on the device: a population's mixture and results, replayed
+steps, tables of counts, the matrix of an optimistic bonus, the mean and spread of margins."""
+
+
+def arguments_of(agent):
+    module, _, attribute = AGENTS[agent].partition(":")
+    brings_its_own = hasattr(getattr(importlib.import_module(module), attribute), "own_policy")
+    return OWN_POLICY.get(agent, FINITE if brings_its_own else FREE) + f"--agent {agent}"
+
+
+CASES = {name: arguments_of(name) for name in AGENTS} | VARIANTS
+FAST = {"sppo"}
+"""Cases of the tests that everybody runs."""
+
+
+MODELS = {
+    "llama": {},
+    "gemma2": {"kind": "gemma2"},
+    "gpt2": {"kind": "gpt2"},
+    "untied": {"tie_word_embeddings": False, "seed": 1},
+}
+"""Small random models, of one layer, by the folders that cases name."""
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    prompts = [{"prompt": prompt} for prompt in PROMPTS]
+    preferences = [{"prompt": prompt, "chosen": "ab", "rejected": "0"} for prompt in PROMPTS]
+    for name, rows in (("prompts", prompts), ("preferences", preferences)):
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def settings_of(case, folder):
+    for name, fields in MODELS.items():
+        if f"MODELS/{name}" in CASES[case] and not (folder / name).exists():
+            write_model(folder / name, num_hidden_layers=1, **fields)
+    return parse(f"{CASES[case]} {SMALL}".replace("MODELS", str(folder)).split()).settings
+
+
+def scalars_of(found):
+    return {tag: value for tag, value in found.items() if not tag.startswith("time/")}
+
+
+def on_the_cpu(settings):
+    """The scalars of two steps, an evaluation and a third step."""
+    experiment = build_experiment(settings, "cpu")
+    steps = [one_step(experiment, seed)[0] for seed in (1, 2)]
+    measured = experiment.evaluation.scalars(experiment.agent.policy, experiment.agent.average)
+    return experiment, [*map(scalars_of, (*steps, measured, one_step(experiment, 3)[0]))]
+
+
+def on_the_device(settings, folder):
+    """The same, but the third step is made by a new agent that goes on from a checkpoint."""
+    experiment = build_experiment(settings, accelerator.NAME)
+    steps = [one_step(experiment, seed) for seed in (1, 2)]
+    require_host(steps[-1][1])
+    measured = experiment.evaluation.scalars(experiment.agent.policy, experiment.agent.average)
+    state = Checkpoint(2, experiment.agent.state_dict(), experiment.arena.state_dict())
+    checkpoint.save(folder, state, experiment.agent.policy, 1)
+    resumed, saved = build_experiment(settings, accelerator.NAME), checkpoint.load(folder)
+    resumed.agent.load_state_dict(saved.agent)
+    resumed.arena.load_state_dict(saved.arena)
+    third, _ = one_step(resumed, 3)
+    return resumed, [*map(scalars_of, (steps[0][0], steps[1][0], measured, third))]
+
+
+def require_host(duel):
+    """A duel is read on the CPU, wherever its responses were drawn."""
+    assert {x.device.type for x in vars(duel).values() if isinstance(x, torch.Tensor)} == {"cpu"}
+
+
+def tensors_of(agent):
+    """The tensors of an agent's state by their place in it; an optimiser's count of steps is always on the host."""
+    found, _ = tree_flatten_with_path(agent.state_dict())
+    return {keystr(path): x for path, x in found if isinstance(x, torch.Tensor) and "'step'" not in keystr(path)}
+
+
+def require_placed(device_agent, host_agent, tables):
+    """What learns is on the device, but for tables, in the dtypes of the CPU; trained weights are never rounded."""
+    mine, theirs = tensors_of(device_agent), tensors_of(host_agent)
+    assert {name: x.dtype for name, x in mine.items()} == {name: x.dtype for name, x in theirs.items()}
+    parameters = list(device_agent.policy.parameters())
+    assert {p.dtype for p in parameters if p.requires_grad} <= {torch.float32, torch.float64}
+    if tables:
+        return
+    assert {p.device.type for p in parameters} == {accelerator.NAME}
+    host = {name for name, x in mine.items() if x.device.type == "cpu"}
+    assert sorted(name for name in host if not any(f"'{part}'" in name for part in ON_THE_HOST)) == []
+
+
+def apart(host, device, tolerance):
+    assert host.keys() == device.keys()
+    near = {tag: math.isclose(host[tag], device[tag], rel_tol=tolerance, abs_tol=tolerance) for tag in host}
+    return {tag: (host[tag], device[tag]) for tag in host if not near[tag]}
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in FAST else pytest.mark.slow) for c in CASES])
+def test_a_run_has_the_scalars_of_the_cpu(case, folder, tmp_path):
+    settings = settings_of(case, folder)
+    host_run, host = on_the_cpu(settings)
+    with accelerator.attached():
+        device_run, device = on_the_device(settings, tmp_path)
+        require_placed(device_run.agent, host_run.agent, tables=settings.names["policy"] == "tabular")
+    tolerance = 0.1 if case in BFLOAT16 else 1e-4
+    assert [apart(*both, tolerance) for both in zip(host, device, strict=True)] == [{}] * 4

@@ -1,0 +1,352 @@
+"""A pretend accelerator: torch tensors that are "on pretend:0" and keep their numbers in CPU memory.
+
+It needs no GPU and no build of torch for one. Importing this module makes the device known to torch, which can't be
+taken back and must come before the first backward pass and before the project's own modules: tests that use it run in
+a process of their own.
+
+    import tests.accelerator.device as accelerator
+
+    with accelerator.attached() as costs:
+        ...  # device="pretend"
+    costs.waits, costs.copies, costs.launches  # Counters by line of the project
+
+As on CUDA:
+    Tensors of two devices don't meet in one operation, but for a host number in elementwise ones, host indices into a
+    device tensor, and copies. `.numpy()` of a device tensor raises. Autocast casts the operations of CUDA's lists.
+    Optimisers go foreach, which raises the versions of what they write. `Module.to` keeps parameters the same objects.
+
+Pretended:
+    Every operation runs on the CPU. Attention is written out in single operations, as torch chooses its kernel
+    out of sight. `inference_mode` is `no_grad`, which these tensors need.
+
+Not seen:
+    Which dtypes and shapes CUDA's kernels take, their rounding, speed, memory, and anything asynchronous.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _foreach_utils, backend_registration
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map, tree_map_only, tree_unflatten
+
+NAME = "pretend"
+ROOT = str(Path(__file__).parents[2]) + "/"
+PACKAGES = tuple(f"{ROOT}{package}/" for package in ("agents", "envs", "oracles", "preference_duel", "runners"))
+
+
+# --- What a run costs ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Costs:
+    """Counts by line of the project, "agents/sppo.py:80"; what other code does for itself is "elsewhere"."""
+
+    waits: Counter[str] = field(default_factory=Counter)
+    """The host needs a value, or a size that depends on values: it waits for all that was launched."""
+    copies: Counter[str] = field(default_factory=Counter)
+    """Copies from the host to the device."""
+    launches: Counter[str] = field(default_factory=Counter)
+    """Operations on the device."""
+
+
+COSTS = Costs()
+_NEEDS_VALUES = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_consecutive", "equal"}
+_INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
+
+
+def _count(name: str, flat: list[Any], to_device: bool, to_host: bool) -> None:
+    place = _place()
+    if to_device:
+        COSTS.copies[place] += 1
+        return
+    if to_host or name in _NEEDS_VALUES:
+        COSTS.waits[place] += 1
+    if name in _INDEXING:
+        indices = [x for x in flat[1:] if isinstance(x, Tensor)]
+        COSTS.copies[place] += sum(not isinstance(x, DeviceTensor) for x in indices)
+        COSTS.waits[place] += any(isinstance(x, DeviceTensor) and x.dtype == torch.bool for x in indices)
+    COSTS.launches[place] += 1
+
+
+def _place() -> str:
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(PACKAGES):
+            return f"{frame.f_code.co_filename.removeprefix(ROOT)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "elsewhere"
+
+
+# --- The tensors --------------------------------------------------------------------------------------------------
+
+
+class DeviceTensor(Tensor):
+    """A tensor on the device; `held` has its numbers."""
+
+    held: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, held: Tensor, requires_grad: bool = False) -> DeviceTensor:
+        size, stride, offset = held.shape, held.stride(), held.storage_offset()
+        made = Tensor._make_wrapper_subclass(
+            cls, size, strides=stride, storage_offset=offset, dtype=held.dtype, layout=held.layout,
+            device=torch.device(NAME, 0), requires_grad=requires_grad,
+        )  # fmt: skip
+        made.held = held.detach()
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(func, args, kwargs or {})
+
+    @property
+    def data(self) -> Tensor:
+        return Tensor.data.__get__(self)
+
+    @data.setter
+    def data(self, new: Tensor) -> None:
+        if not isinstance(new, DeviceTensor):
+            raise RuntimeError("incompatible tensor type: `data` of a device tensor is on the device")
+        Tensor.data.__set__(self, new)
+        self.held = new.held
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if id(self) not in memo:
+            twin: Any = DeviceTensor(self.held.clone(), self.requires_grad)
+            twin.__dict__.update({name: value for name, value in self.__dict__.items() if name not in ("held", "grad")})
+            memo[id(self)] = twin
+        return memo[id(self)]
+
+    def __repr__(self, **_: Any) -> str:
+        return f"DeviceTensor({self.held!r})"
+
+    def tolist(self) -> Any:
+        return self.detach().cpu().tolist()
+
+    def numpy(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(f"can't convert {NAME}:0 device type tensor to numpy; use Tensor.cpu() to copy it first")
+
+    __array__ = numpy
+
+    def untyped_storage(self) -> Any:
+        return self.held.untyped_storage()
+
+    def data_ptr(self) -> int:
+        return self.held.data_ptr()
+
+
+# --- Running an operation -----------------------------------------------------------------------------------------
+
+_COPIES = {"_to_copy", "copy_", "lift", "lift_fresh"}
+_CHANGE_SHAPE = {"resize_", "resize_as_", "set_", "squeeze_", "unsqueeze_", "t_", "transpose_", "as_strided_"}
+_ELEMENTWISE = {"where", "lerp", "lerp_", "fill_", "masked_fill", "masked_fill_", "clamp"}
+"""Operations that take single host numbers though torch does not mark them as elementwise."""
+
+
+def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Runs an operation on the numbers held, if CUDA would, and puts the results where CUDA would."""
+    flat, spec = tree_flatten((args, kwargs))
+    name = func._overloadpacket.__name__
+    tensors = [x for x in flat if isinstance(x, Tensor)]
+    ours = [x for x in tensors if isinstance(x, DeviceTensor)]
+    asked = None if kwargs.get("device") is None else torch.device(kwargs["device"])
+    here = asked.type == NAME if asked is not None else bool(ours)
+    if not here and not ours:
+        return func(*args, **kwargs)
+    if name in _CHANGE_SHAPE:
+        raise NotImplementedError(f"the pretend device has no {func}; add it to tests/accelerator/device.py")
+    if name == "copy_":
+        here = isinstance(tensors[0], DeviceTensor)
+    if len(ours) < len(tensors) and name not in _COPIES:
+        _require_one_device(func, name, tensors)
+    moves = name in ("_to_copy", "copy_")
+    _count(name, flat, moves and here and len(ours) < len(tensors), moves and not here)
+
+    held = [x.held if isinstance(x, DeviceTensor) else x for x in flat]
+    args_held, kwargs_held = tree_unflatten(held, spec)
+    if asked is not None and here:
+        kwargs_held["device"] = torch.device("cpu")
+    kwargs_held.pop("pin_memory", None)
+    result = func(*args_held, **kwargs_held)
+    if name.startswith("_foreach") and name.endswith("_"):
+        torch.autograd.graph.increment_version([x for x in args[0] if isinstance(x, DeviceTensor)])
+    if not here or name == "_local_scalar_dense":
+        return result
+    same = {id(x.held): x for x in ours}
+    return tree_map_only(Tensor, lambda one: same[id(one)] if id(one) in same else DeviceTensor(one), result)
+
+
+def _require_one_device(func: Any, name: str, tensors: list[Tensor]) -> None:
+    host = [x for x in tensors if not isinstance(x, DeviceTensor)]
+    if name.startswith(("_foreach", "_fused")):
+        return  # an optimiser counts its steps on the host
+    if name in _INDEXING and isinstance(tensors[0], DeviceTensor):
+        written = tensors[-1] if "put" in name else tensors[0]
+        if isinstance(written, DeviceTensor) or written.dim() == 0:
+            return
+    elementwise = torch.Tag.pointwise in func.tags or name in _ELEMENTWISE
+    writes_host = name.endswith("_") and not isinstance(tensors[0], DeviceTensor)
+    if elementwise and all(x.dim() == 0 for x in host) and not writes_host:
+        return
+    shapes = ", ".join(f"{'device' if isinstance(x, DeviceTensor) else 'host'} {tuple(x.shape)}" for x in tensors)
+    raise RuntimeError(
+        f"Expected all tensors to be on the same device, but found at least two devices, {NAME}:0 and cpu! "
+        f"{func} of {shapes}, called in {_place()}"
+    )
+
+
+class _Attached(TorchDispatchMode):
+    """Sees what is made for the device from no tensor, or from host tensors alone."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(func, args, kwargs or {})
+
+
+# --- What torch does out of sight of dispatch ---------------------------------------------------------------------
+
+_torch_attention, _torch_tensor, _module_to = nn.functional.scaled_dot_product_attention, torch.tensor, nn.Module.to
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """Returns attention in single operations, in float32; raises on mixed dtypes as CUDA's kernels do."""
+    if not isinstance(query, DeviceTensor):
+        more = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+        return _torch_attention(query, key, value, attn_mask, **more)
+    floats = [query, key, value]
+    if attn_mask is not None and attn_mask.is_floating_point():
+        floats.append(attn_mask)
+    if torch.is_autocast_enabled(NAME):
+        floats = [x.to(torch.get_autocast_dtype(NAME)) for x in floats]
+    if len({x.dtype for x in floats}) > 1:
+        raise RuntimeError(f"attention expects one dtype, got {[str(x.dtype) for x in floats]}")
+    query, key, value, *bias = floats
+    if enable_gqa:
+        times = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
+    with torch.autocast(NAME, enabled=False):
+        scores = (query.float() @ key.float().mT) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+        if is_causal:
+            seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
+            scores = scores.masked_fill(~seen, -torch.inf)
+        if bias:
+            scores = scores + bias[0].float()
+        elif attn_mask is not None:
+            scores = scores.masked_fill(~attn_mask, -torch.inf)
+        return (scores.softmax(-1).nan_to_num() @ value.float()).to(query.dtype)  # rows that see nothing are 0
+
+
+def _tensor(data: Any, *, device: Any = None, **named: Any) -> Tensor:
+    made = _torch_tensor(data, **named)
+    return made if device is None else made.to(device)
+
+
+def _to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+    """Moves a module; parameters stay the same objects, which optimisers and tied layers hold."""
+    device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+    if device is None or device.type != NAME:
+        return _module_to(self, *args, **kwargs)
+
+    def moved(one: Tensor) -> Tensor:
+        return one.detach().to(device, dtype if one.is_floating_point() else None)
+
+    for parameter in self.parameters():
+        torch.utils.swap_tensors(parameter, nn.Parameter(moved(parameter), parameter.requires_grad))
+    for module in self.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = moved(buffer)
+    return self
+
+
+# --- Autocast, and the device itself ------------------------------------------------------------------------------
+
+_LOW = "linear matmul mm addmm bmm baddbmm addbmm conv1d conv2d conv3d prelu addmv addr mv dot"
+_HIGH = (
+    "pow.Tensor_Scalar pow.Tensor_Tensor exp log log10 log2 log1p rsqrt softmax.int log_softmax.int cumsum cumprod "
+    "norm.Scalar sum sum.dim_IntList"
+)
+"""The part of CUDA's lists (ATen/autocast_mode.h) that the project's networks use."""
+
+
+class _Module(backend_registration._DummyBackendModule):
+    """`torch.pretend`."""
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+    def get_rng_state(self, *_: Any) -> Tensor:
+        return torch.empty(0, dtype=torch.uint8)
+
+    def set_rng_state(self, *_: Any) -> None:
+        pass
+
+    def _lazy_init(self) -> None:
+        pass
+
+
+def _cast(library: torch.library.Library, name: str, dtype: torch.dtype | None) -> None:
+    """Has autocast cast the floats of an operation; dtype None: to autocast's own."""
+    packet, _, overload = name.partition(".")
+    operation = getattr(getattr(torch.ops.aten, packet), overload or "default")
+    key = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+
+    def cast(x: Any) -> Any:
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.dtype == torch.float64:
+            return x
+        return x.to(dtype or torch.get_autocast_dtype(NAME))
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(key):
+            return operation(*tree_map(cast, args), **tree_map(cast, kwargs))
+
+    library.impl(name, kernel, "AutocastPrivateUse1")
+
+
+def _register() -> list[torch.library.Library]:
+    backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
+    torch.inference_mode = lambda mode=True: torch.no_grad()  # pyright: ignore[reportAttributeAccessIssue]
+    ours, rest = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
+    for names, dtype in ((_LOW, None), (_HIGH, torch.float32)):
+        for name in names.split():
+            _cast(ours, name, dtype)
+    rest.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    return [ours, rest]
+
+
+_KEPT = _register()
+"""What is registered lasts as long as these objects."""
+
+
+@contextmanager
+def attached() -> Iterator[Costs]:
+    """Has the device be there inside the block, and counts from zero."""
+    for counter in (COSTS.waits, COSTS.copies, COSTS.launches):
+        counter.clear()
+    kinds = [Tensor, nn.Parameter, DeviceTensor]
+    lifts = torch._C._only_lift_cpu_tensors()
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch("torch.nn.functional.scaled_dot_product_attention", _attention))
+        stack.enter_context(mock.patch("torch.tensor", _tensor))
+        stack.enter_context(mock.patch.object(nn.Module, "to", _to))
+        for module in (sys.modules["torch.optim.optimizer"], _foreach_utils):
+            stack.enter_context(mock.patch.object(module, "_foreach_supported_types", kinds))
+        torch._C._set_only_lift_cpu_tensors(True)  # lists as indices are host tensors
+        stack.callback(torch._C._set_only_lift_cpu_tensors, lifts)
+        stack.enter_context(_Attached())
+        yield COSTS
