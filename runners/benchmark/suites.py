@@ -163,7 +163,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "grpo circular": ("--agent.responses", "8", "--agent.schedule", "circular"),
 }
 """Label -> settings that make it; its first word is the agent. Each is tuned in its other settings."""
-GROUPS = "grpo", "grpo no std", "rloo"
+GROUPS = "grpo", "grpo no std", "rloo", "grpo circular"
 """Entrants that are rewarded by the comparisons inside a group."""
 
 
