@@ -1,0 +1,173 @@
+"""Counts the placement faults that the checks on the pretend accelerator find: `python -m tests.accelerator.faults`.
+
+A fault is one call of the project without its `.to(device)`, its `.cpu()` or its `device=`. All such calls are listed
+by file and line, and of the list every STEPth is tried, alone, in a process that reads the changed source in place of
+the file; nothing is written. Without a fault the checks must pass: pytest -m slow tests/accelerator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+
+from tests.paths import ROOT
+
+PACKAGES = "agents", "envs", "oracles", "preference_duel", "runners"
+NOT_RUN = {
+    "agents/policies/vllm_sampler": "needs vLLM",
+    "agents/policies/sharding.py": "needs several processes",
+    "preference_duel/distributed.py": "needs several processes",
+    "agents/check.py": "is a test itself",
+    "oracles/check.py": "is a test itself",
+}
+"""Files whose faults are not tried, and why."""
+RUNS_TOO = {
+    "self_play.py: torch.eye(left, dtype=prob.dtype, device=prob.device)": "a duel's verdicts are on the CPU",
+    "agreement.py: torch.tensor([2, 1], device=model.device)": "an index may be on the host, and the cache moves it",
+    "pair_lm.py: torch.arange(len(rows), device=device)": "an index may be on the host",
+    "hf_policy.py: rules.words.cpu()": "the legal words are on the CPU",
+    "network.py: loss.detach().cpu()": "the number is not used",
+    "intransitivity.py: require_distribution('weights', weights, payoff).to(payoff.device)": "it is there already",
+    "table.py: table.build(prompts=prompts, responses=responses, device=device)": "a table is on the CPU",
+}
+"""Calls, by file and text, without which CUDA gives the same results, and why: no faults."""
+RELATED = {
+    "agents/sb3": ("check_runs.py", "maskable or dqn"),
+    "agents/preference_models": ("check_runs.py", "oelhf or rlhf"),
+    "agents/learning": ("check_runs.py", "sppo or oelhf or value"),
+    "agents": ("check_runs.py", "nash_md or adapters or file or truncated or listed or exact or windows"),
+    "runners/run": ("check_runs.py", "nash_md or against or table"),
+    "runners": ("check_parts.py", "fit"),
+    "envs": ("check_parts.py", "measure or duels"),
+    "oracles": ("check_parts.py", "oracle"),
+    "preference_duel": ("check_parts.py", "duels"),
+}
+"""The checks that a fault is tried on, by the beginning of its file; the first that fits."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One change of one file."""
+
+    path: Path
+    line: int
+    was: str
+    becomes: str
+    source: bytes
+
+    def __str__(self) -> str:
+        return f"{self.path.relative_to(ROOT)}:{self.line}  {self.was}  ->  {self.becomes}"
+
+
+def faults_of(path: Path) -> Iterator[Fault]:
+    """Yields the faults of a file, in the order of lines."""
+    source = path.read_bytes()
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    for call in sorted(calls, key=lambda node: (node.lineno, node.col_offset)):
+        changed = without_placement(call)
+        if changed is not None:
+            assert call.end_lineno is not None
+            assert call.end_col_offset is not None
+            start = starts[call.lineno - 1] + call.col_offset
+            end = starts[call.end_lineno - 1] + call.end_col_offset
+            becomes = ast.unparse(changed)
+            planted = source[:start] + f"({becomes})".encode() + source[end:]
+            yield Fault(path, call.lineno, ast.unparse(call), becomes, planted)
+
+
+def without_placement(call: ast.Call) -> ast.expr | None:
+    """Returns a call without what places its result; None if nothing does."""
+    method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    if isinstance(call.func, ast.Attribute) and not call.keywords:
+        moves = method == "to" and len(call.args) == 1 and "device" in ast.unparse(call.args[0])
+        if moves or (method == "cpu" and not call.args):
+            return call.func.value
+    if any(word.arg == "device" for word in call.keywords):
+        changed = copy.deepcopy(call)
+        changed.keywords = [word for word in changed.keywords if word.arg != "device"]
+        return changed
+    return None
+
+
+def all_faults() -> list[Fault]:
+    """Returns the faults of all files that the checks can run."""
+    paths = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    tried = [path for path in paths if not str(path.relative_to(ROOT)).startswith(tuple(NOT_RUN))]
+    return [fault for path in tried for fault in faults_of(path)]
+
+
+def is_found(fault: Fault) -> bool:
+    """Runs the checks related to a fault in a process that has it; True if one fails.
+
+    Raises:
+        RuntimeError: if they could not be run.
+    """
+    name = str(fault.path.relative_to(ROOT))
+    file, words = next(checks for start, checks in RELATED.items() if name.startswith(start))
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        os._exit(_checked(fault, ["-k", words, f"tests/accelerator/{file}"]))
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code not in (0, 1):
+        raise RuntimeError(f"the checks of {fault} ended with {code}; expected 0 (passed) or 1 (failed)")
+    return code == 1
+
+
+def _checked(fault: Fault, arguments: list[str]) -> int:
+    import pytest
+
+    compiled = SourceFileLoader.get_code
+
+    def get_code(self: SourceFileLoader, fullname: str):
+        if self.path == str(fault.path):
+            return compile(fault.source, self.path, "exec", dont_inherit=True)
+        return compiled(self, fullname)
+
+    SourceFileLoader.get_code = get_code  # pyright: ignore[reportAttributeAccessIssue]
+    return pytest.main(["-x", "-n", "0", "-p", "no:cacheprovider", "-m", "slow or not slow", *arguments])
+
+
+def main() -> int:
+    """Tries the faults and prints the count."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--step", type=int, default=10, help="try every so many-th fault, >= 1; 1: all")
+    parser.add_argument("--list", action="store_true", help="only list them")
+    options = parser.parse_args()
+    everything = all_faults()
+    chosen = everything[:: options.step]
+    print(f"{len(everything)} faults, of which every {options.step}th: {len(chosen)}", flush=True)
+    if options.list:
+        print(*chosen, sep="\n")
+        return 0
+    import torch  # noqa: F401 - once, for all processes
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    import tests.accelerator.device  # noqa: F401 - before the project is imported
+
+    results: Counter[str] = Counter()
+    for fault in chosen:
+        reason = RUNS_TOO.get(f"{fault.path.name}: {fault.was}")
+        result = "harmless" if reason else "found" if is_found(fault) else "MISSED"
+        results[result] += 1
+        print(f"{result:8} {fault}{f'  ({reason})' if reason else ''}", flush=True)
+    found, missed, harmless = (results[name] for name in ("found", "MISSED", "harmless"))
+    print(f"found {found} of {found + missed}; {harmless} more run on CUDA too")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
