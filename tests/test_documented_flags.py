@@ -152,6 +152,7 @@ def test_the_command_line_takes_every_flag_that_is_mentioned(examples):
     assert len(places) > 100
 
 
+@pytest.mark.slow
 def test_a_wrong_spelling_of_a_switch_is_refused(examples):
     assert refusal("policy", "checkpointing", "True")
     assert refusal("agent", "average", "False")

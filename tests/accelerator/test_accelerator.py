@@ -20,6 +20,7 @@ def require_passing(marks, *checks):
     assert " passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_on_the_device_is_that_of_the_cpu():
     require_passing("not slow", "check_runs.py")
 

@@ -94,6 +94,7 @@ def test_egpo_contracts_as_the_linearised_theory_says():
     assert rate == pytest.approx(0.501013, abs=2e-6)
 
 
+@pytest.mark.slow
 def test_egpo_is_fastest_at_a_known_step():
     steps = {share: EGPOConfig(eta=share / 0.1, average=False, optimiser=SOLVED) for share in (0.36, 0.37, 0.38)}
     rates = {share: modulus(config, every=2) for share, config in steps.items()}

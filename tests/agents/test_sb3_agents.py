@@ -171,6 +171,7 @@ def test_a_saved_model_plays_the_gymnasium_view(name, tmp_path):
         assert tuple(view.unwrapped.solo.responses[0].tolist()) == said.tokens
 
 
+@pytest.mark.slow
 def test_the_pool_keeps_a_uniform_sample_of_all_snapshots():
     task = make_task("symbols", alphabet=2, length=1, prompts=1)
     policy = TabularPolicy(task)

@@ -308,6 +308,7 @@ def test_networks_play_with_their_own_settings():
     assert {entrant.options for entrant in find_suite("lm", lambda a: settings_of(a, tuned_for("lm"))).entrants} == {()}
 
 
+@pytest.mark.slow
 def test_after_an_error_nothing_more_is_begun():
     def cells(seed):
         return [Cell(Entrant("ipo", "ipo"), Game("cyclic", 0.5), seed, tabular(60, 1, 1))]

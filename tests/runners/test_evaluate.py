@@ -118,6 +118,7 @@ def test_runs_of_different_oracles_make_the_transfer_table_by_themselves(runs, t
     assert [len(row) for row in found["results"]] == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_free_text_is_judged_by_draws_with_intervals(runs, tmp_path):
     out = "--prompts", 6, "--pairs", 2, "--out", tmp_path
     found = evaluated(runs / "text", runs / "text2", "--oracle", "bt,seed=3", *out)

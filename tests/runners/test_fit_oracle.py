@@ -77,6 +77,7 @@ def test_an_embedding_learns_a_cycle_and_its_checkpoint_judges(tmp_path, capsys)
     assert f"judge: gpm lam=0.5 model={out}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_reward_knows_no_cycle(tmp_path, capsys):
     out, found, _ = fitted(tmp_path, capsys, "bt", "--epochs", "4")
     assert found["eval/log_loss"] > 0.6

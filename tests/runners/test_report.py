@@ -181,6 +181,7 @@ def test_one_cell_that_failed_leaves_a_report(folder, tmp_path):
     assert both.shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_a_single_cell_is_reported_too(folder, tmp_path):
     results = json.loads((folder / "results.json").read_text())
     for kept in (results["cells"][:1], [results["cells"][0], results["cells"][-1]]):

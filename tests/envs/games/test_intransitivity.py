@@ -35,7 +35,7 @@ def test_the_curl_ratio_of_the_cyclic_oracle_is_its_knob(shape, count, lam):
     assert intransitivity(payoff).curl_ratio.item() == pytest.approx(lam, abs=1e-10)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(st.integers(2, 9), st.integers(0, 10**6))
 def test_a_bradley_terry_game_has_nothing_intransitive(n, seed):
     reward = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -45,7 +45,7 @@ def test_a_bradley_terry_game_has_nothing_intransitive(n, seed):
     assert torch.allclose(bradley_terry_fit(payoff), reward - reward.mean(), atol=1e-5)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(games, st.booleans())
 def test_triads_are_what_counting_finds(payoff, ties):
     if ties:
@@ -79,7 +79,7 @@ def test_the_excess_is_the_least_over_all_rewards(payoff, seed):
     assert intransitivity(payoff, weights).bt_excess.item() == pytest.approx(least, abs=1e-7)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(games, st.randoms(use_true_random=False))
 def test_names_and_sides_do_not_matter(payoff, random):
     order = random.sample(range(len(payoff)), len(payoff))
@@ -91,7 +91,7 @@ def test_names_and_sides_do_not_matter(payoff, random):
     assert torch.allclose(bradley_terry_fit(payoff.mT), -bradley_terry_fit(payoff), atol=1e-4)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(games)
 def test_a_copy_counts_as_half_under_its_weights(payoff):
     n = len(payoff)

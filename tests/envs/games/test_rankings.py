@@ -81,7 +81,7 @@ def test_alpha_rank_keeps_its_digits_where_chances_underflow():
     assert alpha_rank(torch.full((4, 4), 0.5)).tolist() == pytest.approx([0.25] * 4)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(tables)
 def test_the_winner_of_most_entropy_wins_and_has_the_most_entropy(table):
     winner = maximum_entropy_winner(table)
@@ -94,7 +94,7 @@ def test_the_winner_of_most_entropy_wins_and_has_the_most_entropy(table):
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(tables)
 def test_it_is_the_limit_of_the_regularised_nash_policy(table):
     """For all tau the regularised policy p has exploitability <= tau H(p) and H(p) >= H(any winner).

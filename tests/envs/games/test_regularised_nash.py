@@ -44,7 +44,7 @@ def test_comal_3_has_the_known_equilibria():
         assert winner.tolist() == pytest.approx((4 / 11, 3 / 11, 4 / 11), abs=1e-6)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(games, st.sampled_from([1.0, 0.1, 0.02]), st.integers(0, 10**6))
 def test_the_certificate_bounds_the_error_of_any_policy(game, tau, seed):
     payoff, ref = game
@@ -57,7 +57,7 @@ def test_the_certificate_bounds_the_error_of_any_policy(game, tau, seed):
     assert (policy - solution.policy).abs().sum() <= bound + 1e-9
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(games, st.floats(0.0, 0.9), st.sampled_from([1.0, 0.1]))
 def test_noise_only_rescales_tau(game, eps, tau):
     payoff, ref = game
@@ -65,7 +65,7 @@ def test_noise_only_rescales_tau(game, eps, tau):
     assert torch.allclose(noisy, regularised_nash(payoff, ref, tau / (1 - eps)).policy, atol=1e-8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(games, st.randoms(use_true_random=False))
 def test_renaming_responses_renames_the_equilibrium(game, random):
     payoff, ref = game
@@ -74,7 +74,7 @@ def test_renaming_responses_renames_the_equilibrium(game, random):
     assert torch.allclose(renamed, regularised_nash(payoff, ref, 0.1).policy[order], atol=1e-8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(games)
 def test_a_clone_shares_the_reference_and_changes_nothing_else(game):
     payoff, ref = game
@@ -87,7 +87,7 @@ def test_a_clone_shares_the_reference_and_changes_nothing_else(game):
     assert torch.allclose(cloned[0] + cloned[-1], original[0], atol=1e-8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(games)
 def test_nothing_beats_a_von_neumann_winner(game):
     payoff, _ = game
@@ -97,7 +97,7 @@ def test_nothing_beats_a_von_neumann_winner(game):
         assert winner.policy.sum() == pytest.approx(1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(st.integers(2, 12), st.integers(0, 10**6))
 def test_the_winner_of_a_bradley_terry_game_has_the_best_reward(n, seed):
     reward = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -106,7 +106,7 @@ def test_the_winner_of_a_bradley_terry_game_has_the_best_reward(n, seed):
     assert winner[reward.argmax()] > 1 - 1e-6
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(games, st.floats(0.01, 0.3))
 def test_dominated_responses_get_nothing(game, margin):
     payoff, ref = game
@@ -128,7 +128,7 @@ def test_dominated_responses_get_nothing(game, margin):
     assert nash[n] < nash[0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(games, st.sampled_from([1.0, 0.1]), st.integers(0, 10**6))
 def test_transposing_the_game_swaps_the_roles(game, tau, seed):
     payoff, ref = game

@@ -44,7 +44,7 @@ def test_every_step_is_that_of_sb3s_own_vector(pair, options):
         env.seed(6)
     require_equal(native.reset(), own.reset(), "reset")
     rng = np.random.default_rng(0)
-    for step in range(2_500):
+    for step in range(1_000):
         require_equal(native.reset_infos, own.reset_infos, "reset_infos")
         require_equal(get_action_masks(native).tolist(), get_action_masks(own).tolist(), "masks")
         actions = rng.integers(0, native.action_space.n, 4)

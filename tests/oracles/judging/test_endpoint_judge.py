@@ -236,6 +236,7 @@ def test_fields_that_nothing_reads_are_told():
         make("judge", of="http://localhost:1", orders="one")
 
 
+@pytest.mark.slow
 def test_a_run_whose_judge_dies_stops_after_a_whole_step_and_goes_on(served, tmp_path, capsys):
     line = f"--agent ipo --oracle judge --oracle.of {served.address} --oracle.endpoint.backoff 0.01 --run.threads 1"
     line += " --oracle.endpoint.retries 1 --run.batch_size 4 --run.steps 4 --run.eval_every 0 --run.save_every 100"

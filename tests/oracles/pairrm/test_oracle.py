@@ -96,7 +96,8 @@ def test_conversations_are_judged_as_by_the_original(oracle, talk):
 def test_batches_do_not_change_a_logit(oracle):
     alone = PairRMOracle(oracle.network, oracle.encoder, PairRMConfig(token_budget=1))
     mixed = PairRMOracle(oracle.network, oracle.encoder, PairRMConfig(token_budget=2**20, square_budget=2**23))
-    assert within(mixed.logits(PROMPTS, A, B), alone.logits(PROMPTS, A, B), 1e-5)
+    some = PROMPTS[::3], A[::3], B[::3]
+    assert within(mixed.logits(*some), alone.logits(*some), 1e-5)
 
 
 def test_each_different_question_is_read_once(oracle, monkeypatch):

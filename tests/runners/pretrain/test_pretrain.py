@@ -71,6 +71,7 @@ def test_a_rebuilt_policy_loads_and_answers(rebuilt):
     assert PairRMConfig(checkpoint=str(rebuilt / MADE[2])).build().prob(["a"], ["b"], ["c"]).shape == (1,)
 
 
+@pytest.mark.slow
 def test_the_shipped_files_are_what_the_command_makes(rebuilt):
     shipped = {path.name for folder in (TINY, CHAT, PAIRRM) for path in folder.rglob("*.*")}
     assert shipped == {path.name for path in files(rebuilt)}
@@ -82,6 +83,7 @@ def test_the_shipped_files_are_what_the_command_makes(rebuilt):
     assert total < 5_000_000
 
 
+@pytest.mark.slow
 def test_weights_are_stored_in_half_precision(rebuilt):
     for folder in (rebuilt / MADE[0], rebuilt / MADE[2], TINY, PAIRRM):
         assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.float16}

@@ -144,6 +144,7 @@ def test_interrupted_run_saves_its_step_and_says_how_to_go_on(lab, name, code, m
     require_equal_runs(lab / "stopped", lab / "whole")
 
 
+@pytest.mark.slow
 def test_second_interrupt_stops_at_once(lab):
     process = start(lab, f"{OUTSIDE} {SHORT} --run.steps 14 --run.dir stopped", LAB_DO="sleep@update8")
     assert process.stdout is not None

@@ -25,6 +25,7 @@ def forced(policy, prompts, responses):
         return policy.logprob(prompts, [list(responses)] * len(prompts)).double().exp()
 
 
+@pytest.mark.slow
 def test_4096_strings_sum_to_one_and_are_what_teacher_forcing_says(symbols):
     policy = make_policy("tiny", task=symbols)
     result = policy.distribution(symbols.prompts, symbols.responses)
