@@ -149,10 +149,10 @@ def test_what_is_tuned_are_fields_of_the_agent(agent):
 
 @pytest.mark.slow
 def test_trials_are_as_many_for_every_agent_and_the_first_is_its_defaults():
-    drawn = {agent: trials(agent, 16) for agent in ("dpo", "comal", "oelhf")}
+    drawn = {agent: trials(Entrant(agent, agent), 16) for agent in ("dpo", "comal", "oelhf")}
     for agent, found in drawn.items():
         assert (len(found), found[0]) == (16, ())
-        assert found[:5] == trials(agent, 5)
+        assert found[:5] == trials(Entrant(agent, agent), 5)
         for options in found:
             parse(["--agent", agent, *options])
     assert len(set(drawn["comal"])) == 16
