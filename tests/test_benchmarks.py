@@ -97,6 +97,7 @@ def test_bounds_are_compared_with_the_exact_exploitability(monkeypatch, capsys):
     assert shares[2] < shares[0]
 
 
+@pytest.mark.slow
 def test_a_solve_is_timed_in_a_process_of_its_own(tmp_path):
     torch.save(solvers.game("gpm", 40), tmp_path / "game.pt")
     found = solvers.solve(str(tmp_path / "game.pt"), "gpm", 40, "von Neumann winner", "ours", 1, 60.0)
@@ -192,6 +193,7 @@ def test_a_step_is_measured_beside_its_floor(monkeypatch, capsys, tmp_path):
     assert step.floor(options, 1.0)["sample"] == 2 * weights * (128 * 64 + 64 * 16)
 
 
+@pytest.mark.slow
 def test_samplers_are_measured(monkeypatch, capsys):
     hide(monkeypatch, "vllm")
     monkeypatch.setattr("sys.argv", ["sampling", *SMALL, "--repeats", "1"])

@@ -91,6 +91,7 @@ def test_with_two_responses_one_solved_round_is_the_logistic_of_half_the_inverse
     assert law(agent.policy)[0].item() == pytest.approx(expected, abs=5e-7)
 
 
+@pytest.mark.slow
 def test_outcomes_lead_where_probabilities_do():
     start = double(START)
     agent, arena = game(

@@ -122,6 +122,7 @@ def test_nash_md_with_a_constant_share_ends_beside_the_equilibrium_and_annealed_
     assert kl_divergence(nash, law(annealed.policy)).item() < 3e-6
 
 
+@pytest.mark.slow
 def test_the_gradient_of_nash_md_ends_where_the_policy_answers_its_opponent_best():
     """Its fixed point: pi = ref exp(P(. beats pi^(1-b) ref^b) / tau) / Z."""
     optimiser = OptimiserConfig("sgd", learning_rate=1.0, decay=300.0, max_grad_norm=None)

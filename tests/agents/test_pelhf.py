@@ -74,6 +74,7 @@ def test_without_doubt_it_plans_as_oelhf_does():
     torch.testing.assert_close(law(plain.policy), law(online.policy), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_where_every_pair_is_known_it_plays_the_equilibrium():
     agent, arena = game(PELHFConfig(responses=64))
     play(agent, arena, 200)

@@ -59,6 +59,7 @@ def test_fits_take_the_weights_of_pairs_as_they_are():
         bradley_terry_fit(COMAL, pairs=pairs.triu())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [pytest.param(0.5, marks=pytest.mark.slow), 1.0])
 def test_exact_play_on_a_ranking_ends_at_the_optimum_of_the_reward(tau):
     optimiser = OptimiserConfig("sgd", learning_rate=1.0, warmup=0, max_grad_norm=None)

@@ -45,6 +45,7 @@ def test_the_average_approaches_a_nash_policy_and_the_last_iterate_circles():
     assert exploitability(COMAL, law(agent.policy)) > 2 * exploitability(COMAL, law(agent.average))
 
 
+@pytest.mark.slow
 def test_with_a_kl_term_the_last_iterate_settles_at_the_regularised_nash_policy():
     optimiser = OptimiserConfig("sgd", learning_rate=1.0, decay=200.0, max_grad_norm=None)
     agent, arena = game(SPOConfig(tau=0.3, average=False, optimiser=optimiser), exact=True)

@@ -81,6 +81,7 @@ def test_the_average_of_exact_play_has_the_published_gap(normaliser, steps, expe
     assert gap(COMAL, agent.average) <= math.sqrt(2 * math.log(5) / steps) <= explicit_bound(best_eta(steps), steps)
 
 
+@pytest.mark.slow
 def test_the_last_iterate_of_exact_play_does_not_converge():
     agent, arena = game(COMAL, exact=True, eta=0.3, normaliser="log_z", method="lbfgs")
     gaps = []

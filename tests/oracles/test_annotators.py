@@ -118,6 +118,7 @@ def test_a_response_is_read_once(name):
     assert sum(reads) == 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FAMILIES, "cyclic"])
 def test_4096_responses_need_no_loop_over_pairs(name):
     payoff = matrix(listed(name, 4096), 4096)  # a loop over pairs would meet the timeout

@@ -68,6 +68,7 @@ def test_a_reward_depends_on_seed_and_texts_alone(finite):
     assert not torch.isclose(other.rewards(["q", "p"], ["abc", "cba"]), wanted).any()
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same_rewards():
     code = "from oracles import make; print(make('bt', seed=5).rewards(['p', 'p'], ['x', 'y']).tolist())"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

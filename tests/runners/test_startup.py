@@ -141,7 +141,7 @@ assert pettingzoo.make("parallel", "duel/preference_duel-v0").reset(seed=0)
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
-@pytest.mark.parametrize("first", ["gymnasium", "pettingzoo"])
+@pytest.mark.parametrize("first", ["gymnasium", pytest.param("pettingzoo", marks=pytest.mark.slow)])
 def test_importing_envs_registers_with_libraries_that_were_imported_before(first):
     script = f"""
 import {first}, envs, gymnasium, pettingzoo

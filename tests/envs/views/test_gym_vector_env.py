@@ -35,8 +35,8 @@ def vectors(words, oracle):
     "options",
     [
         {},
-        {"learner": "random", "feedback": "probability"},
-        {"learner": "player_1", "obs": "flat"},
+        pytest.param({"learner": "random", "feedback": "probability"}, marks=pytest.mark.slow),
+        pytest.param({"learner": "player_1", "obs": "flat"}, marks=pytest.mark.slow),
         {"mask": "none", "opponent": ["ab", "c", "cccc"]},
         {"max_episode_steps": 2},
         {"max_episode_steps": 3, "learner": "random", "illegal": "replace"},

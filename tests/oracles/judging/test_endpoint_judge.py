@@ -175,6 +175,7 @@ def test_letters_count_where_there_are_no_log_probabilities(served):
     assert set(prob.tolist()) == {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_no_more_questions_are_under_way_than_allowed(served):
     served.misdeeds["always"] = "slow"
     judge(served, concurrency=3).prob(*(column[:6] for column in PAIRS))

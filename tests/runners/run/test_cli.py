@@ -153,7 +153,11 @@ def test_thing_without_build_is_refused(lab, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flag", "field"), [("--help", "--agent.step_size 0.5"), ("--help-all", "--agent.step_size FLOAT")]
+    ("flag", "field"),
+    [
+        ("--help", "--agent.step_size 0.5"),
+        pytest.param("--help-all", "--agent.step_size FLOAT", marks=pytest.mark.slow),
+    ],
 )
 def test_help_of_outside_parts_shows_their_fields_in_any_directory(lab, flag, field):
     done = command(lab, *[word for pair in OUTSIDE.items() for word in pair], flag)
