@@ -179,6 +179,11 @@ def test_the_metrics_page_names_every_tag(elsewhere):
     first, second = make_task("symbols").response_texts[:2]
     (elsewhere / "pairs.jsonl").write_text(json.dumps({"prompt": "#0", "chosen": first, "rejected": second}))
     games["file"] = [*games["dpo"], "--run.data", "pairs.jsonl"]
+    games["population"] = [*games["psro"], "--agent.response_updates", "1", "--agent.payoff_updates", "1"]
+    answer = "None if len(first + second) % 7 == 0 else len(first) < len(second)"
+    silent = f"def silent(prompt, first, second):\n    return {answer}\n"
+    (elsewhere / "my_silent.py").write_text(silent)
+    games["unread"] = ["--oracle", "judge", "--oracle.of", "my_silent:silent"]
     for directory, words in {"text": [], **games}.items():
         assert main([*words, *SHORT, "--run.dir", directory]) == 0
         for line in (elsewhere / directory / "metrics.jsonl").read_text().splitlines():

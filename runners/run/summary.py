@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -81,17 +82,22 @@ def styles_of(evaluation: Evaluation, policy: Policy) -> list[str]:
     before, after = (Counter(styles.of(y.text) for row in rows for y in row) for rows in (evaluation.references, drawn))
     prompts = evaluation.prompts[:STYLE_PROMPTS]
     examples = [styles.examples(prompt, evaluation.key.at(3 + b)) for b, prompt in enumerate(prompts)]
-    game = payoff(evaluation.oracle, prompts, examples).double().mean(0).tolist()
+    answers = payoff(evaluation.oracle, prompts, examples, partial=True)  # [b, 3, 3], NaN if unread
+    game = answers.double().nanmean(0).tolist()
     others = sorted((before.keys() | after.keys()) - set(styles.names))
     lines = ["Styles:      before  after     P(row beats column), one answer on topic in each style"]
     lines[0] += f" to {len(prompts)} prompts"
     lines.append(" " * 30 + "".join(f"{name:>10}" for name in styles.names))
     for i, name in enumerate([*styles.names, *others]):
-        chances = "".join(f"{prob:>10.2f}" for prob in game[i]) if i < len(game) else ""
+        chances = "".join(f"{_chance(prob):>10}" for prob in game[i]) if i < len(game) else ""
         lines.append(
             f"  {name:<11} {before[name] / before.total():5.2f}  {after[name] / after.total():5.2f}    {chances}"
         )
     return [*(line.rstrip() for line in lines), ""]
+
+
+def _chance(prob: float) -> str:
+    return "unread" if math.isnan(prob) else f"{prob:.2f}"
 
 
 def _short(text: str) -> str:
