@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import re
 
+from oracles.judging.question import PAIR
 from oracles.judging.verdicts import Verdict, only
 
-TEMPLATE = """Two assistants answered the same request. Explain briefly which answer is better, whatever their order and
+TEMPLATE = (
+    """Two assistants answered the same request. Explain briefly which answer is better, whatever their order and
 length. Then end with one of these verdicts: [[A>>B]] if answer A is much better, [[A>B]] if it is slightly better,
-[[A=B]] if they are about the same, [[B>A]] if answer B is slightly better, [[B>>A]] if it is much better.
-
-[Request]
-{prompt}
-
-[Answer A]
-{first}
-
-[Answer B]
-{second}"""
+[[A=B]] if they are about the same, [[B>A]] if answer B is slightly better, [[B>>A]] if it is much better."""
+    + PAIR
+)
 _BRACKETS = re.compile(r"\[\[\s*([AB])\s*(>>|>|=|<|<<)\s*([AB])\s*\]\]")
 
 

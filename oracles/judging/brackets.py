@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import re
 
+from oracles.judging.question import PAIR
 from oracles.judging.verdicts import Verdict, only
 
-TEMPLATE = """Two assistants answered the same request. Explain briefly which answer is better, whatever their order and
+TEMPLATE = (
+    """Two assistants answered the same request. Explain briefly which answer is better, whatever their order and
 length. Then end with your verdict: [[A]] if answer A is better, [[B]] if answer B is better, [[C]] if they are equally
-good, [[D]] if both are bad.
-
-[Request]
-{prompt}
-
-[Answer A]
-{first}
-
-[Answer B]
-{second}"""
+good, [[D]] if both are bad."""
+    + PAIR
+)
 _LABELS: dict[str, Verdict] = {"A": "first", "B": "second", "C": "tie", "D": "both_bad"}
 _BRACKETS = re.compile(r"\[\[\s*([ABCD])\s*\]\]")
 

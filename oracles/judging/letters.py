@@ -7,19 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from oracles.judging.question import PAIR
 from oracles.judging.verdicts import Reading, Verdict, likelier, reading
 
-TEMPLATE = """Two assistants answered the same request. Which answer is better?
-Reply with one letter, A or B, and nothing else.
-
-[Request]
-{prompt}
-
-[Answer A]
-{first}
-
-[Answer B]
-{second}"""
+TEMPLATE = (
+    """Two assistants answered the same request. Which answer is better?
+Reply with one letter, A or B, and nothing else."""
+    + PAIR
+)
 _LABELS = "A", "B"
 _VERDICT = re.compile(
     r"[\W_]*((the[\W_]+)?(better[\W_]+)?(answer|assistant|response|option|winner)[\W_]+(is[\W_]+)?)?(?P<label>[AB])[\W_]*",

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import re
 
+from oracles.judging.question import PAIR
 from oracles.judging.verdicts import Verdict, only
 
-TEMPLATE = """Two assistants answered the same request. Score each answer from 1 to 10, whatever their order and length.
-Reply with one line of two numbers, the score of answer A and that of answer B, and explain them in the lines below it.
-
-[Request]
-{prompt}
-
-[Answer A]
-{first}
-
-[Answer B]
-{second}"""
+TEMPLATE = (
+    """Two assistants answered the same request. Score each answer from 1 to 10, whatever their order and length.
+Reply with one line of two numbers, the score of answer A and that of answer B, and explain them in the lines below \
+it."""
+    + PAIR
+)
 LOWEST, HIGHEST = 1, 10
 _NUMBER = r"(-?\d+(?:\.\d+)?)"
 _LINE = re.compile(rf"\W*?{_NUMBER}\s*[\s,;/]\s*{_NUMBER}\W*")
