@@ -1,4 +1,4 @@
-"""How exploitable the losses of pairs are at equal KL: `python -m benchmarks.equal_kl [--picture FILE.png]`.
+"""Exploitability of the losses of pairs at equal KL: `python -m benchmarks.equal_kl [--picture FILE.png]`.
 
 Games of 17 responses whose curl ratio is `lam`, as in benchmarks/matched_kl.py: each loss ends at a policy that its
 beta sets, and beta is chosen such that all spend the KL that the regularised Nash policy spends. On a whole

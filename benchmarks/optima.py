@@ -1,4 +1,4 @@
-"""Where the losses of pairs end: `python -m benchmarks.optima [--agents dpo simpo ...]`.
+"""Optima of the losses of pairs: `python -m benchmarks.optima [--agents dpo simpo ...]`.
 
 Each agent of agents/pairs is solved exactly (L-BFGS on a whole distribution, no sampling) on three games of three
 responses with 1, 2 and 3 tokens, from the start (.5, .3, .2), its pairs drawn by the start: "reward", Bradley-Terry

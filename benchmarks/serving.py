@@ -36,7 +36,7 @@ from oracles.serving.reward_server import RewardServer
 from preference_duel.protocols import Oracle, forget
 
 TOLERANCE = 1e-5
-"""What the composition of a batch may change in a network's answer."""
+"""Largest difference that a batch's other rows make to a network's answer."""
 FATES = "twice", "plain", "late", "broken"
 """A completion is sent twice at the same time; once; after a pause; or broken off and sent again."""
 LOST = 0.02

@@ -27,7 +27,7 @@ Pairs = Literal["all", "best_worst"]
 
 @dataclass(frozen=True)
 class PairConfig(ABC):
-    """What all losses of pairs share; each adds its own settings, its loss and how it scores a response."""
+    """Settings that all losses of pairs share; each adds its own settings, its loss and how it scores a response."""
 
     responses: int = 4
     """Samples per prompt, K >= 2, each pair of them compared once. Ignored if the policy is exact."""

@@ -60,7 +60,7 @@ class PSROConfig:
     """Samples per prompt of a best response and of the mixture, K >= 2. Ignored if the policy is exact."""
 
     gradient: GradientConfig = field(default_factory=GradientConfig)
-    """How the win rate against the mixture moves a best response; the paper takes any reinforcement learner."""
+    """Policy gradient of a best response, by win rates against the mixture; the paper takes any learner."""
 
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     """Optimiser of a best response, new for each."""

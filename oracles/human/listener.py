@@ -7,7 +7,7 @@ import socket
 
 LOOPBACK = "127.0.0.1", "localhost", "::1"
 LOOPBACK_NAMES = [*LOOPBACK, "[::1]"]
-"""What the Host header of a request to a loopback address may be."""
+"""Host headers of requests to a loopback address."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -21,9 +21,8 @@ def listen(host: str, port: int) -> socket.socket:
         OSError: if the port can't be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(
-        family, socket.SOCK_STREAM, socket.IPPROTO_TCP
-    )  # by which asyncio knows to set TCP_NODELAY
+    # By the protocol asyncio knows to set TCP_NODELAY.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a program that starts again takes the port at once
     try:
         listener.bind((host, port))

@@ -38,7 +38,7 @@ class Panel:
 
     @property
     def verdicts(self) -> Counter[str]:
-        """How many answers of its judges said what."""
+        """Answers of its judges by verdict."""
         return sum((judge.verdicts for judge in self.judges), Counter())
 
     @property

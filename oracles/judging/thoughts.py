@@ -1,4 +1,4 @@
-"""What a model says after it has thought."""
+"""The answer that follows a reasoning model's thought."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 Verdict = Literal["first", "second", "tie", "both_bad", "unread"]
-"""Which of the two responses as they were shown is better; both_bad is a tie of two that are no good."""
+"""The better of the two responses as they were shown; both_bad is a tie of two that are no good."""
 CHANCE: Mapping[str, float] = {"first": 1.0, "second": 0.0, "tie": 0.5, "both_bad": 0.5, "unread": math.nan}
 """P(the response shown first is better) by verdict."""
 

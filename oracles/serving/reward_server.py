@@ -41,7 +41,7 @@ STATUS: dict[type[Exception], int] = {
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How a server rewards.
+    """Settings of a server's rewards.
 
     Attributes:
         group_size: completions of a prompt that make a group, if a request does not say; None: it must.

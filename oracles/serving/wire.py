@@ -1,4 +1,4 @@
-"""What trainers send to the server, and what they expect back: one pair of functions for each protocol.
+"""Requests and answers of the trainers' protocols: one pair of functions for each.
 
 Read in the trainers' sources in August 2026: `openrlhf/utils/agent.py` and `openrlhf/cli/serve_rm.py` of OpenRLHF,
 `resources_servers/genrm_compare` of NeMo-Gym, `oat/oracles/remote` of oat. What does not fit is a ValueError.

@@ -330,7 +330,7 @@ def _register() -> list[torch.library.Library]:
 
 
 _KEPT = _register()
-"""What is registered lasts as long as these objects."""
+"""The registrations, which last as long as these objects."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What is true of every built-in agent; one that is added to the registry is tested here at once."""
+"""Properties of every built-in agent; one that is added to the registry is tested here at once."""
 
 import dataclasses
 import importlib
