@@ -27,10 +27,13 @@ PairLoss = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 """Returns a loss [b, K, L] of the scores [b, K, 1] of the first responses and [b, 1, L] of the second ones, and of the
 probabilities [b, K, L] that the first wins; a loss of margins takes the difference of the two."""
 
+ScoreLoss = Callable[["Tensor", "Batch"], "Tensor"]
+"""Returns a loss [b] of the scores [b, K], of two seats [b, K + L], of a part of the batch."""
+
 
 @dataclass(frozen=True)
 class Score:
-    """How a response is scored for a loss of pairs: by log pi - log reference, unless a field says otherwise.
+    """How a response is scored for a loss: by log pi - log reference, unless a field says otherwise.
 
     Attributes:
         to_reference: whether log reference is subtracted; if not, an agent keeps no reference.
@@ -74,8 +77,8 @@ class Batch:
             yield Batch([self.prompts[b] for b in part], [self.responses[b] for b in part], values, part)
 
 
-class PairStep(NamedTuple):
-    """One optimiser step on pairs.
+class ScoredStep(NamedTuple):
+    """One optimiser step on a loss of scores.
 
     Attributes:
         scalars: loss and gradient norm before the step, and the learning rate, by tag.
@@ -185,7 +188,7 @@ class Learner:
         weight: Tensor | None = None,
         squares: bool = False,
         extra: Callable[[Tensor, Tensor], Tensor] | None = None,
-    ) -> PairStep:
+    ) -> ScoredStep:
         """Takes one optimiser step on the mean loss over a duel's pairs, and counts it.
 
         Args:
@@ -201,9 +204,43 @@ class Learner:
         Raises:
             ValueError: if the duel has no asked pair, or the policy could not have drawn a response.
         """
-        responses = responses_of(duel)
-        weight = pair_weight(duel) if weight is None else weight
-        values = {"anchor": anchor, "prob": duel.prob, "weight": weight}
+
+        def mean_loss(scores: Tensor, part: Batch) -> Tensor:
+            mean = (part["weight"] * loss(*seats(duel, scores), part["prob"])).sum((1, 2))
+            return mean if extra is None else mean + extra(scores, part["weight"])
+
+        def terms(scores: Tensor, part: Batch) -> Tensor:
+            return losses.squared_terms(scores, part["weight"])
+
+        values = {"prob": duel.prob, "weight": pair_weight(duel) if weight is None else weight}
+        squared = terms if squares and duel.self_play else None
+        return self.step_on_scores(duel, anchor, mean_loss, values, lengths=lengths, terms=squared)
+
+    def step_on_scores(
+        self,
+        duel: Duel,
+        anchor: Tensor,
+        loss: ScoreLoss,
+        values: Mapping[str, Tensor],
+        *,
+        lengths: Tensor | None = None,
+        terms: ScoreLoss | None = None,
+    ) -> ScoredStep:
+        """Takes one optimiser step on the mean over prompts of a loss of a duel's scored responses, and counts it.
+
+        Args:
+            duel: of any two seats.
+            anchor: [B, K] (self-play) or [B, K + L] nats: subtracted from log pi of `responses_of(duel)`.
+            loss: of scores.
+            values: name -> [B, ...] what else the loss reads of a part.
+            lengths: of the anchor's shape: what the differences are divided by; None: they are the scores. A part has
+                them as "length".
+            terms: what is squared of a loss that is a sum of squares, as for `fit`.
+
+        Raises:
+            ValueError: if the policy could not have drawn a response.
+        """
+        values = {"anchor": anchor, **values}
         if lengths is not None:
             values["length"] = lengths
         first_log_policy = torch.full_like(anchor, torch.nan)
@@ -215,17 +252,10 @@ class Learner:
             log_ratio = require_finite(log_policy - part["anchor"])
             return log_ratio if lengths is None else log_ratio / part["length"]
 
-        def mean_loss(part: Batch) -> Tensor:
-            scores = score(part)
-            mean = (part["weight"] * loss(*seats(duel, scores), part["prob"])).sum((1, 2))
-            return mean if extra is None else mean + extra(scores, part["weight"])
-
-        def terms(part: Batch) -> Tensor:
-            return losses.squared_terms(score(part), part["weight"])
-
-        batch = Batch(duel.prompts, responses, values).to(anchor)
-        scalars = self.step(batch, mean_loss, terms if squares and duel.self_play else None)
-        return PairStep(scalars, distributed.largest(first_log_policy.nan_to_num(nan=-torch.inf)), None)
+        batch = Batch(duel.prompts, responses_of(duel), values).to(anchor)
+        squared = None if terms is None else lambda part: terms(score(part), part)
+        scalars = self.step(batch, lambda part: loss(score(part), part), squared)
+        return ScoredStep(scalars, distributed.largest(first_log_policy.nan_to_num(nan=-torch.inf)), None)
 
     def _parts(self, batch: Batch, own: Sequence[int]) -> list[tuple[Batch, int]]:
         """Returns what this process learns from, and 1 for each.
@@ -350,7 +380,7 @@ class LearningAgent:
         weight: Tensor | None = None,
         squares: bool = False,
         extra: Callable[[Tensor, Tensor], Tensor] | None = None,
-    ) -> PairStep:
+    ) -> ScoredStep:
         """Takes one optimiser step on a duel's pairs; see `Learner.step_on_pairs`.
 
         Args:
@@ -366,6 +396,42 @@ class LearningAgent:
             ValueError: if the duel has no asked pair, the policy could not have drawn a response, or scores are per
                 token and a response has none, or the policy does not know them.
         """
+        anchor, log_reference, lengths = self._anchored(duel, reference, score)
+        step = self.learner.step_on_pairs(
+            duel, anchor, loss, lengths=lengths, weight=weight, squares=squares, extra=extra
+        )
+        return step._replace(log_reference=log_reference)
+
+    def step_on_scores(
+        self,
+        duel: Duel,
+        reference: Policy | None,
+        loss: ScoreLoss,
+        values: Mapping[str, Tensor],
+        *,
+        score: Score = Score(),
+    ) -> ScoredStep:
+        """Takes one optimiser step on a duel's scored responses; see `Learner.step_on_scores`.
+
+        Args:
+            duel: of any two seats.
+            reference: what log-ratios are taken to; None: scores are of log pi alone.
+            loss: of scores.
+            values: name -> [B, ...] what else the loss reads of a part.
+            score: how a response is scored.
+
+        Raises:
+            ValueError: if the policy could not have drawn a response, or scores are per token and a response has none,
+                or the policy does not know them.
+        """
+        anchor, log_reference, lengths = self._anchored(duel, reference, score)
+        step = self.learner.step_on_scores(duel, anchor, loss, values, lengths=lengths)
+        return step._replace(log_reference=log_reference)
+
+    def _anchored(
+        self, duel: Duel, reference: Policy | None, score: Score
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Returns what is subtracted from log pi, log reference, and what the differences are divided by."""
         responses, log_reference = responses_of(duel), None
         if reference is not None:
             with torch.no_grad():
@@ -376,10 +442,7 @@ class LearningAgent:
         lengths = token_counts(self.policy, responses) if score.per_token else None
         if lengths is not None and not lengths.all():
             raise ValueError("a response has no tokens, so that it has no mean log-probability; leave it out")
-        step = self.learner.step_on_pairs(
-            duel, anchor, loss, lengths=lengths, weight=weight, squares=squares, extra=extra
-        )
-        return step._replace(log_reference=log_reference)
+        return anchor, log_reference, lengths
 
     def include_in_average(self, policy: Policy, every: int = 1) -> None:
         """Adds a policy to the average, if kept, in the first of each `every` updates."""
