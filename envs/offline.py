@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from envs.tasks.task import Task
+from envs.votes.lists import ResponseList, load_lists
 from envs.votes.preferences import Preference, load_preferences, read_preferences
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from preference_duel.names import nearest
 from preference_duel.types import Completion, Duel, Proposal
 
-__all__ = ["FileArena", "Preference", "load_preferences", "read_preferences"]
+__all__ = [
+    "FileArena",
+    "Preference",
+    "ResponseList",
+    "load_lists",
+    "load_preferences",
+    "read_preferences",
+]
+
+Given = Sequence[Preference] | Sequence[ResponseList]
 
 
 class FileArena:
     """Plays the comparisons of a file instead of asking an oracle: every one once in each epoch, in a drawn order.
 
+    A comparison is a duel of one response with another; a list is a self-play duel whose `prob` was given.
+
     Args:
         task: if it is finite, the preferences may hold its responses only.
-        preferences: what was compared.
-        batch_size: comparisons per reset; None: all.
+        given: what was compared, in pairs or in lists.
+        batch_size: comparisons or lists per reset; None: all.
         seed: random seed of the orders.
 
     Raises:
@@ -31,29 +45,29 @@ class FileArena:
 
     offline = True
 
-    def __init__(self, task: Task, preferences: Sequence[Preference], batch_size: int | None, seed: int = 0) -> None:
-        self.batch_size = len(preferences) if batch_size is None else batch_size
-        if not 1 <= self.batch_size <= len(preferences):
-            raise ValueError(f"batch_size must lie in 1..{len(preferences)}, the comparisons given, got {batch_size}")
+    def __init__(self, task: Task, given: Given, batch_size: int | None, seed: int = 0) -> None:
+        self.batch_size = len(given) if batch_size is None else batch_size
+        if not 1 <= self.batch_size <= len(given):
+            raise ValueError(f"batch_size must lie in 1..{len(given)}, the comparisons given, got {batch_size}")
         self._completions = None
         if task.responses is not None:
             self._completions = {response.text: response for response in task.responses}
-            for preference in preferences:
-                for text in (preference.first, preference.second):
+            for one in given:
+                for text in one.texts:
                     if text not in self._completions:
                         hint = nearest(text, self._completions) or "."
-                        place = f"{preference.place}: " if preference.place else ""
+                        place = f"{one.place}: " if one.place else ""
                         raise ValueError(
                             f"{place}a preference has the response '{text}', which the task does not list{hint}"
                         )
-        self.preferences, self.seed = list(preferences), seed
-        self._plays = 0
+        self.given, self.seed = list(given), seed
+        self._plays = self._queries = 0
         self._orders: dict[int, list[int]] = {}
 
     @property
     def queries(self) -> int:
         """Comparisons that were played so far."""
-        return self._plays * self.batch_size
+        return self._queries
 
     @property
     def unread_share(self) -> None:
@@ -61,43 +75,81 @@ class FileArena:
 
     def reset(self) -> list[str]:
         """Returns the prompts of the next comparisons."""
-        return [preference.prompt for preference in self._batch()]
+        return [one.prompt for one in self._batch()]
 
     def play(self, proposal: Proposal | None = None) -> Duel:
         """Returns the next comparisons, one for each prompt; a proposal is ignored."""
         del proposal
         batch = self._batch()
         self._plays += 1
-        prob = torch.tensor([preference.outcome for preference in batch], dtype=torch.float64)[:, None, None]
-        weight = torch.ones(len(batch), 1, dtype=torch.float64)
-        left = [[self._completion(comparison.first)] for comparison in batch]
-        right = [[self._completion(comparison.second)] for comparison in batch]
-        certain = bool(((prob == 0) | (prob == 1)).all())
-        feedback = "outcome" if certain else "probability"
-        return Duel([c.prompt for c in batch], left, right, prob, weight, weight, weight[..., None] > 0, feedback, 1)
+        duel = _DUELS[type(batch[0])](batch, self._completion)
+        self._queries += int(duel.comparisons.sum())
+        return duel
 
-    def _batch(self) -> list[Preference]:
+    def _batch(self) -> list[Any]:
         """Returns the comparisons of the next play; an epoch's rest that fills no batch opens the next one."""
         start = self._plays * self.batch_size
         places = np.arange(start, start + self.batch_size)
-        epochs, rows = np.divmod(places, len(self.preferences))
+        epochs, rows = np.divmod(places, len(self.given))
         needed = [int(epoch) for epoch in np.unique(epochs)]
         self._orders = {epoch: self._orders.get(epoch) or self._order(epoch) for epoch in needed}
-        return [self.preferences[self._orders[int(e)][r]] for e, r in zip(epochs, rows, strict=True)]
+        return [self.given[self._orders[int(e)][r]] for e, r in zip(epochs, rows, strict=True)]
 
     def _order(self, epoch: int) -> list[int]:
-        uniforms = Key(hash_seed(self.seed, "epoch", epoch), 0, Stream.PROMPT).uniform(
-            k=np.arange(len(self.preferences))
-        )
+        uniforms = Key(hash_seed(self.seed, "epoch", epoch), 0, Stream.PROMPT).uniform(k=np.arange(len(self.given)))
         return np.argsort(uniforms, kind="stable").tolist()
 
     def _completion(self, text: str) -> Completion:
         return Completion(text) if self._completions is None else self._completions[text]
 
     def state_dict(self) -> dict[str, int | bool]:
-        """Returns how many batches were played; the seed and that are the whole random state."""
-        return {"plays": self._plays}
+        """Returns how much was played; the seed and that are the whole random state."""
+        return {"plays": self._plays, "queries": self._queries}
 
     def load_state_dict(self, state: dict[str, int | bool]) -> None:
         """Continues from `state_dict()`."""
         self._plays = int(state["plays"])
+        self._queries = int(state.get("queries", self._plays * self.batch_size))  # older checkpoints hold pairs alone
+
+
+def _pairs(batch: Sequence[Preference], completion: Callable[[str], Completion]) -> Duel:
+    prob = torch.tensor([one.outcome for one in batch], dtype=torch.float64)[:, None, None]
+    weight = torch.ones(len(batch), 1, dtype=torch.float64)
+    left, right = [[completion(one.first)] for one in batch], [[completion(one.second)] for one in batch]
+    return _duel([one.prompt for one in batch], left, right, prob, weight, prob >= 0)
+
+
+def _lists(batch: Sequence[ResponseList], completion: Callable[[str], Completion]) -> Duel:
+    """Returns a self-play duel; shorter lists are filled up with responses of weight 0, about which nothing is known.
+
+    Equal responses of a list were not compared.
+    """
+    count = max(len(one.responses) for one in batch)
+    prob = torch.full((len(batch), count, count), 0.5, dtype=torch.float64)
+    asked = torch.zeros_like(prob, dtype=torch.bool)
+    weight = torch.zeros(len(batch), count, dtype=torch.float64)
+    for b, one in enumerate(batch):
+        weight[b, : len(one.responses)] = 1 / len(one.responses)
+        for (i, j), share in one.prob.items():
+            if one.responses[i] != one.responses[j]:
+                prob[b, i, j], prob[b, j, i] = share, 1 - share
+                asked[b, i, j] = asked[b, j, i] = True
+    texts = [(*one.responses, *one.responses[:1] * (count - len(one.responses))) for one in batch]
+    responses = [[completion(text) for text in row] for row in texts]
+    return _duel([one.prompt for one in batch], responses, responses, prob, weight, asked)
+
+
+def _duel(
+    prompts: Sequence[str],
+    left: Sequence[Sequence[Completion]],
+    right: Sequence[Sequence[Completion]],
+    prob: Tensor,
+    weight: Tensor,
+    asked: Tensor,
+) -> Duel:
+    told = prob[asked]
+    feedback = "outcome" if bool(((told == 0) | (told == 1)).all()) else "probability"
+    return Duel(prompts, left, right, prob, weight, weight, asked, feedback, 1, given=True)
+
+
+_DUELS: dict[type, Callable[..., Duel]] = {Preference: _pairs, ResponseList: _lists}

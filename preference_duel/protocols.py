@@ -175,6 +175,8 @@ class Traits:
 
     learns_from_files: bool = False
     """Learns from duels of others (--run.data)."""
+    learns_from_lists: bool = False
+    """Takes the responses of a row of such a file all at once, in both seats; without, pair by pair."""
     one_pass: bool = False
     """Counts each comparison of a file once."""
     own_draws: bool = True

@@ -104,6 +104,7 @@ class Duel:
         exact: True if the responses are a policy's whole distribution with its probabilities as weights, not samples.
         unread: pairs that `without` took out.
         rows: where the prompts stand among those of the proposal; None: they are all there, in their order.
+        given: True if the responses were given, as those of a file, and no policy of the agent's proposed them.
     """
 
     prompts: Sequence[str]
@@ -118,6 +119,7 @@ class Duel:
     exact: bool = False
     unread: int = 0
     rows: Sequence[int] | None = None
+    given: bool = False
 
     @property
     def self_play(self) -> bool:

@@ -140,7 +140,10 @@ def need(record: Record, name: str) -> Any:
 
 
 def _pairs(prompt: Any, name: str, answers: Sequence[Sequence[Any]], best: int) -> Iterator[dict[str, Any]]:
-    """Yields every pair of a field's (response, item, number), where a larger number is better, or a smaller."""
+    """Yields every pair of a field's (response, item, number), numbers being scores if best is 1, ranks if it is -1.
+
+    A pair's `share` is what its list says of it: sigma of the difference of two scores, 1 or 0 of two ranks.
+    """
     for i, (text, _, number) in enumerate(answers):
         checked_text(f"{name}[{i}]", text)
         if _number(number) is None:
@@ -155,6 +158,7 @@ def _pairs(prompt: Any, name: str, answers: Sequence[Sequence[Any]], best: int) 
             "first_item": item,
             "second_item": other,
             "outcome": outcome,
+            "share": 0.5 + 0.5 * math.tanh(gap / 2) if best == 1 else outcome,
         }
 
 
@@ -176,14 +180,35 @@ def _nectar(record: Record) -> Iterator[dict[str, Any]]:
     return _pairs(need(record, "prompt"), "answers", texts, best=-1)
 
 
+def _answers(record: Record, responses: str, numbers: str, models: Sequence[str]) -> list[tuple[Any, Any, Any]]:
+    """Returns (response, model, number) of lists in fields of their own; the first of `models` that is there."""
+    texts, values = _listed(responses, need(record, responses)), _listed(numbers, need(record, numbers))
+    items = next((record[name] for name in models if record.get(name)), [None] * len(texts))
+    if not len(texts) == len(values) == len(_listed(models[0], items)):
+        got = ", ".join(str(len(values)) for values in (texts, values, items))
+        raise ValueError(f"{responses}, {numbers} and {models[0]} must be of one length, got {got}")
+    return list(zip(texts, items, values, strict=True))
+
+
 def _ranking(record: Record) -> Iterator[dict[str, Any]]:
-    responses, scores = _listed("responses", need(record, "responses")), _listed("scores", need(record, "scores"))
-    models = _listed("models", record.get("models") or [None] * len(responses))
-    if not len(responses) == len(scores) == len(models):
+    answers = _answers(record, "responses", "scores", ("models",))
+    return _pairs(need(record, "prompt"), "responses", answers, best=1)
+
+
+def _distilabel(record: Record) -> Iterator[dict[str, Any]]:
+    answers = _answers(record, "generations", "ratings", ("generation_models", "model_names"))
+    return _pairs(need(record, "instruction"), "generations", answers, best=1)
+
+
+def _ranked(record: Record) -> Iterator[dict[str, Any]]:
+    answers = _answers(record, "responses", "ranking", ("models",))
+    ranks = [number for _, _, number in answers]
+    if sorted(_number(rank) or 0 for rank in ranks) != list(range(1, len(ranks) + 1)):
         raise ValueError(
-            f"responses, scores and models must be of one length, got {len(responses)}, {len(scores)}, {len(models)}"
+            f"ranking must hold each of 1 (the best) to {len(ranks)} once, without ties and gaps, got {short(ranks)}; "
+            f"a list with ties has scores"
         )
-    return _pairs(need(record, "prompt"), "responses", list(zip(responses, models, scores, strict=True)), best=1)
+    return _pairs(need(record, "prompt"), "responses", answers, best=-1)
 
 
 def _ultrafeedback(record: Record) -> Iterator[dict[str, Any]]:
@@ -349,6 +374,8 @@ FORMATS = {
         ),
         Format("nectar", ("prompt", "answers"), **_LISTED, rows=_nectar),
         Format("ranking", ("prompt", "responses", "scores"), **_LISTED, rows=_ranking),
+        Format("ranked", ("prompt", "responses", "ranking"), **_LISTED, rows=_ranked),
+        Format("distilabel", ("instruction", "generations", "ratings"), **_LISTED, rows=_distilabel),
         Format("ultrafeedback", ("instruction", "completions"), **_LISTED, rows=_ultrafeedback),
         Format("sharegpt", ("conversations", "chosen", "rejected"), **_CHOSEN, prompt="conversations"),
         Format("alpaca", ("instruction", "chosen", "rejected"), **_CHOSEN, rows=_alpaca),

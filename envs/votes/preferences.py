@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 
 from envs.votes.formats import Format, Record
 from envs.votes.options import ReadOptions
@@ -28,6 +28,15 @@ class Preference:
     second: str
     outcome: float
     place: str = field(default="", compare=False)
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """The responses."""
+        return self.first, self.second
+
+    def cut(self, shortened: Callable[[str], str]) -> Preference:
+        """Returns the comparison with its responses shortened."""
+        return replace(self, first=shortened(self.first), second=shortened(self.second))
 
 
 def read_preferences(path: str, options: ReadOptions | None = None) -> list[Preference]:
@@ -66,7 +75,7 @@ def load_preferences(path: str, options: ReadOptions | None = None) -> tuple[lis
             seated |= one.winner is not None and not one.ranked
     seen = {(str(one.prompt), frozenset((one.first, one.second))) for one in preferences}
     reading = rows.finished(len(preferences), len(preferences) - len(seen))
-    _require_verdicts(path, preferences, seated)
+    require_verdicts(path, [one.outcome for one in preferences], seated)
     return preferences, reading
 
 
@@ -74,13 +83,20 @@ def _preferences(record: Record, one: Format, soft: bool, place: str) -> list[Pr
     return [Preference(*texts(row, one), outcome(row, one, soft), place) for row in flat(record, one)]
 
 
-def _require_verdicts(path: str, preferences: Sequence[Preference], seated: bool) -> None:
-    outcomes = {one.outcome for one in preferences}
-    if outcomes == {0.5}:
+def require_verdicts(path: str, outcomes: Collection[float], seated: bool) -> None:
+    """Raises ValueError if a file's outcomes say of no response that it was preferred.
+
+    Args:
+        path: of the file.
+        outcomes: of its comparisons.
+        seated: whether its rows name seats, not who won.
+    """
+    distinct = set(outcomes)
+    if distinct == {0.5}:
         raise ValueError(f"{path}: every outcome is 1/2, so that nothing says who was preferred")
-    if len(preferences) > 1 and len(outcomes) == 1 and seated:
+    if len(outcomes) > 1 and len(distinct) == 1 and seated:
         raise ValueError(
-            f"{path}: all {len(preferences)} outcomes are {preferences[0].outcome:g}, which says nothing about the "
+            f"{path}: all {len(outcomes)} outcomes are {distinct.pop():g}, which says nothing about the "
             f"responses; if the first one was always preferred, name the fields chosen and rejected"
         )
 

@@ -41,10 +41,10 @@ class Reading:
 
     Attributes:
         path: the file.
-        kind: what is counted: preferences, votes, prompts.
+        kind: what is counted: preferences, lists, votes, prompts.
         formats: the formats of its rows.
         rows: rows read.
-        used: how many preferences, votes or prompts came of them.
+        used: how many preferences, lists, votes or prompts came of them.
         unusable: rows that are wrong, by reason.
         passed: rows that are right and say nothing (both responses equal, conversations of two ways), by reason.
         shortened: rows whose responses were cut, by reason.
@@ -127,7 +127,7 @@ class Rows:
             one = self._format_for(start, pairs)
             if pairs and not one.holds_pairs:
                 raise ValueError(_no_pairs(one))
-            if self.kind == "preferences" and one.first is None:
+            if self.kind in ("preferences", "lists") and one.first is None:
                 raise ValueError(
                     f"format {one.name} ({', '.join(one.needs)}) names who won and holds no texts to learn from"
                 )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from envs.tasks.task import Task
+from envs.votes.lists import ResponseList
 from envs.votes.preferences import Preference
 from envs.votes.rows import REASON, SAME, Reading, Skipped
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion
 
 Unwritable = Literal["stop", "skip", "cut"]
+Given = TypeVar("Given", Preference, ResponseList)
 
 
 def require_prompts(policy: Policy, task: Task) -> None:
@@ -28,51 +29,57 @@ def require_prompts(policy: Policy, task: Task) -> None:
             raise ValueError(f"{task.places.get(prompt, task.name)}: {error}") from error
 
 
-def writable(
-    policy: Policy, preferences: Sequence[Preference], reading: Reading, unwritable: Unwritable
-) -> list[Preference]:
-    """Returns the preferences whose prompts the policy reads and whose responses it could have drawn.
+def writable(policy: Policy, given: Sequence[Given], reading: Reading, unwritable: Unwritable) -> list[Given]:
+    """Returns the preferences or lists whose prompts the policy reads and whose responses it could have drawn.
 
     Args:
         policy: what learns.
-        preferences: of a file.
+        given: of a file.
         reading: the report of it; what is left out or cut is added.
         unwritable: what happens to the others.
 
     Raises:
         ValueError: with the place of the first one and their number, if the run is to stop at them; or if none is left.
     """
-    kept: list[Preference] = []
+    kept: list[Given] = []
     wrong: list[tuple[str, str]] = []
-    for one in preferences:
+    for one in given:
         fitting = one
         if unwritable == "cut":
-            fitting = replace(one, first=policy.shortened(one.first), second=policy.shortened(one.second))
+            fitting = one.cut(policy.shortened)
             if fitting != one:
                 _count(reading.shortened, "longer than the policy's limit", one.place)
-        if fitting.first == fitting.second:
+        if len(set(fitting.texts)) == 1:
             _count(reading.passed, SAME, one.place)
             continue
-        try:
-            policy.require_prompt(fitting.prompt)
-            policy.require_response(Completion(fitting.first))
-            policy.require_response(Completion(fitting.second))
-        except ValueError as error:
-            wrong.append((one.place, str(error)))
-        else:
+        message = _obstacle(policy, fitting)
+        if message is None:
             kept.append(fitting)
+        else:
+            wrong.append((one.place, message))
     if wrong and (unwritable == "stop" or not kept):
         place, message = wrong[0]
         raise ValueError(
-            f"{place}: {message}. {len(wrong)} of {len(preferences)} preferences can't be learned by this policy; "
+            f"{place}: {message}. {len(wrong)} of {len(given)} {reading.kind} can't be learned by this policy; "
             f"--run.unwritable skip leaves them out, --run.unwritable cut shortens responses that are too long"
         )
     for place, message in wrong:
         _count(reading.unusable, _reason(message), place)
     if not kept:
-        raise ValueError(f"{reading.path}: once cut, both responses of every preference are the same")
+        raise ValueError(f"{reading.path}: once cut, the responses of each of the {reading.kind} are the same")
     reading.used = len(kept)
     return kept
+
+
+def _obstacle(policy: Policy, one: Preference | ResponseList) -> str | None:
+    """Returns why a policy can't learn from a row; None: it can."""
+    try:
+        policy.require_prompt(one.prompt)
+        for text in one.texts:
+            policy.require_response(Completion(text))
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _count(counts: dict[str, Skipped], reason: str, place: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from agents.policies.lm.loading import quiet
 from envs.arena import DuelArena
-from envs.offline import FileArena, load_preferences
+from envs.offline import FileArena, load_lists, load_preferences
 from envs.tasks.task import Task
 from envs.votes.rows import Reading
 from envs.votes.writable import require_prompts, writable
@@ -86,16 +87,19 @@ def build_experiment(settings: Settings, device: str) -> Experiment:
                 f"agent '{settings.names['agent']}' learns from its own samples; with --run.data take one that learns "
                 f"from files, such as dpo, ipo or pelhf"
             )
-        preferences, reading = load_preferences(run.data, run.reading)
+        read: Callable[..., tuple[list[Any], Reading]] = load_preferences
+        if traits(agent).learns_from_lists:
+            read = load_lists
+        given, reading = read(run.data, run.reading)
         with quiet():
-            preferences = writable(policy, preferences, reading, run.unwritable)
-        batch = None if run.batch_size is None else min(run.batch_size, len(preferences))
-        arena = recorded = FileArena(task, preferences, batch, seed("arena"))
-        if traits(agent).one_pass and run.steps * recorded.batch_size > len(preferences):
+            given = writable(policy, given, reading, run.unwritable)
+        batch = None if run.batch_size is None else min(run.batch_size, len(given))
+        arena = recorded = FileArena(task, given, batch, seed("arena"))
+        if traits(agent).one_pass and run.steps * recorded.batch_size > len(given):
             raise ValueError(
                 f"agent '{settings.names['agent']}' counts each comparison once: {run.steps} steps of "
-                f"{recorded.batch_size} are more than the {len(preferences)} of {run.data}; take --run.steps "
-                f"{len(preferences) // recorded.batch_size}, or all at once by --run.batch_size None --run.steps 1"
+                f"{recorded.batch_size} are more than the {len(given)} of {run.data}; take --run.steps "
+                f"{len(given) // recorded.batch_size}, or all at once by --run.batch_size None --run.steps 1"
             )
     evaluation = Evaluation(
         task, oracle, reference, run.eval_prompts, run.eval_pairs, seed("evaluation"), tau_of(settings)

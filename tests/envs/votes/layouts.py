@@ -180,6 +180,17 @@ LAYOUTS = {
         }
     ),
     "ranking": seated(lambda q, a, b, o: {"prompt": q, "responses": [a, b], "scores": [o, 1 - o]}),
+    "ranked": [
+        {"prompt": q, "responses": [a, b], "ranking": [1 + i % 2, 2 - i % 2]} for i, (q, a, b, _) in enumerate(ROWS)
+    ],
+    "distilabel": seated(
+        lambda q, a, b, o: {
+            "instruction": q,
+            "generations": [a, b],
+            "generation_models": ["wren", "rook"],
+            "ratings": [o, 1 - o],
+        }
+    ),
     "ultrafeedback": seated(
         lambda q, a, b, o: {
             "instruction": q,

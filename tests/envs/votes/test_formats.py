@@ -27,13 +27,13 @@ from tests.envs.votes.layouts import (
 
 CHOSEN = [name for name, rows in LAYOUTS.items() if "chosen" in rows[0]]
 DIALOGUES = ["chosen_rejected capybara", "implicit_prompt hh_rlhf", "alpaca", "helpsteer2", "helpsteer3"]
-LISTS = ["nectar", "ranking", "ultrafeedback", "summarize"]
+LISTS = ["nectar", "ranking", "ranked", "distilabel", "ultrafeedback", "summarize"]
 
 
 def outcomes_of(layout):
     if layout in CHOSEN:
         return [1.0] * 5
-    return NO_TIES if layout in ("pku", "shp", "summarize") else OUTCOMES
+    return NO_TIES if layout in ("pku", "shp", "summarize", "ranked") else OUTCOMES
 
 
 def pairs_of(layout):
@@ -114,8 +114,9 @@ def broken(layout):
     yield replaced(row, text, f"{text} \ud83d"), rf"{named} has half a surrogate pair"
     if layout in ("nectar", "ultrafeedback"):
         yield replaced(row, 1.0 if layout == "nectar" else 0.5, "high"), rf"{field}\[0\] must have a number"
-    elif layout == "ranking":
-        yield {**row, "scores": [1]}, "scores must be a list of at least 2"
+    elif layout in ("ranking", "ranked", "distilabel"):
+        field = {"ranking": "scores", "ranked": "ranking", "distilabel": "ratings"}[layout]
+        yield {**row, field: [1]}, f"{field} must be a list of at least 2"
     elif one.winner:
         expected = one.rule.expected.replace("(", r"\(").replace(")", r"\)")
         yield {**row, one.winner: "perhaps"}, f"{one.winner} must be {expected}, got 'perhaps'"
