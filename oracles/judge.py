@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 
 from oracles.judging.endpoint_config import EndpointConfig
 from oracles.judging.endpoint_judge import EndpointJudge
+from oracles.judging.local_judge import LocalConfig, LocalJudge
 from oracles.judging.panel import Panel
 from oracles.judging.unread import Unread, UnreadPairs
 from oracles.judging.verdicts import CHANCE
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 Orders = Literal["both", "one"]
 _ADVICE = "see why it can't tell"
+_HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 
 
 class Judge:
@@ -83,47 +87,68 @@ class Judge:
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """A function or a pairwise judge of your own, or a language model behind an endpoint."""
+    """A function or a pairwise judge of your own, or a language model, behind an endpoint or in this process."""
 
     of: str
     """"module:name": a function of (prompt, first, second) that returns P(first is better), True or False, a verdict
     ("first", "second", "tie", "both_bad", "unread"), or None if it can't tell; or an object or class with TRL's
     `judge(prompts, completions, shuffle_order)`, whose scores are used if it has them, and whose -1 says that it can't
     tell. Or the address of an OpenAI-compatible endpoint, such as a vLLM server's http://localhost:8000/v1, with
-    #MODEL after it if it is not the first that is served; several addresses with spaces between them are a panel."""
+    #MODEL after it if it is not the first that is served; several addresses with spaces between them are a panel. Or a
+    transformers directory, or hub id OWNER/NAME, of a chat model that writes its answers here."""
     orders: Orders = "both"
-    """"both" asks for either order of a pair and averages; "one" saves half, for judges without a favourite seat. An
-    endpoint is always asked for both."""
+    """"both" asks for either order of a pair and averages; "one" saves half, for judges without a favourite seat. A
+    language model is always asked for both."""
     unread: Unread = "drop"
     """A pair whose answer can't be read: "drop" counts it as not asked, "stop" stops the run."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     """Requests to an endpoint."""
+    local: LocalConfig = field(default_factory=LocalConfig)
+    """Answers of a model in this process."""
 
     def build(
         self, *, prompts: Sequence[str] | None = None, responses: Sequence[str] | None = None, device: str = "cpu"
-    ) -> JudgeOracle | EndpointJudge | Panel:
+    ) -> JudgeOracle | EndpointJudge | LocalJudge | Panel:
         """Returns the oracle.
 
         Raises:
             UnknownNameError: if there is no such function or judge.
             ValueError: if it is neither, or a field is set that nothing reads.
-            OSError: if no endpoint answers.
+            OSError: if no endpoint answers, or a model can't be found or fetched.
         """
-        del prompts, responses, device
+        del responses
         require(self, unread=one_of(Unread))
         addresses = self.of.split()
         if addresses and all(one.startswith(("http://", "https://")) for one in addresses):
-            if self.orders != "both":
-                raise ValueError("an endpoint is asked for both orders; leave --oracle.orders out")
-            if len(addresses) == 1:
-                return EndpointJudge(self.of, self.endpoint, self.unread)
-            if len(set(addresses)) < len(addresses):
-                raise ValueError(f"--oracle.of names a judge of the panel twice: {self.of}")
-            return Panel([EndpointJudge(one, self.endpoint) for one in addresses], self.unread)
-        if self.endpoint != EndpointConfig():
-            raise ValueError(f"--oracle.of {self.of} is no address, and nothing reads --oracle.endpoint")
+            self._require_unset("local", "an address")
+            return self._endpoint(addresses)
+        self._require_unset("endpoint", "no address")
+        if Path(self.of).expanduser().is_dir() or re.fullmatch(_HUB_ID, self.of):
+            self._require_both_orders()
+            judge = LocalJudge(self.of, self.local, self.unread, device)
+            judge.require_readable(prompts or ("a",))
+            return judge
+        self._require_unset("local", "no model")
         judge = find("judge", self.of, {})
         return JudgeOracle(judge() if isinstance(judge, type) else judge, self.orders, self.unread)
+
+    def _endpoint(self, addresses: Sequence[str]) -> EndpointJudge | Panel:
+        self._require_both_orders()
+        if len(addresses) == 1:
+            return EndpointJudge(self.of, self.endpoint, self.unread)
+        if len(set(addresses)) < len(addresses):
+            raise ValueError(f"--oracle.of names a judge of the panel twice: {self.of}")
+        return Panel([EndpointJudge(one, self.endpoint) for one in addresses], self.unread)
+
+    def _require_both_orders(self) -> None:
+        if self.orders != "both":
+            raise ValueError("a language model is asked for both orders; leave --oracle.orders out")
+
+    def _require_unset(self, part: Literal["endpoint", "local"], kind: str) -> None:
+        """Raises if settings were given that nothing reads."""
+        config = getattr(self, part)
+        if config != type(config)():
+            raise ValueError(f"--oracle.of {self.of} is {kind}, and nothing reads --oracle.{part}")
 
 
 class JudgeOracle:

@@ -9,15 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from oracles.judging import genrm, letters
+from oracles.judging import letters
 from oracles.judging.answer_store import AnswerStore, question_name
 from oracles.judging.chat_client import ChatClient
-from oracles.judging.endpoint_config import FILLED, PLACE, EndpointConfig
-from oracles.judging.formats import read_answer
+from oracles.judging.endpoint_config import EndpointConfig
+from oracles.judging.question import Question, Vote, both_orders
 from oracles.judging.unread import Unread, UnreadPairs
-from oracles.judging.verdicts import Reading, reading
+from oracles.judging.verdicts import Reading
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +24,6 @@ _ADVICE = (
     "is it a chat model, and does it answer in --oracle.endpoint.format? Change the question "
     "(--oracle.endpoint.template), the tokens of an answer (max_tokens, reasoning), least_mass or the model"
 )
-Question = tuple[str, str, str]
 
 
 class EndpointJudge:
@@ -86,19 +83,14 @@ class EndpointJudge:
             Unanswered: as `prob`.
             ValueError: as `prob`.
         """
-        pairs = list(zip(prompts, first, second, strict=True))
-        different = list(dict.fromkeys(one for one in pairs if one[1] != one[2]))
-        orders = [question for x, a, b in different for question in ((x, a, b), (x, b, a))]
-        questions = [(question, seed) for question in orders for seed in self.config.seeds]
+        asked = both_orders(list(zip(prompts, first, second, strict=True)), self.config.seeds, self._answers)
+        self.verdicts.update(asked.verdicts)
+        self.unread.add(asked.different, asked.unread)
+        return asked.straight, asked.turned
+
+    def _answers(self, votes: Sequence[Vote]) -> list[Reading]:
         with ThreadPoolExecutor(self.config.concurrency) as pool:
-            answers = list(pool.map(lambda one: self._answer(*one), questions))
-        self.verdicts.update(answer.verdict for answer in answers)
-        votes = torch.tensor([answer.chance for answer in answers], dtype=torch.float64)
-        chances = votes.reshape(-1, 2, self.config.votes).nanmean(2)  # [different, order]
-        self.unread.add(len(different), int(chances.isnan().any(1).sum()))
-        prob = dict(zip(different, chances.tolist(), strict=True))
-        both = torch.tensor([prob.get(one, (0.5, 0.5)) for one in pairs], dtype=torch.float64).reshape(-1, 2)
-        return both[:, 0], both[:, 1]
+            return list(pool.map(lambda vote: self._answer(*vote), votes))
 
     def _answer(self, question: Question, seed: int | None) -> Reading:
         """Returns what is kept of the answer to a question, or asks."""
@@ -115,15 +107,8 @@ class EndpointJudge:
         return found
 
     def _ask(self, question: Question, seed: int | None) -> Reading:
-        content = {"model": self.model, "messages": self._messages(question)}
+        content = {"model": self.model, "messages": self.config.messages(question)}
         return self._client.ask(content if seed is None else {**content, "seed": seed}, self._read)
-
-    def _messages(self, question: Question) -> list[dict[str, str]]:
-        template = self.config.question
-        if template is None:
-            return genrm.messages(*question)
-        values: dict[str, str] = dict(zip(FILLED, question, strict=True))
-        return [{"role": "user", "content": PLACE.sub(lambda place: values[place[1]], template)}]
 
     def _read(self, answer: Any) -> Reading:
         """Returns what an answer says.
@@ -144,5 +129,4 @@ class EndpointJudge:
         text = choice["message"].get("content")
         if not isinstance(text, str | None):
             raise TypeError(f"content is {type(text).__name__}")
-        whole = config.format == "letters" and not config.reasoning  # one token is cut off by design
-        return reading(read_answer(config.format, text, not whole and choice.get("finish_reason") == "length"))
+        return config.read(text, choice.get("finish_reason") == "length")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from oracles.judging import arena_brackets, brackets, genrm, letters, score_pair
-from oracles.judging.thoughts import without_thought
 from oracles.judging.verdicts import Verdict
 
 FormatName = Literal["letters", "brackets", "arena", "scores", "genrm"]
@@ -35,6 +34,7 @@ FORMATS: dict[str, Format] = {
 }
 THOUGHT = 16_384
 """Tokens of an answer that begins with a thought."""
+_BEGIN, _END = "<think>", "</think>"
 
 
 def read_answer(name: str, text: str | None, cut: bool) -> Verdict:
@@ -47,3 +47,12 @@ def read_answer(name: str, text: str | None, cut: bool) -> Verdict:
     """
     said = None if cut or text is None else without_thought(text)
     return "unread" if said is None else FORMATS[name].read(said)
+
+
+def without_thought(text: str) -> str | None:
+    """Returns what follows the thought, all of a text without one; None if the thought is unfinished.
+
+    Some chat templates open the thought themselves, so that only its end is in the text.
+    """
+    _, _, after = text.rpartition(_END)
+    return None if _BEGIN in after else after.strip()

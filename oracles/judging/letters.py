@@ -15,7 +15,7 @@ TEMPLATE = (
 Reply with one letter, A or B, and nothing else."""
     + PAIR
 )
-_LABELS = "A", "B"
+LABELS = "A", "B"
 _VERDICT = re.compile(
     r"[\W_]*((the[\W_]+)?(better[\W_]+)?(answer|assistant|response|option|winner)[\W_]+(is[\W_]+)?)?(?P<label>[AB])[\W_]*",
     re.IGNORECASE,
@@ -28,7 +28,7 @@ def read(text: str) -> Verdict:
     line = _VERDICT.fullmatch(text.strip().partition("\n")[0])
     if line is None:
         return "unread"
-    return "first" if line["label"].upper() == _LABELS[0] else "second"
+    return "first" if line["label"].upper() == LABELS[0] else "second"
 
 
 def read_logprobs(steps: Sequence[Mapping[str, Any]], least_mass: float) -> Reading:
@@ -41,9 +41,9 @@ def read_logprobs(steps: Sequence[Mapping[str, Any]], least_mass: float) -> Read
     Raises:
         KeyError, TypeError, AttributeError: if they are not in that form.
     """
-    mass = dict.fromkeys(_LABELS, 0.0)
+    mass = dict.fromkeys(LABELS, 0.0)
     for one in steps[0]["top_logprobs"] if steps else ():
         if (letter := one["token"].strip()) in mass:
             mass[letter] += math.exp(one["logprob"])
     total = sum(mass.values())
-    return reading("unread") if total == 0 or total < least_mass else likelier(mass[_LABELS[0]] / total)
+    return reading("unread") if total == 0 or total < least_mass else likelier(mass[LABELS[0]] / total)

@@ -11,7 +11,7 @@ from typing import Any
 HUB = "hf:"
 WHOLE = 2**26
 """Bytes of a file in a directory up to which its content counts; of larger ones, a model's weights, the size does."""
-NAMES = "path", "held_out", "checkpoint", "template", "data"
+NAMES = "path", "held_out", "checkpoint", "template", "data", "of"
 """Fields that may name a file or directory without a dot or slash in it."""
 
 WRITTEN = "cache", "file"

@@ -233,7 +233,7 @@ def test_wrong_settings_are_told(fields, message):
 def test_fields_that_nothing_reads_are_told():
     with pytest.raises(ValueError, match=r"is no address, and nothing reads --oracle.endpoint"):
         make("judge", of="my_lab:shorter", endpoint=EndpointConfig(retries=2))
-    with pytest.raises(ValueError, match="an endpoint is asked for both orders"):
+    with pytest.raises(ValueError, match="a language model is asked for both orders"):
         make("judge", of="http://localhost:1", orders="one")
 
 

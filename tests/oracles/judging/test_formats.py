@@ -2,8 +2,7 @@
 
 import pytest
 
-from oracles.judging.formats import FORMATS, read_answer
-from oracles.judging.thoughts import without_thought
+from oracles.judging.formats import FORMATS, read_answer, without_thought
 
 GENRM = '{{"score_1": {}, "score_2": {}, "ranking": {}}}'.format
 READ = {
