@@ -44,6 +44,8 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_map_only, tree_unfl
 NAME = "pretend"
 ROOT = str(Path(__file__).parents[2]) + "/"
 PACKAGES = tuple(f"{ROOT}{package}/" for package in ("agents", "envs", "oracles", "preference_duel", "runners"))
+TRANSFER = f"{ROOT}preference_duel/transfer.py"
+"""Copies for others, whose lines are counted."""
 
 
 # --- What a run costs ---------------------------------------------------------------------------------------------
@@ -54,11 +56,17 @@ class Costs:
     """Counts by line of the project, "agents/sppo.py:80"; what other code does for itself is "elsewhere"."""
 
     waits: Counter[str] = field(default_factory=Counter)
-    """The host needs a value, or a size that depends on values: it waits for all that was launched."""
+    """The host needs a value, or a size that depends on values, or copies to the device without `non_blocking`: it
+    waits for all that was launched."""
     copies: Counter[str] = field(default_factory=Counter)
     """Copies from the host to the device."""
     launches: Counter[str] = field(default_factory=Counter)
     """Operations on the device."""
+
+    def clear(self) -> None:
+        """Counts from zero."""
+        for counter in (self.waits, self.copies, self.launches):
+            counter.clear()
 
 
 COSTS = Costs()
@@ -66,16 +74,19 @@ _NEEDS_VALUES = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", 
 _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 
 
-def _count(name: str, flat: list[Any], to_device: bool, to_host: bool) -> None:
+def _count(name: str, flat: list[Any], to_device: bool, to_host: bool, blocks: bool) -> None:
     place = _place()
     if to_device:
         COSTS.copies[place] += 1
+        COSTS.waits[place] += blocks
         return
-    if to_host or name in _NEEDS_VALUES:
+    if to_host or name in _NEEDS_VALUES or (name == "repeat_interleave" and blocks):
         COSTS.waits[place] += 1
     if name in _INDEXING:
         indices = [x for x in flat[1:] if isinstance(x, Tensor)]
-        COSTS.copies[place] += sum(not isinstance(x, DeviceTensor) for x in indices)
+        up = sum(not isinstance(x, DeviceTensor) for x in indices)
+        COSTS.copies[place] += up
+        COSTS.waits[place] += up
         COSTS.waits[place] += any(isinstance(x, DeviceTensor) and x.dtype == torch.bool for x in indices)
     COSTS.launches[place] += 1
 
@@ -83,7 +94,7 @@ def _count(name: str, flat: list[Any], to_device: bool, to_host: bool) -> None:
 def _place() -> str:
     frame: Any = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_filename.startswith(PACKAGES):
+        if frame.f_code.co_filename.startswith(PACKAGES) and frame.f_code.co_filename != TRANSFER:
             return f"{frame.f_code.co_filename.removeprefix(ROOT)}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
@@ -173,7 +184,8 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if len(ours) < len(tensors) and name not in _COPIES:
         _require_one_device(func, name, tensors)
     moves = name in ("_to_copy", "copy_")
-    _count(name, flat, moves and here and len(ours) < len(tensors), moves and not here)
+    goes_on = kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,)) or "output_size" in kwargs
+    _count(name, flat, moves and here and len(ours) < len(tensors), moves and not here, not goes_on)
 
     held = [x.held if isinstance(x, DeviceTensor) else x for x in flat]
     args_held, kwargs_held = tree_unflatten(held, spec)
@@ -336,8 +348,7 @@ _KEPT = _register()
 @contextmanager
 def attached() -> Iterator[Costs]:
     """Has the device be there inside the block, and counts from zero."""
-    for counter in (COSTS.waits, COSTS.copies, COSTS.launches):
-        counter.clear()
+    COSTS.clear()
     kinds = [Tensor, nn.Parameter, DeviceTensor]
     lifts = torch._C._only_lift_cpu_tensors()
     with ExitStack() as stack:
