@@ -14,6 +14,7 @@ from agents.optim.optimiser import Optimiser
 from agents.policies.tensors import restore, tensors
 from preference_duel import distributed
 from preference_duel.keyed_random import Key, Stream
+from preference_duel.transfer import to_device
 from preference_duel.types import Proposal
 
 if TYPE_CHECKING:
@@ -54,27 +55,29 @@ class Batch:
         prompts: B prompts.
         responses: [B][K] responses.
         values: name -> [B, ...] what does not depend on the policy's parameters.
-        rows: of a part, where its prompts stand in the batch that was split.
+        rows: [b] of a part, where its prompts stand in the batch that was split, on the device of the values.
     """
 
     prompts: Sequence[str]
     responses: Sequence[Sequence[Completion]]
     values: Mapping[str, Tensor]
-    rows: Sequence[int] = ()
+    rows: Tensor | None = None
 
     def __getitem__(self, name: str) -> Tensor:
         return self.values[name]
 
     def to(self, other: Tensor) -> Batch:
         """Returns the batch with its values on the device and of the dtype of a tensor."""
-        values = {name: value.to(other) for name, value in self.values.items()}
+        values = {name: to_device(value.to(other.dtype), other.device) for name, value in self.values.items()}
         return Batch(self.prompts, self.responses, values, self.rows)
 
     def split(self, parts: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """Yields a batch of each of some groups of prompts."""
+        device = next((value.device for value in self.values.values()), torch.device("cpu"))
         for part in parts:
-            values = {name: value[list(part)] for name, value in self.values.items()}
-            yield Batch([self.prompts[b] for b in part], [self.responses[b] for b in part], values, part)
+            rows = to_device(torch.tensor(part), device)
+            values = {name: value[rows] for name, value in self.values.items()}
+            yield Batch([self.prompts[b] for b in part], [self.responses[b] for b in part], values, rows)
 
 
 class ScoredStep(NamedTuple):
@@ -151,7 +154,8 @@ class Learner:
                 for part, counts in parts:
                     mean = counts * loss(part).sum() / size
                     mean.backward()
-                    total = total + mean.detach().cpu()
+                    total = total + mean.detach()
+            total = total.cpu()
             return total if alike else self._summed(total)
 
         def squared() -> Iterator[Tensor]:
@@ -247,8 +251,9 @@ class Learner:
 
         def score(part: Batch) -> Tensor:
             log_policy = self.policy.logprob(part.prompts, part.responses)  # [b, K (+ L)]
-            rows, before = list(part.rows), first_log_policy[list(part.rows)]
-            first_log_policy[rows] = torch.where(before.isnan(), log_policy.detach(), before)
+            assert part.rows is not None
+            before = first_log_policy[part.rows]
+            first_log_policy[part.rows] = torch.where(before.isnan(), log_policy.detach(), before)
             log_ratio = require_finite(log_policy - part["anchor"])
             return log_ratio if lengths is None else log_ratio / part["length"]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from agents.policies.lm.decoder import Decoder
@@ -18,6 +19,7 @@ from agents.policies.tabular import TabularPolicy
 from agents.policies.token_policy import TokenPolicy
 from preference_duel.keyed_random import Key
 from preference_duel.protocols import Policy
+from preference_duel.transfer import to_device
 from preference_duel.types import Completion
 
 
@@ -153,7 +155,8 @@ class GeometricLM(_Geometric, TokenPolicy):
 
     def flat_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M] nats, differentiable."""
-        return chosen(self.logits(prompts, tokens), tokens)
+        flat = torch.tensor([token for row in tokens for token in row])
+        return chosen(self.logits(prompts, tokens), to_device(flat, self.device))
 
     def prompt_length(self, prompt: str) -> int:
         """Returns the number of tokens of a prompt."""

@@ -22,6 +22,7 @@ from agents.policies.lm.response_trie import ResponseTrie
 from preference_duel import distributed
 from preference_duel.keyed_random import Key
 from preference_duel.protocols import Policy
+from preference_duel.transfer import all_to_device, to_device
 from preference_duel.types import Completion
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class TokenPolicy(Policy):
         rows_at_once = max(1, _UNLEARNED * self.micro_tokens // longest)
         with self.gathered():
             for rows in torch.tensor(own, dtype=torch.long).repeat_interleave(n).split(rows_at_once):
-                part = uniforms[len(tokens) : len(tokens) + len(rows)].to(self.device)
+                part = to_device(uniforms[len(tokens) : len(tokens) + len(rows)], self.device)
                 tokens += generate(self.decoder(prompts, rows.tolist()), self.constraints, part) if len(rows) else []
         by_prompt = distributed.exchange([tokens[i : i + n] for i in range(0, len(tokens), n)], shape[0])
         return [self.completions(rows) for rows in by_prompt], torch.full(shape[:2], 1 / n)
@@ -160,12 +161,12 @@ class TokenPolicy(Policy):
                     else self.flat_logprob(*texts)
                 )
                 places += [i * width + t for i in part for t in range(lengths[i])]
-        index = torch.tensor(places, dtype=torch.long, device=self.device)
+        index, counts = all_to_device([torch.tensor(places, dtype=torch.long), torch.tensor(lengths)], self.device)
         result = torch.zeros(len(flat) * width, device=self.device)
         if values:
             result = result.index_put((index,), torch.cat(values))
         if not learns:
             distributed.add(result)
-        mask = torch.arange(width, device=self.device) < torch.tensor(lengths, device=self.device)[:, None]
+        mask = torch.arange(width, device=self.device) < counts[:, None]
         shape = len(prompts), -1, width
         return result.reshape(shape), mask.reshape(shape)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from preference_duel.transfer import all_to_device
 
 if TYPE_CHECKING:
     from transformers import DebertaV2Config, DebertaV2Model
@@ -36,15 +39,16 @@ class _Relative:
     """[2L - 1]"""
 
 
-def _relative(length: int, model: DebertaV2Model) -> _Relative:
+@lru_cache(maxsize=1024)
+@torch.inference_mode(False)
+def _relative(length: int, span: int, furthest: int, device: torch.device) -> _Relative:
+    """Returns the rows for texts of a length: `span` buckets in either direction, the last at offset `furthest`."""
     from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
-    encoder = model.encoder
-    offsets = torch.arange(length - 1, -length, -1, device=encoder.rel_embeddings.weight.device)
-    buckets = make_log_bucket_position(offsets, encoder.position_buckets, encoder.max_relative_positions).long()
-    span = encoder.position_buckets
+    offsets = torch.arange(length - 1, -length, -1)
+    buckets = make_log_bucket_position(offsets, span, furthest).long()
     rows = (buckets + span).clamp(0, 2 * span - 1), (span - buckets).clamp(0, 2 * span - 1)
-    return _Relative(*rows)
+    return _Relative(*all_to_device(rows, device))
 
 
 def states_at(model: DebertaV2Model, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
@@ -64,8 +68,8 @@ def states_at(model: DebertaV2Model, ids: Tensor, mask: Tensor, positions: Tenso
         [N, P, d].
     """
     hidden: Tensor = model.embeddings(input_ids=ids, mask=mask)  # [N, L, d]
-    relative = _relative(ids.shape[1], model)
     encoder: Any = model.encoder
+    relative = _relative(ids.shape[1], encoder.position_buckets, encoder.max_relative_positions, ids.device)
     table: Tensor = encoder.get_rel_embedding()
     ignored = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, -torch.inf)[None, :, None]  # [1, N, 1, L]
     layers: list[Any] = list(encoder.layer)

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from oracles.pairrm.encoding import Pair, PairEncoder
 from oracles.pairrm.network import PairRM
 from oracles.readers.batching import Budget, Memory
 from preference_duel.checks import one_of, positive, require
+from preference_duel.transfer import all_to_device
 
 __all__ = ["Cut", "Pair", "PairEncoder", "PairRM", "PairRMConfig", "PairRMOracle", "load", "locate", "save"]
 
@@ -93,25 +95,23 @@ class PairRMOracle:
         return torch.tensor(self._memory.answers(questions, self._ask))
 
     def _ask(self, questions: Sequence[Question]) -> list[float]:
-        """Reads different questions, in batches of like length."""
+        """Reads different questions, in batches of like length; the device is waited for once, after the last."""
         pairs = [self.encoder.encode(*question) for question in questions]
         self._count_cuts(pairs)
-        answers = [0.0] * len(pairs)
-        for rows in self._budget.batches([len(pair.ids) for pair in pairs]):
-            for i, logit in zip(rows, self._read([pairs[i] for i in rows]), strict=True):
-                answers[i] = logit
-        return answers
-
-    @torch.inference_mode()
-    def _read(self, pairs: Sequence[Pair]) -> list[float]:
-        ids, mask, positions = (tensor.to(self.network.device) for tensor in self.encoder.batch(pairs))
-        logits = self.network(ids, mask, positions).float()
+        batches = list(self._budget.batches([len(pair.ids) for pair in pairs]))
+        logits = torch.cat([self._read([pairs[i] for i in rows]) for rows in batches]).cpu()
         if not logits.isfinite().all():
             dtype = next(self.network.parameters()).dtype
             raise ValueError(
                 f"{self.checkpoint} gives {logits.tolist()} in {dtype}; are the weights finite, is dtype wide?"
             )
-        return logits.tolist()
+        answers = dict(zip(chain(*batches), logits.tolist(), strict=True))
+        return [answers[i] for i in range(len(pairs))]
+
+    @torch.inference_mode()
+    def _read(self, pairs: Sequence[Pair]) -> Tensor:
+        """Returns [N] float32 M of one batch, on the network's device."""
+        return self.network(*all_to_device(self.encoder.batch(pairs), self.network.device)).float()
 
     def _count_cuts(self, pairs: Sequence[Pair]) -> None:
         before = self.cut.ids

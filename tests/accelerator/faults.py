@@ -33,7 +33,6 @@ RUNS_TOO = {
     "self_play.py: torch.eye(left, dtype=prob.dtype, device=prob.device)": "a duel's verdicts are on the CPU",
     "agreement.py: torch.tensor([2, 1], device=model.device)": "an index may be on the host, and the cache moves it",
     "pair_lm.py: torch.arange(len(rows), device=device)": "an index may be on the host",
-    "hf_policy.py: rules.words.cpu()": "the legal words are on the CPU",
     "network.py: loss.detach().cpu()": "the number is not used",
     "intransitivity.py: require_distribution('weights', weights, payoff).to(payoff.device)": "it is there already",
     "table.py: table.build(prompts=prompts, responses=responses, device=device)": "a table is on the CPU",

@@ -28,4 +28,4 @@ def test_a_run_on_the_device_is_that_of_the_cpu():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_agent_and_oracle_on_the_device_is_that_of_the_cpu():
-    require_passing("slow", "check_runs.py", "check_parts.py")
+    require_passing("slow", "check_runs.py", "check_parts.py", "check_costs.py")

@@ -77,9 +77,9 @@ def _logprobs(
     lists = tokens[rows].tolist()
     texts = Texts.of([prompts[i] for i in rows.tolist()], lists, model.device)
     if plain:
-        learned = root(fused_logprob_at, texts, tokens[rows].flatten(), _as_they_are, 1.0, False)
+        learned = root(fused_logprob_at, texts, _as_they_are, 1.0, False)
     else:
-        learned = chosen(root(logits_at, texts, False, arguments.last_only, False).float(), lists)
+        learned = chosen(root(logits_at, texts, False, arguments.last_only, False).float(), texts.tokens)
     return drawn[rows].flatten(), learned, largest
 
 

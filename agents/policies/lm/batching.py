@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 
-def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Returns R texts as ids [R, L], padded with 0 on the right, where no token of a causal model sees it."""
+def padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Returns R texts as ids [R, L] on the host, padded with 0 on the right, unseen by a causal model's tokens."""
     width = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
 
 
 def groups(lengths: Sequence[int], most: int) -> list[list[int]]:

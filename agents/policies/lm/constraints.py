@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
+
+from preference_duel.transfer import all_to_device
 
 
 class Constraints(Protocol):
@@ -40,12 +41,20 @@ class Constraints(Protocol):
         ...
 
 
+class _Masks(NamedTuple):
+    """Masks [V] bool of the vocabulary: of words before and after an end is legal, and of ends."""
+
+    early: Tensor
+    late: Tensor
+    ends: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class TextConstraints:
     """Free text: a state counts the tokens so far, and is -1 after one that ends the response.
 
     Attributes:
-        words: [V] bool, tokens that are legal anywhere in a response.
+        words: [V] bool on the CPU, tokens that are legal anywhere in a response.
         eos: the token that ends one.
         min_tokens: number of other tokens before EOS is legal.
         limit: number of tokens after which a response is complete without EOS.
@@ -58,38 +67,45 @@ class TextConstraints:
     limit: int
     further_ends: frozenset[int] = frozenset()
     first: int = 0
+    _masks: dict[torch.device, _Masks] = field(default_factory=dict, init=False, repr=False)
+    """Those of each device that asked, copied there once."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Returns itself: it is immutable, and copies of a policy share it."""
+        return self
 
     @property
     def end_ids(self) -> list[int]:
         """Every token that ends a response, in order."""
         return sorted({self.eos, *self.further_ends})
 
-    @cached_property
-    def _is_end(self) -> Tensor:
-        """[V] bool."""
-        return torch.zeros_like(self.words).index_fill(0, torch.tensor(self.end_ids, device=self.words.device), True)
-
     def same_as(self, other: object) -> bool:
         """Returns whether the same tokens may be written in the same states."""
         return isinstance(other, TextConstraints) and (
             (self.end_ids, self.min_tokens, self.limit) == (other.end_ids, other.min_tokens, other.limit)
-            and torch.equal(self.words.cpu(), other.words.cpu())
+            and torch.equal(self.words, other.words)
         )
 
     def legal(self, states: Tensor) -> Tensor:
         """Returns [R, V] bool."""
-        words, ends = self.words.to(states.device), self._is_end.to(states.device)
+        masks = self._masks_on(states.device)
         if self.min_tokens == 0:
-            return (words | ends)[None]
-        return (words & ~ends) | (ends & (states >= self.min_tokens)[:, None])
+            return masks.late[None]
+        return masks.early | (masks.ends & (states >= self.min_tokens)[:, None])
 
     def follow(self, states: Tensor, tokens: Tensor) -> Tensor:
         """Returns [R] states."""
-        return torch.where(self._is_end.to(tokens.device)[tokens], -1, states + 1)
+        return torch.where(self._masks_on(tokens.device).ends[tokens], -1, states + 1)
 
     def ended(self, states: Tensor) -> Tensor:
         """Returns [R] bool."""
         return (states < 0) | (states >= self.limit)
+
+    def _masks_on(self, device: torch.device) -> _Masks:
+        if device not in self._masks:
+            ends = torch.zeros_like(self.words).index_fill(0, torch.tensor(self.end_ids), True)
+            self._masks[device] = _Masks(*all_to_device([self.words & ~ends, self.words | ends, ends], device))
+        return self._masks[device]
 
 
 def walk(constraints: Constraints, tokens: Tensor) -> Tensor:

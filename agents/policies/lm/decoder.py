@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.policies.lm.scoring import Root
+from preference_duel.transfer import all_to_device
 
 _CACHES = "cache", "past_key_values"
 """Names of the cache's argument: transformers renamed it, code that a checkpoint brings along may not have."""
@@ -40,11 +41,14 @@ class ForwardArguments:
         cache: name of the cache of keys and values.
         positions: whether it takes `position_ids`.
         last_only: whether it takes `logits_to_keep`.
+        wide_mask: whether it takes a mask [R, 1, 1, T] of one token's queries. transformers makes it of a mask [R, T]
+            otherwise, and waits for the device at every token to see if anything is padding.
     """
 
     cache: str
     positions: bool
     last_only: bool
+    wide_mask: bool = False
 
 
 @torch.no_grad()
@@ -74,13 +78,38 @@ def forward_arguments(model: Any) -> ForwardArguments:
 
     for name in _CACHES:
         if fills(name, positions | last):
-            return ForwardArguments(name, True, True)
+            return ForwardArguments(name, True, True, _takes_wide_mask(model, name))
         if fills(name, {}):
             return ForwardArguments(name, fills(name, positions), fills(name, last))
     raise ValueError(
         f"'{model.name_or_path}': {type(model).__name__} fills no cache of keys and values, by which responses are "
         f"written token by token; take a transformer"
     )
+
+
+def _takes_wide_mask(model: Any, cache_name: str) -> bool:
+    """Returns whether a mask of one token's queries gives the logits of the usual mask; on the CPU it saves nothing."""
+    from agents.policies.lm.kv_cache import RoomyLayer, roomy_cache
+
+    if model.device.type == "cpu":
+        return False
+    ids = torch.arange(4, device=model.device).view(2, 2)
+    mask = (ids > 0).long()  # the first row begins with padding
+    logits = []
+    for wide in (False, True):
+        cache = roomy_cache(model, 3)
+        if any(type(layer) is not RoomyLayer for layer in cache.layers):
+            return False  # a window, in which a token does not see all before it
+        model(input_ids=ids, attention_mask=mask, use_cache=True, position_ids=mask, **{cache_name: cache})
+        seen = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        seen = (seen > 0)[:, None, None] if wide else seen
+        last = {"input_ids": ids[:, :1], "attention_mask": seen, "position_ids": mask[:, -1:] + 1, cache_name: cache}
+        try:
+            logits.append(model(use_cache=True, **last).logits.float())
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False
+    gap = (logits[0] - logits[1]).abs().max()
+    return bool(gap <= 2 * torch.finfo(model.dtype).eps * logits[0].abs().max())
 
 
 @contextmanager
@@ -123,18 +152,19 @@ class CachedDecoder:
 
         model = root.model
         self._root, self._arguments, self._process, self._autocast = root, takes, process, autocast
-        distinct = list(dict.fromkeys(prompts))
-        width = max(map(len, distinct))
+        place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+        width = max(map(len, place))
         self._cache = roomy_cache(model, width + room)
-        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in distinct], device=model.device)
-        lengths = torch.tensor([len(prompt) for prompt in distinct], device=model.device)
-        self._mask = (torch.arange(width, device=model.device) >= width - lengths[:, None]).long()
+        texts = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in place])
+        lengths = torch.tensor([len(prompt) for prompt in place])
+        rows = torch.tensor([place[prompt] for prompt in prompts])
         self._padded = bool((lengths < width).any())
+        ids, lengths, rows = all_to_device([texts, lengths, rows], model.device)
+        self._mask = (torch.arange(width, device=model.device) >= width - lengths[:, None]).long()
         self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
         self._forward(ids, **({"logits_to_keep": 1} if takes.last_only else {}))
-        if len(distinct) < len(prompts):
-            place = {prompt: i for i, prompt in enumerate(distinct)}
-            self.select(torch.tensor([place[prompt] for prompt in prompts], device=model.device))
+        if len(place) < len(prompts):
+            self.select(rows)
 
     def logits(self, states: Tensor) -> Tensor:
         """Returns [R, V] float32."""
@@ -153,7 +183,8 @@ class CachedDecoder:
 
     def _forward(self, ids: Tensor, **options: Any) -> None:
         if self._padded:
-            options["attention_mask"] = self._mask
+            wide = self._arguments.wide_mask and ids.shape[1] == 1
+            options["attention_mask"] = (self._mask > 0)[:, None, None] if wide else self._mask
         if self._arguments.positions:
             options["position_ids"] = self._positions
         options[self._arguments.cache] = self._cache

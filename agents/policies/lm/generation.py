@@ -14,6 +14,8 @@ from preference_duel.keyed_random_torch import choose
 
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
 """Largest difference, in nats, of the same logit between a cached and a whole forward pass."""
+_LOOK = {"cpu": 1}
+"""Tokens between two looks at which responses have ended, where it is not 8: to look, the host waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -91,21 +93,24 @@ def generate(decoder: Decoder, constraints: Constraints, uniforms: Tensor) -> li
     Returns:
         R lists of tokens.
     """
+    every = _LOOK.get(uniforms.device.type, 8)
     tokens = torch.full(uniforms.shape, -1, dtype=torch.long, device=uniforms.device)
     rows = torch.arange(len(uniforms), device=uniforms.device)
     states = torch.full_like(rows, constraints.first)
     live = torch.ones_like(rows, dtype=torch.bool)
     for t in range(constraints.limit):
         chosen = torch.where(live, choose(decoder.logits(states).softmax(-1), uniforms[rows, t, None]).squeeze(1), 0)
-        tokens[rows[live], t] = chosen[live]
+        tokens[rows, t] = torch.where(live, chosen, -1)
+        if t + 1 == constraints.limit:
+            break
         states = torch.where(live, constraints.follow(states, chosen), states)
         live = live & ~constraints.ended(states)
-        going = int(live.sum())
-        if not going:
-            break
-        if going <= 0.75 * len(live):  # moving the caches costs about as much as one step
-            kept = live.nonzero().squeeze(1)
-            decoder.select(kept)
-            rows, states, live, chosen = rows[kept], states[kept], live[kept], chosen[kept]
+        if (t + 1) % every == 0:
+            going = live.nonzero().squeeze(1)
+            if not len(going):
+                break
+            if len(going) <= 0.75 * len(live):  # moving the caches costs about as much as one step
+                decoder.select(going)
+                rows, states, live, chosen = rows[going], states[going], live[going], chosen[going]
         decoder.append(chosen)
     return [row[: row.index(-1)] if -1 in row else row for row in tokens.tolist()]

@@ -10,13 +10,12 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from agents.policies import sharding
 from agents.policies.lm import lora, scoring
 from agents.policies.lm.agreement import require_agreement
 from agents.policies.lm.batching import packed
-from agents.policies.lm.constraints import TextConstraints, walk
+from agents.policies.lm.constraints import TextConstraints
 from agents.policies.lm.decoder import CachedDecoder, Decoder, forward_arguments
 from agents.policies.lm.generation import SamplingParams
 from agents.policies.lm.loading import context_length, load_model, load_tokenizer, quiet, recompute_layers
@@ -146,23 +145,21 @@ class HFPolicy(TokenPolicy):
 
     def logits(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M, V] float32: the logits before each of the M tokens of R responses, differentiable."""
-        states, flat = self._states(tokens)
-        return self._process(self._raw_logits(self._encode(prompts), tokens), states, flat)
+        texts = self._texts(prompts, tokens)
+        return self._process(self._raw_logits(texts), texts.states, texts.tokens)
 
     def flat_logprob(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M] nats float32, of each of the M tokens of R responses, differentiable."""
-        states, flat = self._states(tokens)
-        texts = scoring.Texts.of(self._encode(prompts), tokens, self.device)
+        texts = self._texts(prompts, tokens)
         if not self._plain:
             logits = self._root(scoring.logits_at, texts, False, self._arguments.last_only, self.autocast)
-            return scoring.chosen(self._process(logits, states, flat), tokens)
+            return scoring.chosen(self._process(logits, texts.states, texts.tokens), texts.tokens)
 
         def process(logits: Tensor, rows: slice) -> Tensor:
-            legal = self.constraints.legal(states[rows])
-            return self.sampling.processed(logits, legal, flat[rows], in_place=True)
+            legal = self.constraints.legal(texts.states[rows])
+            return self.sampling.processed(logits, legal, texts.tokens[rows], in_place=True)
 
-        temperature = self.sampling.temperature
-        return self._root(scoring.fused_logprob_at, texts, flat, process, temperature, self.autocast)
+        return self._root(scoring.fused_logprob_at, texts, process, self.sampling.temperature, self.autocast)
 
     def parts(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> list[list[int]]:
         """Returns the prompts of each backward pass: those of about `micro_tokens` tokens."""
@@ -219,7 +216,7 @@ class HFPolicy(TokenPolicy):
                 f"the response {short(response.text)} has {len(words)} tokens before its end, fewer than "
                 f"min_new_tokens={rules.min_tokens}; lower the task's min_new_tokens"
             )
-        wrong = words[~rules.words.cpu()[words]]
+        wrong = words[~rules.words[words]]
         if len(wrong):
             name = self.tokenizer.backend.convert_ids_to_tokens(int(wrong[0]))
             raise ValueError(
@@ -263,8 +260,8 @@ class HFPolicy(TokenPolicy):
     def plain_logprob(self, prompt: Sequence[int], tokens: Sequence[int]) -> list[float]:
         """Returns the nats of each token after a prompt in tokens, unconstrained and at temperature 1."""
         with self.gathered():
-            logits = self._raw_logits([tuple(prompt)], [tokens])
-        return scoring.chosen(logits.float(), [tokens]).tolist()
+            texts = scoring.Texts.of([prompt], [tokens], self.device)
+            return scoring.chosen(self._raw_logits(texts).float(), texts.tokens).tolist()
 
     def weights_version(self) -> object:
         """Returns a value that is equal only if no parameter was changed in between, but for steps of an optimiser.
@@ -288,15 +285,10 @@ class HFPolicy(TokenPolicy):
             return self._compute == "bfloat16"
         return self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
-    def _states(self, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Returns the state before each of M tokens, and the tokens themselves, [M] each."""
-        rows = pad_sequence([torch.tensor(row, device=self.device) for row in tokens], batch_first=True)
-        counts = torch.tensor([len(row) for row in tokens], device=self.device)
-        mask = torch.arange(rows.shape[1], device=self.device) < counts[:, None]
-        return walk(self.constraints, rows)[mask], rows[mask]
+    def _texts(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> scoring.Texts:
+        return scoring.Texts.of(self._encode(prompts), tokens, self.device, self.constraints)
 
-    def _raw_logits(self, prompts: Sequence[tuple[int, ...]], tokens: Sequence[Sequence[int]]) -> Tensor:
-        texts = scoring.Texts.of(prompts, tokens, self.device)
+    def _raw_logits(self, texts: scoring.Texts) -> Tensor:
         return self._root(scoring.logits_at, texts, self._plain, self._arguments.last_only, self.autocast)
 
     def _process(self, logits: Tensor, states: Tensor, tokens: Tensor | None = None) -> Tensor:

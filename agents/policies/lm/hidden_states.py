@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from agents.policies.lm.batching import groups, padded
+from preference_duel.transfer import all_to_device
 
 if TYPE_CHECKING:
     from agents.policies.lm.hf_policy import HFPolicy
@@ -43,10 +44,11 @@ def hidden_at(layers: Any, rows: Sequence[Sequence[int]], places: Sequence[Seque
     """
     states: list[Tensor] = [torch.empty(0)] * len(rows)
     for group in groups([len(row) for row in rows], micro_tokens):
-        ids = padded([rows[i] for i in group], layers.device)
-        index = [r * ids.shape[1] + place for r, i in enumerate(group) for place in places[i]]
+        ids = padded([rows[i] for i in group])
+        index = torch.tensor([r * ids.shape[1] + place for r, i in enumerate(group) for place in places[i]])
+        ids, index = all_to_device([ids, index], layers.device)
         hidden = layers(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
-        read = hidden[torch.tensor(index, device=layers.device)].float()
+        read = hidden[index].float()
         for i, part in zip(group, read.split([len(places[i]) for i in group]), strict=True):
             states[i] = part
     return torch.cat(states)

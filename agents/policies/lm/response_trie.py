@@ -11,6 +11,7 @@ from torch import Tensor
 from agents.policies.lm.constraints import TextConstraints
 from envs.tasks.task import Task
 from envs.tasks.tokenizers import Tokenizer, end_ids
+from preference_duel.transfer import all_to_device
 from preference_duel.types import Completion
 
 
@@ -41,7 +42,9 @@ class ResponseTrie:
         if len(self.by_tokens) < len(listed):
             raise ValueError(f"two of the {len(listed)} responses are the same tokens in the policy's vocabulary")
         self._width = vocab_size
-        self._edges, self._children, self._leaves = _edges(listed, vocab_size)
+        host = torch.device("cpu")
+        edges, children, self._leaves = _edges(listed, vocab_size)
+        self._tables = {host: (edges, children)}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Returns itself: it is immutable, and copies of a policy share it."""
@@ -110,10 +113,11 @@ class ResponseTrie:
         return self._leaves.to(device)
 
     def _table(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Returns edges and children on a device, moving them there once."""
-        if self._edges.device != device:
-            self._edges, self._children = self._edges.to(device), self._children.to(device)
-        return self._edges, self._children
+        """Returns edges and children on a device, copied there once."""
+        if device not in self._tables:
+            edges, children = all_to_device(self._tables[torch.device("cpu")], device)
+            self._tables[device] = edges, children
+        return self._tables[device]
 
 
 def _edges(responses: Sequence[Completion], width: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from agents.policies.lm.batching import padded
+from agents.policies.lm.constraints import Constraints, walk
 from agents.policies.lm.fused_logprob import Process, fused_logprob
+from preference_duel.transfer import all_to_device
 
 
 class Root(nn.Module):
@@ -37,30 +39,42 @@ class Texts:
     Attributes:
         ids: [R, L] without each response's last token, after which nothing is predicted.
         index: [M] the place before each response token among the R L places.
+        tokens: [M] the response tokens.
+        states: [M] the state of the constraints before each of them; of none, if there are no constraints.
         first: the lowest column of those places.
     """
 
     ids: Tensor
     index: Tensor
+    tokens: Tensor
+    states: Tensor
     first: int
 
     @classmethod
-    def of(cls, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], device: torch.device) -> Texts:
-        """Pads prompts and responses given in tokens."""
-        ids = padded([[*x, *y[:-1]] for x, y in zip(prompts, responses, strict=True)], device)
+    def of(
+        cls,
+        prompts: Sequence[Sequence[int]],
+        responses: Sequence[Sequence[int]],
+        device: torch.device,
+        constraints: Constraints | None = None,
+    ) -> Texts:
+        """Pads prompts and responses given in tokens; all of them reach the device in one copy."""
+        ids = padded([[*x, *y[:-1]] for x, y in zip(prompts, responses, strict=True)])
         starts = [r * ids.shape[1] + len(prompt) - 1 for r, prompt in enumerate(prompts)]
         index = [start + t for start, response in zip(starts, responses, strict=True) for t in range(len(response))]
-        return cls(ids, torch.tensor(index, device=device), min(map(len, prompts)) - 1)
+        rows = padded(responses)
+        written = torch.arange(rows.shape[1]) < torch.tensor([len(response) for response in responses])[:, None]
+        states = rows.new_empty(0) if constraints is None else walk(constraints, rows)[written]
+        ids, places, tokens, states = all_to_device([ids, torch.tensor(index), rows[written], states], device)
+        return cls(ids, places, tokens, states, min(map(len, prompts)) - 1)
 
 
-def fused_logprob_at(
-    model: Any, texts: Texts, tokens: Tensor, process: Process, temperature: float, autocast: bool
-) -> Tensor:
+def fused_logprob_at(model: Any, texts: Texts, process: Process, temperature: float, autocast: bool) -> Tensor:
     """Returns [M] nats float32 of the M response tokens, by a model that `is_plain`; see `fused_logprob`."""
     with torch.autocast(texts.ids.device.type, torch.bfloat16, enabled=autocast):
         hidden = model.base_model(input_ids=texts.ids, use_cache=False).last_hidden_state
         hidden = hidden.flatten(0, 1).index_select(0, texts.index)  # [M, d]
-        return fused_logprob(hidden, model.get_output_embeddings().weight, tokens, process, temperature)
+        return fused_logprob(hidden, model.get_output_embeddings().weight, texts.tokens, process, temperature)
 
 
 def logits_at(model: Any, texts: Texts, plain: bool, last_only: bool, autocast: bool) -> Tensor:
@@ -114,7 +128,6 @@ def is_plain(model: Any) -> bool:
     return True
 
 
-def chosen(logits: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
-    """Returns [M] nats: the log-probability of each of the M tokens of R responses under logits [M, V] before it."""
-    flat = torch.tensor([token for row in tokens for token in row], dtype=torch.long, device=logits.device)
-    return logits.gather(1, flat[:, None]).squeeze(1) - logits.logsumexp(-1)
+def chosen(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Returns [M] nats: the log-probability of each of the tokens [M] under the logits [M, V] before it."""
+    return logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(-1)

@@ -77,6 +77,15 @@ def test_the_internal_batch_changes_no_draw(folder):
     assert len({len(response.tokens) for row in draws[0] for response in row}) > 3
 
 
+def test_how_often_ended_responses_are_looked_for_changes_no_draw(folder, monkeypatch):
+    policy = policy_of(folder, text_task(folder, limit=12, least=1))
+    at_each_token, _ = policy.draw(PROMPTS, 6, Key(3, 5))
+    assert min(len(response.tokens) for row in at_each_token for response in row) < 5
+    for every in (3, 8, 12):
+        monkeypatch.setattr("agents.policies.lm.generation._LOOK", {"cpu": every})
+        assert policy.draw(PROMPTS, 6, Key(3, 5))[0] == at_each_token
+
+
 def test_a_draw_depends_on_its_place_and_step_alone(folder):
     policy = policy_of(folder, text_task(folder, limit=8))
     few, many = policy.draw(PROMPTS[:2], 2, Key(3, 5))[0], policy.draw(PROMPTS, 4, Key(3, 5))[0]

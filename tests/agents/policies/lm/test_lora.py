@@ -166,8 +166,9 @@ def test_an_adapter_of_the_output_layer_counts(folder):
     drawn, _ = policy.draw(PROMPTS, 3, Key(0))
     whole = [y.tokens for row in drawn for y in row]
     prompts = [x for x, row in zip(PROMPTS, drawn, strict=True) for _ in row]
+    flat = torch.tensor([token for row in whole for token in row])
     result, mask = policy.token_logprob(PROMPTS, drawn)
-    assert torch.allclose(result[mask], chosen(policy.logits(prompts, whole), whole), atol=1e-5)
+    assert torch.allclose(result[mask], chosen(policy.logits(prompts, whole), flat), atol=1e-5)
     result.sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in policy.parameters() if p.requires_grad)
 

@@ -72,7 +72,7 @@ def test_a_model_that_caps_its_logits_is_read_whole(tmp_path):
     drawn, _ = policy.draw(PROMPTS, 3, Key(0))
     scores = policy.logits([PROMPTS[0]], [drawn[0][0].tokens])
     result = policy.token_logprob(PROMPTS, drawn)[0][0, 0, : len(drawn[0][0].tokens)]
-    assert torch.allclose(result, scoring.chosen(scores, [drawn[0][0].tokens]), atol=1e-5)
+    assert torch.allclose(result, scoring.chosen(scores, torch.tensor(drawn[0][0].tokens)), atol=1e-5)
 
 
 def test_a_matrix_times_hidden_states_is_recognised():
