@@ -18,6 +18,7 @@ from preference_duel.types import Duel, Proposal
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from agents.learning.learner import Learner
     from preference_duel.protocols import Policy
 
 Form = Literal["gradient", "mirror"]
@@ -105,7 +106,9 @@ class NashMD(LearningAgent):
             ValueError: if the duel's seats are not those of the form, or the policy could not have drawn a response.
         """
         self.include_in_average(self.policy)
-        return self._mirror(duel) if self.config.form == "mirror" else self._gradient(duel)
+        if self.config.form == "mirror":
+            return self._mirror(duel)
+        return gradient_step(self.learner, self.reference, duel, self.config.tau)
 
     def _mirror(self, duel: Duel) -> dict[str, float]:
         """Regresses onto pi^(1-b) ref^b exp(eta P(. beats the opponent)) with b = eta tau."""
@@ -115,31 +118,45 @@ class NashMD(LearningAgent):
         eta = self._share / self.config.tau
         return mirror_step(self.learner, duel, log_policy, log_reference, eta, self.config.tau)
 
-    def _gradient(self, duel: Duel) -> dict[str, float]:
-        """Takes a step up E[P(y beats y') - 1/2 - tau log pi/ref (y)]."""
-        if duel.self_play:
-            raise ValueError("Nash-MD plays against its mixture with the start, and this duel is self-play")
-        with torch.no_grad():
-            log_policy, mask = token_logprob(self.policy, duel.prompts, duel.left)  # [B, K, T]
-            log_reference, _ = token_logprob(self.reference, duel.prompts, duel.left)  # [B, K, T]
-            whole_policy = self.policy.logprob(duel.prompts, duel.left)  # [B, K]
-            whole_reference = self.reference.logprob(duel.prompts, duel.left)  # [B, K]
-        weight = duel.right_weight[:, None, :] * duel.asked  # [B, K, L]
-        total = weight.sum(2)  # [B, K], 0 of a draw whose pairs are all unread, which weighs nothing below
-        reward = (weight * (duel.prob - 0.5)).sum(2) / torch.where(total > 0, total, 1)  # [B, K]
-        kl = log_policy - log_reference  # [B, K, T]
-        advantage = losses.reward_to_go(reward.to(log_policy), kl, mask, self.config.tau)  # [B, K, T]
-
-        def loss(part: Batch) -> Tensor:
-            log_policy, mask = token_logprob(self.policy, part.prompts, part.responses)  # [b, K, t]
-            advantage = part["advantage"][:, :, : log_policy.shape[2]]
-            return (part["weight"] * losses.policy_gradient(log_policy, advantage, mask)).sum(1)  # [b]
-
-        values = {"advantage": advantage, "weight": duel.left_weight.to(log_policy)}
-        scalars = self.learner.step(Batch(duel.prompts, duel.left, values), loss)
-        return {**policy_scalars(duel.left_weight, whole_policy, whole_reference), **scalars}
-
     @property
     def _share(self) -> float:
         """The start's share in the opponent."""
         return 2 / (self.learner.updates + 3) if self.config.anneal else self.config.mixture
+
+
+def gradient_step(learner: Learner, reference: Policy, duel: Duel, tau: float) -> dict[str, float]:
+    """Takes one optimiser step up E[P(y beats y') - 1/2 - tau log pi/ref (y)], y the policy's and y' an opponent's.
+
+    Args:
+        learner: of the policy.
+        reference: what the game is regularised towards.
+        duel: samples of the policy on the left, of the opponent on the right.
+        tau: KL coefficient.
+
+    Returns:
+        The policy's scalars and the step's by tag, see `Learner.step`.
+
+    Raises:
+        ValueError: if the duel is self-play, or the policy could not have drawn a response.
+    """
+    if duel.self_play:
+        raise ValueError("the policy plays against another opponent than itself, and this duel is self-play")
+    policy = learner.policy
+    with torch.no_grad():
+        log_policy, mask = token_logprob(policy, duel.prompts, duel.left)  # [B, K, T]
+        log_reference, _ = token_logprob(reference, duel.prompts, duel.left)  # [B, K, T]
+        whole_policy = policy.logprob(duel.prompts, duel.left)  # [B, K]
+        whole_reference = reference.logprob(duel.prompts, duel.left)  # [B, K]
+    weight = duel.right_weight[:, None, :] * duel.asked  # [B, K, L]
+    total = weight.sum(2)  # [B, K], 0 of a draw whose pairs are all unread, which weighs nothing below
+    reward = (weight * (duel.prob - 0.5)).sum(2) / torch.where(total > 0, total, 1)  # [B, K]
+    advantage = losses.reward_to_go(reward.to(log_policy), log_policy - log_reference, mask, tau)  # [B, K, T]
+
+    def loss(part: Batch) -> Tensor:
+        log_policy, mask = token_logprob(policy, part.prompts, part.responses)  # [b, K, t]
+        advantage = part["advantage"][:, :, : log_policy.shape[2]]
+        return (part["weight"] * losses.policy_gradient(log_policy, advantage, mask)).sum(1)  # [b]
+
+    values = {"advantage": advantage, "weight": duel.left_weight.to(log_policy)}
+    scalars = learner.step(Batch(duel.prompts, duel.left, values), loss)
+    return {**policy_scalars(duel.left_weight, whole_policy, whole_reference), **scalars}

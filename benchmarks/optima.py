@@ -1,9 +1,10 @@
-"""Optima of the losses of pairs: `python -m benchmarks.optima [--agents dpo simpo ...]`.
+"""Optima of the losses of pairs and lists: `python -m benchmarks.optima [--agents dpo simpo ...]`.
 
-Each agent of agents/pairs is solved exactly (L-BFGS on a whole distribution, no sampling) on three games of three
-responses with 1, 2 and 3 tokens, from the start (.5, .3, .2), its pairs drawn by the start: "reward", Bradley-Terry
-preferences of rewards 0, 1 and 1/2; "comal3"; "half cyclic", logits of curl ratio 1/2. Printed: the distribution it
-ends at, and its exploitability, max P pi - 1/2. Last come the policies that theory compares them with.
+Each agent of agents/pairs and agents/lists is solved exactly (L-BFGS on a whole distribution, no sampling) on three
+games of three responses with 1, 2 and 3 tokens, from the start (.5, .3, .2), its pairs drawn by the start: "reward",
+Bradley-Terry preferences of rewards 0, 1 and 1/2; "comal3"; "half cyclic", logits of curl ratio 1/2. nash_ema plays its
+own duels instead. Printed: the distribution it ends at, and its exploitability, max P pi - 1/2. Last come the policies
+that theory compares them with.
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from agents.lists.dno import DNOConfig
+from agents.lists.lipo import LiPOConfig
+from agents.lists.list_agent import ListConfig
+from agents.lists.plackett_luce import PlackettLuceConfig
+from agents.lists.pro import PROConfig
+from agents.lists.rrhf import RRHFConfig
+from agents.nash_ema import NashEMAConfig
 from agents.optim.optimiser import OptimiserConfig
 from agents.pairs.apo import APOConfig
 from agents.pairs.bco import BCOConfig
@@ -48,7 +56,9 @@ START = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 REWARD = torch.tensor([0.0, 1.0, 0.5], dtype=torch.float64)
 BETA = 0.5
 
-ENTRIES: tuple[tuple[str, str, PairConfig], ...] = (
+Config = PairConfig | ListConfig | DNOConfig | NashEMAConfig
+
+ENTRIES: tuple[tuple[str, str, Config], ...] = (
     ("dpo", "", DPOConfig(tau=BETA)),
     ("dpo", "length_normalised", DPOConfig(tau=BETA, length_normalised=True)),
     ("rdpo", "alpha .1", RDPOConfig(beta=BETA, alpha=0.1)),
@@ -74,6 +84,12 @@ ENTRIES: tuple[tuple[str, str, PairConfig], ...] = (
     ("simpo", "beta 2, gamma 0", SimPOConfig(beta=2.0, gamma=0.0)),
     ("simpo", "beta 2, gamma 1", SimPOConfig(beta=2.0, gamma=1.0)),
     ("orpo", "lam .1", ORPOConfig()),
+    ("plackett_luce", "", PlackettLuceConfig(beta=BETA)),
+    ("lipo", "", LiPOConfig(beta=BETA)),
+    ("pro", "", PROConfig()),
+    ("rrhf", "", RRHFConfig()),
+    ("dno", "one step", DNOConfig(beta=BETA)),
+    ("nash_ema", "decay .99", NashEMAConfig(tau=BETA, decay=0.99)),
 )
 """Agent, settings beside beta = 1/2, and the two as a configuration."""
 
@@ -93,11 +109,20 @@ def task_of_lengths() -> Task:
     return dataclasses.replace(task, responses=responses)
 
 
-def optimum(config: PairConfig, payoff: Tensor, start: Tensor = START, rounds: int = 100) -> Tensor:
-    """Returns [3] the distribution at which an agent ends that solves the duels of its start, again and again."""
+def optimum(config: Config, payoff: Tensor, start: Tensor = START) -> Tensor:
+    """Returns [3] the distribution at which an agent ends that solves the duels of its start, again and again.
+
+    nash_ema plays its own duels, by steps down the gradient; lipo takes such steps too: its loss jumps with the ranks.
+    """
     task = task_of_lengths()
     policy = TabularPolicy(task, start, exact=True)
-    solved = dataclasses.replace(config, refresh_every=rounds + 1, average=False, optimiser=OptimiserConfig("lbfgs"))
+    if isinstance(config, NashEMAConfig | LiPOConfig):
+        rounds, optimiser = 3000, OptimiserConfig("sgd", learning_rate=5.0, warmup=0, max_grad_norm=None)
+    else:
+        rounds, optimiser = 100, OptimiserConfig("lbfgs")
+    solved = dataclasses.replace(config, average=False, optimiser=optimiser)
+    if not isinstance(solved, NashEMAConfig):
+        solved = dataclasses.replace(solved, refresh_every=rounds + 1)
     agent = solved.build(policy=policy)
     arena = DuelArena(task, TableOracle(payoff, ("x",), RESPONSES), None, "probability")
     law = start

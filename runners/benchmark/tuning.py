@@ -39,6 +39,7 @@ SEARCH: dict[str, dict[str, tuple[str, ...]]] = {
     "ipo": {"tau": TAUS, **_OPTIMISER},
     "inpo": {"tau": TAUS, "eta": ETAS, **_OPTIMISER},
     "nash_md": {"tau": TAUS, "mixture": ("0.03", "0.125", "0.3"), **_OPTIMISER},
+    "nash_ema": {"tau": TAUS, "decay": ("0.999", "0.99", "0.9"), **_OPTIMISER},
     "egpo": {"tau": TAUS, "eta": ETAS, **_OPTIMISER},
     "comal": {"renew_every": ("12", "50", "200", "1000"), **_INNER},
     "oelhf": {"responses": ("16", "32"), "ipo.tau": TAUS},
@@ -50,6 +51,10 @@ SEARCH: dict[str, dict[str, tuple[str, ...]]] = {
     "cpo": {"beta": TAUS, "alpha": ("0", "0.1", "1"), **_OPTIMISER},
     "simpo": {"beta": ("1", "2.5", "5", "10"), "gamma": ("0", "0.5", "1.5"), **_OPTIMISER},
     "orpo": {"lam": ("0.1", "0.3", "1"), **_OPTIMISER},
+    **{agent: {"beta": TAUS, **_OPTIMISER} for agent in ("plackett_luce", "lipo")},
+    "dno": {"beta": ("1", "0.2", "0.05", "0.01"), **_OPTIMISER},
+    "pro": {"sft_weight": ("0.05", "0.005", "0.5"), **_OPTIMISER},
+    "rrhf": {"rrhf_weight": ("1", "10", "100"), **_OPTIMISER},
     "slic": {"delta": ("0.3", "1", "3"), "lam": ("0.01", "0.1"), **_OPTIMISER},
 }
 """Agent -> field -> values; a configuration of your own says `search: ClassVar[dict[str, tuple]]`."""

@@ -13,9 +13,10 @@ from runners.run.build import build_experiment
 from runners.run.cli import parse
 
 GAME = "--task symbols --task.length 2 --task.prompts 2 --oracle cyclic --oracle.lam 0.5 --policy tabular"
-BATCHABLE = "sppo", "dpo", "ipo", "inpo", "egpo", "comal", "nash_md", "xpo", "spo", "rlhf", "grpo", "rloo"
+BATCHABLE = "sppo", "dpo", "ipo", "inpo", "egpo", "comal", "nash_md", "nash_ema", "xpo", "spo", "rlhf", "grpo", "rloo"
 PAIRS = "rdpo", "dpop", "f_dpo", "gpo", "discopop", "nca", "bco", "apo", "slic", "cpo", "simpo", "orpo"
 """Losses of dpo's agent: a few steps of each are enough."""
+LISTS = "plackett_luce", "lipo", "pro", "rrhf", "dno"
 
 
 def settings(agent, seed, *more):
@@ -45,8 +46,8 @@ def test_a_replica_in_a_batch_is_the_run_it_would_be_alone(agent):
     require_same(agent)
 
 
-@pytest.mark.parametrize("agent", PAIRS)
-def test_the_losses_of_pairs_mix_no_prompts(agent):
+@pytest.mark.parametrize("agent", [*PAIRS, *LISTS])
+def test_the_losses_of_pairs_and_lists_mix_no_prompts(agent):
     require_same(agent, steps=4)
 
 
@@ -88,7 +89,7 @@ def test_what_would_learn_differently_in_a_batch_says_so(agent, more, message):
 
 def test_every_agent_of_ours_was_tried():
     ours = {name for name, where in AGENTS.items() if "sb3" not in where}
-    assert ours - {*BATCHABLE, *PAIRS} == {"oelhf", "pelhf", "psro", "beta_dpo"}
+    assert ours - {*BATCHABLE, *PAIRS, *LISTS} == {"oelhf", "pelhf", "psro", "beta_dpo"}
     assert distributed.count() == 1
 
 

@@ -1,0 +1,1 @@
+"""Losses of several responses to a prompt at once, one file each."""
