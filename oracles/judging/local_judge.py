@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from oracles.judging import letters
 from oracles.judging.question import Question, Vote, both_orders
@@ -21,9 +20,9 @@ from oracles.readers.loading import NetworkConfig, load_network, require_readabl
 from preference_duel.chat import PlainText, closing_token, filled_template, with_contents
 from preference_duel.checks import at_least, require
 from preference_duel.keyed_random import Key, hash_seed
-from preference_duel.keyed_random_torch import choose
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import LogitsProcessor
 
 _WHAT, _SOURCE = "judge", "pass a directory or a hub id as --oracle.of"
@@ -207,6 +206,8 @@ def _drawing(temperature: float, uniforms: Tensor, width: int) -> LogitsProcesso
         width: ids ahead of the first token.
     """
     from transformers import LogitsProcessor
+
+    from preference_duel.keyed_random_torch import choose
 
     class Drawing(LogitsProcessor):
         def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - typed by legacy aliases

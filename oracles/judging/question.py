@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
 
 from oracles.judging.verdicts import Reading
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAIR = """
 
