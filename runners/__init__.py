@@ -1,4 +1,4 @@
-"""Commands: `python -m runners.duel`, `evaluate`, `collect`, `label`, `bench`, `report`, `plot`, `fit_oracle`."""
+"""Commands: `python -m runners.duel`, `evaluate`, `collect`, `label`, `bench`, `report`, `plot`, `push` and others."""
 
 from __future__ import annotations
 

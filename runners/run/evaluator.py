@@ -213,7 +213,9 @@ class Evaluation:
         scalars = self._beats(drawn).scalars()
         self.measured = self.pool_bound(drawn)
         if self.measured is not None:
-            scalars["eval/exploitability_lower"] = self.measured.bound.value
+            found = self.measured.bound
+            ends = {"": found.value, "_low": found.low, "_high": found.high}
+            scalars |= {f"eval/exploitability_lower{end}": value for end, value in ends.items()}
         if average is not None:
             scalars["eval/win_rate_average"] = self._beats(self.draw(average)).mean
         return scalars

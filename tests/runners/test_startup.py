@@ -48,7 +48,9 @@ def loaded(*words):
     return code, text + done.stderr, set(modules)
 
 
-@pytest.mark.parametrize("name", ["bench", "evaluate", "fit_oracle", "label", "plot", "pretrain", "report", "serve"])
+@pytest.mark.parametrize(
+    "name", ["bench", "evaluate", "fit_oracle", "label", "plot", "pretrain", "push", "report", "serve"]
+)
 def test_help_needs_no_torch(name):
     code, text, modules = loaded(name, "--help")
     assert code == 0

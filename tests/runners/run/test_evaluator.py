@@ -224,6 +224,8 @@ def test_a_collapsed_policy_of_free_text_is_exploitable_although_it_beats_its_st
     assert scalars["eval/win_rate_vs_ref"] == pytest.approx((3 * 0.8 + 0.2) / 4)
     assert scalars["eval/exploitability_lower"] == pytest.approx(0.3)
     found = measure.pool_bound(measure.draw(policy))
+    ends = scalars["eval/exploitability_lower_low"], scalars["eval/exploitability_lower_high"]
+    assert ends == (found.bound.low, found.bound.high)
     example = found.example
     assert (example.better, example.response, example.win_rate) == ("c", "a", pytest.approx(0.8))
     assert (found.bound.low, found.bound.high) == (pytest.approx(0.3), pytest.approx(0.3))
