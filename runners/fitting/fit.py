@@ -162,6 +162,23 @@ def _trainable(config: FitConfig, asked: Sequence[Preference]) -> TrainableOracl
         raise error.at(places[error.prompt]) from error
 
 
+def list_loss(model: TrainableOracle, lists: Sequence[Sequence[Preference]], key: Key) -> Tensor:
+    """Returns the mean over lists of the mean log loss of each one's comparisons, nats, differentiable."""
+    asked = [one for comparisons in lists for one in comparisons]
+    logits = model.logits(asked, key)
+    outcome = torch.tensor([one.outcome for one in asked]).to(logits)
+    weight = torch.tensor([1 / len(comparisons) for comparisons in lists for _ in comparisons]).to(logits)
+    return binary_cross_entropy_with_logits(logits, outcome, weight, reduction="sum") / len(lists)
+
+
+def _lists(preferences: Sequence[Preference]) -> list[list[Preference]]:
+    """Returns the comparisons of each row of a file."""
+    rows: dict[str, list[Preference]] = {}
+    for one in preferences:
+        rows.setdefault(one.place, []).append(one)
+    return list(rows.values())
+
+
 def fit(config: FitConfig, out: Path, command: str) -> Fit:
     """Trains, measures after every epoch, and writes the checkpoint, its card, and the curves.
 
@@ -173,22 +190,22 @@ def fit(config: FitConfig, out: Path, command: str) -> Fit:
         raise FileExistsError(f"{out} exists and is never overwritten; choose another --out")
     learned, held = _comparisons(config)
     model = _trainable(config, (*learned, *held))
-    steps_per_epoch = math.ceil(len(learned) / config.batch_size)
-    print(f"{config.kind}: {len(learned)} comparisons to learn from, {len(held)} held out; {out}", flush=True)
+    lists = _lists(learned) if config.batches == "lists" else [[one] for one in learned]
+    steps_per_epoch = math.ceil(len(lists) / config.batch_size)
+    counted = f"{len(learned)} comparisons" + (f" in {len(lists)} lists" if config.batches == "lists" else "")
+    print(f"{config.kind}: {counted} to learn from, {len(held)} held out; {out}", flush=True)
     out.mkdir(parents=True, exist_ok=True)
     events = EventFile(out)
 
     @lru_cache(maxsize=1)
     def order_of(epoch: int) -> list[int]:
-        uniforms = Key(hash_seed(config.seed, "epoch"), epoch, Stream.PROMPT).uniform(k=np.arange(len(learned)))
+        uniforms = Key(hash_seed(config.seed, "epoch"), epoch, Stream.PROMPT).uniform(k=np.arange(len(lists)))
         return np.argsort(uniforms).tolist()
 
     def loss_at(step: int) -> Tensor:
         epoch, place = divmod(step, steps_per_epoch)
-        asked = [learned[i] for i in order_of(epoch)[place * config.batch_size :][: config.batch_size]]
-        logits = model.logits(asked, Key(hash_seed(config.seed, "order"), step))
-        outcome = torch.tensor([one.outcome for one in asked], dtype=logits.dtype, device=logits.device)
-        return binary_cross_entropy_with_logits(logits, outcome)
+        batch = [lists[i] for i in order_of(epoch)[place * config.batch_size :][: config.batch_size]]
+        return list_loss(model, batch, Key(hash_seed(config.seed, "order"), step))
 
     def after(losses: Sequence[float]) -> None:
         step = len(losses)

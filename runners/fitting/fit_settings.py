@@ -31,8 +31,11 @@ class FitConfig:
     """gpm: k, cycles that the embedding has room for, >= 1."""
     epochs: int = 3
     """Times that each comparison is learned from, >= 1."""
+    batches: Literal["comparisons", "lists"] = "comparisons"
+    """What a batch counts: comparisons, each alone; or lists, all comparisons of a row of rankings or scores together,
+    whose responses are read once and which count as one (arXiv:2203.02155, equation 1). lists is for bt and gpm."""
     batch_size: int = 32
-    """Comparisons per step, >= 1."""
+    """Comparisons or lists per step, >= 1."""
     learning_rate: float | None = None
     """Peak of AdamW's, > 0; None: 5e-4 for the shipped networks, 1e-5 for a `base` (PairRM's own)."""
     held_out: float = 0.1
@@ -48,6 +51,8 @@ class FitConfig:
         for name in ("planes", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batches == "lists" and self.kind == "pairrm":
+            raise ValueError("batches='lists' reads each response once, and pairrm reads them in pairs; take bt or gpm")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must lie in (0, 1), got {self.held_out:g}")
         if self.learning_rate is not None and not self.learning_rate > 0:

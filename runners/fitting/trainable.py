@@ -64,12 +64,13 @@ class ReadsAlone:
         self.oracle = RewardOracle(self.model) if self.name == "bt" else gpm_oracle(self.model)
 
     def logits(self, asked: Sequence[Preference], key: Key) -> Tensor:
-        """Returns [N] logits; nothing is random."""
+        """Returns [N] logits, from one reading of each different response to a prompt; nothing is random."""
         del key
-        texts = [one.first for one in asked] + [one.second for one in asked]
-        inputs = [self.model.encode(one.prompt, text) for one, text in zip([*asked, *asked], texts, strict=True)]
-        rows = self.model.logits(inputs)[:, None]
-        return gpm_logits(rows[: len(asked)], rows[len(asked) :]).flatten()
+        texts = [(one.prompt, one.first) for one in asked] + [(one.prompt, one.second) for one in asked]
+        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        rows = self.model.logits([self.model.encode(*text) for text in places])[:, None]
+        first, second = rows[[places[text] for text in texts]].split(len(asked))
+        return gpm_logits(first, second).flatten()
 
     def save(self, folder: Path) -> str:
         """Writes a transformers sequence classifier."""

@@ -11,9 +11,12 @@ from envs.offline import Preference, read_preferences
 from oracles.check import check_oracle
 from oracles.registry import make
 from oracles.table import TableOracle
+from preference_duel.keyed_random import Key
 from runners.duel import main as duel
 from runners.fit_oracle import main
-from runners.fitting.fit import measure, split
+from runners.fitting.fit import list_loss, measure, split
+from runners.fitting.fit_settings import FitConfig
+from runners.fitting.trainable import ReadsAlone, trainable_oracle
 
 ANSWERS = [
     "What a lovely question! Rinse the rice. You can do this!",
@@ -189,3 +192,48 @@ def test_a_public_layout_is_fitted_and_its_rows_counted(tmp_path, capsys):
         main(["--kind", "bt", "--epochs", "1", "--out", f"{out}-mapped", "--data", data, "--data.fields", fields]) == 0
     )
     assert (tmp_path / "out-mapped/fit.json").read_text() == (out / "fit.json").read_text()
+
+
+RANKED = [Preference(PROMPT, ANSWERS[a], ANSWERS[b], 1.0) for a, b in ((0, 1), (0, 2), (1, 2))]
+
+
+@pytest.mark.parametrize("kind", ["bt", "gpm"])
+def test_a_list_is_read_once_and_is_the_mean_of_its_comparisons(kind, monkeypatch):
+    """Three comparisons of three responses: three readings, not six."""
+    model = trainable_oracle(kind, None, 2, "cpu", seed=3)
+    assert isinstance(model, ReadsAlone)
+    read = []
+    whole = model.model.logits
+    monkeypatch.setattr(model.model, "logits", lambda inputs: read.append(len(inputs)) or whole(inputs))
+    together = list_loss(model, [RANKED], Key(0, 0))
+    assert read == [3]
+    alone = torch.stack([list_loss(model, [[one]], Key(0, 0)) for one in RANKED]).mean()
+    assert together.item() == pytest.approx(alone.item(), rel=1e-6)
+    parameter = next(model.network.parameters())
+    gradients = [torch.autograd.grad(loss, parameter)[0] for loss in (together, alone)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
+def test_a_list_counts_as_much_as_a_comparison():
+    model = trainable_oracle("bt", None, 2, "cpu", seed=3)
+    pair = [Preference(PROMPTS[1], ANSWERS[0], ANSWERS[1], 0.25)]
+    alone = [list_loss(model, [one], Key(0, 0)).item() for one in (RANKED, pair)]
+    assert list_loss(model, [RANKED, pair], Key(0, 0)).item() == pytest.approx(sum(alone) / 2, rel=1e-5)
+
+
+def test_lists_of_two_are_comparisons(tmp_path, capsys):
+    rows = [
+        {"prompt": prompt, "responses": [ANSWERS[a], ANSWERS[b]], "ranking": [1, 2]}
+        for prompt in PROMPTS
+        for a, b in CYCLE
+    ]
+    figures = []
+    for batches in ("comparisons", "lists"):
+        data, out = write(tmp_path / "rows.jsonl", rows), tmp_path / batches
+        words = ["--kind", "bt", "--data", data, "--out", str(out), "--epochs", "1", "--batches", batches]
+        assert main(words) == 0
+        figures.append(json.loads((out / "fit.json").read_text(encoding="utf-8")))
+    assert figures[0] == figures[1]
+    assert "30 comparisons in 30 lists to learn from" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="pairrm reads them in pairs; take bt or gpm"):
+        FitConfig("pairrm", str(tmp_path / "rows.jsonl"), batches="lists")
