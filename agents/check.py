@@ -144,7 +144,7 @@ def _require_weights(name: str, agent: Agent, proposal: Proposal) -> None:
 
 
 def _require_outcomes(duel: Duel) -> None:
-    if duel.feedback == "outcome":
+    if duel.feedback == "outcome" or (duel.feedback == "thumb" and not duel.exact):
         counts = duel.prob[duel.asked].double() * duel.votes
         if (counts - counts.round()).abs().max() > 1e-4:
             raise ValueError("the arena reveals more than outcomes: prob is no multiple of 1/votes where it was asked")

@@ -27,6 +27,8 @@ AGENTS = {
     "cpo": "agents.pairs.cpo:CPOConfig",
     "simpo": "agents.pairs.simpo:SimPOConfig",
     "orpo": "agents.pairs.orpo:ORPOConfig",
+    "kto": "agents.singles.kto:KTOConfig",
+    "dro": "agents.singles.dro:DROConfig",
     "plackett_luce": "agents.lists.plackett_luce:PlackettLuceConfig",
     "lipo": "agents.lists.lipo:LiPOConfig",
     "pro": "agents.lists.pro:PROConfig",

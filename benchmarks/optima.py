@@ -1,10 +1,10 @@
-"""Optima of the losses of pairs and lists: `python -m benchmarks.optima [--agents dpo simpo ...]`.
+"""Optima of the losses of pairs, single responses and lists: `python -m benchmarks.optima [--agents dpo kto ...]`.
 
-Each agent of agents/pairs and agents/lists is solved exactly (L-BFGS on a whole distribution, no sampling) on three
-games of three responses with 1, 2 and 3 tokens, from the start (.5, .3, .2), its pairs drawn by the start: "reward",
-Bradley-Terry preferences of rewards 0, 1 and 1/2; "comal3"; "half cyclic", logits of curl ratio 1/2. nash_ema plays its
-own duels instead. Printed: the distribution it ends at, and its exploitability, max P pi - 1/2. Last come the policies
-that theory compares them with.
+Each agent of agents/pairs, agents/singles and agents/lists is solved exactly (L-BFGS on a whole distribution, no
+sampling) on three games of three responses with 1, 2 and 3 tokens, from the start (.5, .3, .2). Pairs are drawn by the
+start; the label of a single response is its win rate against the start. "reward": Bradley-Terry preferences of rewards
+0, 1 and 1/2; "comal3"; "half cyclic", logits of curl ratio 1/2. nash_ema plays its own duels instead. Printed: the
+distribution it ends at, and its exploitability, max P pi - 1/2. Last come the policies that theory compares them with.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ from agents.pairs.rdpo import RDPOConfig
 from agents.pairs.simpo import SimPOConfig
 from agents.pairs.slic import SLiCConfig
 from agents.policies.tabular import TabularPolicy
+from agents.singles.dro import DROConfig
+from agents.singles.kto import KTOConfig
+from agents.singles.single_agent import SingleConfig
 from benchmarks.timing import machine
 from envs import DuelArena, Task
 from envs.games import exploitability, regularised_nash, von_neumann_winner
@@ -56,7 +59,7 @@ START = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 REWARD = torch.tensor([0.0, 1.0, 0.5], dtype=torch.float64)
 BETA = 0.5
 
-Config = PairConfig | ListConfig | DNOConfig | NashEMAConfig
+Config = PairConfig | SingleConfig | ListConfig | DNOConfig | NashEMAConfig
 
 ENTRIES: tuple[tuple[str, str, Config], ...] = (
     ("dpo", "", DPOConfig(tau=BETA)),
@@ -84,6 +87,9 @@ ENTRIES: tuple[tuple[str, str, Config], ...] = (
     ("simpo", "beta 2, gamma 0", SimPOConfig(beta=2.0, gamma=0.0)),
     ("simpo", "beta 2, gamma 1", SimPOConfig(beta=2.0, gamma=1.0)),
     ("orpo", "lam .1", ORPOConfig()),
+    ("kto", "beta .1", KTOConfig()),
+    ("kto", "", KTOConfig(beta=BETA)),
+    ("dro", "", DROConfig(tau=BETA, value=OptimiserConfig("lbfgs"))),
     ("plackett_luce", "", PlackettLuceConfig(beta=BETA)),
     ("lipo", "", LiPOConfig(beta=BETA)),
     ("pro", "", PROConfig()),

@@ -1,8 +1,9 @@
-"""TRL's losses of the pairs of tests/golden/trl_losses.json: `python -m benchmarks.trl_losses`, with TRL installed.
+"""TRL's losses of the data of tests/golden/trl_losses.json: `python -m benchmarks.trl_losses`, with TRL installed.
 
 TRL is no dependency: `pip install torch==2.13.0 trl==1.16.0` in an environment of its own. Each loss is what TRL's own
 code gives for one pair at a time, float32: `DPOTrainer._compute_loss`, `CPOTrainer.cpo_loss`,
-`ORPOTrainer.odds_ratio_loss`. The file is written anew, with the pairs that it holds.
+`ORPOTrainer.odds_ratio_loss`; or for a batch of single responses: `KTOTrainer._compute_loss`. The file is written anew,
+with the pairs and the batches that it holds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 import trl  # pyright: ignore[reportMissingImports] - not of this environment
 from trl.experimental.cpo import CPOTrainer  # pyright: ignore[reportMissingImports]
 from trl.experimental.orpo import ORPOTrainer  # pyright: ignore[reportMissingImports]
+from trl.trainer.kto_trainer import KTOTrainer  # pyright: ignore[reportMissingImports]
 
 GOLDEN = Path(__file__).parents[1] / "tests/golden/trl_losses.json"
 DPO: dict[str, dict[str, Any]] = {
@@ -39,6 +41,13 @@ DPO: dict[str, dict[str, Any]] = {
 """Losses of DPOTrainer and what differs from the settings of `dpo`."""
 CPO: dict[str, dict[str, Any]] = {"cpo": {"loss_type": "sigmoid"}, "simpo": {"loss_type": "simpo", "beta": 2.5}}
 """Losses of CPOTrainer and what differs from the settings of `cpo`."""
+
+KTO: dict[str, dict[str, Any]] = {
+    "kto": {},
+    "kto weighted": {"desirable_weight": 1.25, "undesirable_weight": 0.75},
+    "apo_zero_unpaired": {"loss_type": "apo_zero_unpaired", "calculate_KL": False},
+}
+"""Losses of KTOTrainer and what differs from the settings of `kto`."""
 
 
 def dpo(pair: dict[str, Any], name: str, **settings: Any) -> float:
@@ -105,17 +114,61 @@ def orpo(pair: dict[str, Any]) -> float:
     return (-chosen - ORPOTrainer.odds_ratio_loss(trainer, chosen, rejected)[0]).item()
 
 
+def kto(batch: dict[str, Any], **settings: Any) -> float:
+    """Returns a loss of KTOTrainer: the whole log-probability of a response stands at its first token."""
+    count = len(batch["label"])
+
+    class Model:
+        training = False
+
+        def __call__(self, **_: Any) -> SimpleNamespace:
+            return SimpleNamespace(
+                log_probs=torch.tensor(batch["log_policy"])[:, None],
+                entropy=torch.zeros(count, 1),
+                mean_logits=torch.zeros(count, 1),
+            )
+
+    defaults = {
+        "beta": 0.1,
+        "loss_type": "kto",
+        "calculate_KL": True,
+        "desirable_weight": 1.0,
+        "undesirable_weight": 1.0,
+    }
+    trainer = SimpleNamespace(
+        **(defaults | settings),
+        model=Model(),
+        accelerator=SimpleNamespace(device=torch.device("cpu"), gather_for_metrics=lambda value: value),
+        aux_loss_enabled=False,
+        precompute_ref_logps=True,
+        _compute_kl_logps=lambda *_: torch.tensor(batch["mismatched_policy"]),
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        _total_train_tokens=0,
+    )
+    inputs = {
+        "label": torch.tensor(batch["label"]),
+        "input_ids": torch.zeros(count, 2, dtype=torch.long),
+        "attention_mask": torch.ones(count, 2, dtype=torch.long),
+        "completion_mask": torch.tensor([[0, 1]] * count),
+        "ref_logps": torch.tensor(batch["log_reference"]),
+        "ref_KL_logps": torch.tensor(batch["mismatched_reference"]),
+    }
+    return KTOTrainer._compute_loss(trainer, trainer.model, inputs, return_outputs=False).item()
+
+
 SEATS = "chosen", "rejected"
 
 
 def main() -> None:
     """Writes the file."""
-    pairs = json.loads(GOLDEN.read_text(encoding="utf-8"))["pairs"]
-    for pair in pairs:
+    data = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    for pair in data["pairs"]:
         pair["loss"] = {name: dpo(pair, name, **settings) for name, settings in DPO.items()}
         pair["loss"] |= {name: cpo(pair, **settings) for name, settings in CPO.items()} | {"orpo": orpo(pair)}
-    made_by = f"trl {trl.__version__}, one pair at a time, float32: python -m benchmarks.trl_losses"
-    GOLDEN.write_text(json.dumps({"made_by": made_by, "pairs": pairs}, indent=1) + "\n", encoding="utf-8")
+    for batch in data["batches"]:
+        batch["loss"] = {name: kto(batch, **settings) for name, settings in KTO.items()}
+    made_by = f"trl {trl.__version__}, one pair or one batch at a time, float32: python -m benchmarks.trl_losses"
+    GOLDEN.write_text(json.dumps({**data, "made_by": made_by}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -15,9 +16,9 @@ from envs.token_duel.chance import prompt_index
 from oracles import Key, Oracle, Stream, payoff
 from oracles.base import draw
 from oracles.check import require_prob
-from preference_duel.keyed_random import ReplicaSeeds
-from preference_duel.protocols import leaves_unread
-from preference_duel.types import Completion, Duel, Feedback, Proposal
+from preference_duel.keyed_random import ReplicaSeeds, Rows
+from preference_duel.protocols import Policy, leaves_unread
+from preference_duel.types import Completion, Duel, DuelFeedback, Proposal
 
 
 class DuelArena:
@@ -30,10 +31,13 @@ class DuelArena:
         task: prompts and limits.
         oracle: judge of the responses.
         batch_size: prompts per reset, drawn with replacement; None: every training prompt once, in order.
-        feedback: "outcome" reveals Bernoulli outcomes, "probability" P itself.
+        feedback: "outcome" reveals Bernoulli outcomes, "probability" P itself. "thumb" reveals verdicts on single
+            responses: each left one meets a draw of `hidden` that is not shown, and its label is the outcome; of a
+            whole distribution it is P(the response beats a draw of `hidden`).
         votes: outcomes per asked pair (outcome feedback only).
         seed: random seed of prompts and verdicts. `ReplicaSeeds` seed several independent games of `batch_size` rows
             each, whose prompts follow one another in the task.
+        hidden: the policy that thumbs are given against, such as the start; None: feedback is of another kind.
     """
 
     offline = False
@@ -43,19 +47,22 @@ class DuelArena:
         task: Task,
         oracle: Oracle,
         batch_size: int | None,
-        feedback: Feedback = "outcome",
+        feedback: DuelFeedback = "outcome",
         votes: int = 1,
         seed: int | ReplicaSeeds = 0,
+        hidden: Policy | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 or None (every prompt once), got {batch_size}")
-        if feedback not in get_args(Feedback):
-            raise ValueError(f"feedback must be one of {get_args(Feedback)}, got {feedback!r}")
-        if votes < 1 or (votes > 1 and feedback == "probability"):
-            raise ValueError(f"votes must be at least 1, and 1 for feedback='probability', got {votes}")
-        self.task, self.oracle = task, oracle
+        if feedback not in get_args(DuelFeedback):
+            raise ValueError(f"feedback must be one of {get_args(DuelFeedback)}, got {feedback!r}")
+        if votes < 1 or (votes > 1 and feedback != "outcome"):
+            raise ValueError(f"votes must be at least 1, and 1 for feedback={feedback!r}, got {votes}")
+        if (feedback == "thumb") != (hidden is not None):
+            raise ValueError(f"hidden plays the other seat of feedback='thumb' and of no other, got {feedback!r}")
+        self.task, self.oracle, self.hidden = task, oracle, hidden
         self.batch_size, self.votes, self.seed = batch_size, votes, seed
-        self.feedback: Feedback = feedback
+        self.feedback: DuelFeedback = feedback
         replicas = len(seed.seeds) if isinstance(seed, ReplicaSeeds) else 1
         self._choices = len(task.prompts) // replicas
         self._size = self._choices if batch_size is None else batch_size
@@ -96,7 +103,8 @@ class DuelArena:
         Pairs that the oracle leaves unread are taken out, see `Duel.without`; nothing may be left.
 
         Raises:
-            ValueError: if there is no proposal or it does not fit the prompts, or the oracle breaks its contract.
+            ValueError: if there is no proposal or it does not fit the prompts or the feedback, or the oracle breaks its
+                contract.
             Unanswered: if the oracle can't be asked, or leaves a pair of a whole distribution unread.
             RuntimeError: if there was no reset since the last play.
         """
@@ -104,7 +112,28 @@ class DuelArena:
             raise RuntimeError("play() needs the prompts of a reset(); call reset() before every play()")
         if proposal is None:
             raise ValueError("play() needs a proposal, got None; only an arena that is `offline` plays without one")
-        prompts, self_play = self._prompts, proposal.right is None
+        if self.hidden is None:
+            return self._played(self._prompts, proposal)
+        return _without_right(self._played(self._prompts, self._against_hidden(self.hidden, proposal)))
+
+    def _against_hidden(self, hidden: Policy, proposal: Proposal) -> Proposal:
+        """Returns a proposal in which each left response meets a draw of its own, or the whole distribution."""
+        assert self._prompts is not None
+        if proposal.right is not None or proposal.ask is not None:
+            raise ValueError("feedback='thumb' judges single responses: propose left ones alone, and ask about all")
+        if hidden.exact != (proposal.left_weight is not None):
+            raise ValueError("feedback='thumb' takes two whole distributions or two samplers: build both alike")
+        seeds = np.broadcast_to(self._seeds(slice(None)), self._rows)
+        key = Rows(seeds=seeds, episode=self._episodes, stream=Stream.OPPONENT)
+        count = _width("left", proposal.left, self._prompts)
+        with torch.no_grad():
+            right, weight = hidden.draw(self._prompts, count, key)
+        if hidden.exact:
+            return replace(proposal, right=right, right_weight=weight)
+        return replace(proposal, right=right, ask=torch.eye(count).bool().expand(len(self._prompts), -1, -1))
+
+    def _played(self, prompts: Sequence[str], proposal: Proposal) -> Duel:
+        self_play = proposal.right is None
         right = proposal.left if proposal.right is None else proposal.right
         shape = (len(prompts), _width("left", proposal.left, prompts), _width("right", right, prompts))
         if proposal.ask is not None and tuple(proposal.ask.shape) != shape:
@@ -122,14 +151,14 @@ class DuelArena:
         prob = prob.masked_fill(unread, 0.5)
         require_prob(prob, shape, type(self.oracle).__name__)
         self._spot_check(prompts, left_texts, left_texts if right_texts is None else right_texts, asked & ~unread)
-        if self.feedback == "outcome":
+        if self.feedback == "outcome" or (self.feedback == "thumb" and not exact):
             prob = self._vote(prob, asked & ~unread, self_play)
         self._exact |= exact
         self._queries += self.votes * int((asked.triu(1) if self_play else asked).sum())
         self._prompts = None
         duel = Duel(
-            prompts, proposal.left, right, prob, left_weight.to(prob), right_weight.to(prob), asked, self.feedback,
-            self.votes, exact,
+            list(prompts), proposal.left, right, prob, left_weight.to(prob), right_weight.to(prob), asked,
+            self.feedback, self.votes, exact,
         ).without(unread)  # fmt: skip
         self._unread += duel.unread
         return duel
@@ -187,6 +216,20 @@ class DuelArena:
         self._exact, self._plays = bool(state["exact"]), int(state["plays"])
         self._unread = int(state.get("unread", 0))  # checkpoints of older versions have none
         self._prompts = None
+
+
+def _without_right(duel: Duel) -> Duel:
+    """Returns a duel whose right responses are not shown: of each left one, the mean verdict over its opponents."""
+    met = duel.asked * duel.right_weight[:, None, :]
+    label = (met * duel.prob).sum(2) / met.sum(2).clamp(min=torch.finfo(met.dtype).tiny)
+    asked = duel.asked.any(2, keepdim=True)
+    return replace(
+        duel,
+        right=[[Completion("")]] * len(duel.prompts),
+        prob=torch.where(asked, label[:, :, None], 0.5),
+        right_weight=duel.right_weight.new_ones(len(duel.prompts), 1),
+        asked=asked,
+    )
 
 
 def _width(seat: str, responses: Sequence[Sequence[Completion]], prompts: Sequence[str]) -> int:

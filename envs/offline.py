@@ -12,6 +12,7 @@ from torch import Tensor
 from envs.tasks.task import Task
 from envs.votes.lists import ResponseList, load_lists
 from envs.votes.preferences import Preference, load_preferences, read_preferences
+from envs.votes.thumbs import Thumb
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from preference_duel.names import nearest
 from preference_duel.types import Completion, Duel, Proposal
@@ -25,18 +26,19 @@ __all__ = [
     "read_preferences",
 ]
 
-Given = Sequence[Preference] | Sequence[ResponseList]
+Given = Sequence[Preference] | Sequence[ResponseList] | Sequence[Thumb]
 
 
 class FileArena:
     """Plays the comparisons of a file instead of asking an oracle: every one once in each epoch, in a drawn order.
 
-    A comparison is a duel of one response with another; a list is a self-play duel whose `prob` was given.
+    A comparison is a duel of one response with another; a list is a self-play duel whose `prob` was given; a thumb is a
+    duel whose other response is not shown.
 
     Args:
         task: if it is finite, the preferences may hold its responses only.
-        given: what was compared, in pairs or in lists.
-        batch_size: comparisons or lists per reset; None: all.
+        given: what was compared, in pairs or in lists, or judged alone.
+        batch_size: of these per reset; None: all.
         seed: random seed of the orders.
 
     Raises:
@@ -139,6 +141,13 @@ def _lists(batch: Sequence[ResponseList], completion: Callable[[str], Completion
     return _duel([one.prompt for one in batch], responses, responses, prob, weight, asked)
 
 
+def _thumbs(batch: Sequence[Thumb], completion: Callable[[str], Completion]) -> Duel:
+    label = torch.tensor([one.label for one in batch], dtype=torch.float64)[:, None, None]
+    weight, hidden = torch.ones(len(batch), 1, dtype=torch.float64), [[Completion("")]] * len(batch)
+    left, prompts = [[completion(one.response)] for one in batch], [one.prompt for one in batch]
+    return Duel(prompts, left, hidden, label, weight, weight, label >= 0, "thumb", 1, given=True)
+
+
 def _duel(
     prompts: Sequence[str],
     left: Sequence[Sequence[Completion]],
@@ -152,4 +161,4 @@ def _duel(
     return Duel(prompts, left, right, prob, weight, weight, asked, feedback, 1, given=True)
 
 
-_DUELS: dict[type, Callable[..., Duel]] = {Preference: _pairs, ResponseList: _lists}
+_DUELS: dict[type, Callable[..., Duel]] = {Preference: _pairs, ResponseList: _lists, Thumb: _thumbs}

@@ -177,6 +177,10 @@ class Traits:
     """Learns from duels of others (--run.data)."""
     learns_from_lists: bool = False
     """Takes the responses of a row of such a file all at once, in both seats; without, pair by pair."""
+    learns_from_thumbs: bool = False
+    """Learns from verdicts on single responses (--run.feedback thumb, --run.data of thumbs)."""
+    learns_from_dislikes: bool = False
+    """Learns from disliked responses alone: a file of thumbs need hold no others."""
     one_pass: bool = False
     """Counts each comparison of a file once."""
     own_draws: bool = True

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Feedback = Literal["outcome", "probability"]
+DuelFeedback = Literal["outcome", "probability", "thumb"]
 
 
 class Unanswered(OSError):
@@ -99,7 +100,8 @@ class Duel:
         right_weight: [B, L], rows sum to 1.
         asked: [B, K, L] bool, True where `prob` rests on an answer of the oracle (in self-play both halves, not
             the diagonal).
-        feedback: "outcome" or "probability".
+        feedback: "outcome", "probability", or "thumb": verdicts on single responses, whose opponents are not shown.
+            Then L is 1, each right response is empty, and `prob` is the left one's label.
         votes: Bernoulli outcomes per asked pair.
         exact: True if the responses are a policy's whole distribution with its probabilities as weights, not samples.
         unread: pairs that `without` took out.
@@ -114,7 +116,7 @@ class Duel:
     left_weight: Tensor
     right_weight: Tensor
     asked: Tensor
-    feedback: Feedback
+    feedback: DuelFeedback
     votes: int
     exact: bool = False
     unread: int = 0

@@ -470,8 +470,8 @@ class LearningAgent:
 
 
 def responses_of(duel: Duel) -> list[list[Completion]]:
-    """Returns what both seats hold, [B][K] in self-play, else [B][K + L] the left ones first."""
-    if duel.self_play:
+    """Returns what both seats hold, [B][K] in self-play or of thumbs, else [B][K + L] the left ones first."""
+    if duel.self_play or duel.feedback == "thumb":
         return [list(row) for row in duel.left]
     return [[*left, *right] for left, right in zip(duel.left, duel.right, strict=True)]
 
@@ -482,7 +482,13 @@ def pair_weight(duel: Duel) -> Tensor:
 
 
 def seats(duel: Duel, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the scores [B, K, 1] of the first responses and [B, 1, L] of the second ones of `responses_of(duel)`."""
+    """Returns the scores [B, K, 1] of the first responses and [B, 1, L] of the second ones of `responses_of(duel)`.
+
+    Raises:
+        ValueError: if the second ones are not shown.
+    """
+    if duel.feedback == "thumb":
+        raise ValueError("a loss of pairs needs both responses, and a thumb shows one; take an agent such as kto")
     count = len(duel.left[0])
     first, second = (scores, scores) if duel.self_play else (scores[:, :count], scores[:, count:])
     return first[:, :, None], second[:, None, :]

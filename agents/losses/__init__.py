@@ -27,6 +27,7 @@ from agents.losses.pairs import (
 )
 from agents.losses.reference_free import cpo, orpo, simpo, slic
 from agents.losses.self_play import best_and_worst, bradley_terry, log_partition, sppo, win_rate
+from agents.losses.singles import dro, kto
 from agents.losses.surrogates import (
     advantage,
     clipped,
@@ -50,6 +51,7 @@ __all__ = [
     "discopop",
     "dpo",
     "dpop",
+    "dro",
     "exo",
     "expected_plackett_luce",
     "generalised_advantage",
@@ -58,6 +60,7 @@ __all__ = [
     "hinge",
     "ipo",
     "k3",
+    "kto",
     "lipo_lambda",
     "log_partition",
     "mean_log_odds",

@@ -75,8 +75,14 @@ def _from_one_to_two(value: Any) -> float | None:
     return 2 - number if number is not None and 1 <= number <= 2 else None
 
 
+def _label(value: Any) -> float | None:
+    plain = _plain(value)
+    return {"true": 1.0, "false": 0.0}.get(plain) if isinstance(plain, str) else _share(value)
+
+
 SHARE = Rule("1 (the first won), 0, or a share between them", _share)
 STRENGTH = Rule("a number from -3 (the first is much better) to 3", _strength, _soft_strength)
+LABEL = Rule("true, false or a share in [0, 1]", _label)
 ARENA = one_of(["model_a"], ["model_b"], ["tie", "tie (bothbad)", "both_bad"])
 WORDS = one_of(
     ["first", "left", "model_a", "a", "chosen"],
@@ -103,6 +109,7 @@ class Format:
         prompts: fields that together name the prompt of a vote; those that are there. None: the prompt itself.
         seated: whether the first is the one that was shown first.
         ranked: whether the file lists the better one first.
+        response: field of the only response, if a row's verdict is about one; None: it is about two.
         rows: a record -> records with the fields above, where the file nests or lists them.
     """
 
@@ -118,6 +125,7 @@ class Format:
     prompts: tuple[str, ...] | None = None
     seated: bool = False
     ranked: bool = False
+    response: str | None = None
     rows: Callable[[Record], Iterator[dict[str, Any]]] | None = None
 
     @property
@@ -382,7 +390,8 @@ FORMATS = {
         Format("orca", ("question", "chosen", "rejected"), **_CHOSEN, prompt="question"),
         Format("messages", ("messages", "chosen", "rejected"), **_CHOSEN, prompt="messages"),
         Format("implicit_prompt", ("chosen", "rejected"), **_CHOSEN, prompt=None),
-        Format("thumbs", ("prompt", "completion", "label")),
+        Format("thumbs", ("prompt", "response", "label"), response="response", winner="label", rule=LABEL),
+        Format("kto", ("prompt", "completion", "label"), response="completion", winner="label", rule=LABEL),
         Format("prompts", ("prompt",)),
     )
 }
@@ -391,7 +400,8 @@ OWN = ("chosen", "rejected"), ("first", "second", "outcome"), ("left", "right", 
 """The ways of saying who won of which a row has one."""
 HOW = (
     "name the fields: data.fields prompt=FIELD,chosen=FIELD,rejected=FIELD, or prompt=FIELD,first=FIELD,second=FIELD,"
-    "winner=FIELD,first_wins=VALUE,second_wins=VALUE,tie=VALUE; of votes first_item=FIELD,second_item=FIELD,winner=..."
+    "winner=FIELD,first_wins=VALUE,second_wins=VALUE,tie=VALUE; of votes first_item=FIELD,second_item=FIELD,"
+    "winner=...; of thumbs prompt=FIELD,response=FIELD,label=FIELD"
 )
 
 
@@ -426,7 +436,7 @@ def detect(given: Collection[str], pairs: bool = True) -> Format:
     if known:
         return max(known, key=lambda one: len(one.needs))
     close = max(
-        (one for one in FORMATS.values() if one.holds_pairs or not pairs),
+        (one for one in FORMATS.values() if one.name != "prompts" or not pairs),
         key=lambda one: len(set(one.needs) & names) / len(one.needs),
     )
     if not set(close.needs) & names:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from envs.votes.formats import SHARE, WORDS, Format, Record, Rule, one_of
+from envs.votes.formats import LABEL, SHARE, WORDS, Format, Record, Rule, one_of
 from preference_duel.names import nearest
 
 MAPPED = (
@@ -14,6 +14,8 @@ MAPPED = (
     "system",
     "chosen",
     "rejected",
+    "response",
+    "label",
     "first",
     "second",
     "winner",
@@ -60,6 +62,8 @@ def mapped(fields: Mapping[str, str], record: Record, pairs: bool = True) -> For
         ValueError: if it names what is not there, or does not say who won.
     """
     _require_names(fields, record)
+    if {"response", "label"} & set(fields):
+        return _thumbs(fields)
     roles, seats = ("chosen", "rejected"), ("first", "second")
     ways = [pair for pair in (roles, seats) if {*pair, f"{pair[0]}_item", f"{pair[1]}_item"} & set(fields)]
     if not pairs and not ways:
@@ -93,6 +97,21 @@ def mapped(fields: Mapping[str, str], record: Record, pairs: bool = True) -> For
         items=((fields[items[0]], fields[items[1]]),) if items[0] in fields else (),
         annotators=(fields["annotator"],) if "annotator" in fields else (),
         seated=pair == seats,
+        rows=_walk(fields),
+    )
+
+
+def _thumbs(fields: Mapping[str, str]) -> Format:
+    needed = "prompt", "response", "label"
+    if not set(needed) <= set(fields) <= {*needed, "system"}:
+        raise ValueError(f"data.fields of thumbs must name prompt, response and label, got {', '.join(fields)}")
+    return Format(
+        "fields",
+        tuple(fields[name] for name in needed),
+        response=fields["response"],
+        winner=fields["label"],
+        rule=LABEL,
+        prompt=fields["prompt"],
         rows=_walk(fields),
     )
 

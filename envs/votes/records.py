@@ -48,6 +48,19 @@ def texts(record: Record, one: Format) -> tuple[str, str, str]:
     return what, checked_text(one.first, first), checked_text(one.second, second)
 
 
+def thumb(record: Record, one: Format) -> tuple[str, str]:
+    """Returns the prompt and the only response of a record.
+
+    Raises:
+        ValueError: if a field is not what it should be, naming it.
+    """
+    assert one.response is not None
+    shared, text = context_and_response(one.response, need(record, one.response))
+    name = one.prompt or "prompt"
+    prompt = _checked_prompt(merged(need(record, name), name, _system(record), shared or ()))
+    return prompt, checked_text(one.response, text)
+
+
 def _conversation(record: Record, one: Format) -> tuple[str, str, str]:
     assert one.first is not None
     assert one.second is not None

@@ -15,6 +15,8 @@ from envs.votes.options import ReadOptions
 from envs.votes.records import NoVerdictError
 from preference_duel.json_text import short
 
+EXAMPLES = {"thumbs": ("prompt", "response", "label")}
+"""Fields that a record must have, by what is read; of all else prompt, chosen and rejected."""
 UNUSABLE = 0.1
 """Share of a file's rows that may be skipped."""
 PLACES = 3
@@ -41,10 +43,10 @@ class Reading:
 
     Attributes:
         path: the file.
-        kind: what is counted: preferences, lists, votes, prompts.
+        kind: what is counted: preferences, lists, thumbs, votes, prompts.
         formats: the formats of its rows.
         rows: rows read.
-        used: how many preferences, lists, votes or prompts came of them.
+        used: how many preferences, lists, thumbs, votes or prompts came of them.
         unusable: rows that are wrong, by reason.
         passed: rows that are right and say nothing (both responses equal, conversations of two ways), by reason.
         shortened: rows whose responses were cut, by reason.
@@ -104,6 +106,10 @@ class Rows:
         self._known: dict[tuple[str, ...], Format] = {}
         self._error = ""
 
+    @property
+    def _example(self) -> Sequence[str]:
+        return EXAMPLES.get(self.kind, ("prompt", "chosen", "rejected"))
+
     def batches(self) -> Iterator[tuple[Batch, Format]]:
         """Yields batches with the format of the file, which the first records decide."""
         for batch in read_batches(self.reading.path, self.options.split):
@@ -125,7 +131,7 @@ class Rows:
         pairs = self.kind != "prompts"
         try:
             one = self._format_for(start, pairs)
-            if pairs and not one.holds_pairs:
+            if not self._fits(one):
                 raise ValueError(_no_pairs(one))
             if self.kind in ("preferences", "lists") and one.first is None:
                 raise ValueError(
@@ -135,6 +141,9 @@ class Rows:
             raise ValueError(f"{place}: {error}") from error
         self.first = one
         self.reading.formats.append(one.name)
+
+    def _fits(self, one: Format) -> bool:
+        return self.kind == "prompts" or (one.response is not None if self.kind == "thumbs" else one.holds_pairs)
 
     def _format_for(self, records: Sequence[Record], pairs: bool) -> Format:
         given = given_fields(records)
@@ -172,7 +181,7 @@ class Rows:
                 own = detect(given, self.kind != "prompts")
             except ValueError:
                 own = one
-            self._known[given] = own if own.holds_pairs or self.kind == "prompts" else one
+            self._known[given] = own if self._fits(own) else one
         own = self._known[given]
         if own.name not in self.reading.formats:
             self.reading.formats.append(own.name)
@@ -185,7 +194,7 @@ class Rows:
         message = (
             record.message
             if isinstance(record, Broken)
-            else f"must be an object with prompt, chosen and rejected, got {short(record)}"
+            else "must be an object with {}, {} and {}, got ".format(*self._example) + short(record)
         )
         self.skip(message, [place])
         return False
@@ -237,17 +246,16 @@ class Rows:
             raise ValueError(self._error + (many if reading.rows > 1 else ""))
         if not used:
             why = "; ".join(f"{reason} ({', '.join(one.places)})" for reason, one in reading.passed.items())
-            raise ValueError(
-                f"{reading.path}: has no {self.kind}{f': {why}' if why else ''}"
-                f'; write {{"prompt": ..., "chosen": ..., "rejected": ...}} a line'
-            )
+            example = ", ".join(f'"{name}": ...' for name in self._example)
+            reason = f": {why}" if why else ""
+            raise ValueError(f"{reading.path}: has no {self.kind}{reason}; write {{{example}}} a line")
         return reading
 
 
 def _no_pairs(one: Format) -> str:
-    if one.name == "thumbs":
+    if one.response is not None:
         return (
-            "rows are thumbs (prompt, completion, label), each about one response: nothing here learns from or counts "
-            "verdicts about single responses, which say of no pair who won; --task can take their prompts"
+            f"rows are thumbs ({', '.join(one.needs)}), each about one response, which say of no pair who won; agents "
+            "of single responses (kto, dro) learn from them by --run.data, and --task can take their prompts"
         )
     return f"format {one.name} ({', '.join(one.needs)}) compares nothing"

@@ -9,11 +9,12 @@ from envs.tasks.task import Task
 from envs.votes.lists import ResponseList
 from envs.votes.preferences import Preference
 from envs.votes.rows import REASON, SAME, Reading, Skipped
+from envs.votes.thumbs import Thumb
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion
 
 Unwritable = Literal["stop", "skip", "cut"]
-Given = TypeVar("Given", Preference, ResponseList)
+Given = TypeVar("Given", Preference, ResponseList, Thumb)
 
 
 def require_prompts(policy: Policy, task: Task) -> None:
@@ -30,7 +31,7 @@ def require_prompts(policy: Policy, task: Task) -> None:
 
 
 def writable(policy: Policy, given: Sequence[Given], reading: Reading, unwritable: Unwritable) -> list[Given]:
-    """Returns the preferences or lists whose prompts the policy reads and whose responses it could have drawn.
+    """Returns the preferences, lists or thumbs whose prompts the policy reads and whose responses it could have drawn.
 
     Args:
         policy: what learns.
@@ -49,7 +50,7 @@ def writable(policy: Policy, given: Sequence[Given], reading: Reading, unwritabl
             fitting = one.cut(policy.shortened)
             if fitting != one:
                 _count(reading.shortened, "longer than the policy's limit", one.place)
-        if len(set(fitting.texts)) == 1:
+        if len(set(fitting.texts)) == 1 < len(fitting.texts):
             _count(reading.passed, SAME, one.place)
             continue
         message = _obstacle(policy, fitting)
@@ -71,7 +72,7 @@ def writable(policy: Policy, given: Sequence[Given], reading: Reading, unwritabl
     return kept
 
 
-def _obstacle(policy: Policy, one: Preference | ResponseList) -> str | None:
+def _obstacle(policy: Policy, one: Preference | ResponseList | Thumb) -> str | None:
     """Returns why a policy can't learn from a row; None: it can."""
     try:
         policy.require_prompt(one.prompt)

@@ -112,7 +112,7 @@ class Meter:
 
     def count(self, duel: Duel) -> None:
         """Counts the responses that were played, for the regret."""
-        if not self._columns or duel.exact or not self._rows.keys() >= set(duel.prompts):
+        if not self._columns or duel.exact or duel.feedback == "thumb" or not self._rows.keys() >= set(duel.prompts):
             return
         rows = torch.tensor([self._rows[prompt] for prompt in duel.prompts])[:, None]
         for seat, times in ((duel.left, duel.comparisons.sum(2)), (duel.right, duel.comparisons.sum(1))):

@@ -168,7 +168,7 @@ def best_response(settings: Settings, opponent: Path, training: Training) -> Set
     run = RunConfig(
         steps=count,
         batch_size=batch,
-        feedback=settings.run.feedback,
+        feedback="outcome" if settings.run.feedback == "thumb" else settings.run.feedback,
         votes=settings.run.votes,
         seed=settings.run.seed,
         opponent=str(opponent),

@@ -16,6 +16,7 @@ from envs.arena import DuelArena
 from envs.offline import FileArena, load_lists, load_preferences
 from envs.tasks.task import Task
 from envs.votes.rows import Reading
+from envs.votes.thumbs import holds_thumbs, load_thumbs
 from envs.votes.writable import require_prompts, writable
 from oracles import Oracle
 from preference_duel import distributed
@@ -79,33 +80,47 @@ def build_experiment(settings: Settings, device: str) -> Experiment:
         if not traits(agent).plays_opponents:
             raise ValueError(f"agent '{settings.names['agent']}' plays itself; of --run.opponent learns spo")
         agent.fixed_opponent = _opponent(run.opponent, task, policy.exact, device)  # pyright: ignore[reportAttributeAccessIssue]
-    arena: Arena = DuelArena(task, oracle, run.batch_size, run.feedback, run.votes, seed("arena"))
+    hidden = reference if run.feedback == "thumb" else None
+    if hidden is not None and not traits(agent).learns_from_thumbs:
+        raise ValueError(
+            f"agent '{settings.names['agent']}' learns from pairs; with --run.feedback thumb take one that learns from "
+            f"single responses, such as kto or dro"
+        )
+    arena: Arena = DuelArena(task, oracle, run.batch_size, run.feedback, run.votes, seed("arena"), hidden)
     reading = None
     if run.data is not None:
-        if not traits(agent).learns_from_files:
-            raise ValueError(
-                f"agent '{settings.names['agent']}' learns from its own samples; with --run.data take one that learns "
-                f"from files, such as dpo, ipo or pelhf"
-            )
-        read: Callable[..., tuple[list[Any], Reading]] = load_preferences
-        if traits(agent).learns_from_lists:
-            read = load_lists
-        given, reading = read(run.data, run.reading)
-        with quiet():
-            given = writable(policy, given, reading, run.unwritable)
-        batch = None if run.batch_size is None else min(run.batch_size, len(given))
-        arena = recorded = FileArena(task, given, batch, seed("arena"))
-        if traits(agent).one_pass and run.steps * recorded.batch_size > len(given):
-            raise ValueError(
-                f"agent '{settings.names['agent']}' counts each comparison once: {run.steps} steps of "
-                f"{recorded.batch_size} are more than the {len(given)} of {run.data}; take --run.steps "
-                f"{len(given) // recorded.batch_size}, or all at once by --run.batch_size None --run.steps 1"
-            )
+        arena, reading = _file_arena(settings, task, policy, agent)
     evaluation = Evaluation(
         task, oracle, reference, run.eval_prompts, run.eval_pairs, seed("evaluation"), tau_of(settings)
     )
     evaluation.pool = run.eval_pool
     return Experiment(task, oracle, reference, agent, arena, evaluation, reading)
+
+
+def _file_arena(settings: Settings, task: Task, policy: Policy, agent: Agent) -> tuple[FileArena, Reading]:
+    """Reads the data of a run as its agent takes it: as thumbs, whole lists, or pairs."""
+    run, can = settings.run, traits(agent)
+    assert run.data is not None
+    if not can.learns_from_files:
+        raise ValueError(
+            f"agent '{settings.names['agent']}' learns from its own samples; with --run.data take one that learns "
+            f"from files, such as dpo, ipo or pelhf"
+        )
+    read: Callable[..., tuple[list[Any], Reading]] = load_lists if can.learns_from_lists else load_preferences
+    if can.learns_from_thumbs and holds_thumbs(run.data, run.reading):
+        read = partial(load_thumbs, dislikes_alone=can.learns_from_dislikes)
+    given, reading = read(run.data, run.reading)
+    with quiet():
+        given = writable(policy, given, reading, run.unwritable)
+    batch = None if run.batch_size is None else min(run.batch_size, len(given))
+    arena = FileArena(task, given, batch, seed_of(run, "arena"))
+    if can.one_pass and run.steps * arena.batch_size > len(given):
+        raise ValueError(
+            f"agent '{settings.names['agent']}' counts each comparison once: {run.steps} steps of {arena.batch_size} "
+            f"are more than the {len(given)} of {run.data}; take --run.steps {len(given) // arena.batch_size}, or all "
+            f"at once by --run.batch_size None --run.steps 1"
+        )
+    return arena, reading
 
 
 def build_oracle(config: Any, task: Task, device: str) -> Oracle:

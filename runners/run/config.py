@@ -18,7 +18,7 @@ from envs.tasks.task import require_task, task_config
 from envs.votes.options import ReadOptions
 from oracles.registry import GAMES, oracle_config, require_oracle
 from preference_duel.names import UnknownNameError, find, nearest, require_known
-from preference_duel.types import Feedback
+from preference_duel.types import DuelFeedback
 
 PARTS = "task", "policy", "oracle", "agent"
 TABLES: dict[str, Mapping[str, str]] = {"policy": POLICIES, "agent": AGENTS}
@@ -38,10 +38,11 @@ class RunConfig:
     """Oracle queries after which the run ends, though it has steps left, >= 1; None: the steps alone count."""
     batch_size: int | None = 32
     """Prompts per step, drawn with replacement; None: every training prompt once."""
-    feedback: Feedback = "outcome"
-    """What a query reveals: "outcome" (who won) or "probability" (P itself)."""
+    feedback: DuelFeedback = "outcome"
+    """What a query reveals: "outcome" (who won), "probability" (P itself), or "thumb" (whether a response won against
+    one of the start that is not shown; for agents of single responses, such as kto)."""
     votes: int = 1
-    """Outcomes per asked pair; 1 under feedback "probability"."""
+    """Outcomes per asked pair; 1 under the other kinds of feedback."""
     data: str | None = None
     """Preferences given before, to learn from instead of duels: a file of JSON lines, a JSON array, CSV or Parquet, or
     a dataset's directory, in a public format or one of your own (docs/data.md); the oracle then only measures."""

@@ -202,6 +202,9 @@ def _append(file: FileIO, lines: Iterable[Mapping[str, Any]]) -> None:
 
 def _asked_pairs(step: int, duel: Duel, prompts: int) -> Iterable[dict[str, Any]]:
     for b, prompt in enumerate(duel.prompts[:prompts]):
+        if duel.feedback == "thumb":
+            yield {"step": step, "prompt": prompt, "response": duel.left[b][0].text, "label": float(duel.prob[b, 0, 0])}
+            continue
         pairs = [(k, l, duel.left[b][k].text, duel.right[b][l].text) for k, l in duel.asked[b].nonzero().tolist()]
         telling = [pair for pair in pairs if pair[2] != pair[3]] or pairs
         for k, l, left, right in telling[:1]:

@@ -11,7 +11,8 @@ from tests.envs.votes.layouts import LAYOUTS, NAMES, QUESTIONS
 from tests.envs.votes.test_formats import LISTS, broken
 
 SINGLE = {
-    "thumbs": [{"prompt": text, "completion": "Yes.", "label": i % 2 == 0} for i, text in enumerate(QUESTIONS)],
+    "thumbs": [{"prompt": text, "response": "Yes.", "label": i % 2} for i, text in enumerate(QUESTIONS)],
+    "kto": [{"prompt": text, "completion": "Yes.", "label": i % 2 == 0} for i, text in enumerate(QUESTIONS)],
     "prompts": [{"prompt": text} for text in QUESTIONS],
 }
 """Rows about one response or none."""
@@ -24,7 +25,8 @@ REFUSED = {
     },
     **{(name, "task"): r"has no field 'prompt'|prompt must be text" for name in NAMES},
     **{
-        ("thumbs", command): "rows are thumbs .*, each about one response"
+        (name, command): "rows are thumbs .*, each about one response, which say of no pair who won; agents of single"
+        for name in ("thumbs", "kto")
         for command in ("duel", "fit", "label", "audit")
     },
     **{("prompts", command): r"has no field '\w+'" for command in ("duel", "fit", "label", "audit")},

@@ -246,16 +246,6 @@ def test_an_unknown_layout_lists_its_fields_and_the_nearest_format(write):
         read_votes(write({"x": 1}))
 
 
-def test_thumbs_are_no_comparisons_but_have_prompts(write):
-    path = write({"prompt": "q", "completion": "a", "label": True})
-    for read in (read_preferences, read_votes):
-        with pytest.raises(
-            ValueError, match=r"^FILE:1: rows are thumbs .*which say of no pair who won; --task can take"
-        ):
-            read(path)
-    assert load_prompts(path)[0] == [("FILE:1", "q", None)]
-
-
 def test_the_strength_of_a_preference_is_a_share_on_request(write):
     for layout, outcomes in (("helpsteer2", [1, 1 / 6, 0.5, 1, 1 / 6]), ("helpsteer3", [2 / 3, 0, 0.5, 2 / 3, 0])):
         path = write(*LAYOUTS[layout])

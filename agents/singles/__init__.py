@@ -1,0 +1,1 @@
+"""Losses of single responses, each liked or disliked by itself, one file each."""
