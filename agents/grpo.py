@@ -76,7 +76,7 @@ class GRPO(LearningAgent):
     """
 
     def __init__(self, config: GRPOConfig, policy: Policy, seed: int) -> None:
-        self.config, self.start = config, policy.frozen()
+        self.config, self.start = config, policy.snapshot()
         super().__init__(policy, config.optimiser, seed, average=config.average, start=self.start)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:

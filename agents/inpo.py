@@ -72,7 +72,7 @@ class INPO(LearningAgent):
     """
 
     def __init__(self, config: INPOConfig, policy: Policy, seed: int) -> None:
-        self.config, self.opponent, self.reference = config, policy.frozen(), policy.frozen()
+        self.config, self.opponent, self.reference = config, policy.snapshot(), policy.snapshot()
         copies = {"opponent": self.opponent, "reference": self.reference}
         super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
 
@@ -87,7 +87,7 @@ class INPO(LearningAgent):
             ValueError: if the duel has no pair of one's own draws, or the policy could not have drawn a response.
         """
         config = self.config
-        self.include_in_average(self.opponent, config.refresh_every)
+        self.include_in_average(self.policy, config.refresh_every)
         with torch.no_grad():
             log_reference = self.reference.logprob(duel.prompts, duel.left)  # [B, K]
             log_opponent = self.opponent.logprob(duel.prompts, duel.left)  # [B, K]

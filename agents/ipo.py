@@ -53,7 +53,7 @@ class IPO(LearningAgent):
     learns_from_files = True
 
     def __init__(self, config: IPOConfig, policy: Policy, seed: int) -> None:
-        self.config, self.start = config, policy.frozen()
+        self.config, self.start = config, policy.snapshot()
         self.own_draws = config.mixture == 0
         super().__init__(policy, config.optimiser, seed, average=config.average, start=self.start)
 

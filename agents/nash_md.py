@@ -82,7 +82,7 @@ class NashMD(LearningAgent):
     """
 
     def __init__(self, config: NashMDConfig, policy: Policy, seed: int) -> None:
-        self.config, self.reference = config, policy.frozen()
+        self.config, self.reference = config, policy.snapshot()
         self.own_draws = config.form == "gradient"
         super().__init__(policy, config.optimiser, seed, average=config.average, reference=self.reference)
 

@@ -77,7 +77,7 @@ class OELHF:
         if policy.exact:
             raise ValueError("oelhf learns from single duels: build its policy without exact")
         self.config, self.policy, self.seed = config, policy, seed
-        self.reference, self.model, self._updates = policy.frozen(), model_of(policy, config.model, seed), 0
+        self.reference, self.model, self._updates = policy.snapshot(), model_of(policy, config.model, seed), 0
         self.planner, enhancer = choose_parts(policy, config.planner, config.enhancer)
         optimiser = config.ipo.optimiser
         if optimiser.method != "lbfgs" and optimiser.learning_rate is None:

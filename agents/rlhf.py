@@ -73,7 +73,7 @@ class RLHF(LearningAgent):
     """
 
     def __init__(self, config: RLHFConfig, policy: Policy, seed: int) -> None:
-        self.config, self.start = config, policy.frozen()
+        self.config, self.start = config, policy.snapshot()
         super().__init__(policy, config.optimiser, seed, average=config.average, start=self.start)
         self.model = model_of(policy, config.model, seed)
         self._gradient = PolicyGradient(self.learner, self.start, config.tau, config.gradient)

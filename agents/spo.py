@@ -72,7 +72,7 @@ class SPO(LearningAgent):
     plays_opponents = True
 
     def __init__(self, config: SPOConfig, policy: Policy, seed: int) -> None:
-        self.config, self.start = config, policy.frozen()
+        self.config, self.start = config, policy.snapshot()
         super().__init__(policy, config.optimiser, seed, average=config.average, start=self.start)
         self._gradient = PolicyGradient(self.learner, self.start, config.tau, config.gradient)
 

@@ -60,8 +60,8 @@ class SPPO(LearningAgent):
     """Plays K samples of a frozen pi_t (`opponent`) and regresses log pi/pi_t onto eta (P(y beats pi_t) - 1/2)."""
 
     def __init__(self, config: SPPOConfig, policy: Policy, seed: int) -> None:
-        start = policy.frozen() if config.log_kl else None
-        self.config, self.opponent, self.start = config, policy.frozen(), start
+        start = policy.snapshot() if config.log_kl else None
+        self.config, self.opponent, self.start = config, policy.snapshot(), start
         super().__init__(policy, config.optimiser, seed, average=config.average, opponent=self.opponent, start=start)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
@@ -75,7 +75,7 @@ class SPPO(LearningAgent):
             ValueError: if samples are too few, the projection gets outcomes, or the policy can't sample a response.
         """
         config, weight = self.config, duel.left_weight  # [B, K] 1/K, or pi_t(y) if exact
-        self.include_in_average(self.opponent, config.refresh_every)
+        self.include_in_average(self.policy, config.refresh_every)
         without_ties = config.leave_one_out and duel.self_play and not duel.exact
         known = None if duel.exact else duel.known
         win_rate = losses.win_rate(config.project(duel), duel.right_weight, without_ties, known)  # [B, K]

@@ -62,7 +62,7 @@ class XPO(LearningAgent):
     """
 
     def __init__(self, config: XPOConfig, policy: Policy, seed: int) -> None:
-        self.config, self.reference = config, policy.frozen()
+        self.config, self.reference = config, policy.snapshot()
         super().__init__(policy, config.optimiser, seed, average=config.average, reference=self.reference)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:

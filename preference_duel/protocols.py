@@ -124,6 +124,17 @@ class Policy(nn.Module, ABC):
         twin.requires_grad_(False)
         return twin.eval()
 
+    def snapshot(self) -> Self:
+        """Returns a frozen copy that is only read, or replaced as a whole by `load_state_dict`.
+
+        It may share memory with other snapshots, and hold weights in the precision in which passes read them.
+        """
+        return self.frozen()
+
+    def running_mean(self) -> Self:
+        """Returns a frozen copy for policies to be blended into; it may rest where no passes run."""
+        return self.frozen()
+
     @property
     def autocast(self) -> bool:
         """True if forward passes run in bfloat16, whose rounding no line search sees through."""

@@ -344,7 +344,7 @@ class LearningAgent:
         self, policy: Policy, optimiser: OptimiserConfig, seed: int, *, average: bool, **copies: Policy | None
     ) -> None:
         self.policy, self.seed = policy, seed
-        self.average = policy.frozen() if average else None
+        self.average = policy.running_mean() if average else None
         self.learner = Learner(policy, optimiser, average=self.average, **copies)
 
     @property

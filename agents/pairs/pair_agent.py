@@ -83,8 +83,8 @@ class PairAgent(LearningAgent):
     learns_from_files = True
 
     def __init__(self, config: PairConfig, policy: Policy, seed: int) -> None:
-        self.config, self.opponent = config, policy.frozen()
-        self.reference = policy.frozen() if config.score().to_reference else None
+        self.config, self.opponent = config, policy.snapshot()
+        self.reference = policy.snapshot() if config.score().to_reference else None
         copies = {"opponent": self.opponent, "reference": self.reference}
         super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
 

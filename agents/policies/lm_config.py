@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "bfloat16"]
 Sampler = Literal["transformers", "vllm"]
 Compute = Literal["auto", "float32", "bfloat16"]
-DTYPES, SAMPLERS = get_args(Dtype), get_args(Sampler)
+DTYPES, SAMPLERS, COMPUTES = get_args(Dtype), get_args(Sampler), get_args(Compute)
 TINY = Path(__file__).parents[1] / "checkpoints" / "tiny"
 
 

@@ -40,7 +40,9 @@ class LinearUncertainty:
             for x, row in zip(prompts, responses, strict=True)
             for y in row
         ]
-        hidden = hidden_at(policy.model.base_model, rows, [[len(row) - 1] for row in rows], policy.micro_tokens)
+        places = [[len(row) - 1] for row in rows]
+        with torch.autocast(policy.device.type, torch.bfloat16, enabled=policy.autocast):
+            hidden = hidden_at(policy.model.base_model, rows, places, policy.micro_tokens)
         return hidden.double().cpu().unflatten(0, (len(prompts), -1))
 
     def add(self, duel: Duel) -> None:

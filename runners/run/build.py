@@ -74,7 +74,7 @@ def build_experiment(settings: Settings, device: str) -> Experiment:
         if run.parallel == "fsdp":
             _shard(policy, settings.names["policy"])
     require_prompts(policy, task)
-    reference = policy.frozen()
+    reference = policy.snapshot()
     agent: Agent = configs["agent"].build(policy=policy, seed=seed("agent"))
     if run.opponent is not None:
         if not traits(agent).plays_opponents:

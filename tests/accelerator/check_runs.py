@@ -52,8 +52,8 @@ VARIANTS = {
 }
 BFLOAT16 = {"ipo in bfloat16", "ipo beside a bfloat16 base"}
 """Variants whose attention rounds otherwise on the CPU, so that scalars are only near."""
-ON_THE_HOST = {"shares", "payoff", "met", "wins", "memory", "counts", "doubt", "margin"}
-"""Parts of an agent's state beside a network that are not on the device: a population's mixture and results, replayed
+ON_THE_HOST = {"average", "shares", "payoff", "met", "wins", "memory", "counts", "doubt", "margin"}
+"""Parts of an agent's state that are not on the device: the running mean, a population's mixture and results, replayed
 steps, tables of counts, the matrix of an optimistic bonus, the mean and spread of margins."""
 
 
@@ -143,6 +143,11 @@ def require_placed(device_agent, host_agent, tables):
     assert {p.device.type for p in parameters} == {accelerator.NAME}
     host = {name for name, x in mine.items() if x.device.type == "cpu"}
     assert sorted(name for name in host if not any(f"'{part}'" in name for part in ON_THE_HOST)) == []
+    average = device_agent.average
+    if average is not None:
+        adapted = any("lora_" in name for name in mine)
+        assert {p.device.type for p in average.parameters()} == {accelerator.NAME if adapted else "cpu"}
+        assert average.device == device_agent.policy.device
 
 
 def apart(host, device, tolerance):
@@ -152,7 +157,8 @@ def apart(host, device, tolerance):
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in FAST else pytest.mark.slow) for c in CASES])
-def test_a_run_has_the_scalars_of_the_cpu(case, folder, tmp_path):
+def test_a_run_has_the_scalars_of_the_cpu(case, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("agents.policies.lm.copies.LARGE", 0)
     settings = settings_of(case, folder)
     host_run, host = on_the_cpu(settings)
     with accelerator.attached():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from agents.policies import sharding
-from agents.policies.lm import lora, scoring
+from agents.policies.lm import copies, lora, scoring
 from agents.policies.lm.agreement import require_agreement
 from agents.policies.lm.batching import packed
 from agents.policies.lm.constraints import TextConstraints
@@ -54,6 +55,12 @@ class HFPolicy(TokenPolicy):
     """
 
     _root: scoring.Root
+    _home: torch.device | None = None
+    """Of a copy whose weights rest on the host: where its passes run."""
+    _shares: bool = False
+    """True if another copy may hold the same memory."""
+    _latest: weakref.ref[HFPolicy] | None = None
+    """The last snapshot, as long as it is held elsewhere."""
 
     def __init__(
         self, name_or_dir: str | Path, task: Task, device: str = "cpu", seed: int = 0, **settings: Any
@@ -134,9 +141,55 @@ class HFPolicy(TokenPolicy):
             raise ValueError("adapters are small and their copies share the rest: take --run.parallel ddp")
         sharding.shard(self._root)
 
-    def gathered(self) -> AbstractContextManager[None]:
-        """Gathers sharded parameters inside the block, for any number of passes without gradients."""
-        return sharding.gathered(self._root) if self.sharded else nullcontext()
+    def gathered(self) -> AbstractContextManager[Any]:
+        """Has the parameters where passes run inside the block, for any number of them without gradients.
+
+        Sharded ones are gathered, and those that rest on the host visit the device. Those that autocast rounds are
+        rounded once: it keeps them for the outermost block.
+        """
+        if self.sharded:
+            return sharding.gathered(self._root)
+        if self._home is not None:
+            return copies.visiting(self.model, self._home, self.autocast)
+        return torch.autocast(self.device.type, enabled=False) if self.autocast else nullcontext()
+
+    def snapshot(self) -> Self:
+        """Returns a frozen copy as passes read it: under autocast matrices in bfloat16, shared with the last snapshot.
+
+        What `load_state_dict` replaces is no longer shared.
+        """
+        if self.adapted or self.sharded:
+            return self.frozen()
+        earlier = None if self._latest is None else self._latest()
+        weights = copies.snapshot(self.model, None if earlier is None else earlier.model, self.autocast)
+        memo: dict[int, Any] = {**weights}
+        twin = copy.deepcopy(self, memo).eval()
+        twin._shares = True
+        self._latest = weakref.ref(twin)
+        return twin
+
+    def running_mean(self) -> Self:
+        """Returns a frozen copy in float32, which rests on the host if it is large, and visits for passes."""
+        size = sum(parameter.nbytes for parameter in self.parameters())
+        if self.adapted or self.sharded or self.device.type == "cpu" or size < copies.LARGE:
+            return self.frozen()
+        memo: dict[int, Any] = {**copies.on_the_host(self.model)}
+        twin = copy.deepcopy(self, memo).eval()
+        twin._home = self.device
+        return twin
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Loads weights, as any module does; memory that is shared stays as it is."""
+        if self._shares:
+            for parameter in self.parameters():
+                parameter.data = parameter.data.clone()
+            self._shares = False
+        return super().load_state_dict(state_dict, strict, assign)
+
+    @property
+    def device(self) -> torch.device:
+        """Where passes run."""
+        return super().device if self._home is None else self._home
 
     def decoder(self, prompts: Sequence[str], rows: Sequence[int]) -> Decoder:
         """Starts one response to `prompts[i]` for each i of `rows`."""
@@ -238,6 +291,8 @@ class HFPolicy(TokenPolicy):
             raise TypeError(f"a language model's parameters can be averaged with another's, got {type(other).__name__}")
         with torch.no_grad():
             for mine, theirs in zip(self.parameters(), other.parameters(), strict=True):
+                if mine.dtype != theirs.dtype:
+                    raise TypeError("a snapshot is rounded; blend copies that policy.frozen() returns")
                 if mine is not theirs:
                     mine.lerp_(theirs.to(mine.device), weight)
 

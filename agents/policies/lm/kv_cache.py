@@ -22,7 +22,13 @@ class RoomyLayer(DynamicLayer):
         self._memory: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Adds new tokens; returns all of them."""
+        """Adds new tokens; returns all of them.
+
+        Under autocast they are kept as attention reads them: it would round all of the cache at every token.
+        """
+        if torch.is_autocast_enabled(key_states.device.type):
+            dtype = torch.get_autocast_dtype(key_states.device.type)
+            key_states, value_states = key_states.to(dtype), value_states.to(dtype)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         seen = self.get_seq_length()
