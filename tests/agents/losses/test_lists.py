@@ -1,5 +1,6 @@
 """Losses of lists, worked out by hand."""
 
+import json
 import math
 from functools import partial
 from itertools import permutations
@@ -19,6 +20,7 @@ from agents.losses import (
     rrhf,
     simpo,
 )
+from tests.paths import GOLDEN
 
 SCORE, MEAN, REWARD = (0.2, 0.5, -0.1), (-1.0, -0.8, -2.0), (2.0, 1.0, -0.5)
 
@@ -45,6 +47,13 @@ def test_lipo_weighs_pairs_by_gain_and_discount():
     ]
     assert of_list(lipo_lambda, SCORE, (1.0, 0.5, 0.0)) == pytest.approx(sum(swaps))
     assert sum(swaps) == pytest.approx(0.501909, abs=1e-6)
+
+
+@pytest.mark.parametrize("one", json.loads((GOLDEN / "list_losses.json").read_text(encoding="utf-8"))["lists"])
+def test_losses_are_those_of_allrank(one):
+    """`lambdaRank` times its normaliser, and `listMLE`; see benchmarks/allrank_losses.py."""
+    ours = {loss.__name__: of_list(loss, one["score"], one["label"]) for loss in (lipo_lambda, plackett_luce)}
+    assert ours == pytest.approx(one["loss"], rel=1e-6)
 
 
 def test_rounding_decides_no_rank():
