@@ -5,6 +5,8 @@ import shlex
 
 from tests.paths import ROOT
 
+NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
+"""Shown by the site as pages of their names."""
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAM = re.compile(r"(python -m (?:runners|benchmarks)\.\w+|torchrun --nproc-per-node \d+ -m runners\.duel)\b")
 

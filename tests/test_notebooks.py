@@ -4,9 +4,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.documents import NOTEBOOKS
 from tests.paths import ROOT
-
-NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 
 def outputs(notebook):

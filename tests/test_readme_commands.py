@@ -28,7 +28,7 @@ from runners.benchmark.tuning import settings_of, tuned_for
 from runners.duel import main
 from runners.run.cli import parse
 from runners.run.record import read_lines
-from tests.documents import PAGES, arguments, blocks, commands, files, name
+from tests.documents import NOTEBOOKS, PAGES, arguments, blocks, commands, files, name
 from tests.paths import ROOT
 
 TEXTS = {name(page): page.read_text(encoding="utf-8") for page in PAGES}
@@ -201,7 +201,9 @@ def test_the_readme_fits_on_a_few_screens():
 @pytest.mark.parametrize("page", TEXTS)
 def test_every_file_that_a_page_links_to_or_names_exists(page):
     links = [link for link in re.findall(r"\]\(([^)#\s|]+)[^)]*\)", TEXTS[page]) if "://" not in link]
-    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+    places = [(ROOT / page).parent / link for link in links]
+    missing = [place for place in places if not place.exists() and not place.with_suffix(".ipynb").exists()]
+    assert missing == []
     folders = "|".join(path.name for path in ROOT.iterdir() if (path / "__init__.py").exists())
     named = re.findall(rf"(?<![\w/])((?:{folders})/[\w/]+\.py)\b", TEXTS[page])
     assert [path for path in named if not (ROOT / path).exists()] == []
@@ -209,7 +211,9 @@ def test_every_file_that_a_page_links_to_or_names_exists(page):
 
 def test_the_site_has_every_page():
     listed = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
-    assert listed == {page.removeprefix("docs/") for page in TEXTS if page.startswith("docs/")}
+    pages = {page.removeprefix("docs/") for page in TEXTS if page.startswith("docs/")}
+    notebooks = {path.relative_to(ROOT / "docs").with_suffix(".md").as_posix() for path in NOTEBOOKS}
+    assert listed == pages | notebooks
 
 
 @pytest.mark.slow
