@@ -41,8 +41,12 @@ from agents.pairs.rdpo import RDPOConfig
 from agents.pairs.simpo import SimPOConfig
 from agents.pairs.slic import SLiCConfig
 from agents.policies.tabular import TabularPolicy
+from agents.singles.bco_unpaired import BCOUnpairedConfig
+from agents.singles.d2o import D2OConfig
 from agents.singles.dro import DROConfig
+from agents.singles.kimi import KimiConfig
 from agents.singles.kto import KTOConfig
+from agents.singles.npo import NPOConfig
 from agents.singles.single_agent import SingleConfig
 from benchmarks.timing import machine
 from envs import DuelArena, Task
@@ -90,6 +94,11 @@ ENTRIES: tuple[tuple[str, str, Config], ...] = (
     ("kto", "beta .1", KTOConfig()),
     ("kto", "", KTOConfig(beta=BETA)),
     ("dro", "", DROConfig(tau=BETA, value=OptimiserConfig("lbfgs"))),
+    ("kimi", "one step", KimiConfig(tau=BETA)),
+    ("npo", "retain 1", NPOConfig(beta=BETA)),
+    ("npo", "retain 0", NPOConfig(beta=BETA, retain=0.0)),
+    ("d2o", "alpha .5", D2OConfig(beta=BETA, alpha=BETA)),
+    ("bco_unpaired", "", BCOUnpairedConfig(beta=BETA)),
     ("plackett_luce", "", PlackettLuceConfig(beta=BETA)),
     ("lipo", "", LiPOConfig(beta=BETA)),
     ("pro", "", PROConfig()),
@@ -118,11 +127,12 @@ def task_of_lengths() -> Task:
 def optimum(config: Config, payoff: Tensor, start: Tensor = START) -> Tensor:
     """Returns [3] the distribution at which an agent ends that solves the duels of its start, again and again.
 
-    nash_ema plays its own duels, by steps down the gradient; lipo takes such steps too: its loss jumps with the ranks.
+    nash_ema plays its own duels, by steps down the gradient; lipo, whose loss jumps with the ranks, and bco_unpaired,
+    whose shift follows the policy, take such steps too.
     """
     task = task_of_lengths()
     policy = TabularPolicy(task, start, exact=True)
-    if isinstance(config, NashEMAConfig | LiPOConfig):
+    if isinstance(config, NashEMAConfig | LiPOConfig | BCOUnpairedConfig):
         rounds, optimiser = 3000, OptimiserConfig("sgd", learning_rate=5.0, warmup=0, max_grad_norm=None)
     else:
         rounds, optimiser = 100, OptimiserConfig("lbfgs")

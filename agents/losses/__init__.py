@@ -27,7 +27,7 @@ from agents.losses.pairs import (
 )
 from agents.losses.reference_free import cpo, orpo, simpo, slic
 from agents.losses.self_play import best_and_worst, bradley_terry, log_partition, sppo, win_rate
-from agents.losses.singles import dro, kto
+from agents.losses.singles import bco_unpaired, d2o, dro, kto, npo
 from agents.losses.surrogates import (
     advantage,
     clipped,
@@ -44,10 +44,12 @@ __all__ = [
     "apo_down",
     "apo_zero",
     "bco",
+    "bco_unpaired",
     "best_and_worst",
     "bradley_terry",
     "clipped",
     "cpo",
+    "d2o",
     "discopop",
     "dpo",
     "dpop",
@@ -65,6 +67,7 @@ __all__ = [
     "log_partition",
     "mean_log_odds",
     "nca",
+    "npo",
     "of_best",
     "orpo",
     "over_outcomes",

@@ -60,6 +60,69 @@ def dro(ratio: Tensor, score: Tensor, value: Tensor, tau: float) -> Tensor:
     return (score - value - tau * ratio).square() / 2
 
 
+def npo(ratio: Tensor, label: Tensor, beta: float, retain: float = 0.0) -> Tensor:
+    """Returns -(2/b) logsig(-b r) of what is disliked and -retain r of what is liked: negative preference optimisation.
+
+    Zhang et al. 2024, arXiv:2404.05868, equation 3; with `retain` its NPO + RT, but for log ref, a constant. As b goes
+    to 0 its gradient is that of the log-likelihood of what is disliked; NPO is (2/b) DPO of a winner with r = 0.
+
+    Args:
+        ratio: [...] log pi - log ref of the responses, nats.
+        label: [...] share of the verdicts that like them, in [0, 1].
+        beta: how soon a response is unlikely enough, positive.
+        retain: weight of the log-likelihood of liked responses, at least 0.
+
+    Returns:
+        [...] nats, unreduced; with shares the mean over verdicts.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    _require_alike(ratio, label)
+    return (1 - label) * (2 / beta) * torch.nn.functional.softplus(beta * ratio) - label * retain * ratio
+
+
+def d2o(ratio: Tensor, own_ratio: Tensor, beta: float, alpha: float) -> Tensor:
+    """Returns -logsig(b mean_i r(y_i) - a r(y_l)) of a disliked response y_l and one's own samples y_i.
+
+    Duan et al. 2024, arXiv:2403.03419, equation 5: distributional dispreference optimisation. With one sample and a = b
+    it is DPO, the sample the winner.
+
+    Args:
+        ratio: [...] log pi - log ref of the disliked responses, nats.
+        own_ratio: the mean log-ratio of the policy's own samples, nats; broadcasts with `ratio`.
+        beta: weight of the own samples, positive.
+        alpha: weight of the disliked response, positive.
+
+    Returns:
+        [...] nats, unreduced.
+    """
+    return torch.nn.functional.softplus(alpha * ratio - beta * own_ratio)
+
+
+def bco_unpaired(ratio: Tensor, label: Tensor, shift: Tensor, beta: float) -> Tensor:
+    """Returns -logsig(b r - d) of what is liked and -logsig(d - b r) of what is not.
+
+    Jung et al. 2024, arXiv:2404.04656.
+
+    Args:
+        ratio: [...] log pi - log ref of the responses, nats.
+        label: [...] share of the verdicts that like them, in [0, 1].
+        shift: d, a mean of rewards b r, nats; broadcasts with the others, no gradient.
+        beta: KL coefficient, positive.
+
+    Returns:
+        [...] nats, unreduced; with shares the mean over verdicts.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    _require_alike(ratio, label)
+    logit = beta * ratio - shift
+    softplus = torch.nn.functional.softplus
+    return label * softplus(-logit) + (1 - label) * softplus(logit)
+
+
 def _require_alike(ratio: Tensor, label: Tensor) -> None:
     if ratio.shape != label.shape:
         raise ValueError(f"ratio and label must have one shape, got {tuple(ratio.shape)} and {tuple(label.shape)}")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from agents import losses
-from agents.learning.critic import critic_of
 from agents.optim.optimiser import Optimiser, OptimiserConfig
 from agents.policies.tensors import restore, tensors
 from agents.singles.single_agent import SingleAgent, SingleConfig, labels
 from preference_duel.checks import positive, require
-from preference_duel.types import Duel, Proposal
+from preference_duel.types import Duel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +27,8 @@ class DROConfig(SingleConfig):
 
     It ends at ref exp(q / tau) / Z, whatever samples: on thumbs against the start the optimum of offline IPO.
     """
+
+    mixes_prompts: ClassVar[bool] = True  # one value function learns from all
 
     tau: float = 0.1
     """KL coefficient around the start, > 0, in units of the label (the paper takes 1 on rewards of its own scale)."""
@@ -49,65 +50,52 @@ class DROConfig(SingleConfig):
         return losses.dro(ratio, label, point, self.tau)
 
 
-class DRO:
+class DRO(SingleAgent):
     """Takes one step of the policy and one of the value function on the same loss.
 
     Attributes:
-        policy: what is trained.
-        average: the mean of pi_1..pi_T, start included, if kept.
-        agent: takes the policy's steps.
         critic: the value function V(x).
     """
 
-    learns_from_files = True
-    learns_from_thumbs = True
-    learns_from_lists = True
-
     def __init__(self, config: DROConfig, policy: Policy, seed: int) -> None:
-        self.config, self.policy = config, policy
-        self.agent = SingleAgent(config, policy, seed)
-        self.average = self.agent.average
-        self.critic = critic_of(policy)
-        self.optimiser = Optimiser(self.critic.parameters(), config.value, 1e-3)
+        from agents.learning.critic import critic_of  # loads transformers
 
-    def propose(self, prompts: Sequence[str]) -> Proposal:
-        """Returns K samples for both seats, or the whole distribution if the policy is exact."""
-        return self.agent.propose(prompts)
+        super().__init__(config, policy, seed)
+        self.tau, self.critic = config.tau, critic_of(policy)
+        self.optimiser = Optimiser(self.critic.parameters(), config.value, 1e-3)
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Takes one step of each on the duel's responses.
 
         Raises:
-            ValueError: as `SingleAgent.update`.
+            ValueError: if nothing was asked about a prompt, or the policy could not have sampled a response.
         """
         label, weight = labels(duel)
         with torch.no_grad():
             value = self._value(duel)
-        step = self.agent.learn(duel, label, weight, value)
+        step = self.learn(duel, label, weight, value)
         assert step.log_reference is not None
-        values = [tensor.to(value) for tensor in (step.log_policy - step.log_reference, label, weight)]
-        self.optimiser.step(lambda: self._accumulate(duel, *values))
+        ratio, label, weight = (one.to(value) for one in (step.log_policy - step.log_reference, label, weight))
+
+        def accumulate() -> Tensor:
+            loss = (weight * losses.dro(ratio, label, self._value(duel)[:, None], self.tau)).sum(1).mean()
+            loss.backward()
+            return loss.detach()
+
+        self.optimiser.step(accumulate)
         return step.scalars
 
     def _value(self, duel: Duel) -> Tensor:
         """Returns [B] V(x), the value before a response's first token."""
         return self.critic(duel.prompts, [row[:1] for row in duel.left])[:, 0, 0]
 
-    def _accumulate(self, duel: Duel, ratio: Tensor, label: Tensor, weight: Tensor) -> Tensor:
-        loss = (weight * losses.dro(ratio, label, self._value(duel)[:, None], self.config.tau)).sum(1).mean()
-        loss.backward()
-        return loss.detach()
-
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of the policy's steps, and the value function with its optimiser."""
-        return {
-            "agent": self.agent.state_dict(),
-            "critic": tensors(self.critic),
-            "optimiser": self.optimiser.state_dict(),
-        }
+        value = {"critic": tensors(self.critic), "optimiser": self.optimiser.state_dict()}
+        return {"agent": super().state_dict(), **value}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from `state_dict()`."""
-        self.agent.load_state_dict(state["agent"])
+        super().load_state_dict(state["agent"])
         restore(self.critic, state["critic"])
         self.optimiser.load_state_dict(state["optimiser"])

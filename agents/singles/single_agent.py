@@ -30,7 +30,10 @@ class SingleConfig(ABC):
     """Whether log-ratios are taken to the policy that samples, not to the start."""
 
     mixes_prompts: ClassVar[bool] = False
-    """Whether the point of a prompt depends on the other prompts of its batch."""
+    """Whether what is learned of a prompt depends on the other prompts of its batch."""
+
+    learns_from_dislikes: ClassVar[bool] = False
+    """Whether disliked responses alone teach something."""
 
     responses: int = 4
     """Samples per prompt, K >= 2. Ignored if the policy is exact."""
@@ -91,6 +94,7 @@ class SingleAgent(LearningAgent):
         copies = {"opponent": self.opponent, "reference": start}
         super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
         self.learner.batchable &= not config.mixes_prompts
+        self.learns_from_dislikes = config.learns_from_dislikes
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K samples for both seats, or the whole distribution if the policy is exact."""

@@ -1,15 +1,22 @@
 """Agents of single responses: the distribution that each converges to, and what it reads of thumbs, duels and files."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from agents import losses
 from agents.check import check_agent
 from agents.ipo import IPOConfig
 from agents.optim.optimiser import OptimiserConfig
 from agents.policies.lm_config import TinyConfig
 from agents.policies.tabular import TabularPolicy
+from agents.singles.bco_unpaired import BCOUnpairedConfig
+from agents.singles.d2o import D2OConfig
 from agents.singles.dro import DROConfig
+from agents.singles.kimi import KimiConfig
 from agents.singles.kto import KTOConfig
+from agents.singles.npo import NPOConfig
 from agents.singles.single_agent import labels
 from envs import DuelArena, Proposal, make_task
 from envs.offline import FileArena, Preference
@@ -120,6 +127,100 @@ def test_dro_on_thumbs_against_the_start_ends_where_offline_ipo_does(tau, expect
     assert torch.allclose(law(agent.policy), law(ipo.policy), rtol=0, atol=1e-5)
 
 
+LABELS = double(0.9, 0.6, 0.2)
+
+
+def final(config, label=LABELS):
+    """The distribution at which an agent ends from thumbs of the start, and its log-ratios."""
+    agent, _ = solved(config, thumbs(label.tolist()))
+    policy = law(agent.policy)
+    return policy, (policy / G3_START).log(), agent
+
+
+def require_alike(pull):
+    assert torch.allclose(pull, pull.mean().expand(3), rtol=1e-3, atol=0)
+
+
+def test_kimis_exact_minimiser_is_not_hedge():
+    """Its log-ratios u solve u + k e^u = (q - mean q) / tau; Hedge's have k = 0."""
+    policy, ratio, _ = final(KimiConfig(tau=0.5, **EXACT))
+    advantage = (LABELS - (G3_START * LABELS).sum()) / 0.5
+    k = (advantage - ratio) / ratio.exp()
+    require_alike(k)
+    assert k[0].item() == pytest.approx(0.105700, abs=1e-5)
+    assert policy.tolist() == pytest.approx([0.685227, 0.239687, 0.075086], abs=1e-5)
+
+
+def test_kimi_learns_nothing_from_one_response_and_says_so():
+    agent = KimiConfig().build(policy=TabularPolicy(TASK, START))
+    with pytest.raises(ValueError, match="the mean of one response tells nothing: take lists or pairs"):
+        agent.update(FileArena(TASK, [Thumb("x", "a", 1.0)], None).play())
+
+
+def test_kimi_takes_log_ratios_to_the_policy_that_samples():
+    agent, arena = KimiConfig(average=False).build(policy=TabularPolicy(TASK, START)), thumb_arena(exact=False)
+    assert agent.reference is agent.opponent
+    assert "policy/kl" not in play(agent, arena, 3)
+    assert not torch.equal(law(agent.policy), law(agent.opponent))
+    play(agent, arena, 1)
+    assert torch.equal(law(agent.policy), law(agent.opponent))
+
+
+def test_npo_balances_what_is_liked_with_what_is_not():
+    """Where mu (q - 2 (1 - q) sigma(beta r)) is proportional to pi."""
+    policy, ratio, _ = final(NPOConfig(beta=0.5, optimiser=steps(10.0), **FIXED))
+    require_alike(G3_START * (LABELS - 2 * (1 - LABELS) * torch.sigmoid(0.5 * ratio)) / policy)
+    assert policy.tolist() == pytest.approx([0.831761, 0.164552, 0.003687], abs=1e-5)
+
+
+@pytest.mark.parametrize(("policy", "last"), [(G3_START, 0), (double(0.01, 0.01, 0.98), 2)])
+def test_npo_alone_ends_at_one_response_and_any_will_do(policy, last):
+    """Nothing holds it: from the start it is the most liked one, from near c it is c."""
+    agent = NPOConfig(beta=0.5, retain=0.0, **EXACT).build(policy=TabularPolicy(TASK, G3_START, exact=True))
+    with torch.no_grad():
+        agent.policy.logits.copy_(policy.log())
+    agent.update(thumbs(LABELS.tolist()))
+    assert law(agent.policy)[last] > 0.999
+
+
+def test_d2o_ends_where_every_disliked_response_is_led_alike():
+    """At alpha = beta: (1 - q) sigma(beta (r - mean r)) is one number S for all of them."""
+    policy, ratio, _ = final(D2OConfig(beta=0.5, alpha=0.5, **EXACT))
+    share = (1 - LABELS) * torch.sigmoid(0.5 * (ratio - (G3_START * ratio).sum()))
+    require_alike(share)
+    logit = torch.logit(share.mean() / (1 - LABELS))
+    assert (G3_START * logit).sum().item() == pytest.approx(0, abs=1e-5)
+    assert policy.tolist() == pytest.approx([0.998251, 0.001548, 0.000201], abs=1e-5)
+
+
+def test_d2o_with_one_sample_is_dpo_of_it_against_the_disliked_response():
+    agent = D2OConfig(average=False, optimiser=steps(1.0)).build(policy=TabularPolicy(TASK, START))
+    with torch.no_grad():
+        agent.policy.logits += double(1.0, 0.0, -1.0)
+        agent.opponent.draw = lambda prompts, count, key: ([[Completion("b")]], torch.ones(1, 1, dtype=torch.float64))
+        ratio = agent.policy.log_probs(["x"])[0] - START.log()
+    scalars = agent.update(FileArena(TASK, [Thumb("x", "a", 0.0)], None).play())
+    assert scalars["loss/policy"] == pytest.approx(losses.dpo(ratio[1] - ratio[0], double(1.0)[0], 0.1).item())
+
+
+def test_bco_ends_where_classes_and_labels_agree_as_the_policy_weighs_them():
+    """Where mu (sigma(beta r - d) - q) is proportional to pi, d the mean reward."""
+    policy, ratio, agent = final(BCOUnpairedConfig(beta=0.5, optimiser=steps(20.0), **FIXED))
+    shift = 0.5 * (G3_START * ratio).sum()
+    assert agent.shift.item() == pytest.approx(shift.item(), abs=1e-5)
+    require_alike(G3_START * (torch.sigmoid(0.5 * ratio - shift) - LABELS) / policy)
+
+
+def test_bcos_shift_is_the_running_mean_of_past_rewards():
+    agent = BCOUnpairedConfig(average=False).build(policy=TabularPolicy(TASK, START))
+    with torch.no_grad():
+        agent.policy.logits += double(1.0, 0.0, -1.0)
+        ratio = agent.policy.log_probs(["x"])[0] - START.log()
+    duel = FileArena(TASK, [Thumb("x", "a", 1.0)], None).play()
+    assert agent.update(duel)["loss/point"] == 0
+    assert agent.update(duel)["loss/point"] == pytest.approx(0.1 * 0.1 * ratio[0].item())
+
+
 def test_labels_of_thumbs_duels_and_pairs():
     policy = TabularPolicy(TASK, START, exact=True)
     arena, alone = thumb_arena(), Proposal(*policy.draw(["x"], 1, None)[:1], left_weight=START[None])
@@ -184,27 +285,43 @@ def test_z0_of_own_samples_is_their_mean_log_ratio_and_never_below_0():
     assert scalars["loss/point"] == pytest.approx(max(0.0, scalars["policy/kl"]))
 
 
-@pytest.mark.parametrize("config", [KTOConfig(), DROConfig(refresh_every=3)], ids=lambda config: type(config).__name__)
+EVERY = (
+    KTOConfig(),
+    DROConfig(refresh_every=3),
+    KimiConfig(),
+    NPOConfig(),
+    D2OConfig(refresh_every=3),
+    BCOUnpairedConfig(),
+)
+
+
+@pytest.mark.parametrize("config", EVERY, ids=lambda config: type(config).__name__)
 @pytest.mark.parametrize("exact", [True, False])
 def test_agents_of_single_responses_keep_the_contract_on_thumbs(config, exact):
     check_agent(config.build(policy=TabularPolicy(TASK, START, exact=exact)), thumb_arena(exact=exact))
 
 
-@pytest.mark.parametrize("config", [KTOConfig(average=False), DROConfig(average=False)], ids=["kto", "dro"])
+@pytest.mark.parametrize(
+    "config",
+    [EVERY[0], *(pytest.param(one, marks=pytest.mark.slow) for one in EVERY[1:])],
+    ids=lambda c: type(c).__name__,
+)
 def test_it_learns_from_texts_by_a_language_model(config):
-    """A liked answer becomes likelier against a disliked one; the value function is the policy's own copy."""
+    """A liked answer becomes likelier against a disliked one."""
     task = make_task("chat")
     prompts, texts = task.prompts[:2], ("Pump the tires.", "Water the tomatoes.")
     rows = [Thumb(prompt, text, float(text == texts[0])) for prompt in prompts for text in texts]
+    if isinstance(config, KimiConfig):  # a thumb is its own mean
+        rows = [Preference(prompt, *texts, 1.0) for prompt in prompts]
+    config = dataclasses.replace(config, average=False, refresh_every=9)
     agent, arena = config.build(policy=TinyConfig().build(task=task)), FileArena(task, rows, None)
     responses = [[Completion(text) for text in texts]] * 2
     with torch.no_grad():
         before = agent.policy.logprob(prompts, responses)
     for _ in range(3):
-        scalars = agent.update(arena.play())
+        agent.update(arena.play())
     with torch.no_grad():
         after = agent.policy.logprob(prompts, responses)
-    assert "policy/kl" not in scalars
     assert ((after - before) @ torch.tensor([1.0, -1.0]) > 0).all()
 
 
@@ -222,6 +339,10 @@ def test_a_loss_of_pairs_refuses_thumbs():
         (KTOConfig, {"lambda_u": -1.0}, "lambda_u must be positive"),
         (DROConfig, {"tau": 0.0}, "tau must be positive"),
         (DROConfig, {"responses": 1}, "responses must be at least 2"),
+        (KimiConfig, {"tau": -1.0}, "tau must be positive"),
+        (NPOConfig, {"retain": -1.0}, "retain must be at least 0"),
+        (D2OConfig, {"alpha": 0.0}, "alpha must be positive"),
+        (BCOUnpairedConfig, {"refresh_every": 0}, "refresh_every must be at least 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(kind, fields, message):

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from agents.losses import apo_zero, dro, kto, sppo
+from agents.losses import apo_zero, bco, bco_unpaired, d2o, dpo, dro, kto, npo, rebel, sppo
 from tests.paths import GOLDEN
 
 
@@ -59,6 +59,31 @@ def test_dro_is_zero_at_its_optimum_and_flat_there():
     assert dro(double(0.5), double(1.0), double(0.25), 1.0).item() == pytest.approx(0.25**2 / 2)
 
 
+def test_npo_at_the_start_is_gradient_ascent_on_the_loss_of_the_likelihood():
+    """(2/b) log 2 with slope 1, which is 2 sigma(b r) elsewhere; a liked response counts by its likelihood alone."""
+    ratio = double(0.0, 4.0).requires_grad_()
+    loss = npo(ratio, double(0.0, 0.0), 0.1)
+    (slope,) = torch.autograd.grad(loss.sum(), ratio)
+    assert loss[0].item() == pytest.approx(13.862944, abs=1e-6)
+    assert slope.tolist() == pytest.approx([1, 2 / (1 + math.exp(-0.4))])
+    assert npo(double(0.7), double(1.0), 0.1).item() == 0
+    assert npo(double(0.7), double(1.0), 0.1, 2.0).item() == pytest.approx(-1.4)
+    assert npo(double(0.0), double(0.25), 0.1).item() == pytest.approx(0.75 * 13.862944)
+
+
+def test_d2o_of_a_known_lead():
+    """Own samples at 1 nat, beta 2, what is disliked at -.5, alpha 1: a lead of 2.5."""
+    assert d2o(double(-0.5), double(1.0), 2.0, 1.0).item() == pytest.approx(math.log1p(math.exp(-2.5)))
+
+
+def test_bco_of_a_known_reward():
+    """A reward of 1.5 less a shift of .5 is log-odds of 1; a label of sigma(1) is where it is flat."""
+    ratio, odds = double(3.0).requires_grad_(), double(1.0)
+    assert bco_unpaired(ratio, double(1.0), double(0.5), 0.5).item() == pytest.approx(math.log1p(math.exp(-1)))
+    (slope,) = torch.autograd.grad(bco_unpaired(ratio, odds.sigmoid(), double(0.5), 0.5).sum(), ratio)
+    assert slope.abs() < 1e-15
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_identities_with_other_losses(seed):
     generator = torch.Generator().manual_seed(seed)
@@ -70,10 +95,26 @@ def test_identities_with_other_losses(seed):
     one, none = torch.ones_like(ratio), torch.zeros_like(ratio)
     both = kto(ratio, one, double(0.0), 0.3) + kto(second, none, double(0.0), 0.3)
     assert torch.allclose(both, apo_zero(ratio, second, one, 0.3), 0, 1e-12)
+    both = bco_unpaired(ratio, one, double(0.0), 0.3) + bco_unpaired(second, none, double(0.0), 0.3)
+    assert torch.allclose(both, bco(ratio, second, one, 0.3), 0, 1e-12)
+    assert torch.allclose(d2o(second, ratio, 0.3, 0.3), dpo(ratio - second, one, 0.3), 0, 1e-12)
+    assert torch.allclose(npo(second, none, 0.3), 2 / 0.3 * dpo(-second, one, 0.3), 0, 1e-12)
+    weight = torch.full_like(ratio, 1 / 6)
+    mean, advantage = ratio.mean(1, keepdim=True), (win_rate - win_rate.mean(1, keepdim=True))
+    kimi = dro(ratio, win_rate, win_rate.mean(1, keepdim=True), 1 / eta)
+    assert torch.allclose(kimi, (rebel(ratio, win_rate, weight, eta) + mean).square() / (2 * eta**2), 0, 1e-12)
+    assert torch.allclose(kimi, (advantage - ratio / eta).square() / 2, 0, 1e-12)
 
 
 @pytest.mark.parametrize(
-    "loss", [lambda r, q: kto(r, q, double(0.0), 0.1), lambda r, q: dro(r, q, double(0.0), 0.1)], ids=["kto", "dro"]
+    "loss",
+    [
+        lambda r, q: kto(r, q, double(0.0), 0.1),
+        lambda r, q: dro(r, q, double(0.0), 0.1),
+        lambda r, q: npo(r, q, 0.1),
+        lambda r, q: bco_unpaired(r, q, double(0.0), 0.1),
+    ],
+    ids=["kto", "dro", "npo", "bco_unpaired"],
 )
 def test_shapes_that_do_not_fit_are_refused(loss):
     with pytest.raises(ValueError, match=r"one shape, got \(2,\) and \(3,\)"):

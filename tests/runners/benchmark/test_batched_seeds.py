@@ -16,6 +16,7 @@ GAME = "--task symbols --task.length 2 --task.prompts 2 --oracle cyclic --oracle
 BATCHABLE = "sppo", "dpo", "ipo", "inpo", "egpo", "comal", "nash_md", "nash_ema", "xpo", "spo", "rlhf", "grpo", "rloo"
 PAIRS = "rdpo", "dpop", "f_dpo", "gpo", "discopop", "nca", "bco", "apo", "slic", "cpo", "simpo", "orpo"
 """Losses of dpo's agent: a few steps of each are enough."""
+SINGLES = "kimi", "npo"
 LISTS = "plackett_luce", "lipo", "pro", "rrhf", "dno"
 
 
@@ -46,7 +47,7 @@ def test_a_replica_in_a_batch_is_the_run_it_would_be_alone(agent):
     require_same(agent)
 
 
-@pytest.mark.parametrize("agent", [*PAIRS, *LISTS])
+@pytest.mark.parametrize("agent", [*PAIRS, *SINGLES, *LISTS])
 def test_the_losses_of_pairs_and_lists_mix_no_prompts(agent):
     require_same(agent, steps=4)
 
@@ -89,7 +90,8 @@ def test_what_would_learn_differently_in_a_batch_says_so(agent, more, message):
 
 def test_every_agent_of_ours_was_tried():
     ours = {name for name, where in AGENTS.items() if "sb3" not in where}
-    assert ours - {*BATCHABLE, *PAIRS, *LISTS} == {"oelhf", "pelhf", "psro", "beta_dpo", "kto", "dro"}
+    mixing = {"oelhf", "pelhf", "psro", "beta_dpo", "kto", "dro", "d2o", "bco_unpaired"}
+    assert ours - {*BATCHABLE, *PAIRS, *SINGLES, *LISTS} == mixing
     assert distributed.count() == 1
 
 
