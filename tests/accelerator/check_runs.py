@@ -12,6 +12,7 @@ import torch
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
 import tests.accelerator.device as accelerator
+from agents.policies.lm import hf_policy
 from agents.registry import AGENTS
 from runners.run import checkpoint
 from runners.run.build import build_experiment
@@ -87,6 +88,29 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_self_check():
+    """A model is tried out when it is loaded first on a device, and not again in every case."""
+
+    def once(function, model_of):
+        results = {}
+
+        def remembered(*arguments):
+            model = model_of(arguments[0])
+            key = model.name_or_path, model.device.type, model.dtype, len(list(model.parameters()))
+            if key not in results:
+                results[key] = function(*arguments)
+            return results[key]
+
+        return remembered
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, model_of in {"require_agreement": lambda root: root.model, "forward_arguments": lambda x: x}.items():
+            patch.setattr(hf_policy, name, once(getattr(hf_policy, name), model_of))
+        patch.setattr(hf_policy.scoring, "is_plain", once(hf_policy.scoring.is_plain, lambda model: model))
+        yield
+
+
 def settings_of(case, folder):
     for name, fields in MODELS.items():
         if f"MODELS/{name}" in CASES[case] and not (folder / name).exists():
@@ -144,9 +168,9 @@ def require_placed(device_agent, host_agent, tables):
     host = {name for name, x in mine.items() if x.device.type == "cpu"}
     assert sorted(name for name in host if not any(f"'{part}'" in name for part in ON_THE_HOST)) == []
     average = device_agent.average
-    if average is not None:
-        adapted = any("lora_" in name for name in mine)
-        assert {p.device.type for p in average.parameters()} == {accelerator.NAME if adapted else "cpu"}
+    if isinstance(average, hf_policy.HFPolicy):
+        where = accelerator.NAME if average.adapted else "cpu"
+        assert {p.device.type for p in average.parameters()} == {where}
         assert average.device == device_agent.policy.device
 
 

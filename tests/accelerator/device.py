@@ -28,9 +28,10 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -39,7 +40,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _foreach_utils, backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_map
 
 NAME = "pretend"
 ROOT = str(Path(__file__).parents[2]) + "/"
@@ -94,10 +95,17 @@ def _count(name: str, flat: list[Any], to_device: bool, to_host: bool, blocks: b
 def _place() -> str:
     frame: Any = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_filename.startswith(PACKAGES) and frame.f_code.co_filename != TRANSFER:
-            return f"{frame.f_code.co_filename.removeprefix(ROOT)}:{frame.f_lineno}"
+        file = _file(frame.f_code.co_filename)
+        if file is not None:
+            return f"{file}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
+
+
+@cache
+def _file(path: str) -> str | None:
+    """Returns the path of a file of the project from its root, None of others."""
+    return path.removeprefix(ROOT) if path.startswith(PACKAGES) and path != TRANSFER else None
 
 
 # --- The tensors --------------------------------------------------------------------------------------------------
@@ -169,7 +177,7 @@ _ELEMENTWISE = {"where", "lerp", "lerp_", "fill_", "masked_fill", "masked_fill_"
 
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Runs an operation on the numbers held, if CUDA would, and puts the results where CUDA would."""
-    flat, spec = tree_flatten((args, kwargs))
+    flat = [*_leaves(args), *_leaves(tuple(kwargs.values()))]
     name = func._overloadpacket.__name__
     tensors = [x for x in flat if isinstance(x, Tensor)]
     ours = [x for x in tensors if isinstance(x, DeviceTensor)]
@@ -187,8 +195,7 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     goes_on = kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,)) or "output_size" in kwargs
     _count(name, flat, moves and here and len(ours) < len(tensors), moves and not here, not goes_on)
 
-    held = [x.held if isinstance(x, DeviceTensor) else x for x in flat]
-    args_held, kwargs_held = tree_unflatten(held, spec)
+    args_held, kwargs_held = _mapped(args, _held), {key: _mapped(value, _held) for key, value in kwargs.items()}
     if asked is not None and here:
         kwargs_held["device"] = torch.device("cpu")
     kwargs_held.pop("pin_memory", None)
@@ -198,7 +205,32 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if not here or name == "_local_scalar_dense":
         return result
     same = {id(x.held): x for x in ours}
-    return tree_map_only(Tensor, lambda one: same[id(one)] if id(one) in same else DeviceTensor(one), result)
+
+    def on_device(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        return same[id(x)] if id(x) in same else DeviceTensor(x)
+
+    return _mapped(result, on_device)
+
+
+def _leaves(values: Any) -> Iterator[Any]:
+    """Yields what is in lists and tuples; torch's trees know more, and take a third of a run's time."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _leaves(value)
+        else:
+            yield value
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)([_mapped(x, change) for x in value])
+    return change(value)
+
+
+def _held(x: Any) -> Any:
+    return x.held if isinstance(x, DeviceTensor) else x
 
 
 def _require_one_device(func: Any, name: str, tensors: list[Tensor]) -> None:
