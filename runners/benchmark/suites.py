@@ -160,10 +160,10 @@ TABULAR = "dpo", "rlhf", "xpo", "sppo", "spo", "ipo", "inpo", "nash_md", "egpo",
 """Agents that learn tables: those that fit a Bradley-Terry reward first, then those that learn from the game itself."""
 VARIANTS: dict[str, tuple[str, ...]] = {
     "grpo no std": ("--agent.no_scale_rewards",),
-    "grpo circular": ("--agent.responses", "8", "--agent.schedule", "circular"),
+    **{f"grpo {one}": ("--agent.responses", "8", "--agent.schedule", one) for one in ("circular", "chunks", "anchor")},
 }
 """Label -> settings that make it; its first word is the agent. Each is tuned in its other settings."""
-GROUPS = "grpo", "grpo no std", "rloo", "grpo circular"
+GROUPS = "grpo", "grpo no std", "rloo", "grpo circular", "grpo chunks"
 """Entrants that are rewarded by the comparisons inside a group."""
 
 
