@@ -34,6 +34,7 @@ VARIANTS = {
     "ipo with checkpointing": FREE + "--agent ipo --policy.checkpointing",
     "ipo with adapters": FREE + "--agent ipo --policy.lora.rank 2",
     "ipo beside a bfloat16 base": FREE + "--agent ipo --policy.lora.rank 2 --policy.dtype bfloat16",
+    "rlhf beside a bfloat16 base": FREE + "--agent rlhf --policy.lora.rank 2 --policy.dtype bfloat16",
     "ipo in bfloat16": FREE + "--agent ipo --policy.compute bfloat16",
     "ipo truncated": FREE + "--agent ipo --policy.top_p 0.9 --policy.top_k 5",
     "ipo of a model with windows and caps": FREE + "--agent ipo --policy MODELS/gemma2",
@@ -51,7 +52,7 @@ VARIANTS = {
     "sppo on a table": FINITE + "--agent sppo --policy tabular",
     "psro on a table": FINITE + "--agent psro --policy tabular --policy.exact",
 }
-BFLOAT16 = {"ipo in bfloat16", "ipo beside a bfloat16 base"}
+BFLOAT16 = {"ipo in bfloat16", "ipo beside a bfloat16 base", "rlhf beside a bfloat16 base"}
 """Variants whose attention rounds otherwise on the CPU, so that scalars are only near."""
 ON_THE_HOST = {"average", "shares", "payoff", "met", "wins", "memory", "counts", "doubt", "margin"}
 """Parts of an agent's state that are not on the device: the running mean, a population's mixture and results, replayed
@@ -136,6 +137,7 @@ def on_the_device(settings, folder):
     steps = [one_step(experiment, seed) for seed in (1, 2)]
     require_host(steps[-1][1])
     measured = experiment.evaluation.scalars(experiment.agent.policy, experiment.agent.average)
+    require_average(experiment.agent)
     state = Checkpoint(2, experiment.agent.state_dict(), experiment.arena.state_dict())
     checkpoint.save(folder, state, experiment.agent.policy, 1)
     resumed, saved = build_experiment(settings, accelerator.NAME), checkpoint.load(folder)
@@ -150,6 +152,15 @@ def require_host(duel):
     assert {x.device.type for x in vars(duel).values() if isinstance(x, torch.Tensor)} == {"cpu"}
 
 
+def require_average(agent):
+    """The running mean of a language model rests on the host, unless its policies share what adapters stand beside."""
+    average = agent.average
+    if isinstance(average, hf_policy.HFPolicy):
+        where = accelerator.NAME if average.adapted else "cpu"
+        assert {p.device.type for p in average.parameters()} == {where}
+        assert average.device == agent.policy.device
+
+
 def tensors_of(agent):
     """The tensors of an agent's state by their place in it; an optimiser's count of steps is always on the host."""
     found, _ = tree_flatten_with_path(agent.state_dict())
@@ -160,6 +171,8 @@ def require_placed(device_agent, host_agent, tables):
     """What learns is on the device, but for tables, in the dtypes of the CPU; trained weights are never rounded."""
     mine, theirs = tensors_of(device_agent), tensors_of(host_agent)
     assert {name: x.dtype for name, x in mine.items()} == {name: x.dtype for name, x in theirs.items()}
+    networks = {x.dtype for name, x in mine.items() if "'network'" in name and x.is_floating_point()}
+    assert networks <= {torch.float32}
     parameters = list(device_agent.policy.parameters())
     assert {p.dtype for p in parameters if p.requires_grad} <= {torch.float32, torch.float64}
     if tables:
@@ -167,11 +180,7 @@ def require_placed(device_agent, host_agent, tables):
     assert {p.device.type for p in parameters} == {accelerator.NAME}
     host = {name for name, x in mine.items() if x.device.type == "cpu"}
     assert sorted(name for name in host if not any(f"'{part}'" in name for part in ON_THE_HOST)) == []
-    average = device_agent.average
-    if isinstance(average, hf_policy.HFPolicy):
-        where = accelerator.NAME if average.adapted else "cpu"
-        assert {p.device.type for p in average.parameters()} == {where}
-        assert average.device == device_agent.policy.device
+    require_average(device_agent)
 
 
 def apart(host, device, tolerance):

@@ -84,8 +84,8 @@ def batches(count: int, folder: Path) -> Callable[[], object]:
 
 
 LOOPS = {
-    "token": Loop("a token drawn, prompts of one length", 8, 24, partial(tokens, prompts=("ab", "#0"))),
-    "padded": Loop("a token drawn, prompts of unlike lengths", 8, 24, partial(tokens, prompts=("ab", "#0", "c"))),
+    "token": Loop("a token drawn, prompts of one length", 8, 16, partial(tokens, prompts=("ab", "#0"))),
+    "padded": Loop("a token drawn, prompts of unlike lengths", 8, 16, partial(tokens, prompts=("ab", "#0", "c"))),
     "pass": Loop("a pass that learns", 2, 6, passes),
     "step": Loop("a step of IPO, of one pass", 1, 3, partial(updates, name="ipo")),
     "batch": Loop("a batch of PairRM", 2, 6, batches),

@@ -84,12 +84,16 @@ def _count(name: str, flat: list[Any], to_device: bool, to_host: bool, blocks: b
     if to_host or name in _NEEDS_VALUES or (name == "repeat_interleave" and blocks):
         COSTS.waits[place] += 1
     if name in _INDEXING:
-        indices = [x for x in flat[1:] if isinstance(x, Tensor)]
+        indices = _tensors(flat[1:])
         up = sum(not isinstance(x, DeviceTensor) for x in indices)
         COSTS.copies[place] += up
         COSTS.waits[place] += up
         COSTS.waits[place] += any(isinstance(x, DeviceTensor) and x.dtype == torch.bool for x in indices)
     COSTS.launches[place] += 1
+
+
+def _tensors(flat: list[Any]) -> list[Tensor]:
+    return [x for x in flat if isinstance(x, Tensor)]
 
 
 def _place() -> str:
@@ -179,7 +183,7 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Runs an operation on the numbers held, if CUDA would, and puts the results where CUDA would."""
     flat = [*_leaves(args), *_leaves(tuple(kwargs.values()))]
     name = func._overloadpacket.__name__
-    tensors = [x for x in flat if isinstance(x, Tensor)]
+    tensors = _tensors(flat)
     ours = [x for x in tensors if isinstance(x, DeviceTensor)]
     asked = None if kwargs.get("device") is None else torch.device(kwargs["device"])
     here = asked.type == NAME if asked is not None else bool(ours)

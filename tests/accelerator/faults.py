@@ -1,8 +1,9 @@
-"""Counts the placement faults that the checks on the pretend accelerator find: `python -m tests.accelerator.faults`.
+"""Counts the faults that the checks on the pretend accelerator find: `python -m tests.accelerator.faults [--planted]`.
 
 A fault is one call of the project without its `.to(device)`, its `.cpu()` or its `device=`. All such calls are listed
 by file and line, and of the list every STEPth is tried, alone, in a process that reads the changed source in place of
-the file; nothing is written. Without a fault the checks must pass: pytest -m slow tests/accelerator.
+the file; nothing is written. With `--planted` those of other kinds are tried that are written down here.
+Without a fault the checks must pass: pytest -m slow tests/accelerator.
 """
 
 from __future__ import annotations
@@ -52,6 +53,79 @@ RELATED = {
 """The checks that a fault is tried on, by the beginning of its file; the first that fits."""
 
 
+LM, TEXT = "agents/policies/lm", "check_runs.py"
+COSTS = "check_costs.py"
+PLANTED = (
+    ("preference_duel/transfer.py", "tensor.to(device, non_blocking=True)", "tensor.to(device)", COSTS, ""),
+    ("preference_duel/keyed_random_torch.py", "torch.zeros_like(total)", "torch.zeros(total.shape)", TEXT, "xpo"),
+    (f"{LM}/generation.py", ".get(uniforms.device.type, 8)", ".get(uniforms.device.type, 1)", COSTS, "token"),
+    (f"{LM}/generation.py", "torch.full_like(rows, constraints.first)", "torch.full((len(rows),), 0)", TEXT, "xpo"),
+    (f"{LM}/constraints.py", "if device not in self._masks:", "if True:", COSTS, "token"),
+    (f"{LM}/constraints.py", "self.words | ends, ends], device", "self.words | ends, ends], ends.device", TEXT, "xpo"),
+    (f"{LM}/decoder.py", "(self._mask > 0)[:, None, None]", "self._mask[:, None, None]", TEXT, "xpo"),
+    (f"{LM}/decoder.py", "_takes_wide_mask(model, name))", "False)", COSTS, "padded"),
+    (f"{LM}/decoder.py", "rows], model.device)", "rows], rows.device)", TEXT, "xpo"),
+    (f"{LM}/kv_cache.py", "rows = beam_idx.to(self._memory[0].device)", "rows = beam_idx.cpu()", TEXT, "xpo"),
+    (f"{LM}/scoring.py", "states], device)", "states], ids.device)", TEXT, "xpo"),
+    (f"{LM}/scoring.py", "rows[written], states], device)", "rows[written].to(device), states], device)", TEXT, "xpo"),
+    (f"{LM}/scoring.py", "with torch.autocast(texts.ids.device.type,", 'with torch.autocast("cpu",', TEXT, "bfloat16"),
+    (f"{LM}/fused_logprob.py", "device = hidden.device.type", 'device = "cpu"', TEXT, "bfloat16"),
+    (f"{LM}/copies.py", "parameter.detach().to(dtype).to(device)", "parameter.detach().to(dtype)", TEXT, "xpo"),
+    (
+        f"{LM}/copies.py",
+        "    finally:\n        for parameter, guest in",
+        "    finally:\n        for parameter, guest in () and",
+        TEXT,
+        "xpo",
+    ),
+    (f"{LM}/copies.py", "parameter.detach().to(dtype, copy=True)", "parameter.detach().to(dtype).cpu()", TEXT, "xpo"),
+    (f"{LM}/hf_policy.py", "twin._home = self.device", "pass", TEXT, "xpo"),
+    (f"{LM}/hidden_states.py", "model.base_model).float()", "model.base_model)", TEXT, "rlhf and base"),
+    (f"{LM}/hidden_states.py", "index], layers.device)", "index], ids.device)", TEXT, "rlhf"),
+    (f"{LM}/response_trie.py", "if device not in self._tables:", "if False:", TEXT, "listed"),
+    (f"{LM}/lora.py", "parameter.data = parameter.data.float()", "pass", TEXT, "base"),
+    (
+        "agents/learning/learner.py",
+        "total = total + mean.detach()",
+        "total = total + mean.detach().cpu()",
+        COSTS,
+        "pass",
+    ),
+    (
+        "agents/learning/learner.py",
+        "rows = to_device(torch.tensor(part), device)",
+        "rows = torch.tensor(part)",
+        COSTS,
+        "pass",
+    ),
+    (
+        "agents/learning/learner.py",
+        "to_device(value.to(other.dtype), other.device)",
+        "value.to(other.dtype)",
+        TEXT,
+        "xpo",
+    ),
+    ("agents/learning/critic.py", "self.to(policy.device)", "pass", TEXT, "value"),
+    ("agents/preference_models/network.py", "self.to(policy.device)", "pass", TEXT, "rlhf"),
+    (
+        "oracles/pairrm/attention.py",
+        "encoder.max_relative_positions, ids.device)",
+        'encoder.max_relative_positions, torch.device("cpu"))',
+        COSTS,
+        "batch",
+    ),
+    (
+        "oracles/pairrm/oracle.py",
+        "self.network.device)).float()",
+        "self.network.device)).float().cpu()",
+        COSTS,
+        "batch",
+    ),
+)
+"""Faults of other kinds in what loops over tokens, passes and batches: wrong places and dtypes, needless waits and
+copies. Each is a file, a text that is there once, what it becomes, and the file and names of its checks."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One change of one file."""
@@ -61,6 +135,8 @@ class Fault:
     was: str
     becomes: str
     source: bytes
+    checks: tuple[str, str] | None = None
+    """File of the checks and which of them may find it; None: those related to the file."""
 
     def __str__(self) -> str:
         return f"{self.path.relative_to(ROOT)}:{self.line}  {self.was}  ->  {self.becomes}"
@@ -106,6 +182,25 @@ def all_faults() -> list[Fault]:
     return [fault for path in tried for fault in faults_of(path)]
 
 
+def planted_faults() -> list[Fault]:
+    """Returns the faults that are written down.
+
+    Raises:
+        ValueError: if a text is not in its file exactly once.
+    """
+    faults = []
+    for name, was, becomes, file, words in PLANTED:
+        source = (ROOT / name).read_text(encoding="utf-8")
+        if source.count(was) != 1:
+            raise ValueError(f"{was!r} is {source.count(was)} times in {name}, expected once; bring PLANTED up to date")
+        line = source[: source.index(was)].count("\n") + 1
+        planted = source.replace(was, becomes).encode()
+        faults.append(
+            Fault(ROOT / name, line, " ".join(was.split()), " ".join(becomes.split()), planted, (file, words))
+        )
+    return faults
+
+
 def is_found(fault: Fault) -> bool:
     """Runs the checks related to a fault in a process that has it; True if one fails.
 
@@ -113,12 +208,13 @@ def is_found(fault: Fault) -> bool:
         RuntimeError: if they could not be run.
     """
     name = str(fault.path.relative_to(ROOT))
-    file, words = next(checks for start, checks in RELATED.items() if name.startswith(start))
+    related = next(checks for start, checks in RELATED.items() if name.startswith(start))
+    file, words = fault.checks or related
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)
-        os._exit(_checked(fault, ["-k", words, f"tests/accelerator/{file}"]))
+        os._exit(_checked(fault, [*(["-k", words] if words else []), f"tests/accelerator/{file}"]))
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code not in (0, 1):
@@ -144,11 +240,12 @@ def main() -> int:
     """Tries the faults and prints the count."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--step", type=int, default=10, help="try every so many-th fault, >= 1; 1: all")
+    parser.add_argument("--planted", action="store_true", help="try those that are written down, all of them")
     parser.add_argument("--list", action="store_true", help="only list them")
     options = parser.parse_args()
-    everything = all_faults()
-    chosen = everything[:: options.step]
-    print(f"{len(everything)} faults, of which every {options.step}th: {len(chosen)}", flush=True)
+    everything = planted_faults() if options.planted else all_faults()
+    chosen = everything[:: 1 if options.planted else options.step]
+    print(f"{len(everything)} faults, of which {len(chosen)} are tried", flush=True)
     if options.list:
         print(*chosen, sep="\n")
         return 0
