@@ -77,6 +77,14 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if _is_sharded(tensor) else tensor
 
 
+def saved(tensor: Tensor) -> Tensor:
+    """Returns a tensor for a checkpoint; a sharded one whole and on the host, so that a device holds one at a time.
+
+    Every process must call it.
+    """
+    return tensor.full_tensor().cpu() if _is_sharded(tensor) else tensor
+
+
 def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
     """Returns a whole tensor, which all processes have, sharded as another one is."""
     if not _is_sharded(like) or tensor.shape != like.shape:

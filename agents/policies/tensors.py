@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from agents.policies.sharding import spread_like, whole
+from agents.policies.sharding import saved, spread_like
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -13,23 +13,26 @@ if TYPE_CHECKING:
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
     """Returns the module's saved tensors by name; tied ones stand under their first name only."""
-    named = module.state_dict(keep_vars=True)
-    first = {id(tensor): name for name, tensor in reversed(named.items())}
-    return {name: whole(tensor.detach()) for name, tensor in named.items() if first[id(tensor)] == name}
+    return {name: saved(tensor.detach()) for name, tensor in _distinct(module).items()}
 
 
-def restore(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
+def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copies `tensors()` back in place.
 
     Raises:
         ValueError: naming the tensors that are missing, unknown or of another shape.
     """
-    own = tensors(module)
-    wrong = sorted(own.keys() ^ saved.keys()) or sorted(n for n, t in own.items() if t.shape != saved[n].shape)
+    own = _distinct(module)
+    wrong = sorted(own.keys() ^ state.keys()) or sorted(n for n, t in own.items() if t.shape != state[n].shape)
     if wrong:
         raise ValueError(
             f"the saved state is of another policy: {len(wrong)} tensors are missing, unknown or of another shape "
             f"({', '.join(wrong[:3])}); build the same policy as the run that saved it"
         )
-    there = module.state_dict()
-    module.load_state_dict({name: spread_like(t, there[name]) for name, t in saved.items()}, strict=False)
+    module.load_state_dict({name: spread_like(tensor, own[name]) for name, tensor in state.items()}, strict=False)
+
+
+def _distinct(module: nn.Module) -> dict[str, Tensor]:
+    named = module.state_dict(keep_vars=True)
+    first = {id(tensor): name for name, tensor in reversed(named.items())}
+    return {name: tensor for name, tensor in named.items() if first[id(tensor)] == name}
