@@ -3,8 +3,9 @@
 Each agent of agents/pairs, agents/singles and agents/lists is solved exactly (L-BFGS on a whole distribution, no
 sampling) on three games of three responses with 1, 2 and 3 tokens, from the start (.5, .3, .2). Pairs are drawn by the
 start; the label of a single response is its win rate against the start. "reward": Bradley-Terry preferences of rewards
-0, 1 and 1/2; "comal3"; "half cyclic", logits of curl ratio 1/2. nash_ema plays its own duels instead. Printed: the
-distribution it ends at, and its exploitability, max P pi - 1/2. Last come the policies that theory compares them with.
+0, 1 and 1/2; "comal3"; "half cyclic", logits of curl ratio 1/2. mnpo and nash_ema play their own duels instead.
+Printed: the distribution it ends at, and its exploitability, max P pi - 1/2. Last come the policies that theory
+compares them with.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from agents.lists.list_agent import ListConfig
 from agents.lists.plackett_luce import PlackettLuceConfig
 from agents.lists.pro import PROConfig
 from agents.lists.rrhf import RRHFConfig
-from agents.nash_ema import NashEMAConfig
+from agents.nash.mnpo import MNPOConfig
+from agents.nash.nash_ema import NashEMAConfig
 from agents.optim.optimiser import OptimiserConfig
 from agents.pairs.apo import APOConfig
 from agents.pairs.bco import BCOConfig
@@ -63,7 +65,7 @@ START = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 REWARD = torch.tensor([0.0, 1.0, 0.5], dtype=torch.float64)
 BETA = 0.5
 
-Config = PairConfig | SingleConfig | ListConfig | DNOConfig | NashEMAConfig
+Config = PairConfig | SingleConfig | ListConfig | DNOConfig | NashEMAConfig | MNPOConfig
 
 ENTRIES: tuple[tuple[str, str, Config], ...] = (
     ("dpo", "", DPOConfig(tau=BETA)),
@@ -104,6 +106,7 @@ ENTRIES: tuple[tuple[str, str, Config], ...] = (
     ("pro", "", PROConfig()),
     ("rrhf", "", RRHFConfig()),
     ("dno", "one step", DNOConfig(beta=BETA)),
+    ("mnpo", "2 opponents", MNPOConfig(tau=BETA, eta=0.4)),
     ("nash_ema", "decay .99", NashEMAConfig(tau=BETA, decay=0.99)),
 )
 """Agent, settings beside beta = 1/2, and the two as a configuration."""
@@ -127,8 +130,8 @@ def task_of_lengths() -> Task:
 def optimum(config: Config, payoff: Tensor, start: Tensor = START) -> Tensor:
     """Returns [3] the distribution at which an agent ends that solves the duels of its start, again and again.
 
-    nash_ema plays its own duels, by steps down the gradient; lipo, whose loss jumps with the ranks, and bco_unpaired,
-    whose shift follows the policy, take such steps too.
+    mnpo and nash_ema play their own duels. nash_ema takes steps down the gradient, and so do lipo, whose loss jumps
+    with the ranks, and bco_unpaired, whose shift follows the policy.
     """
     task = task_of_lengths()
     policy = TabularPolicy(task, start, exact=True)
@@ -137,7 +140,7 @@ def optimum(config: Config, payoff: Tensor, start: Tensor = START) -> Tensor:
     else:
         rounds, optimiser = 100, OptimiserConfig("lbfgs")
     solved = dataclasses.replace(config, average=False, optimiser=optimiser)
-    if not isinstance(solved, NashEMAConfig):
+    if not isinstance(solved, NashEMAConfig | MNPOConfig):
         solved = dataclasses.replace(solved, refresh_every=rounds + 1)
     agent = solved.build(policy=policy)
     arena = DuelArena(task, TableOracle(payoff, ("x",), RESPONSES), None, "probability")

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from agents.inpo import INPOConfig
 from agents.ipo import IPOConfig
+from agents.nash.inpo import INPOConfig
 from agents.optim.optimiser import OptimiserConfig
 from agents.policies.tabular import TabularPolicy
 from agents.registry import AGENTS

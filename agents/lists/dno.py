@@ -59,7 +59,7 @@ class DNO(LearningAgent):
     learns_from_lists = True
 
     def __init__(self, config: DNOConfig, policy: Policy, seed: int) -> None:
-        self.config, self.opponent = config, policy.frozen()
+        self.config, self.opponent = config, policy.snapshot()
         super().__init__(policy, config.optimiser, seed, average=config.average, opponent=self.opponent)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
@@ -73,7 +73,7 @@ class DNO(LearningAgent):
             ValueError: if the seats hold different responses, or the policy could not have sampled one.
         """
         config, rate = self.config, win_rate(duel)  # [B, K]
-        self.include_in_average(self.opponent, config.refresh_every)
+        self.include_in_average(self.policy, config.refresh_every)
         lead = rate[:, :, None] - rate[:, None, :]  # [B, K, K]
         weight, prob = pair_weight(duel), torch.sigmoid(lead)
         if config.practical:

@@ -80,8 +80,8 @@ class ListAgent(LearningAgent):
     learns_from_lists = True
 
     def __init__(self, config: ListConfig, policy: Policy, seed: int) -> None:
-        self.config, self.opponent = config, policy.frozen()
-        self.reference = policy.frozen() if config.score().to_reference else None
+        self.config, self.opponent = config, policy.snapshot()
+        self.reference = policy.snapshot() if config.score().to_reference else None
         copies = {"opponent": self.opponent, "reference": self.reference}
         super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from agents.check import check_agent
-from agents.comal import COMALConfig
-from agents.egpo import EGPOConfig
-from agents.inpo import INPOConfig
-from agents.nash_md import NashMDConfig
+from agents.nash.comal import COMALConfig
+from agents.nash.egpo import EGPOConfig
+from agents.nash.inpo import INPOConfig
+from agents.nash.nash_md import NashMDConfig
 from agents.optim.optimiser import OptimiserConfig
 from agents.policies.tabular import TabularPolicy
 from envs.arena import DuelArena

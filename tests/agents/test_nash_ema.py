@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from agents.check import check_agent
-from agents.nash_ema import NashEMAConfig
+from agents.nash.nash_ema import NashEMAConfig
 from agents.optim.optimiser import OptimiserConfig
 from envs.games import regularised_nash
 from tests.matrix_games import COMAL, START, game, law, play

@@ -13,11 +13,13 @@ from runners.run.build import build_experiment
 from runners.run.cli import parse
 
 GAME = "--task symbols --task.length 2 --task.prompts 2 --oracle cyclic --oracle.lam 0.5 --policy tabular"
-BATCHABLE = "sppo", "dpo", "ipo", "inpo", "egpo", "comal", "nash_md", "nash_ema", "xpo", "spo", "rlhf", "grpo", "rloo"
+SELF_PLAY = "sppo", "dpo", "ipo", "xpo", "spo", "rlhf", "grpo", "rloo"
+NASH = "inpo", "egpo", "comal", "nash_md", "nash_ema", "mnpo"
+BATCHABLE = *SELF_PLAY, *NASH
 PAIRS = "rdpo", "dpop", "f_dpo", "gpo", "discopop", "nca", "bco", "apo", "slic", "cpo", "simpo", "orpo"
 """Losses of dpo's agent: a few steps of each are enough."""
 SINGLES = "kimi", "npo"
-LISTS = "plackett_luce", "lipo", "pro", "rrhf", "dno"
+LISTS = "plackett_luce", "lipo", "pro", "rrhf", "dno", "rebel"
 
 
 def settings(agent, seed, *more):

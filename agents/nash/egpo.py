@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from agents.inpo import mirror_step
 from agents.learning.learner import LearningAgent, policy_scalars
+from agents.nash.inpo import mirror_step
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.types import Duel, Proposal
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from agents.learning.learner import LearningAgent
-from agents.nash_md import gradient_step
+from agents.nash.nash_md import gradient_step
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, positive, require, within
 from preference_duel.keyed_random import Stream
@@ -47,7 +47,7 @@ class NashEMA(LearningAgent):
     """Moves the policy to beat `opponent`, the average of its past weights, of tables of its past probabilities."""
 
     def __init__(self, config: NashEMAConfig, policy: Policy, seed: int) -> None:
-        self.config, self.opponent, self.reference = config, policy.frozen(), policy.frozen()
+        self.config, self.opponent, self.reference = config, policy.frozen(), policy.snapshot()
         copies = {"opponent": self.opponent, "reference": self.reference}
         super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
 

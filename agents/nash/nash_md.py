@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 
 from agents import losses
-from agents.inpo import mirror_step
 from agents.learning.learner import Batch, LearningAgent, policy_scalars, token_logprob
+from agents.nash.inpo import mirror_step
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.keyed_random import Stream
 from preference_duel.types import Duel, Proposal

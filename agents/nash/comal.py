@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from agents.inpo import INPO, INPOConfig
+from agents.nash.inpo import INPO, INPOConfig
 from preference_duel.types import Duel, Proposal
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Agents that seek the equilibrium of a regularised game, one file each."""
