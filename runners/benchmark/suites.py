@@ -163,7 +163,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     **{f"grpo {one}": ("--agent.responses", "8", "--agent.schedule", one) for one in ("circular", "chunks", "anchor")},
 }
 """Label -> settings that make it; its first word is the agent. Each is tuned in its other settings."""
-GROUPS = "grpo", "grpo no std", "rloo", "grpo circular", "grpo chunks"
+GROUPS = "grpo", "grpo no std", "rloo", "grpo circular", "grpo chunks", "grpo anchor"
 """Entrants that are rewarded by the comparisons inside a group."""
 
 
