@@ -111,14 +111,14 @@ def expected_plackett_luce(score: Tensor, reward: Tensor, counted: Tensor) -> Te
         )
     bits = 1 << torch.arange(size, device=score.device)
     subsets = (torch.arange(1, 2**size, device=score.device)[:, None] & bits) > 0  # [S, K], the empty one left out
-    choice = reward[:, None, :].masked_fill(~subsets, -torch.inf).softmax(2)  # [B, S, K] who is drawn of a subset
-    chance = torch.zeros(len(score), len(subsets), dtype=choice.dtype, device=score.device)  # that it is left at a time
+    choice = reward[:, None, :].masked_fill(~subsets, -torch.inf).softmax(2)  # [B, S, K] of being drawn from a subset
+    chance = torch.zeros(len(score), len(subsets), dtype=choice.dtype, device=score.device)  # of being what is left
     chance.scatter_(1, (counted * bits).sum(1, keepdim=True) - 1, 1.0)
     for count in range(size, 1, -1):
         (rows,) = (subsets.sum(1) == count).nonzero(as_tuple=True)
         rest = ((rows[:, None] + 1) ^ bits) - 1  # [s, K] the subset without each response of it
         reached = chance[:, rows, None] * choice[:, rows]  # 0 for responses that are not in the subset
-        chance = chance.index_add(1, rest.clamp(min=0).flatten(), reached.flatten(1))
+        chance = chance.index_add(1, rest.flatten(), reached.flatten(1))
     missed = score[:, None, :].masked_fill(~subsets, -torch.inf).logsumexp(2) - (choice * score[:, None, :]).sum(2)
     return (chance * missed).sum(1)
 
