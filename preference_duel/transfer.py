@@ -7,9 +7,12 @@ while the host launches what comes next.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -43,7 +43,6 @@ class KTOConfig(SingleConfig):
         require(self, beta=positive, lambda_d=positive, lambda_u=positive)
         super().__post_init__()
 
-    @torch.no_grad()
     def point(self, agent: SingleAgent, duel: Duel, label: Tensor, weight: Tensor) -> Tensor:
         """Returns z0 = KL(pi, reference) of each prompt if the policy is exact, else one estimate of it for all.
 
@@ -59,8 +58,9 @@ class KTOConfig(SingleConfig):
             if count == 1:
                 raise ValueError("z0 is estimated by responses to other prompts: take a batch_size of at least 2")
             responses, weight = [responses[b - 1] for b in range(count)], weight.roll(1, 0)
-        log_policy = agent.policy.logprob(duel.prompts, responses)
-        ratio = require_finite(log_policy - agent.reference.logprob(duel.prompts, responses))
+        with torch.no_grad():
+            log_policy = agent.policy.logprob(duel.prompts, responses)
+            ratio = require_finite(log_policy - agent.reference.logprob(duel.prompts, responses))
         if duel.exact:
             return (log_policy.exp() * ratio).sum(1)
         return (weight.to(ratio) * ratio).sum(1).mean().clamp(min=0).expand(count)

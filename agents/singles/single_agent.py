@@ -134,12 +134,14 @@ class SingleAgent(LearningAgent):
         self.renew(self.opponent, config.refresh_every)
         return step._replace(scalars=scalars)
 
-    @torch.no_grad()
     def _sampled(self, step: ScoredStep, duel: Duel, renewed: bool) -> ScoredStep:
         """Returns a step with the log-probabilities of the policy that sampled."""
         if self.config.around_sampler:
             step = step._replace(log_reference=None)  # its own, from which the KL is 0
-        return step if renewed else step._replace(log_policy=self.opponent.logprob(duel.prompts, duel.left))
+        if renewed:
+            return step
+        with torch.no_grad():
+            return step._replace(log_policy=self.opponent.logprob(duel.prompts, duel.left))
 
 
 def own_samples(duel: Duel) -> bool:

@@ -95,6 +95,7 @@ for words in {lines!r}:
 PARTS = (
     [],
     ["--agent", "ppo"],
+    ["--agent", "kto"],
     ["--oracle", "bt"],
     ["--oracle", "gpm"],
     ["--oracle", "judge"],
