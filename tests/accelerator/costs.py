@@ -103,6 +103,8 @@ class Cost:
 
 def cost(loop: Loop, folder: Path) -> Cost:
     """Returns the cost of one repetition of a loop."""
+    folder.mkdir(parents=True, exist_ok=True)
+    policy_of(write_model(folder / "host"))  # loaded first on the device, rotary tables stay unset
     counted = []
     for count in (loop.few, loop.many):
         own = folder / str(count)
