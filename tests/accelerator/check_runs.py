@@ -41,6 +41,7 @@ VARIANTS = {
     "ipo of a model with learned positions": FREE + "--agent ipo --policy MODELS/gpt2",
     "ipo of an untied model": FREE + "--agent ipo --policy MODELS/untied",
     "dpo of a file": FREE + "--agent dpo --run.data MODELS/preferences.jsonl",
+    "kto of thumbs": FREE + "--agent kto --run.feedback thumb",
     "nash_md as mirror descent": FREE + "--agent nash_md --agent.form mirror",
     "spo by ppo with a value": FREE
     + "--agent spo --agent.gradient.form ppo --agent.gradient.baseline value --agent.gradient.epochs 2",
@@ -54,9 +55,9 @@ VARIANTS = {
 }
 BFLOAT16 = {"ipo in bfloat16", "ipo beside a bfloat16 base", "rlhf beside a bfloat16 base"}
 """Variants whose attention rounds otherwise on the CPU, so that scalars are only near."""
-ON_THE_HOST = {"average", "shares", "payoff", "met", "wins", "memory", "counts", "doubt", "margin"}
+ON_THE_HOST = {"average", "shares", "payoff", "met", "wins", "memory", "counts", "doubt", "margin", "shift"}
 """Parts of an agent's state that are not on the device: the running mean, a population's mixture and results, replayed
-steps, tables of counts, the matrix of an optimistic bonus, the mean and spread of margins."""
+steps, tables of counts, the matrix of an optimistic bonus, the mean and spread of margins, the mean of rewards."""
 
 
 def arguments_of(agent):

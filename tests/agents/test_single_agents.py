@@ -21,6 +21,7 @@ from agents.singles.single_agent import labels
 from envs import DuelArena, Proposal, make_task
 from envs.offline import FileArena, Preference
 from envs.tasks.finite import finite_task
+from envs.votes.lists import ResponseList
 from envs.votes.thumbs import Thumb
 from oracles.table import TableOracle
 from preference_duel.types import Completion, Duel
@@ -276,6 +277,20 @@ def test_z0_of_given_responses_is_their_mean_log_ratio_at_another_prompt():
     alone = FileArena(task, rows, 1)
     with pytest.raises(ValueError, match="take a batch_size of at least 2"):
         agent.update(alone.play())
+
+
+def test_z0_of_lists_counts_the_responses_of_the_other_prompt_alone():
+    """The shorter list is filled up with responses of weight 0, which play no part at the other prompt either."""
+    task = finite_task("game", ("x", "y"), RESPONSES, RESPONSES)
+    agent = KTOConfig(average=False).build(policy=TabularPolicy(task, START))
+    with torch.no_grad():
+        agent.policy.logits += double([-3.0, 0.0, 0.5], [0.0, 0.0, 0.0])
+        ratio = agent.policy.log_probs(["x", "y"]) - START.log()
+    whole = ResponseList("x", ("a", "b", "c"), {(0, 1): 1.0, (0, 2): 1.0, (1, 2): 1.0})
+    duel = FileArena(task, [whole, ResponseList("y", ("b", "c"), {(0, 1): 1.0})], None).play()
+    expected = (ratio[0, 1:].mean() + ratio[1].mean()).item() / 2
+    assert expected > 0
+    assert agent.update(duel)["loss/point"] == pytest.approx(expected)
 
 
 def test_z0_of_own_samples_is_their_mean_log_ratio_and_never_below_0():
