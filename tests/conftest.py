@@ -1,5 +1,6 @@
 """A small task of free length and an oracle that remembers what it was asked, for the tests of the environment."""
 
+import gc
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -12,6 +13,14 @@ import torch
 from envs import Task
 from envs.tasks.tokenizers import ListTokenizer
 from preference_duel.keyed_random import hash_seed
+
+gc.disable()  # while the tests are collected; what that leaves lives to the end and need never be searched again
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
+
 
 WORDS = ("a", "b", "c")
 PROMPTS = ("p", "pq", "qqp")

@@ -100,7 +100,7 @@ def test_help_shows_the_values_of_the_file(run_yaml, capsys):
         ("agent: {optimiser: {warmup: 1.5}}", ": agent.optimiser.warmup: expected int, got 1.5"),
         ("agent: {average: 1}", ": agent.average: expected bool, got 1"),
         ("run: {batch_size: all}", ": run.batch_size: expected int or null, got 'all'"),
-        ("run: {feedback: guess}", ": run.feedback: expected outcome or probability, got 'guess'"),
+        ("run: {feedback: guess}", ": run.feedback: expected outcome or probability or thumb, got 'guess'"),
         ("run: {keep: 0}", ": run: run.keep must be at least 1, got 0"),
         ("run: {dir: 3}", ": run.dir: expected str or null, got 3"),
     ],
