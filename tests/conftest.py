@@ -5,6 +5,7 @@ import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; the workers share the cores
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a wrong name is told at once, not after the hub was called five times
 
 import numpy as np
 import pytest

@@ -1,6 +1,7 @@
-"""`python -m runners.leaderboard`: points equal to evalica's, in order, with intervals around them."""
+"""`python -m runners.leaderboard`: points equal to evalica's and arena-rank's, in order, with intervals around them."""
 
 import csv
+import json
 import math
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from envs.votes.vote_files import load_votes
 from runners.leaderboard import POINTS, START, main
+from tests.paths import GOLDEN
 
 
 def test_points_are_those_of_evalica(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,8 +29,11 @@ def test_points_are_those_of_evalica(tmp_path: Path, capsys: pytest.CaptureFixtu
     ).scores
     logs = {name: math.log(expected[name]) for name in rows}
     mean = sum(logs.values()) / len(logs)
+    arena_rank = json.loads((GOLDEN / "arena_rank.json").read_text())["ratings"]
+    assert arena_rank.keys() == rows.keys()
     for name, row in rows.items():
         assert row["points"] == pytest.approx(START + POINTS * (logs[name] - mean), abs=1e-4)
+        assert row["points"] == pytest.approx(arena_rank[name], abs=0.02)  # it stops early
         assert row["low"] < row["points"] < row["high"]
     assert sum(row["verdicts"] for row in rows.values()) == 2 * 1200
 
