@@ -66,6 +66,7 @@ def workers():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # four processes start on two cores
 def test_a_cluster_gives_the_same_numbers_and_survives_the_death_of_a_worker(cluster, tmp_path):
     address, env = cluster
     suite = tmp_path / "small.py"
@@ -78,7 +79,7 @@ def test_a_cluster_gives_the_same_numbers_and_survives_the_death_of_a_worker(clu
         assert time.monotonic() < until, "no worker began"
         time.sleep(0.1)
     found[0].send_signal(signal.SIGKILL)
-    said, _ = run.communicate(timeout=240)
+    said, _ = run.communicate(timeout=600)
     assert run.returncode == 0, said
     here, there = (json.loads((tmp_path / one / "results.json").read_text())["cells"] for one in ("here", "there"))
     assert len(here) == 8
