@@ -29,7 +29,7 @@ from agents.policies.lm.scoring import Root
 from agents.policies.lm_config import COMPUTES, HFConfig
 from benchmarks.models import SIZES, free_text, write_model
 
-AGENTS = "ipo", "sppo", "dpo", "inpo", "egpo", "nash_md", "xpo", "spo", "grpo"
+AGENTS = "ipo", "sppo", "dpo", "inpo", "egpo", "nash_md", "xpo", "spo", "grpo", "kto"
 SHAPE: dict[str, Any] = {
     "vocab_size": 128_256,
     "hidden_size": 4096,

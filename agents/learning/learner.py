@@ -93,6 +93,11 @@ class ScoredStep(NamedTuple):
     log_policy: Tensor
     log_reference: Tensor | None
 
+    def of_sampler(self, sampler: Policy, duel: Duel) -> ScoredStep:
+        """Returns the step with the log-probabilities of the policy that sampled the left seat, if not what learned."""
+        with torch.no_grad():
+            return self._replace(log_policy=sampler.logprob(duel.prompts, duel.left))  # [B, K]
+
     def policy_scalars(self, duel: Duel) -> dict[str, float]:
         """Returns entropy and KL from the reference of the policy before the step, if it sampled the left seat."""
         count = len(duel.left[0])

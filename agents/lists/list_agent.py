@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
-
 from agents import losses
 from agents.learning.learner import Batch, LearningAgent, Score
 from agents.optim.optimiser import OptimiserConfig
@@ -105,11 +103,8 @@ class ListAgent(LearningAgent):
         step = self.step_on_scores(duel, self.reference, loss, values, score=config.score())
         scalars = step.scalars
         if not duel.given:
-            if not renewed:
-                with torch.no_grad():
-                    sampled = self.opponent.logprob(duel.prompts, duel.left)  # [B, K] of the policy that sampled
-                step = step._replace(log_policy=sampled)
-            scalars = step.policy_scalars(duel) | scalars
+            sampled = step if renewed else step.of_sampler(self.opponent, duel)
+            scalars = sampled.policy_scalars(duel) | scalars
         self.renew(self.opponent, config.refresh_every)
         return scalars
 

@@ -129,11 +129,8 @@ class PairAgent(LearningAgent):
         step = self.step_on_pairs(duel, self.reference, loss, score=config.score(), weight=weight)
         scalars = step.scalars
         if duel.self_play:  # else the responses were given
-            if not renewed:
-                with torch.no_grad():
-                    sampled = self.opponent.logprob(duel.prompts, duel.left)  # [B, K] of the policy that sampled
-                step = step._replace(log_policy=sampled)
-            scalars = step.policy_scalars(duel) | scalars
+            sampled = step if renewed else step.of_sampler(self.opponent, duel)
+            scalars = sampled.policy_scalars(duel) | scalars
         self.renew(self.opponent, config.refresh_every)
         if self.reference is not None and config.renew_reference_every is not None:
             self.renew(self.reference, config.renew_reference_every)

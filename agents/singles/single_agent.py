@@ -88,8 +88,8 @@ class SingleAgent(LearningAgent):
     learns_from_lists = True
 
     def __init__(self, config: SingleConfig, policy: Policy, seed: int) -> None:
-        self.config, self.opponent = config, policy.frozen()
-        start = None if config.around_sampler else policy.frozen()
+        self.config, self.opponent = config, policy.snapshot()
+        start = None if config.around_sampler else policy.snapshot()
         self.reference = self.opponent if start is None else start
         copies = {"opponent": self.opponent, "reference": start}
         super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
@@ -130,18 +130,12 @@ class SingleAgent(LearningAgent):
         step = self.step_on_scores(duel, self.reference, loss, values)
         scalars = step.scalars if point is None else {"loss/point": point.mean().item(), **step.scalars}
         if own_samples(duel):
-            scalars = self._sampled(step, duel, renewed).policy_scalars(duel) | scalars
+            sampled = step if renewed else step.of_sampler(self.opponent, duel)
+            if config.around_sampler:
+                sampled = sampled._replace(log_reference=None)  # its own, from which the KL is 0
+            scalars = sampled.policy_scalars(duel) | scalars
         self.renew(self.opponent, config.refresh_every)
         return step._replace(scalars=scalars)
-
-    def _sampled(self, step: ScoredStep, duel: Duel, renewed: bool) -> ScoredStep:
-        """Returns a step with the log-probabilities of the policy that sampled."""
-        if self.config.around_sampler:
-            step = step._replace(log_reference=None)  # its own, from which the KL is 0
-        if renewed:
-            return step
-        with torch.no_grad():
-            return step._replace(log_policy=self.opponent.logprob(duel.prompts, duel.left))
 
 
 def own_samples(duel: Duel) -> bool:

@@ -56,6 +56,12 @@ def test_snapshots_share_memory_until_one_is_replaced(tmp_path):
     assert not set(memory_of(policy.snapshot())) & set(memory_of(start))
 
 
+@pytest.mark.parametrize("name", ["dpo", "plackett_luce", "kto"])
+def test_copies_of_the_start_share_their_memory(name, tmp_path):
+    agent = make(name, policy=bfloat16_policy(tmp_path))
+    assert memory_of(agent.opponent) == memory_of(agent.reference)
+
+
 @pytest.mark.parametrize("name", ["sppo", "inpo", "dpo"])
 def test_the_average_is_that_of_policies_in_float32(name, tmp_path):
     policy = bfloat16_policy(tmp_path)
