@@ -21,7 +21,7 @@ STAND_INS = {
     "allrank.data.dataset_loading": {"PADDED_Y_VALUE": -1},
     "allrank.models.model_utils": {"get_torch_device": lambda: torch.device("cpu")},
 }
-"""What the losses take of modules that also import clouds, pictures and setuptools."""
+"""Names that the losses import, by module; the modules themselves import clouds, pictures and setuptools."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What inner loops may cost on the pretend accelerator; `test_accelerator.py` starts this file."""
+"""Bounds of what inner loops cost on the pretend accelerator; `test_accelerator.py` starts this file."""
 
 import pytest
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 LARGE = 2**32
 """Bytes of weights from which a running mean rests on the host: each step brings it as many."""
 Copies = dict[int, nn.Parameter]
-"""What stands for each parameter in a copy of a model, by the parameter's id: the memory of `copy.deepcopy`."""
+"""Parameters of a copy of a model by the id of the one that each stands for: the memory of `copy.deepcopy`."""
 
 
 def rounded(model: nn.Module) -> set[int]:

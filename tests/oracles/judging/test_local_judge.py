@@ -20,7 +20,7 @@ WORDS = {
     "scores": ("8 7", "7 8", "9 9", "so"),
     "genrm": ('{"ranking": 2}', '{"score_1": 2, "score_2": 4, "ranking": 5}', "so"),
 }
-"""What a model may write, by format: verdicts, and at the end a word that is none."""
+"""Answers of a model by format: verdicts, and at the end a word that is none."""
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<h>{{ message['role'] }}</h>{{ message['content'] | trim }}<end>"
     "{% endfor %}{% if add_generation_prompt %}<h>assistant</h>{% endif %}"
