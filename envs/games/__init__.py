@@ -14,6 +14,7 @@ from envs.games.rankings import alpha_rank, cross_play, elo, nash_average
 from envs.games.regret import borda_regret, copeland_regret, queries_to, von_neumann_regret
 from envs.games.regularised_nash import NotConvergedError, Solution, regularised_nash
 from envs.games.saddle import regularised_saddle
+from envs.games.soft_values import soft_values
 from envs.games.von_neumann import von_neumann_winner
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "regularised_exploitability",
     "regularised_nash",
     "regularised_saddle",
+    "soft_values",
     "von_neumann_regret",
     "von_neumann_winner",
 ]
