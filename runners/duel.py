@@ -11,7 +11,7 @@ from preference_duel.names import UnknownNameError
 from runners.run.cli import TRACEBACK, parse
 
 MEMORY = (
-    "lower --policy.micro_tokens (tokens in one pass), or set --policy.checkpointing; weights take less with "
+    "lower --policy.micro_tokens (tokens in one pass), or set --policy.checkpointing True; weights take less with "
     "--policy.lora.rank 16 --policy.dtype bfloat16, with --agent.no-average, or spread over processes by torchrun and "
     "--run.parallel fsdp; an oracle's network reads less at once with a lower token_budget"
 )

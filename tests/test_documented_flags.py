@@ -154,10 +154,10 @@ def test_the_command_line_takes_every_flag_that_is_mentioned(examples):
 
 @pytest.mark.slow
 def test_a_wrong_spelling_of_a_switch_is_refused(examples):
-    assert refusal("policy", "checkpointing", "True")
+    assert refusal("policy", "exact", "True")
     assert refusal("agent", "average", "False")
     assert refusal("agent", "no_such_field", None)
-    assert refusal("policy", "checkpointing", None) is None
+    assert refusal("policy", "exact", None) is None
     assert refusal("agent", "no-average", None) is None
 
 

@@ -143,6 +143,10 @@ class GeometricLM(_Geometric, TokenPolicy):
         with first.gathered(), second.gathered():
             yield
 
+    def rows_at_once(self, longest: int) -> int:
+        """Returns half of what the smaller part samples at once: there are two caches."""
+        return max(1, min(part.rows_at_once(longest) for part in self._parts) // 2)
+
     def decoder(self, prompts: Sequence[str], rows: Sequence[int]) -> Decoder:
         """Starts the same responses with both."""
         first, second = (part.decoder(prompts, rows) for part in self._parts)

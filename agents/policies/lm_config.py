@@ -124,9 +124,12 @@ class LMConfig:
     micro_tokens: int = 8192
     """Tokens in one forward pass with gradients, prompts included, >= 1; passes without take four times as many. Memory
     grows with it, and with nothing else; samples do not depend on it."""
-    checkpointing: bool = False
+    checkpointing: bool | None = None
     """Keep only each layer's input for the backward pass and recompute the rest: a third more work for a fraction of
-    the memory, so that `micro_tokens` may be larger."""
+    the memory, so that `micro_tokens` may be larger. None: for models of a billion parameters and more."""
+    cache: float = 0.2
+    """Share of a GPU's memory, in (0, 1], for the keys, values and logits of responses that are sampled at once. On the
+    CPU as many are sampled at once as four passes of `micro_tokens` hold."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters that are trained in place of the weights, which all copies of the policy then share."""
     compute: Compute = "auto"

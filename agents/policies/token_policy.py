@@ -85,6 +85,10 @@ class TokenPolicy(Policy):
         """Gathers sharded parameters inside the block, for any number of passes without gradients."""
         return nullcontext()
 
+    def rows_at_once(self, longest: int) -> int:
+        """Returns how many responses are sampled at once, prompt and response of at most `longest` tokens each."""
+        return max(1, _UNLEARNED * self.micro_tokens // longest)
+
     def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
         """Samples responses, as many at a time as fit into memory, or lists those of a finite task if exact.
 
@@ -93,18 +97,19 @@ class TokenPolicy(Policy):
         if self.exact and isinstance(self.constraints, ResponseTrie):
             return self.constraints.listed(prompts, self.logprob)
         shape = len(prompts), n, self.constraints.limit
-        own = distributed.share(shape[0])
-        b, k, t = np.ogrid[own.start : own.stop : own.step, : shape[1], : shape[2]]
+        lengths = [self.prompt_length(prompt) for prompt in prompts]
+        own = sorted(distributed.share(shape[0]), key=lengths.__getitem__)  # little padding, or none, in a batch
+        b, k, t = np.ix_(np.array(own, dtype=np.int64), range(shape[1]), range(shape[2]))
         uniforms = torch.from_numpy(key.uniform(k=k, l=b, vote=t)).reshape(-1, shape[2])
         tokens: list[list[int]] = []
-        longest = max((self.prompt_length(prompt) for prompt in prompts), default=0) + shape[2]
-        rows_at_once = max(1, _UNLEARNED * self.micro_tokens // longest)
+        rows_at_once = self.rows_at_once(max(lengths, default=0) + shape[2])
         with self.gathered():
             for rows in torch.tensor(own, dtype=torch.long).repeat_interleave(n).split(rows_at_once):
                 part = to_device(uniforms[len(tokens) : len(tokens) + len(rows)], self.device)
                 tokens += generate(self.decoder(prompts, rows.tolist()), self.constraints, part) if len(rows) else []
-        by_prompt = distributed.exchange([tokens[i : i + n] for i in range(0, len(tokens), n)], shape[0])
-        return [self.completions(rows) for rows in by_prompt], torch.full(shape[:2], 1 / n)
+        by_prompt = dict(zip(own, (tokens[i : i + n] for i in range(0, len(tokens), n)), strict=True))
+        everything = distributed.exchange([by_prompt[i] for i in sorted(own)], shape[0])
+        return [self.completions(rows) for rows in everything], torch.full(shape[:2], 1 / n)
 
     def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         """Returns [B, K] nats, float32, differentiable."""

@@ -14,12 +14,13 @@ from torch.utils._pytree import keystr, tree_flatten_with_path
 import tests.accelerator.device as accelerator
 from agents.policies.lm import hf_policy
 from agents.registry import AGENTS
+from preference_duel.keyed_random import Key
 from runners.run import checkpoint
 from runners.run.build import build_experiment
 from runners.run.checkpoint import Checkpoint
 from runners.run.cli import parse
 from runners.run.loop import one_step
-from tests.tiny_models import PROMPTS, write_model
+from tests.tiny_models import PROMPTS, policy_of, text_task, write_model
 
 FREE = "--policy MODELS/llama --task MODELS/prompts.jsonl --task.max_new_tokens 3 --oracle bt "
 FINITE = "--task symbols --task.alphabet 2 --task.length 2 --task.prompts 2 --oracle cyclic "
@@ -31,7 +32,7 @@ VARIANTS = {
     "sppo judged by pairrm": FREE + "--agent sppo --oracle pairrm --oracle.checkpoint embedded",
     "ipo with a mixture": FREE + "--agent ipo --agent.mixture 0.125",
     "ipo in small passes": FREE + "--agent ipo --policy.micro_tokens 16",
-    "ipo with checkpointing": FREE + "--agent ipo --policy.checkpointing",
+    "ipo with checkpointing": FREE + "--agent ipo --policy.checkpointing True",
     "ipo with adapters": FREE + "--agent ipo --policy.lora.rank 2",
     "ipo beside a bfloat16 base": FREE + "--agent ipo --policy.lora.rank 2 --policy.dtype bfloat16",
     "rlhf beside a bfloat16 base": FREE + "--agent rlhf --policy.lora.rank 2 --policy.dtype bfloat16",
@@ -188,6 +189,21 @@ def apart(host, device, tolerance):
     assert host.keys() == device.keys()
     near = {tag: math.isclose(host[tag], device[tag], rel_tol=tolerance, abs_tol=tolerance) for tag in host}
     return {tag: (host[tag], device[tag]) for tag in host if not near[tag]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("compute", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_so_many_responses_are_sampled_at_once_as_fit_into_memory(compute, size, tmp_path, monkeypatch):
+    keys_and_values, longest = 2 * 2 * 2 * 8, 4 + 3  # of a token: two layers, two heads of width 8; <user>, ab, <bot>
+    row = longest * keys_and_values * size + 14 * 32
+    monkeypatch.setattr(type(torch.get_device_module(accelerator.NAME)), "total_memory", 7 * row)
+    with accelerator.attached():
+        task = text_task(write_model(tmp_path), 3, 3, ("ab", "c", "b"))
+        policy = policy_of(tmp_path, task, device=accelerator.NAME, compute=compute, cache=0.5)
+        started, start = [], policy.decoder
+        monkeypatch.setattr(policy, "decoder", lambda prompts, rows: started.append(rows) or start(prompts, rows))
+        policy.draw(task.prompts, 2, Key(0))
+        assert started == [[1, 1, 2], [2, 0, 0]]  # three and a half fit; the longest prompt comes last
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in FAST else pytest.mark.slow) for c in CASES])

@@ -335,6 +335,12 @@ _HIGH = (
 class _Module(backend_registration._DummyBackendModule):
     """`torch.pretend`."""
 
+    total_memory = 2**33
+    """Bytes, of which nothing is used up."""
+
+    def get_device_properties(self, *_: Any) -> _Module:
+        return self
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 

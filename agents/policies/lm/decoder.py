@@ -43,12 +43,14 @@ class ForwardArguments:
         last_only: whether it takes `logits_to_keep`.
         wide_mask: whether it takes a mask [R, 1, 1, T] of one token's queries. transformers makes it of a mask [R, T]
             otherwise, and waits for the device at every token to see if anything is padding.
+        cache_size: numbers that the cache holds of a token.
     """
 
     cache: str
     positions: bool
     last_only: bool
     wide_mask: bool = False
+    cache_size: int = 0
 
 
 @torch.no_grad()
@@ -65,22 +67,25 @@ def forward_arguments(model: Any) -> ForwardArguments:
     ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
     positions = {"position_ids": torch.arange(2, device=model.device)[None]}
     last = {"logits_to_keep": 1}
+    size = 0
 
     def fills(name: str, options: dict[str, Any]) -> bool:
+        nonlocal size
         with refusing_errors(model):
             cache = roomy_cache(model, 2)
             try:
                 model(input_ids=ids, use_cache=True, **{name: cache}, **options)
             except TypeError:  # unknown to it, or to what it is handed on to
                 return False
-            filled = any(getattr(layer, "keys", None) is not None for layer in cache.layers)
-            return filled and cache.get_seq_length() == 2
+            held = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+            size = sum(x[:, :, :1].numel() for x in held if x is not None)
+            return size > 0 and cache.get_seq_length() == 2
 
     for name in _CACHES:
         if fills(name, positions | last):
-            return ForwardArguments(name, True, True, _takes_wide_mask(model, name))
+            return ForwardArguments(name, True, True, _takes_wide_mask(model, name), size)
         if fills(name, {}):
-            return ForwardArguments(name, fills(name, positions), fills(name, last))
+            return ForwardArguments(name, fills(name, positions), fills(name, last), cache_size=size)
     raise ValueError(
         f"'{model.name_or_path}': {type(model).__name__} fills no cache of keys and values, by which responses are "
         f"written token by token; take a transformer"

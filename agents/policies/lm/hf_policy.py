@@ -19,7 +19,14 @@ from agents.policies.lm.batching import packed
 from agents.policies.lm.constraints import TextConstraints
 from agents.policies.lm.decoder import CachedDecoder, Decoder, forward_arguments
 from agents.policies.lm.generation import SamplingParams
-from agents.policies.lm.loading import context_length, load_model, load_tokenizer, quiet, recompute_layers
+from agents.policies.lm.loading import (
+    context_length,
+    load_model,
+    load_tokenizer,
+    names_blocks,
+    quiet,
+    recompute_layers,
+)
 from agents.policies.lm.response_trie import ResponseTrie, constraints_of
 from agents.policies.lm_config import DTYPES, Compute, HFConfig, Sampler
 from agents.policies.tensors import tensors
@@ -27,11 +34,17 @@ from agents.policies.token_policy import TokenPolicy
 from envs.tasks.task import Task
 from envs.votes.writable import require_prompts
 from preference_duel import distributed
-from preference_duel.checks import at_least, one_of, require
+from preference_duel.checks import at_least, one_of, require, within
 from preference_duel.json_text import short
 from preference_duel.keyed_random import Key
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion
+
+_LARGE = 10**9
+"""Parameters from which layers are recomputed: a pass of 8,192 tokens by a Llama of 8 billion, in float32, would hold
+72 GiB for its gradient, and so it holds 5 (both by arithmetic)."""
+_BYTES_A_LOGIT = 32
+"""Of one logit of a response that is sampled, in all its forms: the model's, float32, probability, float64 sums."""
 
 
 class HFPolicy(TokenPolicy):
@@ -67,9 +80,11 @@ class HFPolicy(TokenPolicy):
     ) -> None:
         super().__init__()
         config = HFConfig(str(name_or_dir), **settings)
-        require(config, micro_tokens=at_least(1), sampler=one_of(Sampler), compute=one_of(Compute))
+        require(
+            config, micro_tokens=at_least(1), cache=within("(0, 1]"), sampler=one_of(Sampler), compute=one_of(Compute)
+        )
         self.exact = config.exact
-        self.micro_tokens = config.micro_tokens
+        self.micro_tokens, self._cache = config.micro_tokens, config.cache
         if config.exact and config.compute == "bfloat16":
             raise ValueError("compute='bfloat16' rounds the probabilities of all responses, which sum to 1 if exact")
         self._compute = config.compute
@@ -90,7 +105,8 @@ class HFPolicy(TokenPolicy):
                 f"are they of the same checkpoint?"
             )
         self.constraints = constraints_of(task, self.tokenizer, width, config.path, config.max_new_tokens, config.exact)
-        if config.checkpointing:
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        if config.checkpointing or (config.checkpointing is None and size >= _LARGE and names_blocks(self.model)):
             recompute_layers(self.model)
         if config.sampler == "vllm":
             require_prompts(self, task)  # before the minutes that an engine takes to start
@@ -195,6 +211,18 @@ class HFPolicy(TokenPolicy):
         """Starts one response to `prompts[i]` for each i of `rows`."""
         ids = self._encode([prompts[i] for i in rows])
         return CachedDecoder(self._root, self._arguments, ids, self._process, self.constraints.limit, self.autocast)
+
+    def rows_at_once(self, longest: int) -> int:
+        """Returns how many responses are sampled at once: on a device, those whose cache has room in its memory."""
+        if self.device.type == "cpu":
+            return super().rows_at_once(longest)
+        size = 2 if self.autocast else next(self.parameters()).element_size()
+        row = (
+            longest * self._arguments.cache_size * size
+            + self.model.get_output_embeddings().weight.shape[0] * _BYTES_A_LOGIT
+        )
+        memory = torch.get_device_module(self.device).get_device_properties(self.device).total_memory
+        return max(1, int(self._cache * memory) // row)
 
     def logits(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Returns [M, V] float32: the logits before each of the M tokens of R responses, differentiable."""

@@ -279,15 +279,23 @@ def recompute_layers(model: Any) -> None:
     Raises:
         ValueError: if the model does not name its blocks.
     """
-    names = set(model._no_split_modules or ())
-    blocks = [part for part in model.modules() if type(part).__name__ in names]
-    if not blocks:
+    if not (blocks := _blocks(model)):
         raise ValueError(
             f"--policy.checkpointing: {type(model).__name__} does not name its blocks (_no_split_modules); "
             f"leave it out and lower --policy.micro_tokens"
         )
     for block in blocks:
         block.forward = partial(_recomputed, block.forward)
+
+
+def names_blocks(model: Any) -> bool:
+    """Returns whether a model's blocks are known, which can be recomputed."""
+    return bool(_blocks(model))
+
+
+def _blocks(model: Any) -> list[Any]:
+    names = set(model._no_split_modules or ())
+    return [part for part in model.modules() if type(part).__name__ in names]
 
 
 def _recomputed(forward: Any, *arguments: Any, **named: Any) -> Any:

@@ -497,6 +497,17 @@ def test_a_model_without_a_cache_of_keys_and_values_is_refused(tmp_path):
         policy_of(tmp_path)
 
 
+def test_prompts_of_similar_length_are_sampled_together(folder, monkeypatch):
+    policy = policy_of(folder, text_task(folder, limit=8), micro_tokens=8)
+    started, start = [], policy.decoder
+    monkeypatch.setattr(policy, "decoder", lambda prompts, rows: started.append(rows) or start(prompts, rows))
+    drawn = policy.draw(PROMPTS, 2, Key(3, 5))[0]
+    lengths = [policy.prompt_length(PROMPTS[i]) for rows in started for i in rows]
+    assert len(started) > 2
+    assert lengths == sorted(lengths)
+    assert drawn == policy_of(folder, text_task(folder, limit=8)).draw(PROMPTS, 2, Key(3, 5))[0]
+
+
 def test_arguments_of_a_forward_pass_are_tried(folder, monkeypatch):
     usual = policy_of(folder)
     prompts, forward = list(PROMPTS), usual.model.forward
@@ -511,7 +522,10 @@ def test_arguments_of_a_forward_pass_are_tried(folder, monkeypatch):
         return forward(input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=use_cache, **cache)
 
     drawn = usual.draw(prompts, 2, Key(0))[0]
-    for wrapper, takes in [(hidden, usual._arguments), (older, ForwardArguments("past_key_values", False, False))]:
+    for wrapper, takes in [
+        (hidden, usual._arguments),
+        (older, ForwardArguments("past_key_values", False, False, cache_size=64)),
+    ]:
         monkeypatch.setattr(
             LlamaForCausalLM, "forward", lambda _, *arguments, f=wrapper, **named: f(*arguments, **named)
         )

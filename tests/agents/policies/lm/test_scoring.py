@@ -150,6 +150,14 @@ def test_groups_hold_no_more_than_they_may_and_little_padding(lengths, most):
     assert packed([3, 9, 4, 1], 8) == [[3, 0, 2], [1]]
 
 
+@pytest.mark.parametrize(("wanted", "large", "again"), [(None, True, True), (None, False, False), (False, True, False)])
+def test_large_models_compute_layers_again_unless_told_otherwise(tmp_path, monkeypatch, wanted, large, again):
+    if large:
+        monkeypatch.setattr("agents.policies.lm.hf_policy._LARGE", 1)
+    policy = policy_of(write_model(tmp_path), checkpointing=wanted)
+    assert ("forward" in vars(policy.model.model.layers[0])) == again
+
+
 def test_computing_layers_again_changes_no_gradient(tmp_path):
     write_model(tmp_path)
     plain, again = (policy_of(tmp_path, text_task(tmp_path), checkpointing=value) for value in (False, True))
