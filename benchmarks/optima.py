@@ -24,6 +24,7 @@ from agents.lists.list_agent import ListConfig
 from agents.lists.plackett_luce import PlackettLuceConfig
 from agents.lists.pro import PROConfig
 from agents.lists.rrhf import RRHFConfig
+from agents.nash.gpm_po import GPMPOConfig
 from agents.nash.mnpo import MNPOConfig
 from agents.nash.nash_ema import NashEMAConfig
 from agents.optim.optimiser import OptimiserConfig
@@ -50,6 +51,7 @@ from agents.singles.kimi import KimiConfig
 from agents.singles.kto import KTOConfig
 from agents.singles.npo import NPOConfig
 from agents.singles.single_agent import SingleConfig
+from agents.singles.spin import SPINConfig
 from benchmarks.timing import machine
 from envs import DuelArena, Task
 from envs.games import exploitability, regularised_nash, von_neumann_winner
@@ -65,7 +67,7 @@ START = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 REWARD = torch.tensor([0.0, 1.0, 0.5], dtype=torch.float64)
 BETA = 0.5
 
-Config = PairConfig | SingleConfig | ListConfig | DNOConfig | NashEMAConfig | MNPOConfig
+Config = PairConfig | SingleConfig | ListConfig | SPINConfig | DNOConfig | GPMPOConfig | NashEMAConfig | MNPOConfig
 
 ENTRIES: tuple[tuple[str, str, Config], ...] = (
     ("dpo", "", DPOConfig(tau=BETA)),
@@ -101,11 +103,13 @@ ENTRIES: tuple[tuple[str, str, Config], ...] = (
     ("npo", "retain 0", NPOConfig(beta=BETA, retain=0.0)),
     ("d2o", "alpha .5", D2OConfig(beta=BETA, alpha=BETA)),
     ("bco_unpaired", "", BCOUnpairedConfig(beta=BETA)),
+    ("spin", "one step", SPINConfig(lam=BETA)),
     ("plackett_luce", "", PlackettLuceConfig(beta=BETA)),
     ("lipo", "", LiPOConfig(beta=BETA)),
     ("pro", "", PROConfig()),
     ("rrhf", "", RRHFConfig()),
     ("dno", "one step", DNOConfig(beta=BETA)),
+    ("gpm_po", "one step", GPMPOConfig(beta=BETA)),
     ("mnpo", "2 opponents", MNPOConfig(tau=BETA, eta=0.4)),
     ("nash_ema", "decay .99", NashEMAConfig(tau=BETA, decay=0.99)),
 )

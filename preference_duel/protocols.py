@@ -192,6 +192,8 @@ class Traits:
     """Learns from verdicts on single responses (--run.feedback thumb, --run.data of thumbs)."""
     learns_from_dislikes: bool = False
     """Learns from disliked responses alone: a file of thumbs need hold no others."""
+    learns_from_likes: bool = False
+    """Learns from liked responses alone, likewise."""
     one_pass: bool = False
     """Counts each comparison of a file once."""
     own_draws: bool = True

@@ -63,12 +63,12 @@ def log_partition(win_rate: Tensor, eta: float, weight: Tensor | None = None) ->
     leave-one-out if they are; noise in them lifts it (Jensen), by about eta^2/2 times their variance.
 
     Args:
-        win_rate: [B, K] in [0, 1].
+        win_rate: [B, K] in [0, 1], or another payoff.
         eta: step size, 1/nats, positive.
         weight: [B, K] of the responses, rows sum to 1; None: 1/K each.
 
     Returns:
-        [B] nats, between 0 and eta.
+        [B] nats, of win rates between 0 and eta.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -89,7 +89,7 @@ def sppo(ratio: Tensor, win_rate: Tensor, eta: float, log_z: Tensor | None = Non
 
     Args:
         ratio: [B, K] log pi(y|x) - log pi_t(y|x), nats summed over tokens; gradients flow through it.
-        win_rate: [B, K] P(y beats pi_t | x), in [0, 1].
+        win_rate: [B, K] P(y beats pi_t | x), in [0, 1]; with `log_z` any payoff.
         eta: step size, 1/nats, positive: the inverse of the KL coefficient.
         log_z: [B] nats, see `log_partition`; None: eta/2.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 from envs.votes.formats import Format, Record
@@ -51,7 +51,7 @@ def holds_thumbs(path: str, options: ReadOptions | None = None) -> bool:
 
 
 def load_thumbs(
-    path: str, options: ReadOptions | None = None, dislikes_alone: bool = False
+    path: str, options: ReadOptions | None = None, alone: Collection[float] = ()
 ) -> tuple[list[Thumb], Reading]:
     """Reads verdicts on single responses, to learn from.
 
@@ -59,7 +59,7 @@ def load_thumbs(
         path: a file of records, a directory of them, or "hf:ID" (`envs.votes.containers`), in the format thumbs or kto
             of `envs.votes.formats`.
         options: how it is read; None: by its fields.
-        dislikes_alone: whether labels that are all 0 will do.
+        alone: labels, 0 or 1, that will do without the other.
 
     Returns:
         The thumbs, and a report of the rows. Multi-turn prompts are `Conversation`s.
@@ -76,10 +76,10 @@ def load_thumbs(
             thumbs += rows.tried(place, _thumbs, record, one, place) or ()
     reading = rows.finished(len(thumbs), None)
     labels = {one.label for one in thumbs}
-    if len(labels) == 1 and not (dislikes_alone and labels == {0.0}):
+    if len(labels) == 1 and not labels <= set(alone):
         raise ValueError(
             f"{path}: all {len(thumbs)} labels are {thumbs[0].label:g}, so that no response is better than another; "
-            f"give both kinds{', or 0 alone' if dislikes_alone else ''}"
+            f"give both kinds{''.join(f', or {label:g} alone' for label in alone)}"
         )
     return thumbs, reading
 

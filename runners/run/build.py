@@ -108,7 +108,8 @@ def _file_arena(settings: Settings, task: Task, policy: Policy, agent: Agent) ->
         )
     read: Callable[..., tuple[list[Any], Reading]] = load_lists if can.learns_from_lists else load_preferences
     if can.learns_from_thumbs and holds_thumbs(run.data, run.reading):
-        read = partial(load_thumbs, dislikes_alone=can.learns_from_dislikes)
+        kinds = {0.0: can.learns_from_dislikes, 1.0: can.learns_from_likes}
+        read = partial(load_thumbs, alone=[label for label, enough in kinds.items() if enough])
     given, reading = read(run.data, run.reading)
     with quiet():
         given = writable(policy, given, reading, run.unwritable)

@@ -89,11 +89,12 @@ def test_labels_of_one_kind_alone_say_nothing(label, write):
     path = write(*({**row, "label": label} for row in ROWS))
     with pytest.raises(ValueError, match=f"FILE: all 3 labels are {label}, so that no response is better"):
         load_thumbs(path)
-    if label == 0:
-        assert len(load_thumbs(path, dislikes_alone=True)[0]) == 3
-    else:
-        with pytest.raises(ValueError, match="give both kinds, or 0 alone"):
-            load_thumbs(path, dislikes_alone=True)
+    for enough in (0, 1):
+        if label == enough:
+            assert len(load_thumbs(path, alone=[enough])[0]) == 3
+        else:
+            with pytest.raises(ValueError, match=f"give both kinds, or {enough} alone"):
+                load_thumbs(path, alone=[enough])
 
 
 def test_pairs_and_votes_are_not_made_of_thumbs(write):
