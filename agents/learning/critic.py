@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from agents.optim.optimiser import Optimiser, OptimiserConfig
 from agents.policies.lm.hf_policy import HFPolicy
 from agents.policies.lm.hidden_states import copied_layers, hidden_at
 from agents.policies.tabular import Cells, TabularPolicy
+from agents.policies.tensors import restore, tensors
 from preference_duel.protocols import Policy
-from preference_duel.types import Completion
+from preference_duel.types import Completion, Duel
 
 
 class Critic(nn.Module, ABC):
@@ -61,6 +64,44 @@ class TokenCritic(Critic):
         hidden = hidden_at(self.layers, [[*x, *y] for x, y in flat], places, self.micro_tokens)
         values = self.head(hidden)[:, 0].split([len(written) for _, written in flat])
         return pad_sequence(values, batch_first=True).unflatten(0, (len(prompts), -1))
+
+
+class PromptValue:
+    """A value function V(x), read before the first token of a response, and its optimiser.
+
+    Attributes:
+        critic: the value function.
+
+    Raises:
+        ValueError: if the policy is neither a table nor a language model.
+    """
+
+    def __init__(self, policy: Policy, config: OptimiserConfig) -> None:
+        self.critic = critic_of(policy)
+        self._optimiser = Optimiser(self.critic.parameters(), config, 1e-3)
+
+    def __call__(self, duel: Duel) -> Tensor:
+        """Returns [B] the values of a duel's prompts, differentiable."""
+        return self.critic(duel.prompts, [row[:1] for row in duel.left])[:, 0, 0]
+
+    def step(self, loss: Callable[[], Tensor]) -> None:
+        """Takes one step of the value function on a loss of its values."""
+
+        def accumulate() -> Tensor:
+            found = loss()
+            found.backward()
+            return found.detach()
+
+        self._optimiser.step(accumulate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the value function and its optimiser."""
+        return {"critic": tensors(self.critic), "optimiser": self._optimiser.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        restore(self.critic, state["critic"])
+        self._optimiser.load_state_dict(state["optimiser"])
 
 
 def critic_of(policy: Policy) -> Critic:

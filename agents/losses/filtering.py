@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from preference_duel.keyed_random import Key
 
 
 def wins(weight: Tensor, prob: Tensor, self_play: bool) -> Tensor:
@@ -26,11 +29,29 @@ def wins(weight: Tensor, prob: Tensor, self_play: bool) -> Tensor:
     return torch.stack([first + second.mT, torch.zeros_like(second)] if self_play else [first, second])
 
 
+def margins(first: Tensor, second: Tensor) -> Tensor:
+    """Returns [2, B, K, L] by how much the first response leads and the second does, of scores as `agents.pairs`."""
+    return torch.stack([first - second, second - first])
+
+
+def moments(margin: Tensor, mass: Tensor) -> Tensor:
+    """Returns [2] the mean of margins and their standard deviation, each counted by its mass."""
+    mean = (mass * margin).sum() / mass.sum()
+    return torch.stack([mean, ((mass * (margin - mean).square()).sum() / mass.sum()).sqrt()])
+
+
 def usual(margin: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     """Returns e^(-(margin - mean)^2 / (2 deviation^2)), the chances by which margins are drawn; 1 if none deviates."""
     if deviation == 0:
         return torch.ones_like(margin)
     return torch.exp(-((margin - mean) / deviation).square() / 2)
+
+
+def kept(chance: Tensor, mass: Tensor, share: float, key: Key | None) -> Tensor:
+    """Returns the masses that `keep` keeps by the uniforms of a key; None: those of `expected_keep`."""
+    if key is None:
+        return expected_keep(chance, mass, share)
+    return keep(chance, mass, share, torch.from_numpy(key.uniform(np.arange(mass.numel()))).view_as(mass))
 
 
 def keep(chance: Tensor, mass: Tensor, share: float, uniforms: Tensor) -> Tensor:

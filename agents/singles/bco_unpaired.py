@@ -63,7 +63,7 @@ class BCOUnpaired(SingleAgent):
             ValueError: if nothing was asked about a prompt, or the policy could not have sampled a response.
         """
         label, weight = labels(duel)
-        step = self.learn(duel, label, weight, self.shift.expand(len(label)))
+        step = self.learn(duel, label, weight, self.shift.expand(len(label)), self.log_reference(duel))
         assert step.log_reference is not None
         reward = self.beta * (step.log_policy - step.log_reference).double().cpu()
         self.shift = MEMORY * self.shift + (1 - MEMORY) * (weight * reward).sum(1).mean()

@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
 from agents import losses
-from agents.optim.optimiser import Optimiser, OptimiserConfig
-from agents.policies.tensors import restore, tensors
+from agents.optim.optimiser import OptimiserConfig
 from agents.singles.single_agent import SingleAgent, SingleConfig, labels
 from preference_duel.checks import positive, require
 from preference_duel.types import Duel
@@ -54,15 +51,14 @@ class DRO(SingleAgent):
     """Takes one step of the policy and one of the value function on the same loss.
 
     Attributes:
-        critic: the value function V(x).
+        value: V(x), of a duel's prompts.
     """
 
     def __init__(self, config: DROConfig, policy: Policy, seed: int) -> None:
-        from agents.learning.critic import critic_of  # loads transformers
+        from agents.learning.critic import PromptValue  # loads transformers
 
         super().__init__(config, policy, seed)
-        self.tau, self.critic = config.tau, critic_of(policy)
-        self.optimiser = Optimiser(self.critic.parameters(), config.value, 1e-3)
+        self.tau, self.value = config.tau, PromptValue(policy, config.value)
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Takes one step of each on the duel's responses.
@@ -71,31 +67,22 @@ class DRO(SingleAgent):
             ValueError: if nothing was asked about a prompt, or the policy could not have sampled a response.
         """
         label, weight = labels(duel)
-        with torch.no_grad():
-            value = self._value(duel)
-        step = self.learn(duel, label, weight, value)
+        value = self.value(duel).detach()
+        step = self.learn(duel, label, weight, value, self.log_reference(duel))
         assert step.log_reference is not None
         ratio, label, weight = (one.to(value) for one in (step.log_policy - step.log_reference, label, weight))
 
-        def accumulate() -> Tensor:
-            loss = (weight * losses.dro(ratio, label, self._value(duel)[:, None], self.tau)).sum(1).mean()
-            loss.backward()
-            return loss.detach()
+        def loss() -> Tensor:
+            return (weight * losses.dro(ratio, label, self.value(duel)[:, None], self.tau)).sum(1).mean()
 
-        self.optimiser.step(accumulate)
+        self.value.step(loss)
         return step.scalars
-
-    def _value(self, duel: Duel) -> Tensor:
-        """Returns [B] V(x), the value before a response's first token."""
-        return self.critic(duel.prompts, [row[:1] for row in duel.left])[:, 0, 0]
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of the policy's steps, and the value function with its optimiser."""
-        value = {"critic": tensors(self.critic), "optimiser": self.optimiser.state_dict()}
-        return {"agent": super().state_dict(), **value}
+        return {"agent": super().state_dict(), **self.value.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from `state_dict()`."""
         super().load_state_dict(state["agent"])
-        restore(self.critic, state["critic"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.value.load_state_dict(state)

@@ -34,13 +34,13 @@ class KimiConfig(SingleConfig):
         require(self, tau=positive)
         super().__post_init__()
 
-    def point(self, agent: SingleAgent, duel: Duel, label: Tensor, weight: Tensor) -> Tensor:
+    def point(self, agent: SingleAgent, duel: Duel, label: Tensor, weight: Tensor, log_reference: Tensor) -> Tensor:
         """Returns the mean label of each prompt.
 
         Raises:
             ValueError: if there is one response to each, which is its own mean.
         """
-        del agent, duel
+        del agent, duel, log_reference
         if label.shape[1] == 1:
             raise ValueError("the mean of one response tells nothing: take lists or pairs, or thumbs of own samples")
         return (weight * label).sum(1)

@@ -43,7 +43,7 @@ class KTOConfig(SingleConfig):
         require(self, beta=positive, lambda_d=positive, lambda_u=positive)
         super().__post_init__()
 
-    def point(self, agent: SingleAgent, duel: Duel, label: Tensor, weight: Tensor) -> Tensor:
+    def point(self, agent: SingleAgent, duel: Duel, label: Tensor, weight: Tensor, log_reference: Tensor) -> Tensor:
         """Returns z0 = KL(pi, reference) of each prompt if the policy is exact, else one estimate of it for all.
 
         Own samples tell it by their mean log-ratio; responses that were given, which are no samples of the policy, by
@@ -54,13 +54,14 @@ class KTOConfig(SingleConfig):
         """
         del label
         responses, count = responses_of(duel), len(duel.prompts)
-        if not own_samples(duel):
-            if count == 1:
-                raise ValueError("z0 is estimated by responses to other prompts: take a batch_size of at least 2")
-            responses, weight = [responses[b - 1] for b in range(count)], weight.roll(1, 0)
         with torch.no_grad():
+            if not own_samples(duel):
+                if count == 1:
+                    raise ValueError("z0 is estimated by responses to other prompts: take a batch_size of at least 2")
+                responses, weight = [responses[b - 1] for b in range(count)], weight.roll(1, 0)
+                log_reference = agent.reference.logprob(duel.prompts, responses)
             log_policy = agent.policy.logprob(duel.prompts, responses)
-            ratio = require_finite(log_policy - agent.reference.logprob(duel.prompts, responses))
+            ratio = require_finite(log_policy - log_reference)
         if duel.exact:
             return (log_policy.exp() * ratio).sum(1)
         return (weight.to(ratio) * ratio).sum(1).mean().clamp(min=0).expand(count)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from agents import losses
-from agents.learning.learner import LearningAgent
+from agents.learning.learner import LearningAgent, responses_of
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, require
 from preference_duel.types import Duel, Proposal
@@ -56,7 +56,9 @@ class SingleConfig(ABC):
         """Builds the agent around the policy that it trains."""
         return SingleAgent(self, policy, seed)
 
-    def point(self, agent: SingleAgent, duel: Duel, label: Tensor, weight: Tensor) -> Tensor | None:
+    def point(
+        self, agent: SingleAgent, duel: Duel, label: Tensor, weight: Tensor, log_reference: Tensor
+    ) -> Tensor | None:
         """Returns [B] what the responses of each prompt are measured against; None: the loss needs no such point.
 
         Args:
@@ -64,8 +66,9 @@ class SingleConfig(ABC):
             duel: of any two seats.
             label: [B, K] of `responses_of(duel)`, see `labels`.
             weight: [B, K] of the responses.
+            log_reference: [B, K] nats.
         """
-        del agent, duel, label, weight
+        del agent, duel, label, weight, log_reference
         return None
 
     @abstractmethod
@@ -106,10 +109,18 @@ class SingleAgent(LearningAgent):
         Raises:
             ValueError: if nothing was asked about a prompt, or the policy could not have sampled a response.
         """
-        label, weight = labels(duel)
-        return self.learn(duel, label, weight, self.config.point(self, duel, label, weight)).scalars
+        (label, weight), log_reference = labels(duel), self.log_reference(duel)
+        point = self.config.point(self, duel, label, weight, log_reference)
+        return self.learn(duel, label, weight, point, log_reference).scalars
 
-    def learn(self, duel: Duel, label: Tensor, weight: Tensor, point: Tensor | None) -> ScoredStep:
+    def log_reference(self, duel: Duel) -> Tensor:
+        """Returns [B, K] log reference of `responses_of(duel)`, nats."""
+        with torch.no_grad():
+            return self.reference.logprob(duel.prompts, responses_of(duel))
+
+    def learn(
+        self, duel: Duel, label: Tensor, weight: Tensor, point: Tensor | None, log_reference: Tensor
+    ) -> ScoredStep:
         """Takes one step, and renews what is due.
 
         Args:
@@ -117,6 +128,7 @@ class SingleAgent(LearningAgent):
             label: [B, K] of `responses_of(duel)`.
             weight: [B, K] of the responses.
             point: [B] what the responses of each prompt are measured against; None: 0.
+            log_reference: [B, K] nats.
         """
         config = self.config
         self.include_in_average(self.policy, config.refresh_every)
@@ -127,12 +139,13 @@ class SingleAgent(LearningAgent):
         def loss(ratio: Tensor, part: Batch) -> Tensor:
             return (part["weight"] * config.single_loss(ratio, part["label"], part["point"])).sum(1)
 
-        step = self.step_on_scores(duel, self.reference, loss, values)
+        step = self.learner.step_on_scores(duel, log_reference, loss, values)._replace(log_reference=log_reference)
         scalars = step.scalars if point is None else {"loss/point": point.mean().item(), **step.scalars}
         if own_samples(duel):
-            sampled = step if renewed else step.of_sampler(self.opponent, duel)
-            if config.around_sampler:
-                sampled = sampled._replace(log_reference=None)  # its own, from which the KL is 0
+            if config.around_sampler:  # what samples is the reference, from which its KL is 0
+                sampled = step._replace(log_policy=log_reference, log_reference=None)
+            else:
+                sampled = step if renewed else step.of_sampler(self.opponent, duel)
             scalars = sampled.policy_scalars(duel) | scalars
         self.renew(self.opponent, config.refresh_every)
         return step._replace(scalars=scalars)

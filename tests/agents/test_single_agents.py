@@ -300,6 +300,15 @@ def test_z0_of_own_samples_is_their_mean_log_ratio_and_never_below_0():
     assert scalars["loss/point"] == pytest.approx(max(0.0, scalars["policy/kl"]))
 
 
+@pytest.mark.parametrize("config", [KTOConfig(), KTOConfig(refresh_every=3), KimiConfig(), DROConfig(), NPOConfig()])
+def test_of_own_samples_the_reference_is_asked_once_an_update(config):
+    agent, arena = config.build(policy=TabularPolicy(TASK, START)), thumb_arena(exact=False)
+    duel, asked, logprob = arena.play(agent.propose(arena.reset())), [], agent.reference.logprob
+    agent.reference.logprob = lambda *of: asked.append(of) or logprob(*of)
+    agent.update(duel)
+    assert len(asked) == 1
+
+
 EVERY = (
     KTOConfig(),
     DROConfig(refresh_every=3),
