@@ -230,12 +230,12 @@ def test_the_default_run_learns(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("agent", "seed", "least"),
-    [("sppo", 1, 0.65), ("sppo", 2, 0.65), ("ipo", 0, 0.6), ("oelhf", 0, 0.6), ("rlhf", 0, 0.6)],
+    ("agent", "seed", "steps", "least"),
+    [("sppo", 1, 30, 0.65), ("sppo", 2, 30, 0.65), ("ipo", 0, 40, 0.6), ("oelhf", 0, 50, 0.6), ("rlhf", 0, 50, 0.6)],
 )
-def test_every_kind_of_agent_learns_to_chat(agent, seed, least):
+def test_every_kind_of_agent_learns_to_chat(agent, seed, steps, least):
     """Regresses margins, learns a model, follows a gradient; benchmarks.chat has them all, on three seeds."""
-    evaluations, share, _ = measure(agent, seed, threads=1, more=["--run.steps", "60", "--run.eval_every", "60"])
+    evaluations, share, _ = measure(agent, seed, threads=1, more=["--run.steps", str(steps), "--run.eval_every", str(steps)])
     assert evaluations[-1]["eval/win_rate_vs_ref"] >= least
     assert evaluations[-1]["eval/win_rate_low"] >= least - 0.08
     assert share >= 0.95

@@ -65,6 +65,8 @@ def minimise(
             break
         change, bend = step * direction, bent - gradient
         point, value, gradient = point + change / scale, trial, bent
+        if not bend.any():  # a step below the parameters' rounding: all later ones would be the same
+            break
         if bend.dot(change) > 0:
             pairs.append((change, bend))
     return first.item(), gradient.norm().item()

@@ -131,6 +131,23 @@ def test_lbfgs_stops_where_nothing_can_be_gained():
     assert bowl.asked == 1
 
 
+def test_lbfgs_stops_where_its_steps_are_below_rounding():
+    """The gradient is 1e-9 at first, and no point of float64 has one of the 4e-20 that are wanted."""
+    target = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    x, asked = nn.Parameter(target.log() + torch.tensor([1e-9, 0, 0])), []
+
+    def cross_entropy() -> Tensor:
+        x.grad = None
+        loss = -(target * x.log_softmax(0)).sum()
+        loss.backward()
+        asked.append(loss.item())
+        return loss.detach()
+
+    minimise(cross_entropy, [x])
+    assert torch.allclose(x.softmax(0).detach(), target, atol=1e-15, rtol=0)
+    assert len(asked) < 60
+
+
 @pytest.mark.parametrize("method", ["rmsprop", "adamw", "sgd", "lbfgs"])
 def test_a_restored_optimiser_goes_on_where_it_was(method):
     settings = config(method, **({} if method == "lbfgs" else {"momentum": 0.9, "warmup": 5, "decay": 3.0}))
