@@ -14,7 +14,7 @@ from envs.votes.statistics.annotators import Agreement, Order, agreement, order_
 from envs.votes.statistics.bootstrap import Bootstrap, interval, spread_of_clusters
 from envs.votes.statistics.bradley_terry import Scores, fit_bradley_terry, fit_davidson
 from envs.votes.statistics.fit_test import FitTest, Triads, fit_test, fit_test_within_prompts, posterior
-from envs.votes.statistics.share import Share, excess_and_variance, intransitive_share, redraw_at_share
+from envs.votes.statistics.share import Share, excess_and_variance, intransitive_share, simulation_at_share
 from envs.votes.table import Matrix, VoteTable
 
 _WIDTH = 0.05
@@ -198,9 +198,9 @@ def _times(wins: Matrix, ties: Matrix, seed: int, widening: float) -> int | None
     if not np.isfinite(excess):
         return None
     share = min(max(excess, 0.0) / max(max(excess, 0.0) + variance, 1e-12), 0.9)
-    draw = redraw_at_share(wins, ties, seed)
+    simulate = simulation_at_share(wins, ties, seed)
     for times in _TIMES:
-        excesses, variances = excess_and_variance(*draw(share, times, 99))
+        excesses, variances = simulate(share, times, 99)
         shares = np.maximum(excesses, 0) / np.maximum(np.maximum(excesses, 0) + variances, 1e-12)
         if widening * (np.quantile(shares, 0.975) - np.quantile(shares, 0.025)) / 2 <= _WIDTH:
             return times

@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 from envs.votes.statistics import vote_rankings
 from envs.votes.statistics.bradley_terry import fit_bradley_terry
 from envs.votes.statistics.conditional import parts_of
-from envs.votes.statistics.share import excess_and_variance
+from envs.votes.statistics.share import excess_and_variance, excess_beside_fit
 from envs.votes.table import Indices, Matrix, VoteTable
 
 LOTTERY_DRAWS = 100
@@ -31,14 +31,15 @@ class Bootstrap:
         count = len(wins)
         self.score, self.copeland = np.empty((draws, count)), np.empty((draws, count))
         self.top, self.ratio = np.empty((draws, count), dtype=bool), np.empty(draws)
+        start = fit_bradley_terry(wins + ties / 2).score
         lotteries = []
         for part in parts_of(draws, count):
             size = part.stop - part.start
             won, tied = resample(table, wins, ties, size, generator)
-            self.score[part] = fit_bradley_terry(won + tied / 2).score
+            self.score[part] = fit_bradley_terry(won + tied / 2, start).score
             self.copeland[part] = vote_rankings.copeland(won)
             self.top[part] = vote_rankings.top_cycle(won)
-            excess, variance = excess_and_variance(won, tied)
+            excess, variance = excess_beside_fit(won, tied, self.score[part])
             self.ratio[part] = excess / np.maximum(variance, 1e-12)
             for k in range(min(size, LOTTERY_DRAWS - len(lotteries))):
                 lotteries.append(vote_rankings.maximal_lottery(vote_rankings.preferences(won[k], tied[k])))

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
-from scipy.special import expit
+from scipy.special import expit, log_expit
 
+from envs.votes.statistics.pairs import Pairs
 from envs.votes.table import Matrix
 
 _STEPS = 100
 _SMALLEST = 2.0**-40
-_ACCURATE = 1e-15  # Newton decrement in nats per verdict; the scores are then exact to 1e-7 and better
+_LAST = 1e-6  # nats: Newton's method squares the error, so that nothing is left after a step as short as this
+_ACCURATE = 1e-15  # Davidson's Newton decrement in nats per verdict
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Scores:
         return np.where(self.component[..., :, None] == self.component[..., None, :], expit(gap), 0.5)
 
 
-def fit_bradley_terry(wins: Matrix) -> Scores:
+def fit_bradley_terry(wins: Matrix, start: Matrix | None = None) -> Scores:
     """Fits P(i beats j) = sigma(r_i - r_j) by Newton's method.
 
     Where the likelihood has no maximum (Ford 1957: some group of a component never lost to the rest) every item of
@@ -47,6 +50,7 @@ def fit_bradley_terry(wins: Matrix) -> Scores:
 
     Args:
         wins: [..., n, n] verdicts that the row won against the column; a tie is half a win on each side.
+        start: [n] scores from which all fits start, such as those of the table that others were drawn from; None: 0.
 
     Returns:
         The scores, each table fitted as if it were alone.
@@ -54,46 +58,58 @@ def fit_bradley_terry(wins: Matrix) -> Scores:
     shape, count = wins.shape[:-1], wins.shape[-1]
     tables = np.ascontiguousarray(wins.reshape(-1, count, count))
     component, held = _components(tables)
-    same = (component[:, :, None] == component[:, None, :]) & ~held[:, :, None]
-    score = np.zeros(tables.shape[:2])
-    verdicts = tables + tables.swapaxes(1, 2)
-    value = _log_likelihood(tables, score, held)
+    pairs = Pairs.of(tables)
+    cells = tables.reshape(len(tables), -1)
+    won, lost = cells[:, pairs.forward], cells[:, pairs.backward]
+    # A component's common shift leaves the likelihood as it is: the score of its first item is left alone.
+    fixed = ~held & np.diff(np.maximum.accumulate(component, axis=1), axis=1, prepend=-1).astype(bool)
+    score = np.zeros(tables.shape[:2]) + (0.0 if start is None else start)
+    log_chance = log_expit(pairs.gap(score))
+    value = _log_likelihood(pairs, won, lost, score, held, log_chance)
     rows = np.arange(len(tables))
     for _ in range(_STEPS):
-        gradient, curvature = _derivatives(tables[rows], verdicts[rows], score[rows], held[rows])
-        scale = np.trace(curvature, axis1=1, axis2=2)[:, None, None] / count
-        curvature += same[rows] * scale + (scale == 0)  # a component's constant shift leaves the likelihood as it is
-        curvature += 1e-14 * (scale + (scale == 0)) * np.eye(count)
+        gradient, curvature = _derivatives(pairs, won[rows], lost[rows], score[rows], held[rows], log_chance)
+        diagonal = np.einsum("bii->bi", curvature)
+        scale = diagonal.mean(1, keepdims=True)
+        diagonal += (fixed[rows] + 1e-14) * np.where(scale > 0, scale, 1.0)
         move = np.linalg.solve(curvature, gradient[..., None])[..., 0]
         decrement = (gradient * move).sum(1)
-        far = decrement > _ACCURATE * np.maximum(verdicts[rows].sum((1, 2)), 1)
-        rows, move, decrement = rows[far], move[far], decrement[far]
-        if len(rows) == 0:
-            break
         size = np.ones(len(rows))
-        there = _log_likelihood(tables[rows], score[rows] + move, held[rows])
         while True:
-            short = there < value[rows] + 1e-4 * size * decrement - 1e-12 * np.abs(value[rows])
+            there = score[rows] + size[:, None] * move
+            log_chance = log_expit(pairs.gap(there))
+            reached = _log_likelihood(pairs, won[rows], lost[rows], there, held[rows], log_chance)
+            short = reached < value[rows] + 1e-4 * size * decrement - 1e-12 * np.abs(value[rows])
             if not short.any() or size.min() < _SMALLEST:
                 break
             size = np.where(short, size / 2, size)
-            there = _log_likelihood(tables[rows], score[rows] + size[:, None] * move, held[rows])
-        score[rows] += size[:, None] * move
-        value[rows] = there
+        score[rows], value[rows] = there, reached
+        far = size * np.abs(move).max(1) > _LAST
+        if not far.any():
+            break
+        rows, log_chance = rows[far], log_chance[far]
     return Scores(_centred(score, component).reshape(shape), component.reshape(shape), held.reshape(shape))
 
 
-def leverage(verdicts: Matrix, chance: Matrix) -> Matrix:
-    """Returns [..., n, n] the share of each pair's noise that the fit follows; sums to n - components over pairs."""
+def leverage(pairs: Pairs, verdicts: Matrix, chance: Matrix) -> Matrix:
+    """Returns [B, E] the share of each pair's noise that the fit follows; sums to n - components over the pairs.
+
+    Args:
+        pairs: those with verdicts.
+        verdicts: [B, E] how many.
+        chance: [B, E] the fit.
+    """
     weight = verdicts * chance * (1 - chance)
-    laplacian = weight.sum(-1)[..., None] * np.eye(weight.shape[-1]) - weight
-    own = np.diagonal(laplacian, axis1=-2, axis2=-1)
+    system = torch.from_numpy(pairs.laplacian(weight))
+    own = system.diagonal(dim1=-2, dim2=-1)
+    most = own.amax(-1, keepdim=True)
     # One constant is added to the whole matrix: it fills the kernel, and differences of the inverse do not see it.
-    system = laplacian + own.mean(-1)[..., None, None] / weight.shape[-1]
-    system += 1e-9 * own.max(-1)[..., None, None] * np.eye(weight.shape[-1])  # further components
-    inverse = np.linalg.inv(system)
-    own = np.diagonal(inverse, axis1=-2, axis2=-1)
-    return (weight * (own[..., :, None] + own[..., None, :] - 2 * inverse)).clip(0, 1)
+    system += own.mean(-1)[:, None, None] / pairs.count
+    own += 1e-9 * most  # further components
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(system)).numpy()
+    own = np.einsum("bii->bi", inverse)
+    beside = inverse.reshape(len(inverse), -1)[:, pairs.forward]
+    return (weight * (own[:, pairs.low] + own[:, pairs.high] - 2 * beside)).clip(0, 1)
 
 
 def deviance(wins: Matrix, chance: Matrix) -> NDArray[np.float64]:
@@ -144,12 +160,9 @@ def _components(tables: Matrix) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Returns [B, n] labels of the components, and [B, n] whether the component is not strongly connected."""
     component = np.zeros(tables.shape[:2], dtype=np.int64)
     held = np.zeros(tables.shape[:2], dtype=bool)
-    size = tables.shape[-1]
-    for b, table in enumerate(tables):
-        beats = table > 0
-        if int(beats.sum()) == size * (size - 1):
-            continue
-        graph = csr_array(beats)
+    beats = tables > 0
+    for b in np.flatnonzero(~(_reaches_all(beats) & _reaches_all(beats.swapaxes(1, 2)))):
+        graph = csr_array(beats[b])
         _, component[b] = connected_components(graph, connection="weak")
         groups, strong = connected_components(graph, connection="strong")
         if groups > component[b].max() + 1:
@@ -160,22 +173,35 @@ def _components(tables: Matrix) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     return component, held
 
 
-def _log_likelihood(tables: Matrix, score: Matrix, held: NDArray[np.bool_]) -> NDArray[np.float64]:
-    gap = score[:, :, None] - score[:, None, :]
+def _reaches_all(beats: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Returns [B] whether a path leads from the first item of [B, n, n] graphs to all others."""
+    reached = np.zeros(beats.shape[:2], dtype=bool)
+    reached[:, 0] = True
+    edge = reached
+    while edge.any():
+        edge = (beats & edge[:, :, None]).any(1) & ~reached
+        reached |= edge
+    return (~reached).sum(1) == 0
+
+
+def _log_likelihood(
+    pairs: Pairs, won: Matrix, lost: Matrix, score: Matrix, held: NDArray[np.bool_], log_chance: Matrix
+) -> NDArray[np.float64]:
     prior = (held * (np.logaddexp(0, -score) + np.logaddexp(0, score))).sum(1) / 2
-    return -(tables * np.logaddexp(0, -gap)).sum((1, 2)) - prior
+    return ((won + lost) * log_chance - lost * pairs.gap(score)).sum(1) - prior
 
 
 def _derivatives(
-    tables: Matrix, verdicts: Matrix, score: Matrix, held: NDArray[np.bool_]
+    pairs: Pairs, won: Matrix, lost: Matrix, score: Matrix, held: NDArray[np.bool_], log_chance: Matrix
 ) -> tuple[Matrix, NDArray[np.float64]]:
     """Returns the gradient [B, n] and the negative second derivative [B, n, n]."""
-    chance = expit(score[:, :, None] - score[:, None, :])
+    chance = np.exp(log_chance)
     alone = expit(score)
-    gradient = (tables - verdicts * chance).sum(2) + held * (0.5 - alone)
-    weight = verdicts * chance * (1 - chance)
-    diagonal = weight.sum(2) + held * alone * (1 - alone)
-    return gradient, diagonal[:, :, None] * np.eye(score.shape[1]) - weight
+    verdicts = won + lost
+    gradient = pairs.net(won - verdicts * chance) + held * (0.5 - alone)
+    curvature = pairs.laplacian(verdicts * chance * (1 - chance))
+    np.einsum("bii->bi", curvature)[...] += held * alone * (1 - alone)
+    return gradient, curvature
 
 
 def _davidson(
@@ -204,5 +230,7 @@ def _davidson(
 
 def _centred(score: Matrix, component: NDArray[np.int64]) -> Matrix:
     """Returns [B, n] scores of mean 0 in each component."""
+    if not component.any():
+        return score - score.mean(1, keepdims=True)
     same = component[:, :, None] == component[:, None, :]
     return score - (same * score[:, None, :]).sum(2) / same.sum(2)

@@ -40,23 +40,24 @@ def sample_tables(wins: Matrix, draws: int, generator: np.random.Generator) -> M
     count = len(wins)
     verdicts = wins + wins.T
     low, high = np.nonzero(np.triu(verdicts))
-    total = verdicts[low, high]
+    total = verdicts[low, high].astype(np.int64)
     place = np.zeros((count, count), dtype=np.int64)
     place[low, high] = place[high, low] = np.arange(len(low))
     share = (wins.sum(1)[low] + 1) / (verdicts.sum(1)[low] + 2)
     spread = total * share * (1 - share)
     cycles = list(_cycles(verdicts > 0, generator))
     turns = [_Turn(cycle, place, spread) for cycle in cycles]
-    state = np.zeros((1, len(low)))
-    state[0] = wins[low, high]
+    most = int(total.max(initial=0))
+    log_factorial = gammaln(np.arange(1.0, most + 2))
+    state = wins[low, high].astype(np.int64)[:, None]
     for turn in reversed(turns):
-        turn.shift(state, total, generator)
-    state = np.repeat(state, draws, axis=0)
+        turn.shift(state, total, log_factorial, generator)
+    state = np.repeat(state, draws, axis=1)
     for turn in turns:
-        turn.shift(state, total, generator)
+        turn.shift(state, total, log_factorial, generator)
     tables = np.zeros((draws, count, count))
-    tables[:, low, high] = state
-    tables[:, high, low] = total - state
+    tables[:, low, high] = state.T
+    tables[:, high, low] = (total[:, None] - state).T
     return tables
 
 
@@ -72,20 +73,24 @@ class _Turn:
     def __init__(self, cycle: Indices, place: Indices, spread: NDArray[np.float64]) -> None:
         following = np.roll(cycle, -1, axis=1)
         self.pair = place[cycle, following]  # [C, L]
-        self.sign = np.where(cycle < following, 1.0, -1.0)
+        self.sign = np.where(cycle < following, 1, -1)
         self.size = np.maximum(1, np.rint(1.5 / np.sqrt((1 / spread[self.pair]).sum(1)))).astype(np.int64)
 
-    def shift(self, state: Matrix, total: NDArray[np.float64], generator: np.random.Generator) -> None:
-        """Moves [B, E] wins of the first item of every pair, in place."""
-        before = state[:, self.pair]  # [B, C, L]
-        step = generator.integers(1, self.size + 1, before.shape[:2]) * generator.choice((-1, 1), before.shape[:2])
-        after = before + self.sign * step[..., None]
-        most = total[self.pair]
-        inside = ((after >= 0) & (after <= most)).all(-1, keepdims=True)
+    def shift(
+        self, state: Indices, total: Indices, log_factorial: NDArray[np.float64], generator: np.random.Generator
+    ) -> None:
+        """Moves [E, B] wins of the first item of every pair, in place; `log_factorial` is that of 0, 1, ..."""
+        shape = state.shape[1], len(self.pair)
+        step = (generator.integers(1, self.size + 1, shape) * generator.choice((-1, 1), shape)).T  # [C, B]
+        before = state[self.pair]  # [C, L, B]
+        after = before + self.sign[..., None] * step[:, None]
+        most = total[self.pair][..., None]
+        inside = ((after >= 0) & (after <= most)).all(1, keepdims=True)
         kept = np.where(inside, after, before)
-        gain = gammaln(before + 1) + gammaln(most - before + 1) - gammaln(kept + 1) - gammaln(most - kept + 1)
-        accepted = np.log(generator.random(inside.shape)) < gain.sum(-1, keepdims=True)  # outside nothing is kept
-        state[:, self.pair] = np.where(accepted, kept, before)
+        weights = [log_factorial[wins] + log_factorial[most - wins] for wins in (before, kept)]
+        gain = (weights[0] - weights[1]).sum(1)
+        accepted = gain > np.log(generator.random((*shape, 1)))[..., 0].T  # outside nothing is kept
+        state[self.pair] = np.where(accepted[:, None], kept, before)
 
 
 def _cycles(compared: NDArray[np.bool_], generator: np.random.Generator) -> Iterator[Indices]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from envs.votes.statistics.bradley_terry import fit_bradley_terry, leverage
+from envs.votes.statistics.conditional import parts_of
+from envs.votes.statistics.pairs import Pairs
 from envs.votes.table import Matrix
 
 _DRAWS = 199
@@ -31,7 +35,9 @@ class Share:
     high: float
 
 
-def excess_and_variance(wins: Matrix, ties: Matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def excess_and_variance(
+    wins: Matrix, ties: Matrix, start: Matrix | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Estimates the two parts of the preferences' variance over the pairs with two verdicts or more.
 
     With w the share of wins (a tie is half a win), p the Bradley-Terry fit and h the leverage of a pair,
@@ -41,23 +47,35 @@ def excess_and_variance(wins: Matrix, ties: Matrix) -> tuple[NDArray[np.float64]
     Args:
         wins: [..., n, n] decided verdicts that the row won.
         ties: [..., n, n] ties, symmetric.
+        start: [n] scores from which the fits start; None: 0.
 
     Returns:
         [...] excess, of mean 0 under a Bradley-Terry model, and [...] variance; NaN where no pair has two verdicts.
     """
-    verdicts = wins + np.swapaxes(wins, -1, -2) + ties
-    half = wins + ties / 2
-    chance = fit_bradley_terry(half).chance()
-    counted = np.triu(verdicts > 1)
+    return excess_beside_fit(wins, ties, fit_bradley_terry(wins + ties / 2, start).score)
+
+
+def excess_beside_fit(wins: Matrix, ties: Matrix, score: Matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns `excess_and_variance` of tables whose Bradley-Terry scores [..., n] are known."""
+    shape, count = wins.shape[:-2], wins.shape[-1]
+    wins, ties, score = wins.reshape(-1, count, count), ties.reshape(-1, count, count), score.reshape(-1, count)
+    pairs = Pairs.of(wins + ties)
+    won, lost, tied = (
+        table.reshape(len(wins), -1)[:, cells]
+        for table, cells in ((wins, pairs.forward), (wins, pairs.backward), (ties, pairs.forward))
+    )
+    verdicts = won + lost + tied
+    chance = expit(pairs.gap(score))
+    counted = verdicts > 1
     size = np.where(counted, verdicts, 2.0)
-    share = half / size
-    noise = ((wins + ties / 4) / size - share**2) / (size - 1)
-    free = np.where(counted, 1 - leverage(verdicts, chance), 0.0)
+    share = (won + tied / 2) / size
+    noise = ((won + tied / 4) / size - share**2) / (size - 1)
+    free = np.where(counted, 1 - leverage(pairs, verdicts, chance), 0.0)
     scatter = np.where(counted, (share - chance) ** 2, 0.0) - free * noise
     with np.errstate(invalid="ignore", divide="ignore"):
-        excess = scatter.sum((-1, -2)) / np.where(free.sum((-1, -2)) > 1e-9, free.sum((-1, -2)), np.nan)
-        variance = np.where(counted, (chance - 0.5) ** 2, 0.0).sum((-1, -2)) / counted.sum((-1, -2))
-    return excess, variance
+        excess = scatter.sum(1) / np.where(free.sum(1) > 1e-9, free.sum(1), np.nan)
+        variance = np.where(counted, (chance - 0.5) ** 2, 0.0).sum(1) / counted.sum(1)
+    return excess.reshape(shape), variance.reshape(shape)
 
 
 def intransitive_share(wins: Matrix, ties: Matrix, seed: int, widening: float = 1.0) -> Share:
@@ -79,10 +97,11 @@ def intransitive_share(wins: Matrix, ties: Matrix, seed: int, widening: float = 
     if not np.isfinite(excess):
         return Share(np.nan, np.nan, np.nan)
     seen = excess / max(variance, 1e-12)
-    draw = redraw_at_share(wins, ties, seed)
+    simulate = simulation_at_share(wins, ties, seed)
 
+    @cache
     def ratios(share: float) -> NDArray[np.float64]:
-        excesses, variances = excess_and_variance(*draw(share, 1, _DRAWS))
+        excesses, variances = simulate(share, 1, _DRAWS)
         values = excesses / np.maximum(variances, 1e-12)
         return values.mean() + widening * (values - values.mean())
 
@@ -92,38 +111,45 @@ def intransitive_share(wins: Matrix, ties: Matrix, seed: int, widening: float = 
     return Share(value, min(low, value), max(high, value))
 
 
-def redraw_at_share(wins: Matrix, ties: Matrix, seed: int) -> Callable[[float, int, int], tuple[Matrix, Matrix]]:
-    """Returns a function of (share, times, draws) that draws tables like the given one, of another share.
+def simulation_at_share(wins: Matrix, ties: Matrix, seed: int) -> Callable[[float, int, int], tuple[Matrix, Matrix]]:
+    """Returns a function of (share, times, draws): `excess_and_variance` [draws] of tables like this, of another share.
 
-    The numbers of verdicts are those of the table, `times` over; the drawn wins and ties are [draws, n, n].
+    The numbers of verdicts are those of the table, `times` over.
     """
     verdicts = wins + wins.T + ties
+    pairs = Pairs.of(verdicts[None])
+    low, high = pairs.low, pairs.high
     half = wins + ties / 2
-    chance = fit_bradley_terry(half).chance()
-    low, high = np.nonzero(np.triu(verdicts))
+    score = fit_bradley_terry(half).score
     count = verdicts[low, high]
-    fitted = chance[low, high]
+    fitted = expit(pairs.gap(score[None]))[0]
     residual = half[low, high] / count - fitted
     tied = ties[low, high] / count
     several = count > 1
-    free = max(float((1 - leverage(verdicts, chance)[low, high])[several].sum()), 1e-9)
+    free = max(float((1 - leverage(pairs, count[None], fitted[None])[0])[several].sum()), 1e-9)
     energy = float((residual[several] ** 2).sum()) / free
     variance = float(((fitted[several] - 0.5) ** 2).mean()) if several.any() else 0.0
 
-    def draw(share: float, times: int, draws: int) -> tuple[Matrix, Matrix]:
+    def simulate(share: float, times: int, draws: int) -> tuple[Matrix, Matrix]:
         scale = np.sqrt(share / (1 - share) * variance / energy) if energy > 0 else 0.0
         prob = np.clip(fitted + scale * residual, 0, 1)
         tie = np.minimum(tied, 2 * np.minimum(prob, 1 - prob))
         odds = np.stack([prob - tie / 2, tie, 1 - prob - tie / 2], -1).clip(0)
         odds /= odds.sum(-1, keepdims=True)
-        drawn = np.random.default_rng(seed).multinomial((count * times).astype(np.int64), odds, (draws, len(count)))
-        tables = np.zeros((2, draws, len(wins), len(wins)))
-        tables[0, :, low, high] = drawn[..., 0].T
-        tables[0, :, high, low] = drawn[..., 2].T
-        tables[1, :, low, high] = tables[1, :, high, low] = drawn[..., 1].T
-        return tables[0], tables[1]
+        generator = np.random.default_rng(seed)
+        results = []
+        for part in parts_of(draws, len(wins)):
+            size = part.stop - part.start
+            drawn = generator.multinomial((count * times).astype(np.int64), odds, (size, len(count)))
+            tables = np.zeros((2, size, len(wins), len(wins)))
+            tables[0, :, low, high] = drawn[..., 0].T
+            tables[0, :, high, low] = drawn[..., 2].T
+            tables[1, :, low, high] = tables[1, :, high, low] = drawn[..., 1].T
+            results.append(excess_and_variance(*tables, start=score))
+        excesses, variances = zip(*results, strict=True)
+        return np.concatenate(excesses), np.concatenate(variances)
 
-    return draw
+    return simulate
 
 
 def _boundary(right_of_it: Callable[[float], bool]) -> float:

@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 
 from envs.votes.statistics.bradley_terry import deviance, fit_bradley_terry, fit_davidson, leverage
 from envs.votes.statistics.conditional import sample_tables
+from envs.votes.statistics.pairs import Pairs
 from envs.votes.statistics.share import excess_and_variance, intransitive_share
 from envs.votes.table import VoteTable
 
@@ -52,6 +53,26 @@ def test_many_tables_are_fitted_as_if_each_were_alone() -> None:
         np.testing.assert_allclose(together.score[k], fit_bradley_terry(wins[k]).score, atol=1e-9)
 
 
+def test_fits_do_not_depend_on_where_they_start() -> None:
+    """Sparse tables, some of them in several components or with items that lost everything."""
+    generator = np.random.default_rng(9)
+    wins = generator.integers(0, 3, (20, 8, 8)) * (generator.random((20, 8, 8)) < 0.3) * (1.0 - np.eye(8))
+    fit = fit_bradley_terry(wins, generator.normal(size=8))
+    assert 0 < fit.held.mean() < 1
+    assert fit.component.any()
+    np.testing.assert_allclose(fit.score, fit_bradley_terry(wins).score, atol=1e-9)
+
+
+def test_sums_over_pairs_are_those_over_cells() -> None:
+    generator = np.random.default_rng(10)
+    weight = np.triu(generator.random((3, 5, 5)) * (generator.random((5, 5)) < 0.6), 1)
+    pairs = Pairs.of(np.tril(weight.swapaxes(1, 2)))
+    both, columns = weight + weight.swapaxes(1, 2), weight[:, pairs.low, pairs.high]
+    np.testing.assert_allclose(pairs.both(columns), both.sum(2))
+    np.testing.assert_allclose(pairs.net(columns), (weight - weight.swapaxes(1, 2)).sum(2))
+    np.testing.assert_allclose(pairs.laplacian(columns), both.sum(2)[:, :, None] * np.eye(5) - both)
+
+
 def test_an_item_that_never_lost_has_a_finite_score_and_is_named() -> None:
     fit = fit_bradley_terry(np.array([[0.0, 5, 5], [0, 0, 3], [0, 2, 0]]))
     assert fit.held.all()
@@ -88,7 +109,10 @@ def test_davidsons_nu_is_that_of_a_direct_optimisation() -> None:
 def test_leverages_sum_to_the_scores_that_were_fitted() -> None:
     generator = np.random.default_rng(4)
     wins = generator.integers(1, 20, (6, 6)) * (1.0 - np.eye(6))
-    assert leverage(wins + wins.T, fit_bradley_terry(wins).chance()).sum() / 2 == pytest.approx(5)
+    pairs = Pairs.of(wins[None])
+    verdicts = (wins + wins.T)[pairs.low, pairs.high]
+    chance = fit_bradley_terry(wins).chance()[pairs.low, pairs.high]
+    assert leverage(pairs, verdicts[None], chance[None]).sum() == pytest.approx(5)
 
 
 def test_the_deviance_is_that_of_the_definition() -> None:
