@@ -235,7 +235,8 @@ def test_the_default_run_learns(tmp_path):
 )
 def test_every_kind_of_agent_learns_to_chat(agent, seed, steps, least):
     """Regresses margins, learns a model, follows a gradient; benchmarks.chat has them all, on three seeds."""
-    evaluations, share, _ = measure(agent, seed, threads=1, more=["--run.steps", str(steps), "--run.eval_every", str(steps)])
+    more = ["--run.steps", str(steps), "--run.eval_every", str(steps)]
+    evaluations, share, _ = measure(agent, seed, threads=1, more=more)
     assert evaluations[-1]["eval/win_rate_vs_ref"] >= least
     assert evaluations[-1]["eval/win_rate_low"] >= least - 0.08
     assert share >= 0.95

@@ -64,8 +64,9 @@ def minimise(
             _assign(parameters, point)
             break
         change, bend = step * direction, bent - gradient
+        idle = trial == value and not bend.any()  # below the parameters' rounding: all later steps would be the same
         point, value, gradient = point + change / scale, trial, bent
-        if not bend.any():  # a step below the parameters' rounding: all later ones would be the same
+        if idle:
             break
         if bend.dot(change) > 0:
             pairs.append((change, bend))

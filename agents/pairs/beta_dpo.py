@@ -55,7 +55,7 @@ class BetaDPOConfig(PairConfig):
 
 
 class BetaDPO(PairAgent):
-    """Chooses pairs and beta of a step by a batch's margins and past ones (`margin`: their mean and deviation, nats)."""
+    """Chooses pairs and beta of a step by margins, past ones included (`margin`: mean and deviation, nats)."""
 
     def __init__(self, config: BetaDPOConfig, policy: Policy, seed: int) -> None:
         super().__init__(config, policy, seed)
