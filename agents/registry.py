@@ -27,6 +27,7 @@ AGENTS = {
     "cpo": "agents.pairs.cpo:CPOConfig",
     "simpo": "agents.pairs.simpo:SimPOConfig",
     "orpo": "agents.pairs.orpo:ORPOConfig",
+    "sft": "agents.sft:SFTConfig",
     "kto": "agents.singles.kto:KTOConfig",
     "dro": "agents.singles.dro:DROConfig",
     "kimi": "agents.singles.kimi:KimiConfig",

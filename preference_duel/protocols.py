@@ -193,7 +193,7 @@ class Traits:
     learns_from_dislikes: bool = False
     """Learns from disliked responses alone: a file of thumbs need hold no others."""
     learns_from_likes: bool = False
-    """Learns from liked responses alone, likewise."""
+    """Learns from liked responses alone, likewise, and from demonstrations, which have no verdict."""
     one_pass: bool = False
     """Counts each comparison of a file once."""
     own_draws: bool = True

@@ -392,6 +392,8 @@ FORMATS = {
         Format("implicit_prompt", ("chosen", "rejected"), **_CHOSEN, prompt=None),
         Format("thumbs", ("prompt", "response", "label"), response="response", winner="label", rule=LABEL),
         Format("kto", ("prompt", "completion", "label"), response="completion", winner="label", rule=LABEL),
+        Format("demonstrations", ("prompt", "response"), response="response"),
+        Format("completions", ("prompt", "completion"), response="completion"),
         Format("prompts", ("prompt",)),
     )
 }
@@ -401,7 +403,7 @@ OWN = ("chosen", "rejected"), ("first", "second", "outcome"), ("left", "right", 
 HOW = (
     "name the fields: data.fields prompt=FIELD,chosen=FIELD,rejected=FIELD, or prompt=FIELD,first=FIELD,second=FIELD,"
     "winner=FIELD,first_wins=VALUE,second_wins=VALUE,tie=VALUE; of votes first_item=FIELD,second_item=FIELD,"
-    "winner=...; of thumbs prompt=FIELD,response=FIELD,label=FIELD"
+    "winner=...; of thumbs prompt=FIELD,response=FIELD,label=FIELD, of demonstrations without label"
 )
 
 

@@ -63,7 +63,7 @@ def mapped(fields: Mapping[str, str], record: Record, pairs: bool = True) -> For
     """
     _require_names(fields, record)
     if {"response", "label"} & set(fields):
-        return _thumbs(fields)
+        return _singles(fields)
     roles, seats = ("chosen", "rejected"), ("first", "second")
     ways = [pair for pair in (roles, seats) if {*pair, f"{pair[0]}_item", f"{pair[1]}_item"} & set(fields)]
     if not pairs and not ways:
@@ -101,15 +101,18 @@ def mapped(fields: Mapping[str, str], record: Record, pairs: bool = True) -> For
     )
 
 
-def _thumbs(fields: Mapping[str, str]) -> Format:
-    needed = "prompt", "response", "label"
-    if not set(needed) <= set(fields) <= {*needed, "system"}:
-        raise ValueError(f"data.fields of thumbs must name prompt, response and label, got {', '.join(fields)}")
+def _singles(fields: Mapping[str, str]) -> Format:
+    """Returns the format of single responses: thumbs, or demonstrations if they have no label."""
+    if not {"prompt", "response"} <= set(fields) <= {"prompt", "response", "label", "system"}:
+        raise ValueError(
+            f"data.fields of thumbs must name prompt, response and label, of demonstrations prompt and response, got "
+            f"{', '.join(fields)}"
+        )
     return Format(
         "fields",
-        tuple(fields[name] for name in needed),
+        tuple(fields[name] for name in ("prompt", "response", "label") if name in fields),
         response=fields["response"],
-        winner=fields["label"],
+        winner=fields.get("label"),
         rule=LABEL,
         prompt=fields["prompt"],
         rows=_walk(fields),

@@ -15,7 +15,7 @@ from envs.votes.options import ReadOptions
 from envs.votes.records import NoVerdictError
 from preference_duel.json_text import short
 
-EXAMPLES = {"thumbs": ("prompt", "response", "label")}
+EXAMPLES = {"thumbs": ("prompt", "response", "label"), "demonstrations": ("prompt", "response")}
 """Fields that a record must have, by what is read; of all else prompt, chosen and rejected."""
 UNUSABLE = 0.1
 """Share of a file's rows that may be skipped."""
@@ -43,10 +43,10 @@ class Reading:
 
     Attributes:
         path: the file.
-        kind: what is counted: preferences, lists, thumbs, votes, prompts.
+        kind: what is counted: preferences, lists, thumbs, demonstrations, votes, prompts.
         formats: the formats of its rows.
         rows: rows read.
-        used: how many preferences, lists, thumbs, votes or prompts came of them.
+        used: how many preferences, lists, thumbs, demonstrations, votes or prompts came of them.
         unusable: rows that are wrong, by reason.
         passed: rows that are right and say nothing (both responses equal, conversations of two ways), by reason.
         shortened: rows whose responses were cut, by reason.
@@ -143,7 +143,9 @@ class Rows:
         self.reading.formats.append(one.name)
 
     def _fits(self, one: Format) -> bool:
-        return self.kind == "prompts" or (one.response is not None if self.kind == "thumbs" else one.holds_pairs)
+        if self.kind in EXAMPLES:
+            return one.response is not None and (one.winner is None) == (self.kind == "demonstrations")
+        return self.kind == "prompts" or one.holds_pairs
 
     def _format_for(self, records: Sequence[Record], pairs: bool) -> Format:
         given = given_fields(records)
@@ -194,7 +196,7 @@ class Rows:
         message = (
             record.message
             if isinstance(record, Broken)
-            else "must be an object with {}, {} and {}, got ".format(*self._example) + short(record)
+            else f"must be an object with {', '.join(self._example[:-1])} and {self._example[-1]}, got {short(record)}"
         )
         self.skip(message, [place])
         return False
@@ -254,6 +256,11 @@ class Rows:
 
 def _no_pairs(one: Format) -> str:
     if one.response is not None:
+        if one.winner is None:
+            return (
+                f"rows are demonstrations ({', '.join(one.needs)}), which say of no pair who won; agents sft and spin "
+                "learn from them by --run.data, and --task can take their prompts"
+            )
         return (
             f"rows are thumbs ({', '.join(one.needs)}), each about one response, which say of no pair who won; agents "
             "of single responses (kto, dro) learn from them by --run.data, and --task can take their prompts"

@@ -1,4 +1,4 @@
-"""Verdicts on single responses, to learn from, read from files."""
+"""Verdicts on single responses, and demonstrations, to learn from, read from files."""
 
 from __future__ import annotations
 
@@ -38,16 +38,48 @@ class Thumb:
 
 
 def holds_thumbs(path: str, options: ReadOptions | None = None) -> bool:
-    """Returns whether the rows of a file are about single responses; False if it is of no known format.
+    """Returns whether the rows of a file are verdicts on single responses; False if it is of no known format.
 
     Raises:
         OSError: if the file cannot be read.
     """
+    one = _format(path, options)
+    return one is not None and one.response is not None and one.winner is not None
+
+
+def holds_demonstrations(path: str, options: ReadOptions | None = None) -> bool:
+    """Returns whether the rows of a file are responses without a verdict; False if it is of no known format.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    one = _format(path, options)
+    return one is not None and one.response is not None and one.winner is None
+
+
+def _format(path: str, options: ReadOptions | None) -> Format | None:
     try:
         first = next(iter(Rows(path, options or ReadOptions(), "prompts").batches()), None)
     except ValueError:
-        return False
-    return first is not None and first[1].response is not None
+        return None
+    return None if first is None else first[1]
+
+
+def load_demonstrations(path: str, options: ReadOptions | None = None) -> tuple[list[Thumb], Reading]:
+    """Reads responses to imitate, each a thumb whose label is 1.
+
+    Args:
+        path: as for `load_thumbs`, in the format demonstrations or completions.
+        options: how it is read; None: by its fields.
+
+    Returns:
+        The demonstrations, and a report of the rows.
+
+    Raises:
+        ValueError: with the place that is wrong; or if more than a tenth of the rows can't be used.
+        OSError: if the file cannot be read.
+    """
+    return _load(path, options, "demonstrations")
 
 
 def load_thumbs(
@@ -69,12 +101,7 @@ def load_thumbs(
             the same.
         OSError: if the file cannot be read.
     """
-    rows = Rows(path, options or ReadOptions(), "thumbs")
-    thumbs: list[Thumb] = []
-    for part in rows.parts():
-        for place, one, record in part:
-            thumbs += rows.tried(place, _thumbs, record, one, place) or ()
-    reading = rows.finished(len(thumbs), None)
+    thumbs, reading = _load(path, options, "thumbs")
     labels = {one.label for one in thumbs}
     if len(labels) == 1 and not labels <= set(alone):
         raise ValueError(
@@ -82,6 +109,15 @@ def load_thumbs(
             f"give both kinds{''.join(f', or {label:g} alone' for label in alone)}"
         )
     return thumbs, reading
+
+
+def _load(path: str, options: ReadOptions | None, kind: str) -> tuple[list[Thumb], Reading]:
+    rows = Rows(path, options or ReadOptions(), kind)
+    thumbs: list[Thumb] = []
+    for part in rows.parts():
+        for place, one, record in part:
+            thumbs += rows.tried(place, _thumbs, record, one, place) or ()
+    return thumbs, rows.finished(len(thumbs), None)
 
 
 def _thumbs(record: Record, one: Format, place: str) -> list[Thumb]:

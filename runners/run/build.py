@@ -16,7 +16,7 @@ from envs.arena import DuelArena
 from envs.offline import FileArena, load_lists, load_preferences
 from envs.tasks.task import Task
 from envs.votes.rows import Reading
-from envs.votes.thumbs import holds_thumbs, load_thumbs
+from envs.votes.thumbs import holds_demonstrations, holds_thumbs, load_demonstrations, load_thumbs
 from envs.votes.writable import require_prompts, writable
 from oracles import Oracle
 from preference_duel import distributed
@@ -98,7 +98,7 @@ def build_experiment(settings: Settings, device: str) -> Experiment:
 
 
 def _file_arena(settings: Settings, task: Task, policy: Policy, agent: Agent) -> tuple[FileArena, Reading]:
-    """Reads the data of a run as its agent takes it: as thumbs, whole lists, or pairs."""
+    """Reads the data of a run as its agent takes it: as thumbs, demonstrations, whole lists, or pairs."""
     run, can = settings.run, traits(agent)
     assert run.data is not None
     if not can.learns_from_files:
@@ -110,6 +110,8 @@ def _file_arena(settings: Settings, task: Task, policy: Policy, agent: Agent) ->
     if can.learns_from_thumbs and holds_thumbs(run.data, run.reading):
         kinds = {0.0: can.learns_from_dislikes, 1.0: can.learns_from_likes}
         read = partial(load_thumbs, alone=[label for label, enough in kinds.items() if enough])
+    elif can.learns_from_likes and holds_demonstrations(run.data, run.reading):
+        read = load_demonstrations
     given, reading = read(run.data, run.reading)
     with quiet():
         given = writable(policy, given, reading, run.unwritable)

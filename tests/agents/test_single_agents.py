@@ -11,6 +11,7 @@ from agents.ipo import IPOConfig
 from agents.optim.optimiser import OptimiserConfig
 from agents.policies.lm_config import TinyConfig
 from agents.policies.tabular import TabularPolicy
+from agents.sft import SFTConfig
 from agents.singles.bco_unpaired import BCOUnpairedConfig
 from agents.singles.d2o import D2OConfig
 from agents.singles.dro import DROConfig
@@ -184,6 +185,27 @@ def test_npo_alone_ends_at_one_response_and_any_will_do(policy, last):
     assert law(agent.policy)[last] > 0.999
 
 
+def test_sft_ends_at_the_frequencies_of_a_file():
+    """Of demonstrations, and of the winners of pairs; a share of votes is as much of a win."""
+    pairs = [("a", "b", 1.0), ("a", "c", 1.0), ("b", "a", 0.9), ("c", "b", 0.6)]
+    rows = [Thumb("x", text, 1.0) for text in "aaabbcccccc"], [Preference("x", *pair) for pair in pairs]
+    for given, frequencies in zip(rows, ([3 / 11, 2 / 11, 6 / 11], [2.1 / 4, 1.3 / 4, 0.6 / 4]), strict=True):
+        agent = SFTConfig(average=False, optimiser=SOLVED).build(policy=TabularPolicy(TASK, START, exact=True))
+        agent.update(FileArena(TASK, given, None).play())
+        assert law(agent.policy).tolist() == pytest.approx(frequencies, abs=1e-5)
+
+
+def test_sft_on_its_own_winners_is_a_step_of_the_replicator():
+    """The winners of pairs of samples are distributed as 2 W mu."""
+    config = SFTConfig(average=False, optimiser=SOLVED)
+    agent, arena = config.build(policy=TabularPolicy(TASK, START, exact=True)), thumb_arena()
+    pairs = DuelArena(TASK, TableOracle(COMAL, ("x",), RESPONSES), None, "probability")
+    scalars = agent.update(pairs.play(agent.propose(pairs.reset())))
+    assert law(agent.policy).tolist() == pytest.approx((2 * START * (COMAL @ START)).tolist(), abs=1e-5)
+    assert "policy/kl" not in scalars
+    agent.update(arena.play(agent.propose(arena.reset())))
+
+
 def test_d2o_ends_where_every_disliked_response_is_led_alike():
     """At alpha = beta: (1 - q) sigma(beta (r - mean r)) is one number S for all of them."""
     policy, ratio, _ = final(D2OConfig(beta=0.5, alpha=0.5, **EXACT))
@@ -316,6 +338,7 @@ EVERY = (
     NPOConfig(),
     D2OConfig(refresh_every=3),
     BCOUnpairedConfig(),
+    SFTConfig(),
 )
 
 

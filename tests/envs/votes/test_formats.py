@@ -89,7 +89,7 @@ def test_rows_that_name_items_are_votes_and_no_texts(layout, write):
 
 def test_every_format_is_tried_here():
     tried = {layout.split()[0] for layout in [*LAYOUTS, *NAMES]}
-    assert tried | {"pku_safer", "thumbs", "kto", "prompts"} == set(FORMATS)
+    assert tried | {"pku_safer", "thumbs", "kto", "demonstrations", "completions", "prompts"} == set(FORMATS)
 
 
 def replaced(value, old, new):

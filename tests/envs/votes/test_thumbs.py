@@ -7,7 +7,7 @@ from envs.tasks.finite import finite_task
 from envs.votes import read_preferences, read_votes
 from envs.votes.options import ReadOptions
 from envs.votes.preferences import load_prompts
-from envs.votes.thumbs import Thumb, holds_thumbs, load_thumbs
+from envs.votes.thumbs import Thumb, holds_demonstrations, holds_thumbs, load_demonstrations, load_thumbs
 from preference_duel.types import messages_of
 from tests.envs.votes.layouts import bot, system, user
 
@@ -53,7 +53,7 @@ def test_thumbs_of_another_layout_are_named(write):
     assert load_thumbs(path, options)[0] == THUMBS
     assert holds_thumbs(path, options)
     for fields in ("response=q,label=good", "prompt=q,response=answer,label=good,winner=good"):
-        with pytest.raises(ValueError, match="of thumbs must name prompt, response and label, got"):
+        with pytest.raises(ValueError, match="must name prompt, response and label, of demonstrations prompt and resp"):
             load_thumbs(path, ReadOptions(fields=fields))
 
 
@@ -77,11 +77,32 @@ def test_a_broken_thumb_is_named_with_its_field(row, message, write):
     assert (found, reading.skipped) == (THUMBS * 4, 1)
 
 
-def test_a_file_without_labels_is_answered_by_the_format_that_is_near(write):
-    path = write({"prompt": "q", "response": "a"})
+@pytest.mark.parametrize("layout", ["demonstrations", "completions"])
+def test_responses_without_labels_are_demonstrations(layout, write):
+    names = {} if layout == "demonstrations" else {"response": "completion"}
+    path = write(*(renamed({"prompt": row["prompt"], "response": row["response"]}, **names) for row in ROWS))
+    assert holds_demonstrations(path)
     assert not holds_thumbs(path)
-    with pytest.raises(ValueError, match=r"no field 'label'.*The nearest format is thumbs: prompt, response, label"):
+    found, reading = load_demonstrations(path)
+    assert found == [Thumb(row["prompt"], row["response"], 1.0) for row in ROWS]
+    assert str(reading) == f"FILE: 3 rows ({layout}), 3 demonstrations"
+    with pytest.raises(ValueError, match=r"rows are demonstrations .* no pair who won; agents sft and spin learn"):
         read_preferences(path)
+
+
+def test_demonstrations_of_another_layout_are_named(write):
+    path, options = write({"q": "Who mends bells?", "a": "A founder."}), ReadOptions(fields="prompt=q,response=a")
+    assert holds_demonstrations(path, options)
+    assert load_demonstrations(path, options)[0] == [Thumb("Who mends bells?", "A founder.", 1.0)]
+
+
+def test_an_empty_corpus_and_thumbs_among_demonstrations_are_refused(write):
+    path = write({"prompt": "q", "response": " "})
+    with pytest.raises(ValueError, match="FILE:1: response is empty"):
+        load_demonstrations(path)
+    assert not holds_demonstrations(write(*ROWS))
+    with pytest.raises(ValueError, match="FILE:1"):
+        load_demonstrations(write(*ROWS))
 
 
 @pytest.mark.parametrize("label", [0, 0.5, 1])
