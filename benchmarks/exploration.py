@@ -47,8 +47,8 @@ def setting(name: str) -> tuple[Tensor, Tensor]:
     return payoff, torch.softmax(noise, 0)
 
 
-def gaps(name: str, enhancer: EnhancerName, seed: int) -> list[float]:
-    """Plays one seed; returns the regularised gap after each of UPDATES."""
+def gaps(name: str, enhancer: EnhancerName, seed: int, last: int) -> list[float]:
+    """Plays one seed; returns the regularised gap after each of UPDATES up to `last`."""
     torch.set_num_threads(1)
     payoff, start = setting(name)
     tau, responses = TAUS[name], [f"y{i}" for i in range(len(start))]
@@ -58,7 +58,7 @@ def gaps(name: str, enhancer: EnhancerName, seed: int) -> list[float]:
     agent = OELHF(config, policy, seed)
     arena = DuelArena(task, TableOracle(payoff, ["x"], responses), None, "outcome", seed=seed)
     found = []
-    for update in range(1, max(UPDATES[name]) + 1):
+    for update in range(1, last + 1):
         agent.update(arena.play(agent.propose(arena.reset())))
         if update in UPDATES[name]:
             with torch.no_grad():
@@ -86,10 +86,12 @@ def slope(name: str, found: NDArray[np.float64], draws: int = 2000) -> tuple[flo
     return fit(found), float(low), float(high)
 
 
-def measure(name: str, enhancer: EnhancerName, seeds: Sequence[int], processes: int) -> NDArray[np.float64]:
+def measure(
+    name: str, enhancer: EnhancerName, seeds: Sequence[int], processes: int, last: int | None = None
+) -> NDArray[np.float64]:
     """Returns [seeds, updates] gaps; seeds are shared by enhancers, so that differences can be paired."""
     with get_context("spawn").Pool(processes) as pool:
-        return np.array(pool.starmap(gaps, [(name, enhancer, seed) for seed in seeds]))
+        return np.array(pool.starmap(gaps, [(name, enhancer, seed, last or UPDATES[name][-1]) for seed in seeds]))
 
 
 def interval(values: NDArray[np.float64], draws: int = 2000) -> tuple[float, float]:
