@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from oracles.judging import letters
 from oracles.judging.answer_store import AnswerStore, question_name
 from oracles.judging.chat_client import ChatClient
 from oracles.judging.endpoint_config import EndpointConfig
-from oracles.judging.question import Question, Vote, both_orders
+from oracles.judging.question import Question, Vote, WritingJudge
 from oracles.judging.unread import Unread, UnreadPairs
 from oracles.judging.verdicts import Reading
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _ADVICE = (
     "is it a chat model, and does it answer in --oracle.endpoint.format? Change the question "
@@ -26,7 +22,7 @@ _ADVICE = (
 )
 
 
-class EndpointJudge:
+class EndpointJudge(WritingJudge):
     """Asks in both orders, so many votes in each; P is the mean of their chances.
 
     An answer is unread if it does not hold one verdict in the format, or is cut off (`read_answer`); of
@@ -46,47 +42,19 @@ class EndpointJudge:
         Unanswered: if it lists no models, where none is named.
     """
 
-    antisymmetric = True
-
     def __init__(self, address: str, config: EndpointConfig, unread: Unread = "drop") -> None:
         place, _, model = address.partition("#")
         self.address, self.config = place.rstrip("/"), config
         self.leaves_unread = unread == "drop"
-        self.verdicts: Counter[str] = Counter()
         self._client = ChatClient(self.address, config)
         self.model = model or config.model or self._client.first_model()
         self._store = None if config.cache is None else AnswerStore(Path(config.cache))
-        self.unread = UnreadPairs(self.model, unread, _ADVICE)
+        super().__init__(config.seeds, UnreadPairs(self.model, unread, _ADVICE))
 
     @property
     def description(self) -> str:
         """The judge's model and address, for the first line of a run."""
         return f"judge {self.model} at {self.address}"
-
-    def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
-        """Returns P(first beats second | prompt), [N] float64, NaN if unread; equal texts are 1/2 without a question.
-
-        Raises:
-            Unanswered: if a question found no answer after all repetitions, the budget is spent, or a pair is unread
-                and stops the run.
-            ValueError: if the endpoint refuses the question, or leaves most pairs unread.
-        """
-        straight, turned = self.both_orders(prompts, first, second)
-        return (straight + (1 - turned)) / 2
-
-    def both_orders(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Returns P(first wins) if the first is shown first, and P(second wins) if the second is, each [N] float64.
-
-        NaN stands for an unread order.
-
-        Raises:
-            Unanswered: as `prob`.
-            ValueError: as `prob`.
-        """
-        asked = both_orders(list(zip(prompts, first, second, strict=True)), self.config.seeds, self._answers)
-        self.verdicts.update(asked.verdicts)
-        self.unread.add(asked.different, asked.unread)
-        return asked.straight, asked.turned
 
     def _answers(self, votes: Sequence[Vote]) -> list[Reading]:
         with ThreadPoolExecutor(self.config.concurrency) as pool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from oracles.judging import letters
-from oracles.judging.question import Question, Vote, both_orders
+from oracles.judging.question import Question, Vote, WritingJudge
 from oracles.judging.question_config import QuestionConfig
 from oracles.judging.unread import Unread, UnreadPairs
 from oracles.judging.verdicts import Reading
@@ -46,7 +45,7 @@ class LocalConfig(QuestionConfig, NetworkConfig):
         require(self, self.PART, temperature=at_least(0), token_budget=at_least(1), square_budget=at_least(1))
 
 
-class LocalJudge:
+class LocalJudge(WritingJudge):
     """Writes an answer to each question in both orders, so many votes in each; P is the mean of their chances.
 
     Answers are read as those of an endpoint (`EndpointJudge`), and unread for the same reasons. A drawn answer is a
@@ -67,16 +66,13 @@ class LocalJudge:
         ValueError: if it is no causal language model, has no chat template, no end of an answer, or no letters.
     """
 
-    antisymmetric = True
-
     def __init__(self, model: str, config: LocalConfig, unread: Unread = "drop", device: str = "cpu") -> None:
         network, self.tokenizer = load_network("AutoModelForCausalLM", _WHAT, model, config, device, _SOURCE)
         self.network, self.model, self.config = network.eval().requires_grad_(False), model, config
         if self.tokenizer.chat_template is None:
             raise ValueError(f"the tokenizer of '{model}' has no chat template, in which it would be asked")
         self.leaves_unread = unread == "drop"
-        self.unread = UnreadPairs(f"'{model}'", unread, _ADVICE)
-        self.verdicts: Counter[str] = Counter()
+        super().__init__(config.seeds, UnreadPairs(f"'{model}'", unread, _ADVICE))
         self._texts = PlainText(self.tokenizer)
         self._ends = _ends(network, self.tokenizer)
         self._letters = _letters(model, self.tokenizer) if config.reads_logprobs else {}
@@ -97,31 +93,6 @@ class LocalJudge:
         """
         require_readable(_WHAT, lambda prompt: self.encode((prompt, "a", "b")), prompts)
 
-    def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
-        """Returns P(first beats second | prompt), [N] float64, NaN if unread; equal texts are 1/2 without a question.
-
-        Raises:
-            ValueError: if question and answer are longer than the model reads, or most pairs are unread.
-            Unanswered: if a pair is unread and stops the run.
-        """
-        straight, turned = self.both_orders(prompts, first, second)
-        return (straight + (1 - turned)) / 2
-
-    def both_orders(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Returns P(first wins) if the first is shown first, and P(second wins) if the second is, each [N] float64.
-
-        NaN stands for an unread order.
-
-        Raises:
-            ValueError: as `prob`.
-            Unanswered: as `prob`.
-        """
-        pairs = list(zip(prompts, first, second, strict=True))
-        asked = both_orders(pairs, self.config.seeds, lambda votes: self._memory.answers(votes, self._ask))
-        self.verdicts.update(asked.verdicts)
-        self.unread.add(asked.different, asked.unread)
-        return asked.straight, asked.turned
-
     def forget(self) -> None:
         """Drops the remembered answers; a runner does so at every step, so that a resumed run reads equal batches."""
         self._memory.forget()
@@ -138,6 +109,9 @@ class LocalJudge:
             return filled_template(self.tokenizer, with_contents(turns, texts), add_generation_prompt=True)
 
         return self._texts.encode_filled(fill, [turn["content"] for turn in turns])
+
+    def _answers(self, votes: Sequence[Vote]) -> list[Reading]:
+        return list(self._memory.answers(votes, self._ask))
 
     def _ask(self, votes: Sequence[Vote]) -> list[Reading]:
         rows, most = [self.encode(question) for question, _ in votes], self.config.most_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,6 +13,8 @@ from oracles.judging.verdicts import Reading
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from oracles.judging.unread import UnreadPairs
 
 PAIR = """
 
@@ -68,3 +71,52 @@ def both_orders(
     unread = int(chances.isnan().any(1).sum())
     verdicts = Counter(str(answer.verdict) for answer in answers)
     return Orders(both[:, 0], both[:, 1], len(different), unread, verdicts)
+
+
+class WritingJudge(ABC):
+    """A judge that answers questions in words: it is asked in both orders, so many votes in each.
+
+    Attributes:
+        unread: the pairs that were unread.
+        verdicts: how many answers said what, the first response being the one shown first.
+
+    Args:
+        seeds: of the votes in each order.
+        unread: counts the pairs that are unread.
+    """
+
+    antisymmetric = True
+
+    def __init__(self, seeds: Sequence[int | None], unread: UnreadPairs) -> None:
+        self.unread = unread
+        self.verdicts: Counter[str] = Counter()
+        self._seeds = seeds
+
+    def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        """Returns P(first beats second | prompt), [N] float64, NaN if unread; equal texts are 1/2 without a question.
+
+        Raises:
+            Unanswered: if a question found no answer after all repetitions, the budget is spent, or a pair is unread
+                and stops the run.
+            ValueError: if the model refuses the question or can't read it, or leaves most pairs unread.
+        """
+        straight, turned = self.both_orders(prompts, first, second)
+        return (straight + (1 - turned)) / 2
+
+    def both_orders(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Returns P(first wins) if the first is shown first, and P(second wins) if the second is, each [N] float64.
+
+        NaN stands for an unread order.
+
+        Raises:
+            Unanswered: as `prob`.
+            ValueError: as `prob`.
+        """
+        asked = both_orders(list(zip(prompts, first, second, strict=True)), self._seeds, self._answers)
+        self.verdicts.update(asked.verdicts)
+        self.unread.add(asked.different, asked.unread)
+        return asked.straight, asked.turned
+
+    @abstractmethod
+    def _answers(self, votes: Sequence[Vote]) -> list[Reading]:
+        """Returns what the answers to the votes say."""
