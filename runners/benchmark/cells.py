@@ -15,11 +15,13 @@ import torch
 from preference_duel.protocols import forget
 from preference_duel.types import Duel
 from runners.benchmark.batched_seeds import batch_seeds
+from runners.benchmark.bounds import KL
+from runners.benchmark.exploiter import exploited
 from runners.benchmark.suites import Cell
 from runners.run.build import Experiment, build_experiment, choose_device
 from runners.run.cli import parse
 from runners.run.config import RunConfig
-from runners.run.evaluator import law
+from runners.run.evaluator import law, sampled_kl
 from runners.run.loop import steps
 
 REGRET = "regret/von_neumann"
@@ -63,6 +65,9 @@ def play_cells(cells: Sequence[Cell]) -> list[Played]:
             meter = Meter(experiment, len(cells))
             play(experiment, run, meter)
             contents = meter.contents()
+            if exploiter := cells[0].game.exploiter:
+                found = exploited(experiment, settings[0], exploiter, choose_device(run.device))
+                contents = [{**content, "exploited": found} for content in contents]
         except (Exception, SystemExit):  # an error of one cell must not stop the others
             traceback.print_exc(file=log)
             return [Played(cell, None, log.getvalue(), retry_alone=len(cells) > 1) for cell in cells]
@@ -134,6 +139,8 @@ class Meter:
             }
         else:
             points = {tag: [value] for tag, value in experiment.evaluation.scalars(policy, average).items()}
+            prompts, drawn = experiment.evaluation.prompts, experiment.evaluation.drawn
+            points[KL] = [sampled_kl(policy, experiment.reference, prompts, drawn or ())]
         shared = {"step": float(step), "queries": float(self.queries())}
         for r, curve in enumerate(self._curves):
             for tag, value in (shared | {tag: values[r] for tag, values in points.items()}).items():

@@ -148,12 +148,15 @@ def batches(cells: Sequence[Cell], size: int) -> list[list[Cell]]:
     """Returns cells in batches of those that may learn as one: same entrant, feedback and command line but for seeds.
 
     Args:
-        cells: in order.
+        cells: in order; one whose policy is exploited learns alone.
         size: of a batch at most.
     """
     alike: dict[Any, list[Cell]] = {}
     for cell in cells:
         game = cell.game
+        if game.exploiter:  # of one policy, not of replicas
+            alike[cell] = [cell]
+            continue
         alike.setdefault((cell.entrant, game.feedback, game.options, game.gap, cell.options), []).append(cell)
     return [group[i : i + size] for group in alike.values() for i in range(0, len(group), size)]
 

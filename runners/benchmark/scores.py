@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.games import queries_to
+from runners.benchmark.bounds import COLUMNS, exploited, figures
 from runners.benchmark.statistics import Interval, Scores, bootstrap, improvement
 from runners.benchmark.suites import WIN_RATE
 
@@ -97,6 +98,13 @@ def show(results: Results, console: Console) -> None:
             shown.add_row(name, *(_short(scores(rows, [name])) for rows in found.values()))
         shown.add_row("all", *(_short(scores(rows, names)) for rows in found.values()))
     console.print(shown)
+    for game, by_entrant in exploited(results).items():
+        bounds = Table(title=f"{game}: win rate against the start, and exploitability at least, 95 % intervals")
+        for column in ("agent", *COLUMNS):
+            bounds.add_column(column, justify="left" if column == "agent" else "right")
+        for label, cells in by_entrant.items():
+            bounds.add_row(label, *(f"{one:.2f}" if isinstance(one, float) else str(one) for one in figures(cells)))
+        console.print(bounds)
     whole = {label: array for label, rows in found.items() if (array := scores(rows, names)) is not None}
     if len(whole) > 1:
         shown = Table(

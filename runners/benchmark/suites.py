@@ -51,6 +51,7 @@ class Game:
         feedback: "outcome" or "probability".
         options: more of the command line for this game.
         gap: what is to fall: a tag of metrics.jsonl; of `eval/win_rate_vs_ref` the distance from 1.
+        exploiter: oracle queries of an adversary that is trained against each last policy; 0: none.
     """
 
     oracle: str
@@ -59,6 +60,7 @@ class Game:
     feedback: Feedback = "outcome"
     options: tuple[str, ...] = ()
     gap: str = "game/exploitability"
+    exploiter: int = 0
 
     @property
     def label(self) -> str:
@@ -104,7 +106,8 @@ class Cell:
     def name(self) -> str:
         """The name of its folder: readable, and different if anything of the cell differs."""
         words = "-".join(re.sub(r"\W+", "_", word) for word in (self.entrant.label, self.game.label))
-        digest = hashlib.sha256(json.dumps(self.arguments).encode()).hexdigest()[:8]
+        whole = [*self.arguments, *([f"exploiter {self.game.exploiter}"] if self.game.exploiter else [])]
+        digest = hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:8]
         return f"{words}-seed{self.seed}-{digest}"
 
 
@@ -140,7 +143,11 @@ class Suite:
 
     def conditions(self) -> dict[str, Any]:
         """Returns everything but the entrants as JSON values: results are comparable where these are the same."""
-        content = asdict(self) | {"games": [{"label": game.label, **asdict(game)} for game in self.games]}
+        games = [{"label": game.label, **asdict(game)} for game in self.games]
+        for game in games:
+            if not game["exploiter"]:  # results from before there were any stay comparable
+                del game["exploiter"]
+        content = asdict(self) | {"games": games}
         kept = {name: value for name, value in content.items() if name not in ("entrants", "about", "tuned_on")}
         return json.loads(json.dumps(kept))
 
@@ -218,17 +225,18 @@ def lm(entrants: Sequence[Entrant]) -> Suite:
     strings = ("--task", "symbols", "--run.queries", "19200", "--run.eval_queries", "4800")
     text = ("--task", "chat", "--run.queries", "7680", "--run.eval_queries", "1920")
     games = [Game("cyclic", lam, options=(*strings, "--oracle.seed", SEED)) for lam in (0.0, 1.0)]
-    games += [Game("pairrm", options=text, gap=WIN_RATE), Game("annotators", 1.0, options=text, gap=WIN_RATE)]
+    judges = ("pairrm", None), ("annotators", 1.0)
+    games += [Game(oracle, lam, options=text, gap=WIN_RATE, exploiter=7680) for oracle, lam in judges]
     options = "--policy", "tiny", "--run.steps", "1000000", "--run.eval_tau", "0.1", "--run.threads", "1"
-    about = "the shipped language model of a million parameters, 3 runs each"
-    return Suite("lm", about, tuple(entrants), tuple(games), 3, options)
+    about = "the shipped language model of a million parameters, 5 runs each"
+    return Suite("lm", about, tuple(entrants), tuple(games), 5, options)
 
 
 BUILT_IN: dict[str, tuple[Callable[[Sequence[Entrant]], Suite], tuple[str, ...]]] = {
     "quick": (quick, TABULAR),
     "standard": (standard, (*TABULAR, *GROUPS)),
     "exploration": (exploration, TABULAR),
-    "lm": (lm, ("dpo", "rlhf", "sppo", "ipo", "inpo", "nash_md")),
+    "lm": (lm, ("dpo", "rlhf", "sppo", "ipo", "inpo", "nash_md", "egpo", "comal")),
 }
 """Name -> what it is, and who plays where nobody is named."""
 

@@ -22,12 +22,13 @@ from oracles import Oracle, payoff
 from preference_duel.keyed_random import Key
 from preference_duel.protocols import Policy
 from runners.evaluation.entrants import sampled, texts_of
-from runners.run.build import load_experiment
+from runners.run import loop
+from runners.run.build import Experiment, build_experiment, load_experiment
 from runners.run.checkpoint import steps
 from runners.run.cli import Command
 from runners.run.config import RunConfig, Settings, sampling
 from runners.run.config_file import is_run
-from runners.run.evaluator import Example, law, require_affordable
+from runners.run.evaluator import Example, law, require_affordable, sampled_kl
 from runners.run.session import run as run_command
 
 NUMBERS = 1, 4, 16, 64
@@ -135,44 +136,46 @@ class Training:
     """Training of an adversary.
 
     Attributes:
-        directory: of its run, written there with its log beside it.
         queries: oracle queries of its training.
         tau: KL coefficient that holds it at the start; 0: none.
         learning_rate: of its policy; None: the policy's own, of a table `RISE` over the number of steps.
         device: where networks run.
     """
 
-    directory: Path
     queries: int
     tau: float
     learning_rate: float | None
     device: str
 
 
-def best_response(settings: Settings, opponent: Path, training: Training) -> Settings:
-    """Returns the settings of the run that trains an adversary.
+def default_queries(settings: Settings) -> int:
+    """Returns the queries of a training that end within seconds for a table and in about a minute for a small model."""
+    return 100_000 if isinstance(settings.configs["policy"], TabularConfig) else 20_000
+
+
+def best_response(settings: Settings, training: Training) -> Settings:
+    """Returns the settings of the run that trains an adversary, without its opponent and directory.
+
+    It learns from probabilities, as the other adversaries choose by them: an outcome would tell less of the judge that
+    is asked.
 
     Args:
         settings: of the run that trained the policy under test.
-        opponent: its directory.
         training: how.
     """
     batch = settings.run.batch_size or RunConfig.batch_size or 32
     listed = isinstance(settings.configs["policy"], TabularConfig)
     responses, pairs = (SAMPLES, "own") if listed else (SPOConfig.responses, "all")
     each = responses if pairs == "own" else responses**2
-    count = max(1, -(-training.queries // (batch * each * settings.run.votes)))
+    count = max(1, -(-training.queries // (batch * each)))
     rate = RISE / count if listed and training.learning_rate is None else training.learning_rate
     optimiser = OptimiserConfig(learning_rate=rate)
     agent = SPOConfig(tau=training.tau, responses=responses, pairs=pairs, average=False, optimiser=optimiser)
     run = RunConfig(
         steps=count,
         batch_size=batch,
-        feedback="outcome" if settings.run.feedback == "thumb" else settings.run.feedback,
-        votes=settings.run.votes,
+        feedback="probability",
         seed=settings.run.seed,
-        opponent=str(opponent),
-        dir=str(training.directory),
         device="cuda" if training.device == "cuda" else "cpu",
         eval_every=0,
     )
@@ -180,7 +183,9 @@ def best_response(settings: Settings, opponent: Path, training: Training) -> Set
     return sampling(dataclasses.replace(settings, names={**settings.names, "agent": "spo"}, configs=configs, run=run))
 
 
-def trained(samples: Samples, settings: Settings, opponent: Path, training: Training, key: Key) -> Finding:
+def trained(
+    samples: Samples, settings: Settings, opponent: Path, directory: Path, training: Training, key: Key
+) -> Finding:
     """Trains the start against the frozen policy alone, as a run of its own, and returns what it gains.
 
     The run is `runners.duel --agent spo --run.opponent`; a finished one is not repeated, an interrupted one goes on.
@@ -189,25 +194,52 @@ def trained(samples: Samples, settings: Settings, opponent: Path, training: Trai
         samples: of the policy under test.
         settings: of the run that trained it.
         opponent: its directory.
+        directory: of the adversary's run, written there with its log beside it.
         training: how.
         key: of the adversary's samples.
     """
-    adversary = best_response(settings, opponent, training)
-    _finish(adversary, training.directory)
-    experiment, saved = load_experiment(training.directory, adversary, training.device)
-    policy, asked = experiment.agent.policy, int(saved.arena["queries"])
-    task, prompts = experiment.task, samples.prompts
+    adversary = best_response(settings, training)
+    run = dataclasses.replace(adversary.run, opponent=str(opponent), dir=str(directory))
+    adversary = dataclasses.replace(adversary, run=run)
+    _finish(adversary, directory)
+    experiment, saved = load_experiment(directory, adversary, training.device)
+    return gained(samples, experiment, int(saved.arena["queries"]), key)
+
+
+def trained_in_memory(adversary: Settings, policy: Policy, device: str) -> Experiment:
+    """Trains an adversary against a policy as `trained` does, without a run directory; returns its last state.
+
+    Args:
+        adversary: settings, see `best_response`.
+        policy: under test, which must sample if the adversary does.
+        device: of networks.
+    """
+    experiment = build_experiment(adversary, device)
+    experiment.agent.fixed_opponent = policy  # pyright: ignore[reportAttributeAccessIssue] - of SPO
+    for _ in loop.steps(experiment, adversary.run):
+        pass
+    return experiment
+
+
+def gained(samples: Samples, experiment: Experiment, asked: int, key: Key) -> Finding:
+    """Returns what a trained adversary gains: on a finite task its whole distribution, elsewhere samples.
+
+    Args:
+        samples: of the policy under test.
+        experiment: the adversary's, at its end.
+        asked: queries of its training.
+        key: of the adversary's samples.
+    """
+    policy, task, prompts = experiment.agent.policy, experiment.task, samples.prompts
     if task.responses is not None:
         probs, start = (law(one, task, prompts) for one in (policy, experiment.reference))
         gain = max(0.0, torch.einsum("bm,bmn,bn->b", probs, samples.matrices, samples.probs).mean().item() - 0.5)
         return Finding("trained", Bound(gain, gain, gain), asked, kl_divergence(probs, start).mean().item())
     responses = sampled(policy, prompts, len(samples.texts[0]), key)
     wins = samples.wins(texts_of(responses))
-    with torch.no_grad():
-        ratio = policy.logprob(prompts, responses) - experiment.reference.logprob(prompts, responses)
     examples = samples.examples(texts_of(responses), wins, 3)
-    gained = bound(wins.nanmean(1) - 0.5)
-    return Finding("trained", gained, asked + wins.numel(), ratio.mean().item(), examples, _unread(wins))
+    kl = sampled_kl(policy, experiment.reference, prompts, responses)
+    return Finding("trained", bound(wins.nanmean(1) - 0.5), asked + wins.numel(), kl, examples, _unread(wins))
 
 
 def _finish(settings: Settings, directory: Path) -> None:

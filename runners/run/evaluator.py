@@ -125,6 +125,12 @@ def law(policy: Policy, task: Task, prompts: Sequence[str]) -> Tensor:
     return probs / probs.sum(-1, keepdim=True)
 
 
+def sampled_kl(policy: Policy, start: Policy, prompts: Sequence[str], responses: Sequence[Row]) -> float:
+    """Returns the mean of log pi - log start over samples [B][n] of pi, an estimate of KL(pi, start) in nats."""
+    with torch.no_grad():
+        return (policy.logprob(prompts, responses) - start.logprob(prompts, responses)).mean().item()
+
+
 def choose(prompts: Sequence[str], count: int) -> list[str]:
     """Returns `count` of the prompts at most: a fixed random choice, in their order, the same in every run."""
     uniforms = Key(hash_seed("held-out"), 0, Stream.EVALUATION).uniform(k=np.arange(len(prompts)))

@@ -8,13 +8,16 @@ import pytest
 
 from envs.games import von_neumann_regret
 from runners.bench import main
+from runners.benchmark.bounds import COLUMNS, exploited, figures
 from runners.benchmark.cells import REGRET, play_cells
-from runners.benchmark.executors import local
-from runners.benchmark.results import read_results, write_results
+from runners.benchmark.executors import batches, local
+from runners.benchmark.exploiter import DRAWS
+from runners.benchmark.results import read_results, shipped, write_results
 from runners.benchmark.scores import gaps, left, table, to_tenth
 from runners.benchmark.suites import BUILT_IN, GROUPS, VARIANTS, Cell, Entrant, Game, Suite, find_suite, tabular
 from runners.benchmark.tuning import SEARCH, by_default, settings_of, trials, tuned_for
 from runners.duel import main as duel
+from runners.exploit import main as exploit
 from runners.run.build import build_experiment
 from runners.run.cli import parse
 from runners.run.config import config_class
@@ -109,6 +112,40 @@ def test_a_cell_is_the_run_of_its_command_line_alone_or_in_company(tmp_path):
     assert together[1].content["law"] == alone[0].content["law"]
 
 
+def test_a_cell_is_exploited_as_its_run_would_be_by_the_command(tmp_path):
+    games = Game("cyclic", 0.5, exploiter=3000), Game("cyclic", 0.5)
+    cells = [Cell(Entrant("ipo", "ipo"), game, 1, tabular(60, 2, 1)) for game in games]
+    assert cells[0].name != cells[1].name
+    assert batches([*cells, *cells], 30) == [[cells[0]], [cells[1], cells[1]]]
+    (played,) = play_cells(cells[:1])
+    found = played.content["exploited"]
+    run = tmp_path / "run"
+    assert duel([*cells[0].arguments, "--run.dir", str(run)]) == 0
+    assert exploit([str(run), "--queries", "3000", "--json", str(tmp_path / "found.json"), "--device", "cpu"]) == 0
+    (expected,) = json.loads((tmp_path / "found.json").read_text())["policies"]
+    assert found["trained"]["queries"] == expected["trained"]["queries"]
+    for name in ("value", "low", "high", "kl"):
+        assert found["trained"][name] == pytest.approx(expected["trained"][name], abs=1e-5)
+    assert 0.5 * expected["exact"] < found["trained"]["value"] < expected["exact"]
+    assert found["best of 64"]["low"] < expected["exact"]
+    assert "exploited" not in play_cells(cells[1:])[0].content
+
+
+@pytest.mark.slow
+def test_a_language_model_of_the_suite_lm_is_exploited(monkeypatch):
+    monkeypatch.setattr("runners.benchmark.exploiter.PROMPTS", 4)
+    cell = next(cell for cell in find_suite("lm", by_default, ["dpo"]).cells if cell.game.exploiter)
+    small = "--run.queries 96 --run.eval_queries 96 --run.eval_prompts 4 --run.eval_pairs 2 --run.batch_size 8"
+    game = replace(cell.game, exploiter=64, options=("--task", "chat", *small.split()))
+    (played,) = play_cells([replace(cell, game=game)])
+    assert played.content is not None, played.log
+    found = exploited({"entrants": ["dpo"], "cells": [played.content]})[game.label]["dpo"]
+    assert found[0]["curve"]["eval/kl"][0] == 0 < found[0]["curve"]["eval/kl"][1]
+    assert found[0]["exploited"]["best of 64"]["queries"] == 4 * 64 * DRAWS
+    assert found[0]["exploited"]["trained"]["queries"] == 128 + 4 * DRAWS**2
+    assert len(figures(found)) == len(COLUMNS)
+
+
 def test_the_regret_is_that_of_the_duels_that_were_played():
     (played,) = play_cells([Cell(Entrant("ipo", "ipo"), Game("cyclic", 0.5), 0, tabular(60, 1, 1))])
     settings = parse(played.cell.arguments).settings
@@ -123,6 +160,11 @@ def test_the_regret_is_that_of_the_duels_that_were_played():
             second.append(column[duel.right[b][l].text])
     regret = von_neumann_regret(experiment.evaluation.matrices[0], first, second)
     assert played.content["curve"][REGRET] == pytest.approx([regret[-1].item() / 60], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["quick", "lm"])
+def test_published_results_are_of_the_suite_as_it_is(name):
+    assert shipped(find_suite(name, by_default))["suite"] == name
 
 
 def test_an_agent_of_ones_own_plays_a_built_in_suite():

@@ -11,10 +11,12 @@ from rich.console import Console
 
 from envs.games import exploitability
 from runners.bench import main as bench
+from runners.benchmark.report import findings
 from runners.benchmark.report.findings import EXPLOITABILITY, WIN_RATE, final, sentences
 from runners.benchmark.report.page import numbers
+from runners.benchmark.report.pictures import exploitation
 from runners.benchmark.report.standings import Field, clones, dialled, measures, standing
-from runners.benchmark.report.tables import Table
+from runners.benchmark.report.tables import Table, bounds
 from runners.benchmark.results import read_results
 from runners.benchmark.scores import show
 from runners.benchmark.statistics import Interval
@@ -167,6 +169,41 @@ def test_the_headline_says_where_grpo_ends_beside_others():
     ]  # fmt: skip
     results["cells"] = [cell for cell in results["cells"] if cell["game"] != "cyclic lam=0.5"]
     assert len(sentences(results)) == 1
+
+
+def on_text(ends):
+    """Returns results on free text in which KL rises evenly to an end: agent -> last KL, last bounds by two seeds."""
+    results = results_of({})
+    results["conditions"]["games"] = [{**results["conditions"]["games"][0], "label": "judge", "gap": WIN_RATE}]
+    results["entrants"] = {agent: {"agent": agent, "options": [], "made": []} for agent in ends}
+    for agent, (kl, *lost) in ends.items():
+        for seed, bound in enumerate(lost):
+            curve = {"queries": [0, 1, 2], WIN_RATE: [0.5, 0.5, 0.7 + 0.1 * seed], "eval/kl": [0, kl / 2, kl]}
+            curve["eval/exploitability_lower"] = [0.3, (0.3 + bound) / 2, bound]
+            exploited = {name: {"value": bound - less} for name, less in (("best of 64", 0.02), ("trained", 0.0))}
+            row = {"entrant": agent, "game": "judge", "seed": seed, "curve": curve, "seconds": 1, "law": None}
+            results["cells"].append({**row, "exploited": exploited})
+    return results
+
+
+def test_exploitability_on_text_is_compared_at_equal_kl():
+    results = on_text({"dpo": (4.0, 0.1, 0.14), "ipo": (2.0, 0.1, 0.12)})
+    (said,) = findings.on_text(results)
+    assert (
+        "judge: 2.00 nats from the start, Bradley-Terry agents are exploitable by at least 0.210 [0.200, 0.220]" in said
+    )
+    assert "regularised-Nash agents by 0.110 [0.100, 0.120]: the former are worse" in said
+    assert "at the end by 0.120 [0.100, 0.140] and 0.110 [0.100, 0.120]" in said
+    table = bounds(results)
+    assert table.rows[0][:3] == ["judge", "dpo", "2"]
+    assert [round(one.value, 3) for one in table.rows[0][3:7]] == [0.75, 0.12, 0.1, 0.12]
+    assert table.rows[0][7] == 4.0
+    picture = exploitation(results)
+    assert picture.rows[0] == ["judge", "dpo", "win rate", *table.rows[0][3], *table.rows[0][4]]
+    assert [row[1:4] for row in picture.rows[-9:-7]] == [["ipo", "KL", 0.0], ["ipo", "KL", 0.25]]
+    assert picture.rows[-1][6] == pytest.approx(0.11)
+    with_one = on_text({"dpo": (4.0, 0.1), "ipo": (2.0, 0.1)})
+    assert findings.on_text(with_one) == []
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from runners.benchmark.bounds import exploited, mean_at_kl, shared_kl, strongest
 from runners.benchmark.report.standings import dialled
 from runners.benchmark.scores import entrants, table
 from runners.benchmark.statistics import Interval, Scores, bootstrap
@@ -63,7 +64,28 @@ def headline(results: Mapping[str, Any]) -> list[str]:
 
 def sentences(results: Mapping[str, Any]) -> list[str]:
     """Returns what the oracles with a dial show, one sentence for each thing that was to be seen."""
-    return [*headline(results), *of_families(results)]
+    return [*headline(results), *of_families(results), *on_text(results)]
+
+
+def on_text(results: Mapping[str, Any]) -> list[str]:
+    """Returns how exploitable the two families of agents are on free text at equal KL, a sentence for each game."""
+    found = []
+    for game, by_entrant in exploited(results).items():
+        groups = {
+            name: [cell for one, cells in by_entrant.items() if family(results, one) == name for cell in cells]
+            for name in (BRADLEY_TERRY, NASH)
+        }
+        if min(map(len, groups.values())) < 2:
+            continue
+        kl = shared_kl([cell for cells in groups.values() for cell in cells])
+        rewards, nash = (mean_at_kl(cells, kl) for cells in groups.values())
+        ends = [strongest(cells) for cells in groups.values()]
+        found.append(
+            f"{game}: {kl:.2f} nats from the start, Bradley-Terry agents are exploitable by at least {rewards}, "
+            f"regularised-Nash agents by {nash}: {_compared(rewards, nash, 'the former are')}; at the end by {ends[0]} "
+            f"and {ends[1]}."
+        )
+    return found
 
 
 def of_families(results: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup, escape
 
+from runners.benchmark.bounds import exploited
 from runners.benchmark.report import pictures, tables
 from runners.benchmark.report.findings import sentences
 from runners.benchmark.report.pictures import Picture
@@ -84,6 +85,9 @@ def _cell(value: Any, first: bool) -> Markup:
 def gathered(results: Mapping[str, Any]) -> Iterator[Picture | Table]:
     """Yields the parts of the page, in their order."""
     yield tables.left(results)
+    if exploited(results):
+        yield tables.bounds(results)
+        yield pictures.exploitation(results)
     if dialled(results):
         yield pictures.against_lam(results)
     yield pictures.curves(results)

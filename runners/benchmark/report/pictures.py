@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from runners.benchmark import bounds
 from runners.benchmark.report.findings import EXPLOITABILITY, WIN_RATE, family, final
 from runners.benchmark.report.standings import START, Field, Standing, dialled
 from runners.benchmark.scores import entrants, games, gap_tags, gaps, table
@@ -124,6 +125,37 @@ def against_lam(results: Mapping[str, Any]) -> Picture:
 def _start_gap(results: Mapping[str, Any], game: str) -> float:
     first = {cell["seed"]: cell["curve"][EXPLOITABILITY][0] for cell in results["cells"] if cell["game"] == game}
     return float(interquartile_mean(np.array([list(first.values())])))
+
+
+def exploitation(results: Mapping[str, Any]) -> Picture:
+    """Draws exploitability on free text against the win rate and, along the runs, against the KL from the start."""
+    found, looks = bounds.exploited(results), styles(results)
+    figure, panels = _figure([*found] * 2, 4.2, 3.2, columns=2)
+    rows = []
+    for number, (game, by_entrant) in enumerate(found.items()):
+        ends, paths = panels[2 * number : 2 * number + 2]
+        for label, cells in by_entrant.items():
+            won, lost = bounds.win_rate(cells), bounds.strongest(cells)
+            spread = [np.array([[one.value - one.low], [one.high - one.value]]).clip(0) for one in (won, lost)]
+            ends.errorbar(won.value, lost.value, spread[1], spread[0], markersize=5, elinewidth=0.6, **looks[label])
+            rows.append([game, label, "win rate", *won, *lost])
+            reach = bounds.shared_kl(cells)
+            distances = np.linspace(0, reach, 9)
+            path = [bounds.mean_at_kl(cells, float(kl)) for kl in distances]
+            paths.plot(distances, [one.value for one in path], markersize=3.5, linewidth=1.1, **looks[label])
+            rows += [[game, label, "KL", kl, kl, kl, *one] for kl, one in zip(distances.tolist(), path, strict=True)]
+        ends.set_title(f"{game}, last policies", fontsize=9)
+        paths.set_title(f"{game}, along the runs", fontsize=9)
+        _plain(ends, "win rate against the start", "exploitability, at least")
+        _plain(paths, "KL from the start, nats", "exploitability, at least")
+    _legend(figure, panels[0])
+    about = (
+        "Left: what the stronger of a trained adversary and the best of n samples of the start gains against the last "
+        "policies, with 95 % intervals. Right: what the best of a pool of the start's responses gains at each KL that "
+        "all runs of an agent reach."
+    )
+    header = "game", "entrant", "against", "x", "x low", "x high", "exploitability", "low", "high"
+    return Picture("exploitation", "Win rate against exploitability on free text", about, _png(figure), header, rows)
 
 
 def profile(results: Mapping[str, Any]) -> Picture:

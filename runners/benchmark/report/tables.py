@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from runners.benchmark.bounds import COLUMNS, exploited, figures
 from runners.benchmark.cells import REGRET
 from runners.benchmark.report.standings import Clones, Standing
 from runners.benchmark.scores import entrants, games, gap_tags, scores, table, to_tenth
@@ -41,6 +42,21 @@ def left(results: Mapping[str, Any]) -> Table:
     rows.append(["all", *(_mean(scores(one, names)) for one in found.values())])
     about = "Share of the first gap after the whole budget, last policies: interquartile means with 95 % intervals."
     return Table("left", "What the budget left of the gap", about, ("game", *found), rows)
+
+
+def bounds(results: Mapping[str, Any]) -> Table:
+    """Returns win rate and exploitability of every entrant's last policies on free text."""
+    rows = [
+        [game, entrant, *figures(cells)]
+        for game, by_entrant in exploited(results).items()
+        for entrant, cells in by_entrant.items()
+    ]
+    about = (
+        "Last policies on held-out prompts: means over runs with 95 % intervals, of a single run over its prompts. "
+        "Best of n: samples of the start; trained: an adversary of the same budget for every policy; at least: the "
+        "better of the two. Each is a lower bound, so that a small one proves nothing."
+    )
+    return Table("exploiters", "Win rate and exploitability on free text", about, ("game", "entrant", *COLUMNS), rows)
 
 
 def summary(results: Mapping[str, Any]) -> Table:
