@@ -12,6 +12,9 @@ import torch
 
 from agents.pairs.cpo import CPOConfig
 from agents.pairs.f_dpo import FDPOConfig
+from agents.singles.d2o import D2OConfig
+from agents.singles.kimi import KimiConfig
+from agents.singles.npo import NPOConfig
 from benchmarks import (
     equal_kl,
     exact_law,
@@ -78,8 +81,20 @@ def test_policies_of_equal_kl_are_those_that_the_agents_end_at(divergence, ratio
     fitted = equal_kl.held(start, bradley_terry_fit(comal, start), 0.5, ratio, limit)
     solved = optima.optimum(FDPOConfig(beta=0.5, divergence=divergence), comal)
     assert torch.allclose(fitted, solved, atol=1e-5)
-    spent = equal_kl.held_at(start, reward, 0.05, ratio, limit)
+    spent = equal_kl.spending(lambda beta: equal_kl.held(start, reward, beta, ratio, limit), start, 0.05)
     assert kl_divergence(spent, start).item() == pytest.approx(0.05, abs=1e-5)
+
+
+def test_single_responses_of_equal_kl_are_those_that_the_agents_end_at():
+    comal = optima.games()["comal3"]
+    start, wins = optima.START, comal @ optima.START
+    tilt = torch.softmax(start.log() + 2 * equal_kl.d2o_score(start, wins), 0)
+    for policy, config in (
+        (equal_kl.kimi(start, wins, 0.5), KimiConfig(tau=0.5)),
+        (equal_kl.npo(start, wins, 1.0, 0.5), NPOConfig(beta=0.5)),
+        (tilt, D2OConfig(beta=0.5, alpha=0.5)),
+    ):
+        assert torch.allclose(policy, optima.optimum(config, comal), rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -42,8 +42,7 @@ class DNOConfig:
 
     def __post_init__(self) -> None:
         """Raises if a value is out of range or would be ignored."""
-        sampled = at_least(2, "one sample has no other to beat")
-        require(self, beta=positive, margin=share, responses=sampled, refresh_every=at_least(1))
+        require(self, beta=positive, margin=share, responses=at_least(2), refresh_every=at_least(1))
         if self.margin and not self.practical:
             raise ValueError(f"margin={self.margin:g} is of the practical form; add practical, or leave it out")
 
@@ -85,8 +84,7 @@ class DNO(LearningAgent):
             return losses.dpo(first - second, prob, config.beta)
 
         step = self.step_on_pairs(replace(duel, prob=prob), self.opponent, loss, weight=weight)
-        scalars = step.scalars
-        if not duel.given:
-            scalars = step._replace(log_policy=step.log_reference, log_reference=None).policy_scalars(duel) | scalars
         self.renew(self.opponent, config.refresh_every)
-        return scalars
+        if duel.given:
+            return step.scalars
+        return step._replace(log_policy=step.log_reference, log_reference=None).policy_scalars(duel) | step.scalars

@@ -27,10 +27,9 @@ class MNPOConfig:
     eta: float = 2.0
     """Step size, 1/nats, > 0 and at most 1/tau (the code's ratio is eta tau, its eta the inverse of this one)."""
     opponents: int = 2
-    """Past policies pi_t, pi_{t-1}, ... whose weighted geometric mean is the anchor, >= 1, each a copy of the weights;
-    the paper's players less the one that learns. 1 is INPO."""
+    """Past policies pi_t, pi_{t-1}, ... whose weighted geometric mean is the anchor, >= 1, each a copy; 1 is INPO."""
     history_weights: tuple[float, ...] | None = None
-    """Weights of these policies, the last one first, >= 0; they are scaled to sum to 1. None: all count alike."""
+    """Weights of these policies, the last one first, >= 0; scaled to sum to 1. None: all count alike."""
     responses: int = 4
     """Samples per prompt from pi_t, K >= 2, each pair compared once. Ignored if the policy is exact."""
     refresh_every: int = 1
