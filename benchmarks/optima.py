@@ -1,11 +1,11 @@
 """Optima of the losses of pairs, single responses and lists: `python -m benchmarks.optima [--agents dpo kto ...]`.
 
-Each agent of agents/pairs, agents/singles and agents/lists is solved exactly (L-BFGS on a whole distribution, no
-sampling) on three games of three responses with 1, 2 and 3 tokens, from the start (.5, .3, .2). Pairs are drawn by the
-start; the label of a single response is its win rate against the start. "reward": Bradley-Terry preferences of rewards
-0, 1 and 1/2; "comal3"; "half cyclic", logits of curl ratio 1/2. mnpo and nash_ema play their own duels instead.
-Printed: the distribution it ends at, and its exploitability, max P pi - 1/2. Last come the policies that theory
-compares them with.
+Each agent of agents/pairs, agents/tokens, agents/singles and agents/lists is solved exactly (L-BFGS on a whole
+distribution, no sampling) on three games of three responses with 1, 2 and 3 tokens, from the start (.5, .3, .2). Pairs
+are drawn by the start; the label of a single response is its win rate against the start. "reward": Bradley-Terry
+preferences of rewards 0, 1 and 1/2; "comal3"; "half cyclic", logits of curl ratio 1/2. mnpo and nash_ema play their own
+duels instead. Printed: the distribution it ends at, and its exploitability, max P pi - 1/2. Last come the policies that
+theory compares them with.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ from agents.singles.kto import KTOConfig
 from agents.singles.npo import NPOConfig
 from agents.singles.single_agent import SingleConfig
 from agents.singles.spin import SPINConfig
+from agents.tokens.cringe import CRINGEConfig
+from agents.tokens.pairwise_cringe import PairwiseCRINGEConfig
+from agents.tokens.tdpo import TDPOConfig
 from benchmarks.timing import machine
 from envs import DuelArena, Task
 from envs.games import exploitability, regularised_nash, von_neumann_winner
@@ -67,7 +70,17 @@ START = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 REWARD = torch.tensor([0.0, 1.0, 0.5], dtype=torch.float64)
 BETA = 0.5
 
-Config = PairConfig | SingleConfig | ListConfig | SPINConfig | DNOConfig | GPMPOConfig | NashEMAConfig | MNPOConfig
+Config = (
+    PairConfig
+    | SingleConfig
+    | CRINGEConfig
+    | SPINConfig
+    | ListConfig
+    | DNOConfig
+    | GPMPOConfig
+    | NashEMAConfig
+    | MNPOConfig
+)
 
 ENTRIES: tuple[tuple[str, str, Config], ...] = (
     ("dpo", "", DPOConfig(tau=BETA)),
@@ -95,6 +108,10 @@ ENTRIES: tuple[tuple[str, str, Config], ...] = (
     ("simpo", "beta 2, gamma 0", SimPOConfig(beta=2.0, gamma=0.0)),
     ("simpo", "beta 2, gamma 1", SimPOConfig(beta=2.0, gamma=1.0)),
     ("orpo", "lam .1", ORPOConfig()),
+    ("tdpo", "TDPO1", TDPOConfig(beta=BETA, alpha=1.0, stop_winner=False)),
+    ("tdpo", "TDPO2", TDPOConfig(beta=BETA)),
+    ("cringe", "", CRINGEConfig()),
+    ("pairwise_cringe", "", PairwiseCRINGEConfig()),
     ("kto", "beta .1", KTOConfig()),
     ("kto", "", KTOConfig(beta=BETA)),
     ("dro", "", DROConfig(tau=BETA, value=OptimiserConfig("lbfgs"))),
@@ -114,6 +131,9 @@ ENTRIES: tuple[tuple[str, str, Config], ...] = (
     ("nash_ema", "decay .99", NashEMAConfig(tau=BETA, decay=0.99)),
 )
 """Agent, settings beside beta = 1/2, and the two as a configuration."""
+
+DESCENDING = NashEMAConfig, LiPOConfig, BCOUnpairedConfig, TDPOConfig, CRINGEConfig, PairwiseCRINGEConfig
+"""Those that no line search solves."""
 
 
 def games() -> dict[str, Tensor]:
@@ -135,11 +155,12 @@ def optimum(config: Config, payoff: Tensor, start: Tensor = START) -> Tensor:
     """Returns [3] the distribution at which an agent ends that solves the duels of its start, again and again.
 
     mnpo and nash_ema play their own duels. nash_ema takes steps down the gradient, and so do lipo, whose loss jumps
-    with the ranks, and bco_unpaired, whose shift follows the policy.
+    with the ranks, bco_unpaired, whose shift follows the policy, and those of agents/tokens, whose gradient is no
+    loss's.
     """
     task = task_of_lengths()
     policy = TabularPolicy(task, start, exact=True)
-    if isinstance(config, NashEMAConfig | LiPOConfig | BCOUnpairedConfig):
+    if isinstance(config, DESCENDING):
         rounds, optimiser = 3000, OptimiserConfig("sgd", learning_rate=5.0, warmup=0, max_grad_norm=None)
     else:
         rounds, optimiser = 100, OptimiserConfig("lbfgs")

@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from preference_duel.keyed_random import Key
 from preference_duel.types import Completion, Duel, Proposal
 
+TokenTerm = Callable[["Tensor", "Tensor | None", "Tensor"], "Tensor"]
+"""Returns [M] what each of M tokens adds to a term: of the logits [M, V] of a policy and of a reference before it, and
+of the tokens [M]."""
+
 OwnPolicy = tuple[str, Mapping[str, Any]]
 """The policy that an agent requires, and fields of it: `own_policy` of its configuration is the default."""
 
@@ -52,6 +56,30 @@ class Policy(nn.Module, ABC):
         Returns:
             [B, K] nats, summed over tokens, differentiable, on the policy's device.
         """
+
+    def token_terms(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[Sequence[Completion]],
+        term: TokenTerm,
+        reference: Policy | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns log-probabilities, and another term of each token, both summed over the tokens of a response.
+
+        Args:
+            prompts: B prompts.
+            responses: [B][K].
+            term: of the logits before each token, and the token.
+            reference: a policy of the same kind, whose logits `term` gets too, without a graph.
+
+        Returns:
+            [B, K] nats and [B, K], differentiable, on the policy's device.
+
+        Raises:
+            TypeError: if the policy, or the reference, tells no logits of tokens.
+        """
+        del prompts, responses, term, reference
+        raise TypeError(f"{type(self).__name__} tells no logits of tokens; take a table or a language model")
 
     @torch.no_grad()
     def distribution(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from agents.optim.optimiser import OptimiserConfig
-    from preference_duel.protocols import Policy
+    from preference_duel.protocols import Policy, TokenTerm
     from preference_duel.types import Completion, Duel
 
 PairLoss = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 """Returns a loss [b, K, L] of the scores [b, K, 1] of the first responses and [b, 1, L] of the second ones, and of the
-probabilities [b, K, L] that the first wins; a loss of margins takes the difference of the two."""
+probabilities [b, K, L] that the first wins; a loss of margins takes the difference of the two. Scores that have a term
+beside them are [b, K, 1, 2] and [b, 1, L, 2]."""
 
 ScoreLoss = Callable[["Tensor", "Batch"], "Tensor"]
 """Returns a loss [b] of the scores [b, K], of two seats [b, K + L], of a part of the batch."""
@@ -40,11 +41,28 @@ class Score:
         to_reference: whether log reference is subtracted; if not, an agent keeps no reference.
         per_token: whether that is divided by the response's tokens, as the policy writes them.
         charge: nats by which each token of a response lowers log reference.
+        term: what is scored beside it, summed over tokens; then a response has two scores, in a last dimension.
     """
 
     to_reference: bool = True
     per_token: bool = False
     charge: float = 0.0
+    term: TokenTerm | None = None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the scores of a duel's responses are measured by, all [B, K] (self-play) or [B, K + L].
+
+    Attributes:
+        anchor: nats that are subtracted from log pi.
+        lengths: what the differences are divided by; None: they are the scores.
+        read: returns log pi [b, K] and a second score [b, K] of prompts and responses; None: there is but one.
+    """
+
+    anchor: Tensor
+    lengths: Tensor | None = None
+    read: Callable[[Sequence[str], Sequence[Sequence[Completion]]], tuple[Tensor, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -190,10 +208,9 @@ class Learner:
     def step_on_pairs(
         self,
         duel: Duel,
-        anchor: Tensor,
+        scale: Scale,
         loss: PairLoss,
         *,
-        lengths: Tensor | None = None,
         weight: Tensor | None = None,
         squares: bool = False,
         extra: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -202,9 +219,8 @@ class Learner:
 
         Args:
             duel: of any two seats.
-            anchor: [B, K] (self-play) or [B, K + L] nats: subtracted from log pi of `responses_of(duel)`.
+            scale: of `responses_of(duel)`.
             loss: of scores and probabilities.
-            lengths: of the anchor's shape: what the differences are divided by; None: they are the scores.
             weight: [B, K, L] of the pairs; None: those of `losses.pair_weight`.
             squares: whether the loss is a sum of squares of the margins' distances, which lbfgs can make use of;
                 self-play alone.
@@ -223,46 +239,47 @@ class Learner:
 
         values = {"prob": duel.prob, "weight": pair_weight(duel) if weight is None else weight}
         squared = terms if squares and duel.self_play else None
-        return self.step_on_scores(duel, anchor, mean_loss, values, lengths=lengths, terms=squared)
+        return self.step_on_scores(duel, scale, mean_loss, values, terms=squared)
 
     def step_on_scores(
         self,
         duel: Duel,
-        anchor: Tensor,
+        scale: Scale,
         loss: ScoreLoss,
         values: Mapping[str, Tensor],
         *,
-        lengths: Tensor | None = None,
         terms: ScoreLoss | None = None,
     ) -> ScoredStep:
         """Takes one optimiser step on the mean over prompts of a loss of a duel's scored responses, and counts it.
 
         Args:
             duel: of any two seats.
-            anchor: [B, K] (self-play) or [B, K + L] nats: subtracted from log pi of `responses_of(duel)`.
+            scale: of `responses_of(duel)`. A part has its lengths as "length".
             loss: of scores.
             values: name -> [B, ...] what else the loss reads of a part.
-            lengths: of the anchor's shape: what the differences are divided by; None: they are the scores. A part has
-                them as "length".
             terms: what is squared of a loss that is a sum of squares, as for `fit`.
 
         Raises:
             ValueError: if the policy could not have drawn a response.
         """
-        values = {"anchor": anchor, **values}
-        if lengths is not None:
-            values["length"] = lengths
-        first_log_policy = torch.full_like(anchor, torch.nan)
+        values = {"anchor": scale.anchor, **values}
+        if scale.lengths is not None:
+            values["length"] = scale.lengths
+        first_log_policy = torch.full_like(scale.anchor, torch.nan)
 
         def score(part: Batch) -> Tensor:
-            log_policy = self.policy.logprob(part.prompts, part.responses)  # [b, K (+ L)]
+            if scale.read is None:
+                log_policy, second = self.policy.logprob(part.prompts, part.responses), None  # [b, K (+ L)]
+            else:
+                log_policy, second = scale.read(part.prompts, part.responses)
             assert part.rows is not None
             before = first_log_policy[part.rows]
             first_log_policy[part.rows] = torch.where(before.isnan(), log_policy.detach(), before)
-            log_ratio = require_finite(log_policy - part["anchor"])
-            return log_ratio if lengths is None else log_ratio / part["length"]
+            length = 1 if scale.lengths is None else part["length"]
+            first = require_finite(log_policy - part["anchor"]) / length
+            return first if second is None else torch.stack([first, require_finite(second) / length], -1)
 
-        batch = Batch(duel.prompts, responses_of(duel), values).to(anchor)
+        batch = Batch(duel.prompts, responses_of(duel), values).to(scale.anchor)
         squared = None if terms is None else lambda part: terms(score(part), part)
         scalars = self.step(batch, lambda part: loss(score(part), part), squared)
         return ScoredStep(scalars, distributed.largest(first_log_policy.nan_to_num(nan=-torch.inf)), None)
@@ -406,10 +423,8 @@ class LearningAgent:
             ValueError: if the duel has no asked pair, the policy could not have drawn a response, or scores are per
                 token and a response has none, or the policy does not know them.
         """
-        anchor, log_reference, lengths = self._anchored(duel, reference, score)
-        step = self.learner.step_on_pairs(
-            duel, anchor, loss, lengths=lengths, weight=weight, squares=squares, extra=extra
-        )
+        scale, log_reference = self._scale(duel, reference, score)
+        step = self.learner.step_on_pairs(duel, scale, loss, weight=weight, squares=squares, extra=extra)
         return step._replace(log_reference=log_reference)
 
     def step_on_scores(
@@ -434,14 +449,12 @@ class LearningAgent:
             ValueError: if the policy could not have drawn a response, or scores are per token and a response has none,
                 or the policy does not know them.
         """
-        anchor, log_reference, lengths = self._anchored(duel, reference, score)
-        step = self.learner.step_on_scores(duel, anchor, loss, values, lengths=lengths)
+        scale, log_reference = self._scale(duel, reference, score)
+        step = self.learner.step_on_scores(duel, scale, loss, values)
         return step._replace(log_reference=log_reference)
 
-    def _anchored(
-        self, duel: Duel, reference: Policy | None, score: Score
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Returns what is subtracted from log pi, log reference, and what the differences are divided by."""
+    def _scale(self, duel: Duel, reference: Policy | None, score: Score) -> tuple[Scale, Tensor | None]:
+        """Returns what scores are measured by, and log reference."""
         responses, log_reference = responses_of(duel), None
         if reference is not None:
             with torch.no_grad():
@@ -452,7 +465,14 @@ class LearningAgent:
         lengths = token_counts(self.policy, responses) if score.per_token else None
         if lengths is not None and not lengths.all():
             raise ValueError("a response has no tokens, so that it has no mean log-probability; leave it out")
-        return anchor, log_reference, lengths
+        term = score.term
+        if term is None:
+            return Scale(anchor, lengths), log_reference
+
+        def read(prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> tuple[Tensor, Tensor]:
+            return self.policy.token_terms(prompts, responses, term, reference)
+
+        return Scale(anchor, lengths, read), log_reference
 
     def include_in_average(self, policy: Policy, every: int = 1) -> None:
         """Adds a policy to the average, if kept, in the first of each `every` updates."""

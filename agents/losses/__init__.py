@@ -38,6 +38,7 @@ from agents.losses.surrogates import (
     rebel,
     reward_to_go,
 )
+from agents.losses.tokens import contrast, cringe, pairwise_cringe, tdpo, token_kl
 
 __all__ = [
     "advantage",
@@ -48,7 +49,9 @@ __all__ = [
     "best_and_worst",
     "bradley_terry",
     "clipped",
+    "contrast",
     "cpo",
+    "cringe",
     "d2o",
     "discopop",
     "dpo",
@@ -72,6 +75,7 @@ __all__ = [
     "orpo",
     "over_outcomes",
     "pair_weight",
+    "pairwise_cringe",
     "plackett_luce",
     "policy_gradient",
     "pro",
@@ -83,5 +87,7 @@ __all__ = [
     "slic",
     "sppo",
     "squared_terms",
+    "tdpo",
+    "token_kl",
     "win_rate",
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from agents import losses
-from agents.learning.learner import LearningAgent, policy_scalars
+from agents.learning.learner import LearningAgent, Scale, policy_scalars
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.types import Duel, Proposal
 
@@ -132,4 +132,4 @@ def mirror_step(
         return losses.ipo(first - second, prob, tau=1 / eta)  # [b, K, K] (margin - eta (P - 1/2))^2
 
     anchor = (1 - eta * tau) * log_opponent + eta * tau * log_reference  # [B, K]
-    return learner.step_on_pairs(duel, anchor, loss, squares=True).scalars
+    return learner.step_on_pairs(duel, Scale(anchor), loss, squares=True).scalars

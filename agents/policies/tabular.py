@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from envs.games.tries import Trie
 from envs.tasks.task import Task
 from preference_duel.keyed_random import Key
 from preference_duel.keyed_random_torch import choose
-from preference_duel.protocols import Policy
+from preference_duel.protocols import Policy, TokenTerm
 from preference_duel.types import Completion
 
 
@@ -52,6 +54,29 @@ class TabularPolicy(Policy):
         """Returns [B, K] nats, differentiable."""
         return self.cells.pick(self.log_probs(prompts), responses)
 
+    def token_terms(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[Sequence[Completion]],
+        term: TokenTerm,
+        reference: Policy | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns log-probabilities [B, K] and the sums [B, K] of a term; tokens are those of the task's vocabulary.
+
+        The logits of a token are the log-probabilities of what may come next, given the beginning before it.
+
+        Raises:
+            TypeError: if the reference is no table.
+        """
+        if not isinstance(reference, TabularPolicy | None):
+            raise TypeError(f"the reference of a table must be a table, got {type(reference).__name__}")
+        trie, log_probs = self.cells.trie, self.log_probs(prompts)
+        with torch.no_grad():
+            base = None if reference is None else trie.next_logits(reference.log_probs(prompts)).flatten(0, 1)
+        logits = trie.next_logits(log_probs)  # [B, E, V], for each edge of the trie
+        edges = term(logits.flatten(0, 1), base, trie.tokens.repeat(len(logits))).view(logits.shape[:2])
+        return self.cells.pick(log_probs, responses), self.cells.pick(trie.along(edges), responses)
+
     def length(self, response: Completion) -> int:
         """Returns the number of tokens of a listed response in the task's vocabulary."""
         return len(self.cells.responses[self.cells.column(response.text)].ids)
@@ -86,6 +111,11 @@ class Cells:
         self.columns = {text: i for i, text in enumerate(task.response_texts)}
         self.responses = list(task.responses or ())
         self.rows = {prompt: i for i, prompt in enumerate(task.all_prompts)}
+
+    @cached_property
+    def trie(self) -> Trie:
+        """The beginnings of the responses, in the task's tokens."""
+        return Trie([response.ids for response in self.responses])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Returns itself: it is immutable, and copies of a policy share it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,9 +19,10 @@ from agents.policies.lm.decoder import Decoder
 from agents.policies.lm.enumeration import listed_logprob
 from agents.policies.lm.generation import generate
 from agents.policies.lm.response_trie import ResponseTrie
+from agents.policies.lm.scoring import chosen
 from preference_duel import distributed
 from preference_duel.keyed_random import Key
-from preference_duel.protocols import Policy
+from preference_duel.protocols import Policy, TokenTerm
 from preference_duel.transfer import all_to_device, to_device
 from preference_duel.types import Completion
 
@@ -146,6 +147,54 @@ class TokenPolicy(Policy):
         Raises:
             ValueError: if a response is not one of the task, or too long.
         """
+        return self._of_tokens(prompts, responses, self.flat_logprob)
+
+    def token_terms(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[Sequence[Completion]],
+        term: TokenTerm,
+        reference: Policy | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns log-probabilities [B, K] and the sums [B, K] of a term, float32, in one pass of each model.
+
+        The logits of `micro_tokens` tokens are held at a time, those of the reference too.
+
+        Raises:
+            TypeError: if the reference does not write token by token.
+            ValueError: if a response is not one of the task, or too long.
+        """
+        if not isinstance(reference, TokenPolicy | None):
+            raise TypeError(
+                f"the reference must write token by token, as the policy does; got {type(reference).__name__}"
+            )
+
+        def read(prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
+            logits, flat = self.logits(prompts, tokens), torch.tensor([token for row in tokens for token in row])
+            flat = to_device(flat, self.device)
+            with torch.no_grad():
+                base = None if reference is None else reference.logits(prompts, tokens)
+            return torch.stack([chosen(logits, flat), term(logits, base, flat)], -1)
+
+        values, _ = self._of_tokens(prompts, responses, read, 2)
+        log_policy, terms = values.sum(2).unbind(-1)
+        return log_policy, terms
+
+    def _of_tokens(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[Sequence[Completion]],
+        reading: Callable[[Sequence[str], Sequence[Sequence[int]]], Tensor],
+        *each: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns what is read of every token, [B, K, T, *each], 0 after a response's end, and the mask [B, K, T].
+
+        Args:
+            prompts: B prompts.
+            responses: [B][K].
+            reading: returns [M, *each] of R prompts and the tokens of a response to each, M in all.
+            *each: shape of what is read of one token.
+        """
         flat = [(prompt, self.tokens_of(y)) for prompt, row in zip(prompts, responses, strict=True) for y in row]
         lengths = [len(tokens) for _, tokens in flat]
         width = max(lengths, default=0)
@@ -161,17 +210,17 @@ class TokenPolicy(Policy):
             for part in filter(None, passes):
                 texts = [flat[i][0] for i in part], [flat[i][1] for i in part]
                 values.append(
-                    checkpoint(self.flat_logprob, *texts, use_reentrant=False, preserve_rng_state=False)
+                    checkpoint(reading, *texts, use_reentrant=False, preserve_rng_state=False)
                     if again
-                    else self.flat_logprob(*texts)
+                    else reading(*texts)
                 )
                 places += [i * width + t for i in part for t in range(lengths[i])]
         index, counts = all_to_device([torch.tensor(places, dtype=torch.long), torch.tensor(lengths)], self.device)
-        result = torch.zeros(len(flat) * width, device=self.device)
+        result = torch.zeros(len(flat) * width, *each, device=self.device)
         if values:
             result = result.index_put((index,), torch.cat(values))
         if not learns:
             distributed.add(result)
         mask = torch.arange(width, device=self.device) < counts[:, None]
         shape = len(prompts), -1, width
-        return result.reshape(shape), mask.reshape(shape)
+        return result.reshape(*shape, *each), mask.reshape(shape)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from agents import losses
-from agents.learning.learner import LearningAgent, responses_of
+from agents.learning.learner import LearningAgent, Scale, responses_of
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, require
 from preference_duel.types import Duel, Proposal
@@ -139,7 +139,9 @@ class SingleAgent(LearningAgent):
         def loss(ratio: Tensor, part: Batch) -> Tensor:
             return (part["weight"] * config.single_loss(ratio, part["label"], part["point"])).sum(1)
 
-        step = self.learner.step_on_scores(duel, log_reference, loss, values)._replace(log_reference=log_reference)
+        step = self.learner.step_on_scores(duel, Scale(log_reference), loss, values)._replace(
+            log_reference=log_reference
+        )
         scalars = step.scalars if point is None else {"loss/point": point.mean().item(), **step.scalars}
         if own_samples(duel):
             if config.around_sampler:  # what samples is the reference, from which its KL is 0

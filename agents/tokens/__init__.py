@@ -1,0 +1,1 @@
+"""Losses that look at a response token by token, one file each: TDPO and CRINGE."""
