@@ -8,6 +8,7 @@ seeds are drawn again within each game: the bootstrap is stratified.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -91,9 +92,8 @@ def improvement(
         ValueError: if they are of other games, or `level` is out of range.
     """
     ahead = _ahead(first, second)
-    rng = np.random.default_rng(seed)
     seeds, others, games = ahead.shape
-    ours, theirs = (_weights(count, games, resamples, rng) for count in (seeds, others))
+    ours, theirs = _weights(seeds, others, games, resamples, seed)
     drawn = np.einsum("ert,rst,est->e", ours, ahead, theirs, optimize=True) / games
     return Interval(float(ahead.mean()), *_ends(drawn, level))
 
@@ -117,9 +117,14 @@ def _resampled(scores: Scores, resamples: int, rng: np.random.Generator) -> Scor
     return scores[rng.integers(0, seeds, (resamples, seeds, games)), np.arange(games)]
 
 
-def _weights(seeds: int, games: int, resamples: int, rng: np.random.Generator) -> Scores:
-    """Returns [E, R, T] how often each seed is drawn, as a share; E resamples."""
-    return rng.multinomial(seeds, np.full(seeds, 1 / seeds), (resamples, games)).transpose(0, 2, 1) / seeds
+@lru_cache(maxsize=4)  # a report compares hundreds of pairs of one shape
+def _weights(first: int, second: int, games: int, resamples: int, seed: int) -> tuple[Scores, Scores]:
+    """Returns [E, R, T] and [E, S, T] how often each seed of the first and the second is drawn, as a share."""
+    rng = np.random.default_rng(seed)
+    shape = resamples, games
+    drawn = [rng.multinomial(count, np.full(count, 1 / count), shape) / count for count in (first, second)]
+    ours, theirs = (shares.transpose(0, 2, 1) for shares in drawn)
+    return ours, theirs
 
 
 def _ends(drawn: Scores, level: float) -> tuple[float, float]:
