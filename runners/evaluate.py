@@ -42,6 +42,15 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument(
         "--policy", choices=(LAST, AVERAGE), default=LAST, help="policy of each run in the cross-play (default: last)"
     )
+    parser.add_argument(
+        "--tokens",
+        metavar="N",
+        nargs="?",
+        type=int,
+        const=4,
+        default=0,
+        help="also show tau log pi/ref of each token of a sample to each of N prompts (alone: 4)",
+    )
     parser.add_argument("--prompts", type=int, default=128, help="maximum number of held-out prompts (default: 128)")
     parser.add_argument("--pairs", type=int, default=4, help="samples per prompt; ignored on finite tasks (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the samples (default: 0)")

@@ -18,6 +18,7 @@ class Options:
         oracles: oracles that judge, NAME[,FIELD=VALUE...]; none: each run's own.
         tau: KL coefficient of the regularised game; None: each run's own.
         policy: the policy of each run in the cross-play.
+        tokens: prompts to which the credit of each token of a sample is shown; 0: none.
         prompts: held-out prompts at most.
         pairs: samples for each prompt if the task is not finite.
         seed: random seed of these samples.
@@ -29,6 +30,7 @@ class Options:
     oracles: tuple[str, ...] = ()
     tau: float | None = None
     policy: str = LAST
+    tokens: int = 0
     prompts: int = 128
     pairs: int = 4
     seed: int = 0
@@ -39,6 +41,8 @@ class Options:
         for name in ("prompts", "pairs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if self.tokens < 0:
+            raise ValueError(f"--tokens must be at least 1, or left out, got {self.tokens}")
         if self.tau is not None and not 0 < self.tau < math.inf:
             raise ValueError(f"--tau must be positive, got {self.tau:g}")
         if len(set(map(Path.resolve, self.runs))) < len(self.runs):

@@ -17,6 +17,7 @@ from runners.evaluation.figures import draw_payoff, draw_simplex
 from runners.evaluation.options import AVERAGE, LAST, START, Options
 from runners.evaluation.printed_tables import show
 from runners.evaluation.saved_runs import SavedRun
+from runners.evaluation.tokens.token_credit import sampled_credits, show_credits, write_credits
 from runners.run.curves import GAPS, Curves, draw
 from runners.run.record import read_lines, write_whole
 
@@ -63,12 +64,18 @@ def evaluate(options: Options) -> Path:
     """
     comparison = Comparison(options)
     results = content(comparison)
-    width = None if sys.stdout.isatty() else 140
-    show(results, Console(width=width, highlight=False))
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    show(results, console)
+    if options.tokens:
+        results["tokens"] = sampled_credits(comparison)
+        show_credits(results, console)
     folder = options.out or _default_folder(options.runs)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "evaluation.json", json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    for path in [folder / "evaluation.json", *write_pictures(comparison, folder)]:
+    written = [folder / "evaluation.json", *write_pictures(comparison, folder)]
+    if options.tokens:
+        written.append(write_credits(results, folder / "tokens.html"))
+    for path in written:
         print(path)
     return folder
 

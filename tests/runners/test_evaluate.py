@@ -5,6 +5,8 @@ import matplotlib.image
 import pytest
 import torch
 
+from agents.policies.tabular import TabularPolicy
+from agents.sb3.sb3_config import SB3PolicyConfig
 from envs import games
 from envs.tasks.task import make_task
 from preference_duel.names import UnknownNameError
@@ -15,6 +17,7 @@ from runners.evaluation.comparison import Comparison, Options
 from runners.evaluation.judges import read_judge
 from runners.evaluation.output import read_path
 from runners.evaluation.saved_runs import labels, read_saved_runs
+from runners.evaluation.tokens.token_credit import token_credits, write_credits
 from runners.run.config_file import read_settings
 from tests.paths import GOLDEN
 
@@ -180,3 +183,51 @@ def test_the_printed_ranking_says_that_the_elo_of_sure_wins_is_not_data():
     met |= {name: [1.0, 0.0] for name in ("nash_average", "against_nash", "alpha_rank")}
     assert "is where the fit stopped, not data" in printed_tables._ranking("judge", met).caption
     assert printed_tables._ranking("judge", met | {"table": [[0.5, 0.9], [0.1, 0.5]]}).caption is None
+
+
+def test_credits_of_tokens_sum_to_the_log_ratio_and_are_those_of_exact_values(runs, tmp_path, capsys):
+    """A language model's, token by token, and those of the table with its distribution."""
+    found = evaluated(runs / "b", "--tokens", "2", "--tau", "0.2", "--out", tmp_path)
+    run = read_saved_runs([runs / "b"], "cpu")[0]
+    policy, start, task = run.experiment.agent.policy, run.experiment.reference, run.experiment.task
+    samples = found["tokens"][0]
+    prompts = [sample["prompt"] for sample in samples]
+    assert prompts == list(task.held_out[:2])
+    laws = [one.distribution(task.all_prompts, task.responses) for one in (policy, start)]
+    responses = [next(y for y in task.responses if y.text == "".join(p for p, _ in s["tokens"])) for s in samples]
+    tables = [TabularPolicy(task, law) for law in laws]
+    exact = token_credits(*tables, prompts, responses, 0.2, task.tokenizer)
+    for b, (sample, of_table) in enumerate(zip(samples, exact, strict=True)):
+        credits, expected = ([value for _, value in one["tokens"]] for one in (sample, of_table))
+        assert credits == pytest.approx(expected, abs=1e-5)
+        assert max(map(abs, credits)) > 1e-3
+        row, column = task.all_prompts.index(sample["prompt"]), task.responses.index(responses[b])
+        ratio = (laws[0] / laws[1]).log()[row, column].item()
+        assert sample["credit"] == pytest.approx(0.2 * ratio, abs=1e-5)
+        assert of_table["credit"] == pytest.approx(0.2 * ratio)
+    page = (tmp_path / "tokens.html").read_text(encoding="utf-8")
+    assert page.count("<span title") == sum(len(sample["tokens"]) for sample in samples)
+    assert f"{samples[0]['credit']:+.3f}" in page
+    printed = capsys.readouterr().out
+    assert "tau log pi/ref of each token, tau 0.2" in printed
+    assert f"{samples[0]['credit']:+.3f}  {samples[0]['prompt']!r}: {samples[0]['tokens'][0][0]}" in printed
+
+
+def test_credits_of_text_name_every_token_and_escape_it(runs, tmp_path):
+    few = "--prompts", "2", "--pairs", "1", "--tokens", "1"
+    samples = evaluated(runs / "text", *few, "--out", tmp_path)["tokens"][0]
+    assert len(samples[0]["tokens"]) > 2
+    assert samples[0]["tokens"][-1][0] == ""  # the token that ends it
+    sample = {"prompt": "p", "tokens": [["<i>", 1.0]], "credit": 1.0}
+    content = {"runs": [{"label": "<b>", "tau": 1.0}], "tokens": [[sample]]}
+    text = write_credits(content, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "&lt;i&gt;" in text
+    assert "<i>" not in text
+    assert "background:#00823c" in text
+
+
+def test_credits_of_a_policy_without_tokens_are_refused():
+    task = make_task("symbols", alphabet=2, length=2, prompts=1)
+    policy = SB3PolicyConfig().build(task=task)
+    with pytest.raises(ValueError, match="SB3Policy tells no tokens"):
+        token_credits(policy, policy, task.prompts, task.responses[:1], 0.1, task.tokenizer)

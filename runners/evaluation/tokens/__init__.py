@@ -1,0 +1,1 @@
+"""What a policy's log-ratio to its start gives to each token of a response."""
