@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from agents import losses
-from agents.learning.learner import Batch, LearningAgent, policy_scalars, require_finite, token_logprob
+from agents.learning.learner import (
+    Batch,
+    LearningAgent,
+    policy_scalars,
+    require_finite,
+    sampled_logprob,
+    token_logprob,
+)
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel import groups
 from preference_duel.checks import at_least, one_of, positive, require
@@ -48,6 +55,10 @@ class GRPOConfig:
     """Largest distance of the ratio to the sampling policy from 1 that still pays, > 0."""
     epochs: int = 1
     """Steps on each group, >= 1."""
+    sampler_cap: float | None = None
+    """Multiply a token's advantage by min(p / p_sampler, sampler_cap), > 0, where vLLM's arithmetic makes p_sampler
+    another (truncated importance sampling, Yao et al. 2025, openreview.net/forum?id=xsonlP8DRV; published runs take 2);
+    None: never."""
     average: bool = True
     """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
@@ -57,6 +68,7 @@ class GRPOConfig:
         """Raises if a value is out of range."""
         require(self, tau=at_least(0), responses=at_least(2, "one sample has no other to beat"), epochs=at_least(1))
         require(self, schedule=one_of(FixedSchedule), aggregate=one_of(Aggregate), clip=positive)
+        require(self, sampler_cap=positive.or_none())
         require(self, baseline=one_of(Literal["mean", "others"]), kl=one_of(Literal["return", "loss"]))
 
     def build(self, *, policy: Policy, seed: int = 0) -> GRPO:
@@ -114,6 +126,8 @@ class GRPO(LearningAgent):
             old, mask = token_logprob(self.policy, duel.prompts, duel.left)  # [B, K, T]
             start, _ = token_logprob(self.start, duel.prompts, duel.left)
         earned = losses.reward_to_go(advantage.to(old), old - start, mask, config.tau if config.kl == "return" else 0.0)
+        if config.sampler_cap is not None:
+            earned = earned * losses.sampler_weight(old, sampled_logprob(duel.left, old), mask, config.sampler_cap)
 
         def loss(part: Batch) -> Tensor:
             log_policy, mask = token_logprob(self.policy, part.prompts, part.responses)  # [b, K, T]
@@ -126,7 +140,7 @@ class GRPO(LearningAgent):
 
         values = {"weight": weight.to(old), "old": old, "start": start, "earned": earned}
         flat = (reward.amax(1) == reward.amin(1)).double().mean().item()
-        scalars = {"duel/flat_groups": flat, **policy_scalars(weight, old.sum(-1), start.sum(-1))}
+        scalars = {"duel/flat_groups": flat, **policy_scalars(weight, old.sum(-1), start.sum(-1), duel.left)}
         return scalars | self.learner.step(Batch(duel.prompts, duel.left, values), loss, epochs=config.epochs)
 
 

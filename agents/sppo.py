@@ -95,7 +95,7 @@ class SPPO(LearningAgent):
 
         std = (weight * (win_rate - (weight * win_rate).sum(1, keepdim=True)).square()).sum(1).sqrt()  # [B]
         scalars = {"duel/win_rate_std": std.mean().item(), "duel/win_rate_max": win_rate.amax(1).mean().item()}
-        scalars |= policy_scalars(weight, log_old.to(win_rate), log_start)
+        scalars |= policy_scalars(weight, log_old.to(win_rate), log_start, duel.left)
         scalars |= self.learner.step(batch, loss, terms, config.epochs)
         self.renew(self.opponent, config.refresh_every)
         return scalars

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -47,11 +47,13 @@ class Completion:
     """One response.
 
     `tokens` are the ids that were sampled, with the EOS that ended them (none if the limit did); `text` is
-    derived from them. `tokens` is None if the text came from a file.
+    derived from them. `tokens` is None if the text came from a file. `token_logprob` are the nats of the tokens by what
+    sampled them, in its own arithmetic, if it said so; responses that differ in them alone are equal.
     """
 
     text: str
     tokens: tuple[int, ...] | None = None
+    token_logprob: tuple[float, ...] | None = field(default=None, compare=False, repr=False)
 
     @property
     def ids(self) -> tuple[int, ...]:

@@ -120,7 +120,7 @@ class ScoredStep(NamedTuple):
         """Returns entropy and KL from the reference of the policy before the step, if it sampled the left seat."""
         count = len(duel.left[0])
         log_reference = None if self.log_reference is None else self.log_reference[:, :count]
-        return policy_scalars(duel.left_weight, self.log_policy[:, :count], log_reference)
+        return policy_scalars(duel.left_weight, self.log_policy[:, :count], log_reference, duel.left)
 
 
 class Learner:
@@ -563,16 +563,46 @@ def token_logprob(
     return whole, torch.ones_like(whole, dtype=torch.bool)
 
 
-def policy_scalars(weight: Tensor, log_policy: Tensor, log_start: Tensor | None) -> dict[str, float]:
+def sampled_logprob(responses: Sequence[Sequence[Completion]], like: Tensor) -> Tensor:
+    """Returns the nats of each token by what sampled it: [B, K, T], of the kind of a tensor, 0 after a response's end.
+
+    Raises:
+        ValueError: if the sampler did not say.
+    """
+    result = torch.zeros(like.shape)
+    for b, row in enumerate(responses):
+        for k, response in enumerate(row):
+            if response.token_logprob is None:
+                raise ValueError(
+                    "sampler_cap needs the log-probabilities of what samples; language models and vLLM in this process "
+                    "give them, exact policies, tables and a server of vLLM do not: leave sampler_cap out"
+                )
+            result[b, k, : len(response.token_logprob)] = torch.tensor(response.token_logprob)
+    return to_device(result.to(like.dtype), like.device)
+
+
+def policy_scalars(
+    weight: Tensor,
+    log_policy: Tensor,
+    log_start: Tensor | None,
+    responses: Sequence[Sequence[Completion]] = (),
+) -> dict[str, float]:
     """Returns the entropy of the sampling policy and its KL from the start, by tag: exact if weights are probabilities.
+
+    Beside them, if samples have log-probabilities of their own, how far those of the policy that learns are from them.
 
     Args:
         weight: [B, K] of the responses, rows sum to 1.
         log_policy: [B, K] nats.
         log_start: [B, K] nats; None: no KL.
+        responses: [B][K] samples of this policy.
     """
     log_policy = log_policy.to(weight)
     scalars = {"policy/entropy": -(weight * log_policy).sum(1).mean().item()}
     if log_start is not None:
         scalars["policy/kl"] = (weight * (log_policy - log_start.to(weight))).sum(1).mean().item()
+    sampled = [[y.token_logprob for y in row] for row in responses]
+    if sampled and all(nats is not None for row in sampled for nats in row):
+        gap = (log_policy - torch.tensor([[sum(nats or ()) for nats in row] for row in sampled]).to(weight)).abs()
+        scalars |= {"policy/sampler_gap": gap.mean().item(), "policy/sampler_gap_max": gap.max().item()}
     return scalars

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from agents import losses
-from agents.learning.learner import Batch, policy_scalars, require_finite, token_logprob
+from agents.learning.learner import Batch, policy_scalars, require_finite, sampled_logprob, token_logprob
 from agents.optim.optimiser import Optimiser, OptimiserConfig
 from agents.policies.tensors import restore, tensors
 from preference_duel.checks import one_of, positive, require, share
@@ -57,6 +57,11 @@ class GradientConfig:
     value: OptimiserConfig = field(default_factory=lambda: OptimiserConfig("adamw", momentum=0.9))
     """Optimiser of the value function; its learning rate is 1e-3 if none is given."""
 
+    sampler_cap: float | None = None
+    """Multiply a token's advantage by min(p / p_sampler, sampler_cap), > 0, where vLLM's arithmetic makes p_sampler
+    another (truncated importance sampling, Yao et al. 2025, openreview.net/forum?id=xsonlP8DRV; published runs take 2);
+    None: never. Not with form rebel."""
+
     def __post_init__(self) -> None:
         """Raises if a value is out of range."""
         if self.form == "grpo":
@@ -65,6 +70,9 @@ class GradientConfig:
                 "goes on only with the version that began it"
             )
         require(self, form=one_of(Form), baseline=one_of(Baseline), gae=share, eta=positive, clip=positive)
+        require(self, sampler_cap=positive.or_none())
+        if self.form == "rebel" and self.sampler_cap is not None:
+            raise ValueError("sampler_cap weighs the tokens of forms reinforce and ppo; rebel regresses on responses")
         if self.baseline == "value" and self.form != "ppo":
             raise ValueError(f"a value function belongs to form='ppo', got {self.form!r}; take baseline='draws'")
         if self.epochs < 1 or (self.epochs > 1 and self.form == "reinforce"):
@@ -134,6 +142,9 @@ class PolicyGradient:
             values["earned"] = reward.to(drew) - self.tau * (drew - log_start).sum(-1)
         else:
             values |= self._advantages(draws, reward.to(drew), drew - log_start, mask)
+            if config.sampler_cap is not None:
+                sampled = sampled_logprob(draws.responses, drew)
+                values["earned"] = values["earned"] * losses.sampler_weight(drew, sampled, mask, config.sampler_cap)
 
         surrogate = config.surrogate()
 
@@ -150,7 +161,7 @@ class PolicyGradient:
             return (part["weight"] * surrogate(log_policy, drew, earned, mask)).sum(1)
 
         batch = Batch(draws.prompts, draws.responses, values)
-        scalars = policy_scalars(draws.weight, drew.sum(-1), log_start.sum(-1))
+        scalars = policy_scalars(draws.weight, drew.sum(-1), log_start.sum(-1), draws.responses)
         scalars["loss/learning_rate"] = learner.learning_rate
         if self.critic is not None:
             scalars["loss/value"] = self._fit_critic(batch, mask)

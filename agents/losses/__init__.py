@@ -37,6 +37,7 @@ from agents.losses.surrogates import (
     policy_gradient,
     rebel,
     reward_to_go,
+    sampler_weight,
 )
 from agents.losses.tokens import contrast, cringe, pairwise_cringe, tdpo, token_kl
 
@@ -83,6 +84,7 @@ __all__ = [
     "reward_to_go",
     "robust_dpo",
     "rrhf",
+    "sampler_weight",
     "simpo",
     "slic",
     "sppo",

@@ -78,6 +78,32 @@ def generalised_advantage(
     return advantage * mask, (advantage + value) * mask
 
 
+def sampler_weight(token_logprob: Tensor, sampled: Tensor, mask: Tensor, cap: float) -> Tensor:
+    """Returns min(p(token) / p_sampler(token), cap): what each token counts if the sampler's arithmetic is another.
+
+    Truncated importance sampling (Ionides 2008, doi:10.1198/106186008X320456), token by token as Yao et al. 2025 weigh
+    samples of vLLM ("On the Rollout-Training Mismatch in Modern RL Systems", openreview.net/forum?id=xsonlP8DRV).
+
+    Args:
+        token_logprob: [B, K, T] nats of the policy that learns, before its step.
+        sampled: [B, K, T] nats of the same policy, as what sampled it computes them.
+        mask: [B, K, T] bool.
+        cap: positive.
+
+    Returns:
+        [B, K, T], detached; 0 where no token counts.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if not token_logprob.shape == sampled.shape == mask.shape:
+        raise ValueError(
+            f"token_logprob, sampled and mask must have one shape, got {tuple(token_logprob.shape)}, "
+            f"{tuple(sampled.shape)} and {tuple(mask.shape)}"
+        )
+    return (token_logprob.detach() - sampled).exp().clamp(max=cap) * mask
+
+
 def policy_gradient(token_logprob: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
     """Returns the surrogate -sum_t log pi(y_t) A_t of each response (Williams 1992).
 

@@ -84,7 +84,7 @@ class EGPO(LearningAgent):
             log_reference = self.reference.logprob(duel.prompts, duel.left)  # [B, K]
             log_player = self._player.logprob(duel.prompts, duel.left)  # [B, K]
             log_policy = self.policy.logprob(duel.prompts, duel.left)  # [B, K]
-        scalars = policy_scalars(duel.left_weight, log_player, log_reference)
+        scalars = policy_scalars(duel.left_weight, log_player, log_reference, duel.left)
         scalars |= mirror_step(self.learner, duel, log_policy, log_reference, self.config.eta, self.config.tau)
         if is_half_step:
             self.half.load_state_dict(self.policy.state_dict())

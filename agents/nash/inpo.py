@@ -91,7 +91,7 @@ class INPO(LearningAgent):
         with torch.no_grad():
             log_reference = self.reference.logprob(duel.prompts, duel.left)  # [B, K]
             log_opponent = self.opponent.logprob(duel.prompts, duel.left)  # [B, K]
-        scalars = policy_scalars(duel.left_weight, log_opponent, log_reference)
+        scalars = policy_scalars(duel.left_weight, log_opponent, log_reference, duel.left)
         scalars |= mirror_step(self.learner, duel, log_opponent, log_reference, config.eta, config.tau)
         self.renew(self.opponent, config.refresh_every)
         return scalars

@@ -159,4 +159,4 @@ def gradient_step(learner: Learner, reference: Policy, duel: Duel, tau: float) -
 
     values = {"advantage": advantage, "weight": duel.left_weight.to(log_policy)}
     scalars = learner.step(Batch(duel.prompts, duel.left, values), loss)
-    return {**policy_scalars(duel.left_weight, whole_policy, whole_reference), **scalars}
+    return {**policy_scalars(duel.left_weight, whole_policy, whole_reference, duel.left), **scalars}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from agents.policies.lm.decoder import Decoder
+from agents.policies.lm.generation import Generation
 from agents.policies.lm.scoring import chosen
 from agents.policies.mixtures import Frozen, require_alike, save_part, write_json
 from agents.policies.tabular import TabularPolicy
@@ -166,9 +167,9 @@ class GeometricLM(_Geometric, TokenPolicy):
         """Returns the number of tokens of a prompt."""
         return self._parts[0].prompt_length(prompt)
 
-    def completions(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
+    def completions(self, generated: Sequence[Generation]) -> list[Completion]:
         """Returns the responses of these tokens."""
-        return self._parts[0].completions(tokens)
+        return self._parts[0].completions(generated)
 
     def tokens_of(self, response: Completion) -> tuple[int, ...]:
         """Returns the tokens of a response."""

@@ -17,7 +17,7 @@ from agents.policies.lm.batching import groups
 from agents.policies.lm.constraints import Constraints
 from agents.policies.lm.decoder import Decoder
 from agents.policies.lm.enumeration import listed_logprob
-from agents.policies.lm.generation import generate
+from agents.policies.lm.generation import Generation, generate
 from agents.policies.lm.response_trie import ResponseTrie
 from agents.policies.lm.scoring import chosen
 from preference_duel import distributed
@@ -67,8 +67,8 @@ class TokenPolicy(Policy):
         """Returns the number of tokens of a prompt, those of the chat template included."""
 
     @abstractmethod
-    def completions(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
-        """Returns the responses of these tokens."""
+    def completions(self, generated: Sequence[Generation]) -> list[Completion]:
+        """Returns the responses of these tokens, with their log-probabilities."""
 
     @abstractmethod
     def tokens_of(self, response: Completion) -> tuple[int, ...]:
@@ -100,15 +100,15 @@ class TokenPolicy(Policy):
         shape = len(prompts), n, self.constraints.limit
         lengths = [self.prompt_length(prompt) for prompt in prompts]
         own = sorted(distributed.share(shape[0]), key=lengths.__getitem__)  # little padding, or none, in a batch
-        b, k, t = np.ix_(np.array(own, dtype=np.int64), range(shape[1]), range(shape[2]))
+        b, (k, t) = np.array(own, dtype=np.int64)[:, None, None], np.ogrid[: shape[1], : shape[2]]
         uniforms = torch.from_numpy(key.uniform(k=k, l=b, vote=t)).reshape(-1, shape[2])
-        tokens: list[list[int]] = []
+        generated: list[Generation] = []
         rows_at_once = self.rows_at_once(max(lengths, default=0) + shape[2])
         with self.gathered():
             for rows in torch.tensor(own, dtype=torch.long).repeat_interleave(n).split(rows_at_once):
-                part = to_device(uniforms[len(tokens) : len(tokens) + len(rows)], self.device)
-                tokens += generate(self.decoder(prompts, rows.tolist()), self.constraints, part) if len(rows) else []
-        by_prompt = dict(zip(own, (tokens[i : i + n] for i in range(0, len(tokens), n)), strict=True))
+                part = to_device(uniforms[len(generated) : len(generated) + len(rows)], self.device)
+                generated += generate(self.decoder(prompts, rows.tolist()), self.constraints, part) if len(rows) else []
+        by_prompt = dict(zip(own, (generated[i : i + n] for i in range(0, len(generated), n)), strict=True))
         everything = distributed.exchange([by_prompt[i] for i in sorted(own)], shape[0])
         return [self.completions(rows) for rows in everything], torch.full(shape[:2], 1 / n)
 

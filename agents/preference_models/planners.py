@@ -30,7 +30,8 @@ def solve_equilibrium(
     prompts = list(dict.fromkeys(duel.prompts))
     with torch.no_grad():
         log_reference = reference.logprob(duel.prompts, duel.left)  # [B, K]
-        scalars = policy_scalars(duel.left_weight, policy.logprob(duel.prompts, duel.left), log_reference)
+        log_policy = policy.logprob(duel.prompts, duel.left)
+        scalars = policy_scalars(duel.left_weight, log_policy, log_reference, duel.left)
         start = reference.distribution(prompts, policy.cells.responses)  # [X, N]
         nash = regularised_nash(model.matrix(prompts), start / start.sum(-1, keepdim=True), tau, tol=1e-8)
         policy.logits[policy.cells.rows_of(prompts)] = nash.policy.clamp_min(_LEAST).log()

@@ -92,7 +92,7 @@ def drawn_scalars(policy: SB3Policy, start: SB3Policy, duel: Duel) -> dict[str, 
     """Returns entropy and KL from the start of the policy that drew, estimated by its draws."""
     with torch.no_grad():
         log_policy, log_start = (one.logprob(duel.prompts, duel.left).cpu() for one in (policy, start))
-    return policy_scalars(duel.left_weight, log_policy, log_start)
+    return policy_scalars(duel.left_weight, log_policy, log_start, duel.left)
 
 
 def logged(model: Any, algorithm: str) -> dict[str, float]:

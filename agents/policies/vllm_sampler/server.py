@@ -12,7 +12,8 @@ from typing import Any
 
 import httpx
 
-from agents.policies.vllm_sampler.engine import SUPPORTED_NAMES, Generation, SyncedPolicy, is_supported
+from agents.policies.lm.generation import Generation
+from agents.policies.vllm_sampler.engine import SUPPORTED_NAMES, SyncedPolicy, is_supported
 from preference_duel import distributed
 
 _AT_ONCE = 64
@@ -35,6 +36,7 @@ class Server:
     """
 
     tolerance = 0.25
+    processed = False  # unless it was started so, which it does not tell
 
     def __init__(self, address: str, exchange: Path, context: int) -> None:
         self.address, self.exchange = address.rstrip("/"), exchange.expanduser().resolve()

@@ -497,6 +497,37 @@ def test_a_model_without_a_cache_of_keys_and_values_is_refused(tmp_path):
         policy_of(tmp_path)
 
 
+@pytest.mark.parametrize("fields", [{"temperature": 0.6, "top_p": 0.8}, {"compute": "bfloat16"}], ids=str)
+def test_samples_bring_the_log_probabilities_of_what_sampled_them(folder, fields):
+    policy = policy_of(folder, text_task(folder, limit=8), **fields)
+    drawn, _ = policy.draw(PROMPTS, 3, Key(3, 5))
+    sampled = torch.tensor([nats for row in drawn for y in row for nats in y.token_logprob])
+    for reader in (policy, policy_of(folder, text_task(folder, limit=8))):
+        with torch.no_grad():
+            read, mask = reader.token_logprob(PROMPTS, drawn)
+        gap = (sampled - read[mask]).abs().max()
+        assert gap < 1e-5 if reader is policy else gap > 1e-3
+    assert [[Completion(y.text, y.tokens) for y in row] for row in drawn] == drawn
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_log_probabilities_and_weights_are_float32_if_passes_are_bfloat16(tmp_path, kind):
+    policy = policy_of(write_model(tmp_path, kind), compute="bfloat16")
+    drawn, _ = policy.draw(PROMPTS, 2, Key(0))
+    logprob = policy.logprob(PROMPTS, drawn)
+    logprob.sum().backward()
+    assert logprob.dtype == torch.float32
+    assert {(p.dtype, p.grad.dtype) for p in policy.parameters()} == {(torch.float32, torch.float32)}
+
+
+def test_samples_of_a_finite_task_bring_log_probabilities_too():
+    policy = TinyConfig().build(task=make_task("symbols", alphabet=2, length=2, prompts=1))
+    drawn, _ = policy.draw(["x"], 4, Key(0))
+    with torch.no_grad():
+        read = policy.logprob(["x"], drawn)
+    assert torch.allclose(torch.tensor([[sum(y.token_logprob) for y in drawn[0]]]), read, atol=1e-5)
+
+
 def test_prompts_of_similar_length_are_sampled_together(folder, monkeypatch):
     policy = policy_of(folder, text_task(folder, limit=8), micro_tokens=8)
     started, start = [], policy.decoder

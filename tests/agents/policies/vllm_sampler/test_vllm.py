@@ -67,6 +67,7 @@ class Fake:
     """Records what was loaded; each response is a legal token by its prompt's seed."""
 
     tolerance = 0.25
+    processed = True
 
     def __init__(self, keeps=True):
         self.loaded, self.keeps = [], keeps
@@ -159,7 +160,7 @@ def test_vllm_gets_our_distribution():
     draw(engine, "a", [[2]])
     assert engine.generator.parameters == {
         "n": 2, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "max_tokens": 5, "min_tokens": 0,
-        "logit_bias": {0: -math.inf}, "stop_token_ids": [1], "ignore_eos": True,
+        "logit_bias": {0: -math.inf}, "stop_token_ids": [1], "ignore_eos": True, "logprobs": 0,
     }  # fmt: skip
 
 
@@ -173,6 +174,14 @@ def vocabulary(width, forbidden):
 def test_no_request_lists_more_tokens_than_the_runner_of_gpus_takes(width, forbidden):
     parameters = Engine(Fake(), vocabulary(width, forbidden), longest=2).parameters(Weights.sampling)
     assert all(len(value) <= 1024 for value in parameters.values() if isinstance(value, dict | list))
+
+
+def test_samples_bring_the_log_probabilities_of_vllm(tmp_path):
+    policy = policy_of(write_model(tmp_path), text_task(tmp_path, limit=20))
+    policy.engine = Engine(Fake(), policy.constraints, longest=9)
+    policy.engine._require_same_weights = policy.engine._require_legal = policy.engine.generator.load = mock.Mock()
+    ((first, _),) = policy.draw(PROMPTS[:1], 2, Key(0))[0]
+    assert first.token_logprob == (-1.1,) * 20
 
 
 def test_an_illegal_token_is_noticed():
@@ -388,6 +397,7 @@ def test_a_server_gets_our_distribution_as_far_as_its_protocol_goes(tmp_path):
     ((path, request),) = server.requests
     assert path == "/v1/completions"
     assert request["logit_bias"] == {"0": -100.0}
+    assert "logprobs" not in request  # they would be of the model's raw logits
     assert (request["temperature"], request["top_p"], request["stop_token_ids"]) == (0.7, 0.9, [1])
 
 
@@ -420,7 +430,7 @@ def test_its_log_probabilities_are_ours(policy):
     policy.draw(PROMPTS, 1, Key(0))
     assert policy.engine.generator.llm.llm_engine.vllm_config.use_v2_model_runner == INTERPRETED
     ids = [{"prompt_token_ids": list(policy.tokenizer.prompt(prompt))} for prompt in PROMPTS]
-    params = SamplingParams(n=16, seed=1, logprobs=0, detokenize=False, **policy.engine.parameters(policy.sampling))
+    params = SamplingParams(n=16, seed=1, detokenize=False, **policy.engine.parameters(policy.sampling))
     for prompt, answer in zip(PROMPTS, policy.engine.generator.llm.generate(ids, params, use_tqdm=False), strict=True):
         drawn = [Completion("", tuple(one.token_ids)) for one in answer.outputs]
         with torch.no_grad():
@@ -510,6 +520,7 @@ def test_a_run_draws_by_vllm(tmp_path, count):
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert lines[-1]["step"] == 2
     assert lines[0]["eval/win_rate_vs_ref"] == pytest.approx(0.5, abs=0.2)
+    assert 0 < lines[-1]["policy/sampler_gap"] <= lines[-1]["policy/sampler_gap_max"] < 1e-3
 
 
 @pytest.mark.vllm
