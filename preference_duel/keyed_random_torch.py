@@ -47,6 +47,21 @@ def uniform(seed: Tensor, stream: int, episode: Tensor) -> Tensor:
     return ((c0 << 21) ^ (c1 >> 11)).double() * 2.0**-53
 
 
+def cumulative_sum(values: Tensor) -> Tensor:
+    """Returns the sums [..., T] of values up to each of them; the same bits at every call if torch is to repeat itself.
+
+    CUDA's own has no order to add in, and torch refuses it under `torch.use_deterministic_algorithms(True)`. Then each
+    adds what lies 1, 2, 4, ... places before (Hillis and Steele 1986): log2(T) passes over the values.
+    """
+    if values.device.type == "cpu" or not torch.are_deterministic_algorithms_enabled():
+        return values.cumsum(-1)
+    distance = 1
+    while distance < values.shape[-1]:
+        later = values[..., distance:] + values[..., :-distance]
+        values, distance = torch.cat([values[..., :distance], later], dim=-1), 2 * distance
+    return values
+
+
 def choose(weights: Tensor, uniforms: Tensor) -> Tensor:
     """Draws indices by inversion of the cumulative distribution, several from each row.
 
@@ -57,7 +72,7 @@ def choose(weights: Tensor, uniforms: Tensor) -> Tensor:
     Returns:
         [R, n] columns; one of weight 0 is never among them.
     """
-    edges = weights.double().cumsum(-1)
+    edges = cumulative_sum(weights.double())
     total = edges[:, -1:]
     points = torch.minimum(uniforms * total, total.nextafter(torch.zeros_like(total)))
     return torch.searchsorted(edges, points, right=True)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from preference_duel.keyed_random_torch import cumulative_sum
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -34,7 +36,7 @@ def reward_to_go(reward: Tensor, log_ratio: Tensor, mask: Tensor, tau: float) ->
             f"reward, log_ratio and mask must be [B, K], [B, K, T] and [B, K, T], got {tuple(reward.shape)}, "
             f"{tuple(log_ratio.shape)} and {tuple(mask.shape)}"
         )
-    left = (log_ratio.detach() * mask).flip(-1).cumsum(-1).flip(-1)
+    left = cumulative_sum((log_ratio.detach() * mask).flip(-1)).flip(-1)
     return (reward.detach()[..., None] - tau * left) * mask
 
 

@@ -59,6 +59,9 @@ class RunConfig:
     """The run directory; None: runs/TASK-AGENT-ORACLE-seedN-TIME."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks run; auto: cuda where there is one."""
+    deterministic: bool = False
+    """Use only operations that give the same bits whenever they are repeated on the same device, and stop at one that
+    has no such form; slower on GPUs."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """What processes started by torchrun share: "ddp" the work, each with whole parameters; "fsdp" the parameters too
     (FSDP2), where one GPU can't hold them. It may change on --resume, as their number may."""

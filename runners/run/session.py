@@ -31,8 +31,33 @@ from runners.run.summary import summary
 def run(command: Command) -> int:
     """Builds the experiment and runs it to the last step; returns the exit code of `main`."""
     device = choose_device(command.settings.run.device)
-    with distributed.together(device), _said_once():
+    with distributed.together(device), _repeatable(command.settings.run.deterministic), _said_once():
         return _run(command, device)
+
+
+@contextlib.contextmanager
+def _repeatable(wanted: bool) -> Iterator[None]:
+    """Has torch and vLLM take only operations inside the block that repeat their results, if that is wanted.
+
+    Raises:
+        ValueError: if an operation has no such form.
+    """
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    os.environ.setdefault("VLLM_BATCH_INVARIANT", "1")  # read when vLLM starts
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        reason = str(error).split(". ")[0].removesuffix(".")
+        raise ValueError(f"--run.deterministic: {reason}; leave it out, or take other parts") from error
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _run(command: Command, device: str) -> int:

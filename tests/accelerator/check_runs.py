@@ -192,6 +192,21 @@ def apart(host, device, tolerance):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("case", ["grpo", "ipo truncated"])
+def test_a_run_that_is_to_repeat_itself_has_the_scalars_of_the_cpu(case, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("agents.policies.lm.copies.LARGE", 0)
+    settings = settings_of(case, folder)
+    _, host = on_the_cpu(settings)
+    with accelerator.attached():
+        torch.use_deterministic_algorithms(True)
+        try:
+            _, device = on_the_device(settings, tmp_path)
+        finally:
+            torch.use_deterministic_algorithms(False)
+    assert [apart(*both, 1e-4) for both in zip(host, device, strict=True)] == [{}] * 4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("compute", "size"), [("float32", 4), ("bfloat16", 2)])
 def test_so_many_responses_are_sampled_at_once_as_fit_into_memory(compute, size, tmp_path, monkeypatch):
     keys_and_values, longest = 2 * 2 * 2 * 8, 4 + 3  # of a token: two layers, two heads of width 8; <user>, ab, <bot>

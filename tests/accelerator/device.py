@@ -72,6 +72,8 @@ class Costs:
 
 COSTS = Costs()
 _NEEDS_VALUES = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_consecutive", "equal"}
+_UNORDERED = {"cumsum", "histc", "nll_loss_forward", "put_", "median"}
+"""Operations that CUDA refuses under torch's deterministic algorithms."""
 _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 
 
@@ -195,6 +197,7 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         here = isinstance(tensors[0], DeviceTensor)
     if len(ours) < len(tensors) and name not in _COPIES:
         _require_one_device(func, name, tensors)
+    _require_order(name, tensors)
     moves = name in ("_to_copy", "copy_")
     goes_on = kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,)) or "output_size" in kwargs
     _count(name, flat, moves and here and len(ours) < len(tensors), moves and not here, not goes_on)
@@ -254,6 +257,15 @@ def _require_one_device(func: Any, name: str, tensors: list[Tensor]) -> None:
         f"Expected all tensors to be on the same device, but found at least two devices, {NAME}:0 and cpu! "
         f"{func} of {shapes}, called in {_place()}"
     )
+
+
+def _require_order(name: str, tensors: list[Tensor]) -> None:
+    """Raises for an operation on floats that CUDA does in any order, if torch is to repeat itself."""
+    if name in _UNORDERED and tensors[0].is_floating_point() and torch.are_deterministic_algorithms_enabled():
+        raise RuntimeError(
+            f"{name}_cuda_kernel does not have a deterministic implementation, but you set "
+            f"'torch.use_deterministic_algorithms(True)'. Called in {_place()}"
+        )
 
 
 class _Attached(TorchDispatchMode):

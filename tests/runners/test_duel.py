@@ -225,6 +225,19 @@ def test_other_errors_of_a_program_are_not_taken_for_memory(lab, monkeypatch):
         main(f"{OUTSIDE} --run.dir run".split())
 
 
+def test_a_run_that_is_to_repeat_itself_stops_at_an_operation_that_can_not(lab, monkeypatch, capsys):
+    def fail(*_):
+        assert torch.are_deterministic_algorithms_enabled()
+        raise RuntimeError("median CUDA does not have a deterministic implementation, but you set '...'. You can turn")
+
+    monkeypatch.setattr("runners.run.loop.one_step", fail)
+    assert main(f"{OUTSIDE} --run.dir run --run.deterministic".split()) == 1
+    said = capsys.readouterr().err
+    assert "error: --run.deterministic: median CUDA does not have a deterministic implementation" in said
+    assert "leave it out, or take other parts" in said
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_a_run_ends_when_its_queries_are_spent(lab):
     arguments = f"{OUTSIDE} --run.steps 50 --run.queries 200 --run.eval_every 30 --run.dir run"
     assert main(arguments.split()) == 0

@@ -11,7 +11,7 @@ from torch import Tensor
 from agents.policies.lm.constraints import Constraints
 from agents.policies.lm.decoder import Decoder
 from preference_duel.checks import at_least, positive, require, within
-from preference_duel.keyed_random_torch import choose
+from preference_duel.keyed_random_torch import choose, cumulative_sum
 
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
 """Largest difference, in nats, of the same logit between a cached and a whole forward pass."""
@@ -78,7 +78,7 @@ class SamplingParams:
         if self.top_p == 1:
             return ordered[:, -1:]
         probs = ordered.softmax(-1)
-        before = probs.cumsum(-1) - probs
+        before = cumulative_sum(probs) - probs
         return ordered.masked_fill(before >= self.top_p, torch.inf).amin(-1, keepdim=True)
 
 
