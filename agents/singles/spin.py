@@ -86,4 +86,4 @@ class SPIN(LearningAgent):
         step = self.step_on_pairs(pairs, self.opponent, loss, weight=label[:, :, None] * count)
         assert step.log_reference is not None
         self.renew(self.opponent, config.refresh_every)
-        return policy_scalars(own_weight, step.log_reference[:, len(shown[0]) :], None) | step.scalars
+        return policy_scalars(own_weight, step.log_reference[:, len(shown[0]) :], None, own) | step.scalars
