@@ -34,6 +34,7 @@ from oracles.human.listener import listen
 from oracles.registry import make
 from oracles.serving.reward_server import RewardServer
 from preference_duel.protocols import Oracle, forget
+from runners.serve import keep_no_shapes
 
 TOLERANCE = 1e-5
 """Largest difference that a batch's other rows make to a network's answer."""
@@ -294,6 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--wait", type=float, default=2.0, help="seconds until a group is refused (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    keep_no_shapes()  # the oracle called directly is that of the server
     clients, size, seed = options.clients, options.group_size, options.seed
     number, batch = options.requests // size, clients // size
     oracle = make(options.oracle)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from oracles import Oracle
 
 NEEDS = "starlette", "uvicorn", "msgpack"
+ONEDNN_SHAPES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+"""Environment variable of the number of shapes whose kernels oneDNN, torch's library on the CPU, keeps (1,024)."""
 TOKEN = "DUEL_TOKEN"
 """Environment variable of the secret that requests must bring."""
 SCHEDULES = "all_pairs", "circular", "chunks", "anchor", "swiss"
@@ -51,8 +53,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def keep_no_shapes() -> None:
+    """Lets oneDNN keep no kernels, unless the user says how many; works until its first use.
+
+    Hardly two batches of a server have one shape, so that kept kernels are of no use, and they lie between the large
+    buffers that torch returns to the heap: the heap could not return these to the system, and grew.
+    """
+    os.environ.setdefault(ONEDNN_SHAPES, "0")
+
+
 def _serve(options: argparse.Namespace) -> int:
     """Serves until Ctrl-C."""
+    keep_no_shapes()
     require_oracle(options.oracle.partition(",")[0])
     if missing := [name for name in NEEDS if find_spec(name) is None]:
         raise ValueError(f"runners.serve needs {' and '.join(missing)}: pip install 'preference-duel[serve]'")

@@ -1,6 +1,7 @@
 """The server answers the protocols of trainers, and says what is wrong with a request."""
 
 import asyncio
+import os
 import re
 import signal
 import subprocess
@@ -305,6 +306,17 @@ def test_a_wrong_command_line_is_told_in_a_line(words, code, message, capsys):
     assert serve.main(words) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "0"), ("64", "64")])
+def test_one_dnn_keeps_no_shapes_while_the_server_runs_unless_told(given, kept, monkeypatch):
+    monkeypatch.setenv(serve.ONEDNN_SHAPES, given or "")  # restored after the test
+    if given is None:
+        monkeypatch.delenv(serve.ONEDNN_SHAPES)
+    seen = []
+    monkeypatch.setattr(RewardServer, "run", lambda *_: seen.append(os.environ.get(serve.ONEDNN_SHAPES)))
+    assert serve.main(["--oracle", "benchmarks.serving:Hashed"]) == 0
+    assert seen == [kept]
 
 
 def test_a_port_in_use_is_told(capsys):
