@@ -21,7 +21,7 @@ from runners.benchmark.suites import Cell
 from runners.run.build import Experiment, build_experiment, choose_device
 from runners.run.cli import parse
 from runners.run.config import RunConfig
-from runners.run.evaluator import law, sampled_kl
+from runners.run.evaluator import distribution, sampled_kl
 from runners.run.loop import steps
 
 REGRET = "regret/von_neumann"
@@ -151,7 +151,7 @@ class Meter:
         agent, evaluation = self.experiment.agent, self.experiment.evaluation
         distributions = None
         if self._columns:
-            rows = law(agent.policy, evaluation.task, evaluation.prompts)
+            rows = distribution(agent.policy, evaluation.task, evaluation.prompts)
             distributions = rows.view(self.replicas, -1, len(self._columns)).round(decimals=DIGITS).tolist()
         contents = []
         for r, curve in enumerate(self._curves):

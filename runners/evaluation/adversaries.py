@@ -28,7 +28,7 @@ from runners.run.checkpoint import steps
 from runners.run.cli import Command
 from runners.run.config import RunConfig, Settings, sampling
 from runners.run.config_file import is_run
-from runners.run.evaluator import Example, law, require_affordable, sampled_kl
+from runners.run.evaluator import Example, distribution, require_affordable, sampled_kl
 from runners.run.session import run as run_command
 
 NUMBERS = 1, 4, 16, 64
@@ -89,7 +89,7 @@ class Samples:
     @cached_property
     def probs(self) -> Tensor:
         """[B, N] the policy's distribution on a finite task."""
-        return law(self.policy, self.task, self.prompts)
+        return distribution(self.policy, self.task, self.prompts)
 
     def wins(self, responses: Sequence[Sequence[str]]) -> Tensor:
         """Returns [B, M, N] float64 P(response m beats sample n of the policy | prompt), NaN if unread."""
@@ -232,7 +232,7 @@ def gained(samples: Samples, experiment: Experiment, asked: int, key: Key) -> Fi
     """
     policy, task, prompts = experiment.agent.policy, experiment.task, samples.prompts
     if task.responses is not None:
-        probs, start = (law(one, task, prompts) for one in (policy, experiment.reference))
+        probs, start = (distribution(one, task, prompts) for one in (policy, experiment.reference))
         gain = max(0.0, torch.einsum("bm,bmn,bn->b", probs, samples.matrices, samples.probs).mean().item() - 0.5)
         return Finding("trained", Bound(gain, gain, gain), asked, kl_divergence(probs, start).mean().item())
     responses = sampled(policy, prompts, len(samples.texts[0]), key)

@@ -21,7 +21,7 @@ from runners.evaluation.options import AVERAGE, LAST, START, Options
 from runners.evaluation.saved_runs import SavedRun, read_saved_runs
 from runners.run.build import choose_device, tau_of
 from runners.run.curves import Curves
-from runners.run.evaluator import Evaluation, choose, law
+from runners.run.evaluator import Evaluation, choose, distribution
 from runners.run.record import read_lines
 
 
@@ -54,7 +54,8 @@ class Comparison:
     def distributions(self) -> list[dict[str, Tensor]]:
         """The distributions of each run's policies on a finite task: name -> [B, N], the start first."""
         return [
-            {name: law(policy, self.task, self.prompts) for name, policy in policies(run).items()} for run in self.runs
+            {name: distribution(policy, self.task, self.prompts) for name, policy in policies(run).items()}
+            for run in self.runs
         ]
 
     @cached_property

@@ -51,7 +51,7 @@ def write_pictures(comparison: Comparison, folder: Path) -> list[Path]:
 
 def read_path(run: SavedRun, prompt: str) -> list[NDArray[np.float64]]:
     """Returns how a run's policy and its average policy moved, [T, N] each, if the run recorded it."""
-    lines = [line for line in read_lines(run.directory / "laws.jsonl") if line["prompt"] == prompt]
+    lines = [line for line in read_lines(run.directory / "distributions.jsonl") if line["prompt"] == prompt]
     return [np.array([line[key] for line in lines]) for key in ("policy", AVERAGE) if lines and key in lines[0]]
 
 

@@ -51,7 +51,9 @@ class Curves:
         """Returns the queries made up to a step."""
         known = [(line["step"], line["duel/queries"]) for line in self.lines if "duel/queries" in line]
         if not known:
-            raise ValueError(f"{self.label} counted no queries (whole laws were played); draw it over --x steps")
+            raise ValueError(
+                f"{self.label} counted no queries (whole distributions were played); draw it over --x steps"
+            )
         numbers = [step for step, _ in known]
         return lambda step: float(([0, *(count for _, count in known)])[bisect_right(numbers, step)])
 

@@ -37,7 +37,7 @@ _TAGS = {
 POOL_PROMPTS = 24
 """Held-out prompts of `pool_bound`; with 16 responses each it takes a quarter of an evaluation's time."""
 SMALL = 16
-"""Responses up to which a policy's whole law is written down at every evaluation."""
+"""Responses up to which a policy's whole distribution is written down at every evaluation."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def win_rate(oracle: Oracle, prompts: Sequence[str], responses: Sequence[Row], r
     return replace(over_prompts(rates[~rates.isnan()]), unread=share)
 
 
-def law(policy: Policy, task: Task, prompts: Sequence[str]) -> Tensor:
+def distribution(policy: Policy, task: Task, prompts: Sequence[str]) -> Tensor:
     """Returns [B, N] float64 the probability of every response of a finite task; float32 is made to sum to 1."""
     probs = policy.distribution(prompts, task.responses or ())
     return probs / probs.sum(-1, keepdim=True)
@@ -157,31 +157,31 @@ def require_affordable(prompts: Sequence[str], responses: Sequence[str], flag: s
 
 
 def exact_measures(
-    law: Tensor, matrices: Tensor, reference: Tensor, tau: float, nash: Tensor | None
+    probs: Tensor, matrices: Tensor, reference: Tensor, tau: float, nash: Tensor | None
 ) -> dict[str, Tensor]:
     """Returns what a policy of a finite task is worth, [B] by name.
 
     Args:
-        law: [B, N] the policy's probabilities.
+        probs: [B, N] the policy's probabilities.
         matrices: [B, N, N] the payoff of every prompt.
         reference: [B, N] the opponent of the win rate and the reference of the regularised game.
         tau: KL coefficient of the regularised game.
         nash: [B, N] its equilibrium; None leaves out what is measured in it.
     """
     measures = {
-        "win_rate": torch.einsum("bn,bnm,bm->b", law, matrices, reference),
-        "exploitability": exploitability(matrices, law),
+        "win_rate": torch.einsum("bn,bnm,bm->b", probs, matrices, reference),
+        "exploitability": exploitability(matrices, probs),
     }
     if nash is not None:
-        measures["regularised_exploitability"] = regularised_exploitability(matrices, law, reference, tau)
-        measures["kl_to_nash"] = kl_divergence(law, nash)
+        measures["regularised_exploitability"] = regularised_exploitability(matrices, probs, reference, tau)
+        measures["kl_to_nash"] = kl_divergence(probs, nash)
     return measures
 
 
 class Evaluation:
     """Measures policies against one reference, with the same prompts and random numbers each time.
 
-    On a finite task everything is computed from the whole law; elsewhere from draws.
+    On a finite task everything is computed from the whole distribution; elsewhere from draws.
 
     Args:
         task: its held-out prompts are used.
@@ -232,8 +232,8 @@ class Evaluation:
         for end, one in {"": policy, "_average": average}.items():
             if one is None:
                 continue
-            probs = law(one, self.task, self.prompts)
-            measures = exact_measures(probs, self.matrices, self.reference_law, self.tau, self.nash)
+            probs = distribution(one, self.task, self.prompts)
+            measures = exact_measures(probs, self.matrices, self.reference_probs, self.tau, self.nash)
             found["eval/win_rate" + (end or "_vs_ref")] = measures.pop("win_rate")
             found |= {_TAGS[name] + end: values for name, values in measures.items()}
         return found
@@ -270,12 +270,12 @@ class Evaluation:
         example = Example(prompts[b], response, chosen[b], gains[b].mean().item() + 0.5)
         return PoolBound(bound(gains), len(prompts), example)
 
-    def laws(self, policy: Policy, average: Policy | None = None) -> list[dict[str, Any]]:
-        """Returns prompt, law and average law of every prompt of a small finite task, as JSON values."""
+    def distributions(self, policy: Policy, average: Policy | None = None) -> list[dict[str, Any]]:
+        """Returns each prompt of a small finite task with the distributions of both policies, as JSON values."""
         if not self.finite or len(self.task.response_texts) > SMALL:
             return []
         listed = {"policy": policy, **({} if average is None else {"average": average})}
-        found = {name: law(one, self.task, self.prompts).tolist() for name, one in listed.items()}
+        found = {name: distribution(one, self.task, self.prompts).tolist() for name, one in listed.items()}
         return [{"prompt": x, **{name: rows[b] for name, rows in found.items()}} for b, x in enumerate(self.prompts)]
 
     def questions(self, evaluations: int, policies: int = 1) -> int:
@@ -305,16 +305,16 @@ class Evaluation:
         return [[completion.text for completion in row] for row in drawn]
 
     @cached_property
-    def reference_law(self) -> Tensor:
+    def reference_probs(self) -> Tensor:
         """[B, N] the reference's probability of every response of a finite task."""
-        return law(self.reference, self.task, self.prompts)
+        return distribution(self.reference, self.task, self.prompts)
 
     @cached_property
     def nash(self) -> Tensor | None:
         """[B, N] the equilibrium of the regularised game; None where the reference never gives some response."""
-        if not (self.reference_law > 0).all():
+        if not (self.reference_probs > 0).all():
             return None
-        return regularised_nash(self.matrices, self.reference_law, self.tau).policy
+        return regularised_nash(self.matrices, self.reference_probs, self.tau).policy
 
     @cached_property
     def matrices(self) -> Tensor:

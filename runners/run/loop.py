@@ -168,7 +168,8 @@ def describe(duel: Duel, own: bool = True, given: bool = False) -> dict[str, flo
 def queries(experiment: Experiment) -> dict[str, float]:
     """Returns the queries so far, and the share of the pairs whose answers could not be read.
 
-    Nothing of queries where whole laws are played, which no oracle could be asked, nor of a share if all are read.
+    Nothing of queries where whole distributions are played, about which no oracle could be asked, nor of a share if all
+    are read.
     """
     counted = {"duel/queries": experiment.arena.queries, "duel/unread": experiment.arena.unread_share}
     return {tag: value for tag, value in counted.items() if value is not None}
@@ -194,7 +195,7 @@ def _evaluate(experiment: Experiment, record: Record | NullRecord, step: int) ->
     forget(experiment.oracle)
     scalars = experiment.evaluation.scalars(experiment.agent.policy, experiment.agent.average)
     record.log(step, scalars)
-    record.laws(step, experiment.evaluation.laws(experiment.agent.policy, experiment.agent.average))
+    record.distributions(step, experiment.evaluation.distributions(experiment.agent.policy, experiment.agent.average))
     return scalars
 
 

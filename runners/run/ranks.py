@@ -35,7 +35,7 @@ class NullRecord:
     def log(self, *_: Any) -> None:
         """Does nothing."""
 
-    duels = laws = log
+    duels = distributions = log
 
     def save(self, state: Checkpoint, policy: Policy) -> None:
         """Takes part in gathering a policy whose parameters are spread over processes."""

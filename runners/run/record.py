@@ -129,11 +129,11 @@ class Record:
         """Writes one asked pair of each of the first prompts to duels.jsonl, the file that people read."""
         _append(self._duels, list(_asked_pairs(step, duel, prompts)))
 
-    def laws(self, step: int, laws: Iterable[Mapping[str, Any]]) -> None:
-        """Writes a policy's whole laws, of which only small finite tasks have some, to laws.jsonl."""
-        lines = [{"step": step, **law} for law in laws]
+    def distributions(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes a policy's distributions, which small finite tasks alone have, to distributions.jsonl."""
+        lines = [{"step": step, **row} for row in rows]
         if lines:
-            with FileIO(self.directory / "laws.jsonl", "a") as file:
+            with FileIO(self.directory / "distributions.jsonl", "a") as file:
                 _append(file, lines)
                 os.fsync(file.fileno())
 
@@ -158,9 +158,9 @@ class Record:
 
     def _cut_back(self, step: int) -> None:
         """Keeps what was logged up to a step; TensorBoard's files are written anew, at the original times."""
-        for name in ("metrics.jsonl", "duels.jsonl", "laws.jsonl"):
+        for name in ("metrics.jsonl", "duels.jsonl", "distributions.jsonl"):
             path = self.directory / name
-            if name == "laws.jsonl" and not path.exists():
+            if name == "distributions.jsonl" and not path.exists():
                 continue
             kept = [line for line in read_lines(path) if line["step"] <= step]
             write_whole(path, "".join(_line(line) for line in kept))

@@ -15,7 +15,7 @@ from preference_duel.protocols import Policy, attended
 from runners.run.build import Experiment
 from runners.run.checkpoint import steps
 from runners.run.config import RunConfig
-from runners.run.evaluator import Evaluation, law
+from runners.run.evaluator import Evaluation, distribution
 from runners.run.progress import evaluation_line
 from runners.run.ranks import NullRecord
 from runners.run.record import Record
@@ -123,7 +123,7 @@ def _draws(evaluation: Evaluation, policy: Policy, prompts: Sequence[str]) -> li
 
 def _favourites(evaluation: Evaluation, policy: Policy, prompts: Sequence[str]) -> list[str]:
     texts, rows = evaluation.task.response_texts, []
-    for probs in law(policy, evaluation.task, prompts):
+    for probs in distribution(policy, evaluation.task, prompts):
         best = probs.topk(min(EXAMPLES, len(texts)))
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         rows.append("  ".join(f"{texts[i]} ({prob:.3f})" for prob, i in pairs))

@@ -54,7 +54,7 @@ def test_a_finite_run_is_measured_by_its_last_and_average_policy(runs, tmp_path)
     rows = found["results"][0][0]
     assert list(rows) == ["start", "last", "average", "regularised Nash", "von Neumann winner"]
     payoff, start = make_task(str(COMAL)).prob, torch.full((3,), 1 / 3, dtype=torch.float64)
-    laws = [json.loads(line) for line in (runs / "comal" / "laws.jsonl").read_text().splitlines()]
+    laws = [json.loads(line) for line in (runs / "comal" / "distributions.jsonl").read_text().splitlines()]
     assert [line["step"] for line in laws] == [0, 2, 4, 6]
     for name, law in {"last": laws[-1]["policy"], "average": laws[-1]["average"]}.items():
         policy = torch.tensor(law, dtype=torch.float64)

@@ -213,7 +213,7 @@ def meetings(found: Standing, name: str, title: str) -> Picture:
     _heat(axes, found.table.numpy(), found.names, found.names, (0.3, 0.7), "{:.3f}")
     axes.set_title("chance that the row beats the column", fontsize=10)
     rows = [[a, b, float(found.table[i, j])] for i, a in enumerate(found.names) for j, b in enumerate(found.names)]
-    about = "Exact, from the whole laws of the last policies, averaged over prompts, games and seeds."
+    about = "Exact, from the whole distributions of the last policies, averaged over prompts, games and seeds."
     return Picture(name, title, about, _png(figure), ("entrant", "opponent", "chance"), rows)
 
 

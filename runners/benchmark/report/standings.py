@@ -49,12 +49,12 @@ class Field:
 
     @cached_property
     def _boards(self) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
-        """(game, seed) -> payoffs [X, N, N] and the start's law [X, N], built as a cell's command says."""
+        """(game, seed) -> payoffs [X, N, N] and the start's distribution [X, N], built as a cell's command says."""
         found = {}
         for place, cells in self._cells.items():
             cell = cell_of(self.results, next(iter(cells.values())))
             evaluation = build_experiment(parse(cell.arguments).settings, "cpu").evaluation
-            found[place] = evaluation.matrices, evaluation.reference_law
+            found[place] = evaluation.matrices, evaluation.reference_probs
         return found
 
     def games(self) -> list[str]:
@@ -69,17 +69,17 @@ class Field:
         """Returns the seeds that all have finished in all of some games."""
         return [seed for seed in self.seeds(games[0]) if all((game, seed) in self._cells for game in games)]
 
-    def _law(self, place: tuple[str, int], entrant: str) -> Tensor:
+    def _probs(self, place: tuple[str, int], entrant: str) -> Tensor:
         if entrant == START:
             return self._boards[place][1]
-        law = torch.tensor(self._cells[place][entrant]["law"], dtype=torch.float64)
-        return law / law.sum(-1, keepdim=True)  # it was rounded
+        probs = torch.tensor(self._cells[place][entrant]["law"], dtype=torch.float64)
+        return probs / probs.sum(-1, keepdim=True)  # it was rounded
 
     @cached_property
     def _meetings(self) -> dict[tuple[str, int], Tensor]:
         """(game, seed) -> [A, A] the chance that the row's last policy beats the column's."""
         return {
-            place: cross_play(payoff, torch.stack([self._law(place, name) for name in self.names]))
+            place: cross_play(payoff, torch.stack([self._probs(place, name) for name in self.names]))
             for place, (payoff, _) in self._boards.items()
         }
 
@@ -100,7 +100,7 @@ class Field:
         for seed in self.seeds(learned):
             if (judged, seed) in self._boards:
                 payoff, start = self._boards[judged, seed]
-                both = torch.stack([self._law((learned, seed), entrant), start])
+                both = torch.stack([self._probs((learned, seed), entrant), start])
                 worth = exploitability(payoff, both).mean(-1)
                 found.append(float(worth[0] / worth[1]))
         return found

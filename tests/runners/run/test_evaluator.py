@@ -14,7 +14,7 @@ from runners.evaluation.adversaries import Samples, pooled
 from runners.evaluation.cross_play import sampled_cross_play
 from runners.run.build import tau_of
 from runners.run.cli import parse
-from runners.run.evaluator import Evaluation, choose, law, over_prompts, win_rate
+from runners.run.evaluator import Evaluation, choose, distribution, over_prompts, win_rate
 
 
 class Longer:
@@ -245,19 +245,19 @@ def test_a_single_sample_or_no_pool_gives_no_bound():
 def test_law_of_a_finite_policy_sums_to_one():
     task, _, measure = evaluation()
     probs = probs64(0.7, 0.2, 0.1)
-    assert torch.allclose(law(TabularPolicy(task, probs), task, measure.prompts), probs.expand(2, 3))
+    assert torch.allclose(distribution(TabularPolicy(task, probs), task, measure.prompts), probs.expand(2, 3))
 
 
 def test_whole_laws_are_written_for_few_responses_alone():
     task, _, measure = evaluation()
     start, mean = TabularPolicy(task, probs64(0.7, 0.2, 0.1)), TabularPolicy(task)
-    first, second = measure.laws(start, mean)
+    first, second = measure.distributions(start, mean)
     assert (first["prompt"], second["prompt"]) == ("#0", "#1")
     assert first["policy"] == pytest.approx([0.7, 0.2, 0.1])
     assert first["average"] == pytest.approx([1 / 3] * 3)
-    assert "average" not in measure.laws(start)[0]
+    assert "average" not in measure.distributions(start)[0]
     large = make_task("symbols", alphabet=5, length=2)
-    assert Evaluation(large, Longer(), TabularPolicy(large), 1, 1, 0, 0.1).laws(TabularPolicy(large)) == []
+    assert Evaluation(large, Longer(), TabularPolicy(large), 1, 1, 0, 0.1).distributions(TabularPolicy(large)) == []
 
 
 def test_too_many_payoffs_are_refused_with_the_way_out():

@@ -118,7 +118,7 @@ def test_reopened_run_is_cut_back_to_its_checkpoint(opened, policy):
     for step in range(8):
         record.log(step, {"loss/policy": step / 7})
         record.duels(step, duel_of(["yes", "no"]), 1)
-        record.laws(step, [{"prompt": "x", "policy": [0.5, 0.5]}])
+        record.distributions(step, [{"prompt": "x", "policy": [0.5, 0.5]}])
         if step == 4:
             record.save(Checkpoint(step, {"updates": step}, {}), policy)
     before = curves(record.directory)["loss/policy"]
@@ -128,7 +128,7 @@ def test_reopened_run_is_cut_back_to_its_checkpoint(opened, policy):
     assert record.saved == 4
     assert checkpoint.load(record.directory) == Checkpoint(4, {"updates": 4}, {})
     assert [line["step"] for line in record.metrics()] == [0, 1, 2, 3, 4]
-    for file in ("duels.jsonl", "laws.jsonl"):
+    for file in ("duels.jsonl", "distributions.jsonl"):
         assert [line["step"] for line in read_lines(record.directory / file)] == [0, 1, 2, 3, 4]
     assert curves(record.directory)["loss/policy"] == before[:5]
     record.log(5, {"loss/policy": 9.0})

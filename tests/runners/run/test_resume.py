@@ -68,7 +68,7 @@ def curves(run):
 def require_equal_runs(one, other):
     assert values(one) == values(other)
     assert curves(one) == curves(other)
-    for file in ("duels.jsonl", "laws.jsonl"):
+    for file in ("duels.jsonl", "distributions.jsonl"):
         assert read_lines(one / file) == read_lines(other / file)
     require_equal_folders(*(run / f"step-{steps(one)[-1]}" for run in (one, other)))
 

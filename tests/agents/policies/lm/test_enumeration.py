@@ -11,7 +11,7 @@ from envs.games import exploitability
 from envs.tasks.finite import finite_task
 from oracles import payoff
 from preference_duel.keyed_random import Key
-from runners.run.evaluator import law
+from runners.run.evaluator import distribution
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,9 @@ def test_policies_made_of_policies_have_distributions_too():
     cold = make_policy("tiny", task=task, temperature=0.5)
     table = TabularPolicy(task)
     for policy in (Frozen(model), Mixture([model, cold], [0.3, 0.7]), Mixture([model, table]), table):
-        assert torch.allclose(law(policy, task, task.prompts), forced(policy, task.prompts, task.responses), rtol=1e-4)
+        assert torch.allclose(
+            distribution(policy, task, task.prompts), forced(policy, task.prompts, task.responses), rtol=1e-4
+        )
     between = geometric(model, cold, 0.4)
     result = between.distribution(task.prompts, task.responses)
     assert torch.allclose(result, forced(between, task.prompts, task.responses), rtol=1e-4)
@@ -77,7 +79,7 @@ def test_exact_exploitability_lies_in_the_interval_of_an_estimate(symbols):
     prompt = symbols.prompts[:1]
     judge = oracles.make("cyclic", prompts=symbols.prompts, responses=symbols.response_texts, lam=0.5)
     game = payoff(judge, prompt, [list(symbols.response_texts)])[0]
-    whole = law(policy, symbols, prompt)[0]
+    whole = distribution(policy, symbols, prompt)[0]
     exact = exploitability(game, whole).item()
     best = symbols.response_texts[int((game @ whole).argmax())]
     drawn, _ = policy.draw(prompt, 2000, Key(7))
