@@ -148,7 +148,7 @@ def test_runs_are_compared_on_the_oracle_of_each_other(elsewhere, capsys):
     for number, command in enumerate(commands(text)):
         if "--run.dir" in command:
             assert run(command, number) == 0
-    (command,) = [command for command in commands(text) if "runners.evaluate" in command]
+    (command,) = [command for command in commands(text) if "runners.evaluate cyclic" in command]
     assert run(f"{command} --out found", 0) == 0
     assert "Transfer, exploitability" in capsys.readouterr().out
     assert (elsewhere / "found" / "evaluation.json").exists()

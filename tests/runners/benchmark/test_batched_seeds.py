@@ -16,10 +16,10 @@ GAME = "--task symbols --task.length 2 --task.prompts 2 --oracle cyclic --oracle
 SELF_PLAY = "sppo", "dpo", "ipo", "xpo", "spo", "rlhf", "grpo", "rloo"
 NASH = "inpo", "egpo", "comal", "nash_md", "nash_ema", "mnpo"
 BATCHABLE = *SELF_PLAY, *NASH
-PAIRS = "rdpo", "dpop", "f_dpo", "gpo", "discopop", "nca", "bco", "apo", "slic", "cpo", "simpo", "orpo"
+PAIRS = "rdpo", "dpop", "f_dpo", "gpo", "discopop", "nca", "bco", "apo", "slic", "cpo", "simpo", "orpo", "tdpo"
 """Losses of dpo's agent: a few steps of each are enough."""
-SINGLES = "kimi", "npo", "d2o", "spin", "sft"
-LISTS = "plackett_luce", "lipo", "pro", "rrhf", "dno", "rebel", "gpm_po"
+SINGLES = "kimi", "npo", "d2o", "spin", "sft", "cringe"
+LISTS = "plackett_luce", "lipo", "pro", "rrhf", "dno", "rebel", "gpm_po", "pairwise_cringe"
 
 
 def settings(agent, seed, *more):
