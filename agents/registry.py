@@ -58,6 +58,7 @@ AGENTS = {
     "grpo": "agents.grpo:GRPOConfig",
     "rloo": "agents.rloo:RLOOConfig",
     "rlhf": "agents.rlhf:RLHFConfig",
+    "ppo_ptx": "agents.ppo_ptx:PPOPTXConfig",
     "xpo": "agents.xpo:XPOConfig",
     "ppo": "agents.sb3.sb3_config:PPOConfig",
     "maskable_ppo": "agents.sb3.sb3_config:MaskablePPOConfig",

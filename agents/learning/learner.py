@@ -33,6 +33,10 @@ ScoreLoss = Callable[["Tensor", "Batch"], "Tensor"]
 """Returns a loss [b] of the scores [b, K], of two seats [b, K + L], of a part of the batch."""
 
 
+Task = tuple["Batch", Callable[["Batch"], "Tensor"]]
+"""A batch and its loss [b]."""
+
+
 @dataclass(frozen=True)
 class Score:
     """How a response is scored for a loss: by log pi - log reference, unless a field says otherwise.
@@ -154,7 +158,11 @@ class Learner:
         self._optimiser = Optimiser(policy.parameters(), config, policy.learning_rate, policy.clip_gradient)
 
     def fit(
-        self, batch: Batch, loss: Callable[[Batch], Tensor], terms: Callable[[Batch], Tensor] | None = None
+        self,
+        batch: Batch,
+        loss: Callable[[Batch], Tensor],
+        terms: Callable[[Batch], Tensor] | None = None,
+        beside: Task | None = None,
     ) -> tuple[float, float]:
         """Takes one optimiser step on the mean loss over prompts.
 
@@ -163,21 +171,31 @@ class Learner:
             loss: returns [b] the loss of each prompt of a part of the batch, differentiable.
             terms: of a loss that is a sum of squares, [b, ...] what is squared, constants left out; method "lbfgs"
                 learns the curvature from it.
+            beside: another batch with its loss, whose mean is added.
 
         Returns:
             The loss before the step, and its gradient's norm (see `Optimiser.step`).
         """
         alike = self._optimiser.config.method == "lbfgs"
         size = len(batch.prompts)
-        parts = self._parts(batch, range(len(batch.prompts)) if alike else distributed.share(len(batch.prompts)))
+
+        def parts_of(batch: Batch) -> list[tuple[Batch, int]]:
+            count = len(batch.prompts)
+            return self._parts(batch, range(count) if alike else distributed.share(count))
+
+        parts = parts_of(batch)
+        tasks = [(loss, size, parts)]
+        if beside is not None:
+            tasks.append((beside[1], len(beside[0].prompts), parts_of(beside[0])))
 
         def accumulate() -> Tensor:
             total = torch.zeros(())
             with distributed.alone():
-                for part, counts in parts:
-                    mean = counts * loss(part).sum() / size
-                    mean.backward()
-                    total = total + mean.detach()
+                for function, count, own in tasks:
+                    for part, counts in own:
+                        mean = counts * function(part).sum() / count
+                        mean.backward()
+                        total = total + mean.detach()
             total = total.cpu()
             return total if alike else self._summed(total)
 

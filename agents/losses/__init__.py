@@ -38,6 +38,7 @@ from agents.losses.surrogates import (
     rebel,
     reward_to_go,
     sampler_weight,
+    value_distance,
 )
 from agents.losses.tokens import contrast, cringe, pairwise_cringe, tdpo, token_kl
 
@@ -91,5 +92,6 @@ __all__ = [
     "squared_terms",
     "tdpo",
     "token_kl",
+    "value_distance",
     "win_rate",
 ]

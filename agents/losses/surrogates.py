@@ -212,7 +212,7 @@ def k3(token_logprob: Tensor, start: Tensor, mask: Tensor) -> Tensor:
     return (log_ratio.exp() - log_ratio - 1).sum(-1)
 
 
-def rebel(log_ratio: Tensor, reward: Tensor, weight: Tensor, eta: float) -> Tensor:
+def rebel(log_ratio: Tensor, reward: Tensor, weight: Tensor, eta: float | Tensor) -> Tensor:
     """Returns the distance of each log-ratio to the sampling policy from eta R, up to a constant of the prompt.
 
     The mean over pairs of (r_k - r_l - eta (R_k - R_l))^2 (Gao et al. 2024, arXiv:2404.16767, equation 3) is twice the
@@ -222,7 +222,7 @@ def rebel(log_ratio: Tensor, reward: Tensor, weight: Tensor, eta: float) -> Tens
         log_ratio: [B, K] log pi - log pi_t, nats.
         reward: [B, K], taken as given.
         weight: [B, K] of the draws, rows sum to 1.
-        eta: step size, nats per unit of reward, positive.
+        eta: step size, nats per unit of reward, positive; or one of each prompt, [B, 1].
 
     Returns:
         [B, K].
@@ -263,3 +263,30 @@ def clipped(token_logprob: Tensor, drew: Tensor, advantage: Tensor, mask: Tensor
     ratio = ((token_logprob - drew.detach()) * mask).exp()
     gain = advantage.detach()
     return -(torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain) * mask).sum(-1)
+
+
+def value_distance(value: Tensor, target: Tensor, before: Tensor, clip: float | None) -> Tensor:
+    """Returns (V - G)^2, or if larger that of V clipped to its value at sampling (OpenAI's PPO2).
+
+    Args:
+        value: [...] V, differentiable.
+        target: [...] G, the returns.
+        before: [...] V when the responses were sampled.
+        clip: largest distance from it that pays, positive; None: no clipping.
+
+    Returns:
+        [...], unreduced.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if not value.shape == target.shape == before.shape:
+        raise ValueError(
+            f"value, target and before must have one shape, got {tuple(value.shape)}, {tuple(target.shape)} and "
+            f"{tuple(before.shape)}"
+        )
+    distance = (value - target).square()
+    if clip is None:
+        return distance
+    near = before + (value - before).clamp(-clip, clip)
+    return torch.maximum(distance, (near - target).square())

@@ -18,7 +18,7 @@ NASH = "inpo", "egpo", "comal", "nash_md", "nash_ema", "mnpo"
 BATCHABLE = *SELF_PLAY, *NASH
 PAIRS = "rdpo", "dpop", "f_dpo", "gpo", "discopop", "nca", "bco", "apo", "slic", "cpo", "simpo", "orpo", "tdpo"
 """Losses of dpo's agent: a few steps of each are enough."""
-SINGLES = "kimi", "npo", "d2o", "spin", "sft", "cringe"
+SINGLES = "kimi", "npo", "d2o", "spin", "sft", "ppo_ptx", "cringe"
 LISTS = "plackett_luce", "lipo", "pro", "rrhf", "dno", "rebel", "gpm_po", "pairwise_cringe"
 
 
