@@ -62,6 +62,7 @@ AGENTS = {
     "xpo": "agents.xpo:XPOConfig",
     "ppo": "agents.sb3.sb3_config:PPOConfig",
     "maskable_ppo": "agents.sb3.sb3_config:MaskablePPOConfig",
+    "trpo": "agents.sb3.sb3_config:TRPOConfig",
     "a2c": "agents.sb3.sb3_config:A2CConfig",
     "dqn": "agents.sb3.sb3_config:DQNConfig",
 }

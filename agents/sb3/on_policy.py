@@ -1,4 +1,4 @@
-"""PPO, MaskablePPO and A2C of Stable-Baselines3 in self-play: their updates, on the verdicts of whole duels."""
+"""PPO, MaskablePPO, TRPO and A2C of Stable-Baselines3 in self-play: their updates, on the verdicts of whole duels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from agents.sb3.policy import SB3Policy
 from agents.sb3.rollout import Rollout, drawn_scalars, gains, logged
 from agents.sb3.sb3_agent import SelfPlay
-from agents.sb3.sb3_config import A2CConfig, PPOConfig
+from agents.sb3.sb3_config import A2CConfig, PPOConfig, TRPOConfig
 from preference_duel.protocols import Policy
 from preference_duel.types import Duel, Proposal
 
@@ -32,7 +32,7 @@ class OnPolicy:
     """
 
     def __init__(
-        self, config: PPOConfig | A2CConfig, policy: SB3Policy, seed: int, settings: Mapping[str, Any]
+        self, config: PPOConfig | TRPOConfig | A2CConfig, policy: SB3Policy, seed: int, settings: Mapping[str, Any]
     ) -> None:
         self.config, self.policy = config, policy
         self._play = SelfPlay(policy, config.pool, seed)
@@ -40,8 +40,6 @@ class OnPolicy:
             learning_rate=config.learning_rate,
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,
-            ent_coef=config.entropy,
-            vf_coef=config.value,
             **settings,
         )
 

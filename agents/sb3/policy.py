@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
-from sb3_contrib import MaskablePPO
+from sb3_contrib import TRPO, MaskablePPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
@@ -29,7 +29,13 @@ from preference_duel.keyed_random import Key
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "maskable_ppo": MaskablePPO, "a2c": A2C, "dqn": DQN}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
+    "ppo": PPO,
+    "maskable_ppo": MaskablePPO,
+    "trpo": TRPO,
+    "a2c": A2C,
+    "dqn": DQN,
+}
 
 
 class SB3Policy(Policy):
@@ -137,7 +143,7 @@ class SB3Policy(Policy):
     def _model(self, device: str, **settings: Any) -> BaseAlgorithm:
         config = self.config
         small = {"n_steps": 2} if config.algorithm != "dqn" else {"buffer_size": 1}
-        small |= {"batch_size": 2} if config.algorithm in ("ppo", "maskable_ppo") else {}
+        small |= {"batch_size": 2} if config.algorithm in ("ppo", "maskable_ppo", "trpo") else {}
         extractor = {"features_extractor_class": TokenExtractor, "features_extractor_kwargs": {"width": config.width}}
         network = {"net_arch": list(config.hidden), **extractor}
         kind: Any = ALGORITHMS[config.algorithm]

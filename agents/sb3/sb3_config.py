@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from envs.tasks.task import Task
+from preference_duel.checks import at_least, positive, require
 
 if TYPE_CHECKING:
     from agents.sb3.dqn import DuelDQN
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from agents.sb3.policy import SB3Policy
     from preference_duel.protocols import Policy
 
-Algorithm = Literal["ppo", "maskable_ppo", "a2c", "dqn"]
+Algorithm = Literal["ppo", "maskable_ppo", "trpo", "a2c", "dqn"]
 Against = Literal["pool", "latest"]
 
 
@@ -113,6 +114,7 @@ class PPOConfig:
 
         network = require_network(policy, self.algorithm)
         settings = {"n_epochs": self.epochs, "batch_size": self.batch_size, "clip_range": self.clip}
+        settings |= {"ent_coef": self.entropy, "vf_coef": self.value}
         settings |= {"n_steps": self.batch_size}  # of no buffer of ours; a multiple of the minibatch is not warned of
         return OnPolicy(self, network, seed, settings)
 
@@ -123,6 +125,52 @@ class MaskablePPOConfig(PPOConfig):
 
     algorithm: ClassVar[str] = "maskable_ppo"
     own_policy: ClassVar[tuple[str, dict[str, str]]] = ("sb3", {"algorithm": "maskable_ppo"})
+
+
+@dataclass(frozen=True)
+class TRPOConfig:
+    """Trust region policy optimisation (Schulman et al. 2015, arXiv:1502.05477), sb3-contrib's, without masks."""
+
+    algorithm: ClassVar[str] = "trpo"
+    own_policy: ClassVar[tuple[str, dict[str, str]]] = ("sb3", {"algorithm": "trpo"})
+
+    tau: float = 0.0
+    """KL coefficient around the starting policy, >= 0: each token's reward loses tau log(pi / ref)."""
+
+    target_kl: float = 0.01
+    """KL from the sampling policy that a step may take, nats a token, > 0; the paper's."""
+
+    critic_updates: int = 10
+    """Passes of the value net over the tokens of a step, >= 1; sb3-contrib's default."""
+
+    learning_rate: float = 1e-3
+    """Of the value net's Adam; sb3-contrib's default."""
+
+    batch_size: int = 128
+    """Tokens of a minibatch of the value net, >= 2; sb3-contrib's default."""
+
+    gamma: float = 1.0
+    """Discount of a token, in (0, 1]; a verdict at the end is worth the same for long responses."""
+
+    gae_lambda: float = 0.95
+    """Of generalised advantages, in [0, 1]; sb3-contrib's default."""
+
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    """The opponents."""
+
+    def __post_init__(self) -> None:
+        """Raises where a value is out of range."""
+        _require_on_policy(self.tau, self.learning_rate, self.gamma, self.gae_lambda)
+        require(self, target_kl=positive, critic_updates=at_least(1), batch_size=at_least(2))
+
+    def build(self, *, policy: Policy, seed: int = 0) -> OnPolicy:
+        """Builds the agent around the network that it trains."""
+        from agents.sb3.on_policy import OnPolicy
+        from agents.sb3.rollout import require_network
+
+        settings = {"target_kl": self.target_kl, "n_critic_updates": self.critic_updates, "batch_size": self.batch_size}
+        settings |= {"n_steps": self.batch_size}  # of no buffer of ours; a multiple of the minibatch is not warned of
+        return OnPolicy(self, require_network(policy, self.algorithm), seed, settings)
 
 
 @dataclass(frozen=True)
@@ -162,7 +210,8 @@ class A2CConfig:
         from agents.sb3.on_policy import OnPolicy
         from agents.sb3.rollout import require_network
 
-        return OnPolicy(self, require_network(policy, self.algorithm), seed, {})
+        settings = {"ent_coef": self.entropy, "vf_coef": self.value}
+        return OnPolicy(self, require_network(policy, self.algorithm), seed, settings)
 
 
 @dataclass(frozen=True)

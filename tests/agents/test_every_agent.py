@@ -13,7 +13,7 @@ from envs import DuelArena, make_task
 from oracles import make as make_oracle
 from tests.paths import DOCS
 
-OWN_NETWORK = {"ppo", "maskable_ppo", "a2c", "dqn"}
+OWN_NETWORK = {"ppo", "maskable_ppo", "trpo", "a2c", "dqn"}
 """Agents that bring their policy along: `own_policy` of their configuration."""
 
 

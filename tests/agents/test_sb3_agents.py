@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from sb3_contrib import MaskablePPO
+from sb3_contrib import TRPO, MaskablePPO
 from stable_baselines3 import A2C, DQN, PPO
 
 import envs
@@ -24,7 +24,7 @@ from oracles.table import TableOracle
 from preference_duel.keyed_random import Key, Stream
 from runners.run.cli import parse
 
-KINDS = {"ppo": PPO, "maskable_ppo": MaskablePPO, "a2c": A2C, "dqn": DQN}
+KINDS = {"ppo": PPO, "maskable_ppo": MaskablePPO, "trpo": TRPO, "a2c": A2C, "dqn": DQN}
 
 
 def sharpened(policy, seed=0):
@@ -126,7 +126,7 @@ def test_what_is_learned_from_is_what_the_gymnasium_view_shows(name, game):
         assert reward == gains(duel)[0]
 
 
-@pytest.mark.parametrize("name", ["ppo", "maskable_ppo", "a2c"])
+@pytest.mark.parametrize("name", ["ppo", "maskable_ppo", "trpo", "a2c"])
 def test_each_token_is_charged_its_divergence_from_the_start(name, game):
     task, judge = game
     plain, charged = built(name, task), built(name, task, tau=0.5)
@@ -144,6 +144,16 @@ def test_each_token_is_charged_its_divergence_from_the_start(name, game):
         by_response = np.bincount(found.rows, weights=log_policy.numpy())
         said = plain.policy.logprob(duel.prompts, duel.left).detach().numpy()[:, 0]
         assert by_response == pytest.approx(said, abs=1e-4)
+
+
+@pytest.mark.parametrize("target_kl", [0.01, 0.001])
+def test_a_step_of_trpo_stays_within_its_trust_region(target_kl, game):
+    task, judge = game
+    agent, arena = built("trpo", task, target_kl=target_kl), DuelArena(task, judge, 16)
+    found = [agent.update(arena.play(agent.propose(arena.reset()))) for _ in range(3)]
+    assert all(0 <= one["loss/approx_kl"] < target_kl for one in found)
+    assert max(one["loss/approx_kl"] for one in found) > target_kl / 4
+    assert max(one["loss/line_search"] for one in found) == 1
 
 
 def test_returns_of_a_buffer_end_with_their_response(game):
