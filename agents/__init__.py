@@ -11,11 +11,14 @@ if TYPE_CHECKING:
     from agents.policies.geometric import geometric
     from agents.policies.lm.hf_policy import HFPolicy
     from agents.policies.mixtures import Frozen, Mixture
+    from agents.policies.selected import Accepted, BestOf
     from agents.policies.tabular import TabularPolicy
     from preference_duel.protocols import Agent, Policy
 
 __all__ = [
+    "Accepted",
     "Agent",
+    "BestOf",
     "Frozen",
     "HFPolicy",
     "Mixture",
@@ -31,7 +34,9 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
+        "Accepted": "agents.policies.selected",
         "Agent": "preference_duel.protocols",
+        "BestOf": "agents.policies.selected",
         "Frozen": "agents.policies.mixtures",
         "HFPolicy": "agents.policies.lm.hf_policy",
         "Mixture": "agents.policies.mixtures",

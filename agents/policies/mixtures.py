@@ -92,14 +92,14 @@ class Mixture(Policy):
         """Samples each response as its component would at the same place; if exact, adds the distributions."""
         if self.exact:
             return self._list(prompts, n, key)
-        depth = key.depth if isinstance(key, _Places) else 0
+        depth = key.depth if isinstance(key, Places) else 0
         uniforms = key.uniform(k=np.arange(n)[None, :], l=np.arange(len(prompts))[:, None], vote=_CHOICE - depth)
         chosen = choose(self.weights.cpu().numpy(), uniforms)
         drawn: dict[tuple[int, int], Completion] = {}
         for i, policy in enumerate(self._components):
             rows, draws = np.nonzero(chosen == i)
             if len(rows):
-                places = _Places(key.seed, key.episode, key.stream, base=key, rows=rows, draws=draws, depth=depth + 1)
+                places = Places(key.seed, key.episode, key.stream, base=key, rows=rows, draws=draws, depth=depth + 1)
                 sampled, _ = policy.draw([prompts[b] for b in rows.tolist()], 1, places)
                 drawn |= {(b, k): row[0] for b, k, row in zip(rows.tolist(), draws.tolist(), sampled, strict=True)}
         responses = [[drawn[b, k] for k in range(n)] for b in range(len(prompts))]
@@ -144,8 +144,15 @@ class Mixture(Policy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Places(Key):
-    """The key of some draws (b, k) of another key, each a row of its own, with the same random numbers."""
+class Places(Key):
+    """The key of some draws (b, k) of another key, each a row of its own, with the same random numbers.
+
+    Attributes:
+        base: the other key.
+        rows: b of each.
+        draws: k of each.
+        depth: how many policies of policies chose them.
+    """
 
     base: Key
     rows: NDArray[np.int64]
@@ -157,9 +164,8 @@ class _Places(Key):
         return replace(self, episode=episode, base=self.base.at(episode))
 
     def uniform(self, k: ArrayLike = 0, l: ArrayLike = 0, vote: ArrayLike = 0) -> NDArray[np.float64]:
-        """Returns the base key's uniforms; every row has one draw, k = 0."""
-        del k
-        return self.base.uniform(self.draws[np.asarray(l)], self.rows[np.asarray(l)], vote)
+        """Returns the base key's uniforms; every row has one draw, k = 0, and others stand so far behind it."""
+        return self.base.uniform(self.draws[np.asarray(l)] + np.asarray(k), self.rows[np.asarray(l)], vote)
 
 
 def require_alike(policies: Sequence[Policy]) -> None:
