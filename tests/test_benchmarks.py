@@ -19,15 +19,18 @@ from benchmarks import (
     equal_kl,
     exact_law,
     exploiters,
+    fused_head,
     group_entrants,
     group_rest_points,
     memory,
     optima,
     pairrm,
     queries,
+    sampler_gap,
     sampling,
     solvers,
     step,
+    vanishing_updates,
 )
 from benchmarks.matched_kl import measure
 from benchmarks.models import SIZES, write_model
@@ -44,6 +47,38 @@ def test_win_rate_hardly_tells_apart_what_exploitability_does():
         assert nash <= min(dpo, ipo) < start
     assert dpo > 2 * nash
     assert ipo > 2 * nash
+
+
+def test_heads_are_timed_and_agree_with_the_plain_one(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(fused_head, "matrix_rate", lambda device: 1e9)
+    small = "--vocabularies 50 --tokens 6 --width 8 --repeats 1 --threads 1 --json"
+    monkeypatch.setattr("sys.argv", ["fused_head", *small.split(), str(tmp_path / "found.json")])
+    fused_head.main()
+    assert re.search(r"50 │ ours +│ \d\.\d{3} │ +1\.00 │", capsys.readouterr().out)
+    found = json.loads((tmp_path / "found.json").read_text())["found"]["50"]
+    assert {"ours", "plain"} <= found.keys()
+    assert all(one["apart"] < 1e-5 and one["seconds"] > 0 for one in found.values())
+
+
+@pytest.mark.slow
+def test_small_updates_vanish_in_bfloat16(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["vanishing_updates", "--rates", "1e-6", "--steps", "1"])
+    vanishing_updates.main()
+    rounded, whole = (float(share) for share in re.findall(r"(\d+\.\d)%", capsys.readouterr().out))
+    assert rounded < 1 < 99 < whole
+
+
+@pytest.mark.slow
+def test_the_sampler_is_nearer_to_what_learns_in_float32(monkeypatch, capsys):
+    monkeypatch.setattr(sampler_gap, "SAMPLERS", ("transformers",))
+    small = "--sizes tiny --prompts 2 --responses 1 --threads 1"
+    monkeypatch.setattr("sys.argv", ["sampler_gap", *small.split()])
+    sampler_gap.main()
+    exact, rounded = (
+        [float(x) for x in line.split("│")[4:-1]] for line in capsys.readouterr().out.splitlines() if "tiny" in line
+    )
+    assert max(exact) < 1e-4
+    assert all(a < b for a, b in zip(exact, rounded, strict=True))
 
 
 def test_the_exact_law_is_timed_and_compared_with_draws(monkeypatch, capsys):
