@@ -2,8 +2,9 @@
 
 TRL is no dependency: `pip install torch==2.13.0 trl==1.16.0` in an environment of its own. Each loss is what TRL's own
 code gives for one pair at a time, float32: `DPOTrainer._compute_loss`, `CPOTrainer.cpo_loss`,
-`ORPOTrainer.odds_ratio_loss`; or for a batch of single responses: `KTOTrainer._compute_loss`. The file is written anew,
-with the pairs and the batches that it holds.
+`ORPOTrainer.odds_ratio_loss`; or for a batch of single responses: `KTOTrainer._compute_loss`; or for a group of
+responses, token by token, k3 included: `GRPOTrainer._compute_loss`. The file is written anew, with the pairs, the
+batches and the groups that it holds.
 """
 
 from __future__ import annotations
@@ -156,6 +157,44 @@ def kto(batch: dict[str, Any], **settings: Any) -> float:
     return KTOTrainer._compute_loss(trainer, trainer.model, inputs, return_outputs=False).item()
 
 
+def grpo(group: dict[str, Any], loss_type: str) -> float:
+    """Returns a loss of GRPOTrainer; at a longest completion of 1, dr_grpo sums over a response's tokens."""
+    log_policy = torch.tensor(group["log_policy"])
+    mask = torch.tensor(group["mask"]).int()
+    trainer = SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *_, **__: (log_policy, torch.zeros_like(log_policy), None),
+        aux_loss_enabled=False,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        importance_sampling_level="token",
+        beta=group["beta"],
+        epsilon_low=group["clip"],
+        epsilon_high=group["clip"],
+        args=SimpleNamespace(use_bias_correction_kl=False, delta=None),
+        loss_type=loss_type,
+        use_vllm=False,
+        _entropy_bonus_enabled=False,
+        model=SimpleNamespace(training=False),
+        max_completion_length=1,
+        accelerator=SimpleNamespace(
+            gather=lambda value: value,
+            gather_for_metrics=lambda value: value,
+            reduce=lambda value, reduction: value,
+        ),
+        _metrics=defaultdict(lambda: defaultdict(list)),
+    )
+    inputs = {
+        "prompt_ids": torch.zeros(len(mask), 1, dtype=torch.long),
+        "prompt_mask": torch.ones(len(mask), 1, dtype=torch.long),
+        "completion_ids": torch.zeros_like(mask).long(),
+        "completion_mask": mask,
+        "advantages": torch.tensor(group["advantage"]),
+        "old_per_token_logps": torch.tensor(group["log_sampler"]),
+        "ref_per_token_logps": torch.tensor(group["log_reference"]),
+    }
+    return trl.GRPOTrainer._compute_loss(trainer, trainer.model, inputs).item()
+
+
 SEATS = "chosen", "rejected"
 
 
@@ -167,6 +206,8 @@ def main() -> None:
         pair["loss"] |= {name: cpo(pair, **settings) for name, settings in CPO.items()} | {"orpo": orpo(pair)}
     for batch in data["batches"]:
         batch["loss"] = {name: kto(batch, **settings) for name, settings in KTO.items()}
+    for group in data["groups"]:
+        group["loss"] = {name: grpo(group, name) for name in ("grpo", "bnpo", "dr_grpo")}
     made_by = f"trl {trl.__version__}, one pair or one batch at a time, float32: python -m benchmarks.trl_losses"
     GOLDEN.write_text(json.dumps({**data, "made_by": made_by}, indent=1) + "\n", encoding="utf-8")
 

@@ -25,6 +25,7 @@ from envs.games import exploitability, regularised_nash
 from preference_duel import groups
 from runners.duel import main
 from tests.matrix_games import COMAL, START, game, law, play
+from tests.paths import GOLDEN
 from tests.tiny_models import policy_of, text_task, write_model
 
 PLAIN = OptimiserConfig("sgd", learning_rate=1.0, max_grad_norm=None, warmup=0)
@@ -318,3 +319,18 @@ def test_a_run_that_began_with_the_former_form_names_the_agent(tmp_path, capsys)
     capsys.readouterr()
     assert main(["--resume", str(tmp_path / "run")]) != 0
     assert "is an agent of its own: --agent grpo" in capsys.readouterr().err
+
+
+def test_its_loss_equals_trls_whichever_way_tokens_are_averaged():
+    """The golden values are of `python -m benchmarks.trl_losses`, k3 included; ours sums over tokens, as dr_grpo."""
+    (group,) = json.loads((GOLDEN / "trl_losses.json").read_text(encoding="utf-8"))["groups"]
+    fields = "log_policy", "log_sampler", "log_reference"
+    now, sampler, reference = (torch.tensor([group[name]], dtype=torch.float64) for name in fields)
+    mask = torch.tensor([group["mask"]], dtype=torch.bool)
+    advantage = torch.tensor([group["advantage"]], dtype=torch.float64)[..., None] * mask
+    summed = losses.clipped(now, sampler, advantage, mask, group["clip"])
+    summed = (summed + group["beta"] * losses.k3(now, reference, mask))[0]  # [K]
+    lengths, trls = mask[0].sum(1), group["loss"]
+    assert summed.mean().item() == pytest.approx(trls["dr_grpo"], abs=1e-6)
+    assert (summed / lengths).mean().item() == pytest.approx(trls["grpo"], abs=1e-6)
+    assert (summed.sum() / lengths.sum()).item() == pytest.approx(trls["bnpo"], abs=1e-6)
