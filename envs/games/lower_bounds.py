@@ -70,7 +70,7 @@ def best_of_n_kl(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def bound(gains: Tensor, fixed_prompts: bool = False) -> Bound:
+def bound(gains: Tensor, fixed_prompts: bool = False, halves: bool = False) -> Bound:
     """Averages the gains of an adversary, with Student's interval.
 
     Args:
@@ -78,6 +78,8 @@ def bound(gains: Tensor, fixed_prompts: bool = False) -> Bound:
             prompt with fewer than two others with it.
         fixed_prompts: whether the prompts are all that there are, so that the samples alone vary, given the adversary's
             choice. False: the prompts are a sample too, and the interval is over their means. One prompt is fixed.
+        halves: whether the gains are those of `best_of_pool`. Each half measures what was chosen on the other, so that
+            both rise and fall together; of fixed prompts the mean then varies like that of one half.
 
     Raises:
         ValueError: if there is a single number.
@@ -90,7 +92,8 @@ def bound(gains: Tensor, fixed_prompts: bool = False) -> Bound:
     means = values.nanmean(1)
     if fixed_prompts or prompts == 1:
         spread = (values - means[:, None]).square().nansum(1) / (samples - 1)
-        error, freedom = (spread / samples).sum().sqrt().item() / prompts, int(samples.min()) - 1
+        variance = spread / samples * (2 if halves else 1)
+        error, freedom = variance.sum().sqrt().item() / prompts, int(samples.min()) - 1
     else:
         error, freedom = means.std().item() / prompts**0.5, prompts - 1
     half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error

@@ -111,7 +111,7 @@ def pooled(samples: Samples, pool: Sequence[list[str]], examples: int = 3) -> Fi
     """Returns what the best response of a pool of M for each prompt gains; see `best_of_pool`."""
     wins = samples.wins(pool)
     shown = samples.examples(pool, wins, examples)
-    return Finding("pool", bound(best_of_pool(wins)), wins.numel(), examples=shown, unread=_unread(wins))
+    return Finding("pool", bound(best_of_pool(wins), halves=True), wins.numel(), examples=shown, unread=_unread(wins))
 
 
 def best_of(samples: Samples, start: Sequence[Sequence[str]], fixed_prompts: bool) -> list[Finding]:
@@ -120,7 +120,11 @@ def best_of(samples: Samples, start: Sequence[Sequence[str]], fixed_prompts: boo
     queries = wins.shape[0] * wins.shape[2]
     return [
         Finding(
-            f"best of {n}", bound(best_of_n(wins, n), fixed_prompts), queries * n, best_of_n_kl(n), unread=_unread(wins)
+            f"best of {n}",
+            bound(best_of_n(wins, n), fixed_prompts, halves=True),
+            queries * n,
+            best_of_n_kl(n),
+            unread=_unread(wins),
         )
         for n in NUMBERS
         if n <= wins.shape[1]

@@ -78,6 +78,13 @@ def test_the_interval_is_students_over_prompts_or_over_samples():
     assert fixed.high == pytest.approx(min(0.5, 0.2 + stats.t.ppf(0.975, 1) * error))
 
 
+def test_an_interval_of_two_halves_covers_what_an_equilibrium_loses():
+    payoff = random_game(7, 0)[0]
+    gains = best_of_pool(drawn(payoff, von_neumann_winner(payoff).policy, 8, 0))
+    above = {halves: sum(bound(row[None], halves=halves).low > 0 for row in gains) for halves in (False, True)}
+    assert above[True] <= 0.08 * REPEATS < above[False]
+
+
 @pytest.mark.parametrize("shape", [(2, 3), (2, 0, 4), (2, 3, 1)])
 def test_other_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="wins must be"):
