@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+import agents
 from agents.pairs.cpo import CPOConfig
 from agents.pairs.f_dpo import FDPOConfig
+from agents.registry import AGENTS, make_policy
 from agents.singles.d2o import D2OConfig
 from agents.singles.kimi import KimiConfig
 from agents.singles.npo import NPOConfig
@@ -23,6 +25,7 @@ from benchmarks import (
     group_entrants,
     group_rest_points,
     memory,
+    offline_agents,
     optima,
     pairrm,
     queries,
@@ -34,7 +37,10 @@ from benchmarks import (
 )
 from benchmarks.matched_kl import measure
 from benchmarks.models import SIZES, write_model
+from envs import make_task
 from envs.games import bradley_terry_fit, kl_divergence
+from envs.offline import FileArena
+from preference_duel.protocols import traits
 from runners.benchmark.results import published, read_results
 from tests.paths import DOCS
 
@@ -268,3 +274,26 @@ def test_pairs_are_scored_and_timed(monkeypatch, capsys, tmp_path):
     pairrm.main()
     assert "2 ordered pairs" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["seconds"]["ours"]) == 1
+
+
+@pytest.mark.slow
+def test_every_agent_that_learns_from_files_has_the_same_duels(monkeypatch, capsys):
+    ours = {name for name, where in AGENTS.items() if "sb3" not in where}
+    assert set(offline_agents.FROM_FILES) == {name for name in ours if learns_from_files(name)}
+    monkeypatch.setattr(offline_agents, "STEPS", 3)
+    given = []
+    play = FileArena.play
+    monkeypatch.setattr(FileArena, "play", lambda self, *of: given.append(len(self.given)) or play(self, *of))
+    monkeypatch.setattr(
+        "sys.argv", ["offline_agents", "--agents", "dpo", "dno", "pelhf", "--seeds", "2", "--trials", "1"]
+    )
+    offline_agents.main()
+    printed = capsys.readouterr().out
+    assert set(re.findall(r"│ (dpo|dno|pelhf|plain plan|behaviour policy) ", printed)) >= {"dpo", "dno", "pelhf"}
+    assert len(given) == 2 * 2 * (3 + 3 + 1 + 1)
+    assert len(set(given)) == 2, "one file for each game, of as many duels for both kinds"
+
+
+def learns_from_files(name):
+    task = make_task("symbols", alphabet=2, length=2, prompts=1)
+    return traits(agents.make(name, policy=make_policy("tabular", task=task))).learns_from_files
