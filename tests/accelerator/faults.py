@@ -63,7 +63,7 @@ PLANTED = (
     (f"{LM}/constraints.py", "if device not in self._masks:", "if True:", COSTS, "token"),
     (f"{LM}/constraints.py", "self.words | ends, ends], device", "self.words | ends, ends], ends.device", TEXT, "xpo"),
     (f"{LM}/decoder.py", "(self._mask > 0)[:, None, None]", "self._mask[:, None, None]", TEXT, "xpo"),
-    (f"{LM}/decoder.py", "_takes_wide_mask(model, name))", "False)", COSTS, "padded"),
+    (f"{LM}/decoder.py", "_takes_wide_mask(model, name), size)", "False, size)", COSTS, "padded"),
     (f"{LM}/decoder.py", "rows], model.device)", "rows], rows.device)", TEXT, "xpo"),
     (f"{LM}/kv_cache.py", "rows = beam_idx.to(self._memory[0].device)", "rows = beam_idx.cpu()", TEXT, "xpo"),
     (f"{LM}/scoring.py", "states], device)", "states], ids.device)", TEXT, "xpo"),
