@@ -31,12 +31,12 @@ from runners.run.summary import summary
 def run(command: Command) -> int:
     """Builds the experiment and runs it to the last step; returns the exit code of `main`."""
     device = choose_device(command.settings.run.device)
-    with distributed.together(device), _repeatable(command.settings.run.deterministic), _said_once():
+    with distributed.together(device), _repeatable(command.settings.run.deterministic, device), _said_once():
         return _run(command, device)
 
 
 @contextlib.contextmanager
-def _repeatable(wanted: bool) -> Iterator[None]:
+def _repeatable(wanted: bool, device: str) -> Iterator[None]:
     """Has torch and vLLM take only operations inside the block that repeat their results, if that is wanted.
 
     Raises:
@@ -45,8 +45,9 @@ def _repeatable(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    os.environ.setdefault("VLLM_BATCH_INVARIANT", "1")  # read when vLLM starts
+    if device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        os.environ.setdefault("VLLM_BATCH_INVARIANT", "1")  # read when vLLM starts; its engine of the CPU has none
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
