@@ -82,10 +82,9 @@ class MNPO(LearningAgent):
             log_reference = self.reference.logprob(duel.prompts, duel.left)  # [B, K]
             log_past = torch.stack([one.logprob(duel.prompts, duel.left) for one in self.past])  # [n, B, K]
         mean = ((weight / weight.sum()).to(log_past)[:, None, None] * log_past).sum(0)
-        scalars = policy_scalars(duel.left_weight, log_past[0], log_reference, duel.left)
-        scalars |= mirror_step(self.learner, duel, mean, log_reference, config.eta, config.tau)
+        scalars = mirror_step(self.learner, duel, mean, log_reference, config.eta, config.tau)
         if self.learner.updates % config.refresh_every == 0:
             for older, newer in zip(self.past[:0:-1], self.past[-2::-1], strict=True):
                 older.load_state_dict(newer.state_dict())
             self.renew(self.past[0])
-        return scalars
+        return policy_scalars(duel.left_weight, log_past[0], log_reference, duel.left) | scalars
