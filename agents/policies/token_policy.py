@@ -114,7 +114,7 @@ class TokenPolicy(Policy):
 
     def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         """Returns [B, K] nats, float32, differentiable."""
-        return self.token_logprob(prompts, responses)[0].sum(-1)
+        return self._of_tokens(prompts, responses, self.flat_logprob)[0].sum(-1)
 
     def distribution(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
         """Returns [B, N] float64 on the CPU; each beginning of a response is read once.

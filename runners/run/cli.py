@@ -46,6 +46,12 @@ CHOICES = {
     "oracle": f"{', '.join([*ORACLES, *GAMES])}, or module:Config; +{', +'.join(WRAPPERS)} wrap it",
     "agent": f"{', '.join(AGENTS)}, or module:Config",
 }
+_OFTEN = "sppo", "ipo", "dpo", "kto", "inpo", "nash_md", "spo", "oelhf", "rlhf", "grpo", "ppo"
+SHORT_CHOICES = {
+    **CHOICES,
+    "agent": f"{', '.join(_OFTEN)}, {len(AGENTS) - len(_OFTEN)} others (--help-all), or module:Config",
+}
+"""The choices of --help, which fits on two screens."""
 VOTES = "votes:"
 """Beginning of the name of a task whose responses are the items of a file of votes."""
 HUB_JUDGES = {"pairrm": {"checkpoint": "llm-blender/PairRM"}}
@@ -231,7 +237,7 @@ def _fields(
     kinds = {part: config_class(part, names[part])[0] for part in PARTS} | {"run": RunConfig}
     defaults = {**defaults, "run": run}
     if {"-h", "--help"} & set(arguments):
-        choices = {part: (names[part], f"{CHOICES[part]}.") for part in PARTS} | {
+        choices = {part: (names[part], f"{SHORT_CHOICES[part]}.") for part in PARTS} | {
             "config": ("FILE", CONFIG),
             "resume": ("DIR", RESUME),
         }

@@ -13,6 +13,8 @@ from tests.envs.votes.test_formats import LISTS, broken
 SINGLE = {
     "thumbs": [{"prompt": text, "response": "Yes.", "label": i % 2} for i, text in enumerate(QUESTIONS)],
     "kto": [{"prompt": text, "completion": "Yes.", "label": i % 2 == 0} for i, text in enumerate(QUESTIONS)],
+    "demonstrations": [{"prompt": text, "response": "Yes."} for text in QUESTIONS],
+    "completions": [{"prompt": text, "completion": "Yes."} for text in QUESTIONS],
     "prompts": [{"prompt": text} for text in QUESTIONS],
 }
 """Rows about one response or none."""
@@ -27,6 +29,11 @@ REFUSED = {
     **{
         (name, command): "rows are thumbs .*, each about one response, which say of no pair who won; agents of single"
         for name in ("thumbs", "kto")
+        for command in ("duel", "fit", "label", "audit")
+    },
+    **{
+        (name, command): "rows are demonstrations .*, which say of no pair who won; agents sft and spin learn from them"
+        for name in ("demonstrations", "completions")
         for command in ("duel", "fit", "label", "audit")
     },
     **{("prompts", command): r"has no field '\w+'" for command in ("duel", "fit", "label", "audit")},
