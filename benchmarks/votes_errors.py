@@ -24,21 +24,25 @@ KINDS = {
 """Items, least and most verdicts a pair, share of the pairs, Davidson's nu."""
 SIZES = "6x50", "10x20", "20x5", "20x50"
 """Items and verdicts a pair."""
+SHARES = 0.0, 0.05, 0.1, 0.25, 0.5
+"""Shares lam of curl in the logits."""
 
 
 def main() -> None:
-    """Prints the three tables."""
+    """Prints the four tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(": ", 1)[1])
     parser.add_argument("--tables", type=int, default=400, help="simulated tables of each kind (default: 400)")
     parser.add_argument("--draws", type=int, default=199, help="tables of each test (default: 199)")
-    parser.add_argument("--only", choices=("errors", "power", "share"), help="one of the three tables (default: all)")
-    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="ITEMSxVERDICTS", help="of the table of shares")
+    parser.add_argument("--only", choices=("errors", "power", "medians", "share"), help="one table (default: all)")
+    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="ITEMSxVERDICTS", help="of shares")
     options = parser.parse_args()
     generator = np.random.default_rng(0)
     if options.only in (None, "errors"):
         _errors(options.tables, options.draws, generator)
     if options.only in (None, "power"):
         _power(options.tables, options.draws, generator)
+    if options.only in (None, "medians"):
+        _medians(options.tables, options.sizes)
     if options.only in (None, "share"):
         _shares(options.tables // 4, options.sizes)
 
@@ -65,12 +69,31 @@ def _power(tables: int, draws: int, generator: np.random.Generator) -> None:
         print(f"  lam .1, logits of root mean square {scale}: {np.mean(hits):.3f}")
 
 
+def _medians(tables: int, sizes: Sequence[str]) -> None:
+    print("the share: median of the estimate, of the truth, of their difference")
+    for size in sizes:
+        count, verdicts = map(int, size.split("x"))
+        for lam in SHARES:
+            generator = np.random.default_rng([count, verdicts, round(100 * lam)])
+            logits = np.stack([dialled(count, lam, 1.0, generator) for _ in range(tables)])
+            truths = _estimates(1e7 * expit(logits) * (1 - np.eye(count)))
+            estimates = _estimates(np.stack([draw(one, verdicts, verdicts, 1, 0, generator)[0] for one in logits]))
+            figures = " ".join(f"{np.median(values):.3f}" for values in (estimates, truths, estimates - truths))
+            print(f"  {count} items, {verdicts} a pair, lam {lam}: {figures}", flush=True)
+
+
+def _estimates(wins: Matrix) -> Matrix:
+    """Returns [B] estimates of the share of [B, n, n] tables without ties."""
+    excess, variance = excess_and_variance(wins, np.zeros_like(wins))
+    return np.maximum(excess, 0) / (np.maximum(excess, 0) + variance)
+
+
 def _shares(tables: int, sizes: Sequence[str]) -> None:
     print("the share: median of the estimate, of the truth, coverage of the 95 % interval")
     for size in sizes:
         count, verdicts = map(int, size.split("x"))
-        for lam in (0.0, 0.05, 0.1, 0.25, 0.5):
-            figures = _share(count, verdicts, lam, tables, np.random.default_rng([count, verdicts]))
+        for lam in SHARES:
+            figures = _share(count, verdicts, lam, tables, np.random.default_rng([count, verdicts, round(100 * lam)]))
             print(f"  {count} items, {verdicts} a pair, lam {lam}: {figures}", flush=True)
 
 
@@ -102,9 +125,7 @@ def _share(count: int, verdicts: int, lam: float, tables: int, generator: np.ran
     estimates, truths, covered = [], [], []
     for _ in range(tables):
         logits = dialled(count, lam, 1.0, generator)
-        endless = 1e7 * expit(logits) * (1 - np.eye(count))
-        excess, variance = excess_and_variance(endless, np.zeros_like(endless))
-        truth = max(float(excess), 0) / (max(float(excess), 0) + float(variance))
+        truth = float(_estimates(1e7 * expit(logits)[None] * (1 - np.eye(count)))[0])
         found = intransitive_share(*draw(logits, verdicts, verdicts, 1, 0, generator), seed=0)
         estimates.append(found.value)
         truths.append(truth)

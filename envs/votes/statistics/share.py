@@ -18,6 +18,7 @@ from envs.votes.table import Matrix
 _DRAWS = 199
 _HALVINGS = 10
 _MOST = 0.995
+_SHRINKINGS = 20
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,10 @@ def excess_and_variance(
     """Estimates the two parts of the preferences' variance over the pairs with two verdicts or more.
 
     With w the share of wins (a tie is half a win), p the Bradley-Terry fit and h the leverage of a pair,
-    excess = sum [(w - p)^2 - (1 - h) s^2 / N] / sum (1 - h) and variance = mean (p - 1/2)^2, s^2 the unbiased variance
-    of the pair's verdicts. Where all pairs are compared equally often sum (1 - h) is pairs - (items - components).
+    excess = sum [(w - p)^2 - (1 - h) s^2 / N] / sum (1 - h) and variance = mean [(p - 1/2)^2 - h s^2 / N], s^2 the
+    unbiased variance of the pair's verdicts. Where all pairs are compared equally often sum (1 - h) is pairs - (items -
+    components). The variance is at least mean [h s^2 / N], the noise that it is known by: without any preference it
+    would be 0, and the share be anything.
 
     Args:
         wins: [..., n, n] decided verdicts that the row won.
@@ -72,16 +75,19 @@ def excess_beside_fit(wins: Matrix, ties: Matrix, score: Matrix) -> tuple[NDArra
     noise = ((won + tied / 4) / size - share**2) / (size - 1)
     free = np.where(counted, 1 - leverage(pairs, verdicts, chance), 0.0)
     scatter = np.where(counted, (share - chance) ** 2, 0.0) - free * noise
+    followed = np.where(counted, (1 - free) * noise, 0.0).sum(1)
+    strength = np.where(counted, (chance - 0.5) ** 2, 0.0).sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
         excess = scatter.sum(1) / np.where(free.sum(1) > 1e-9, free.sum(1), np.nan)
-        variance = np.where(counted, (chance - 0.5) ** 2, 0.0).sum(1) / counted.sum(1)
+        variance = np.maximum(strength - followed, followed) / counted.sum(1)
     return excess.reshape(shape), variance.reshape(shape)
 
 
 def intransitive_share(wins: Matrix, ties: Matrix, seed: int, widening: float = 1.0) -> Share:
     """Estimates excess / (excess + variance), with the interval of all shares that are compatible with the table.
 
-    A candidate share is tested on tables drawn from p + s (w - p), whose fit is p and whose share s sets; the
+    A candidate share is tested on tables drawn from p + s (w - p), p being the Bradley-Terry fit, shrunk until its
+    variance is that which is estimated: the residuals w - p leave the fit as it is, and s sets the share. The
     interval holds the candidates that two one-sided tests of 2.5 % do not refuse.
 
     Args:
@@ -123,12 +129,16 @@ def simulation_at_share(wins: Matrix, ties: Matrix, seed: int) -> Callable[[floa
     score = fit_bradley_terry(half).score
     count = verdicts[low, high]
     fitted = expit(pairs.gap(score[None]))[0]
-    residual = half[low, high] / count - fitted
+    residual = half[low, high] / count - fitted  # sums to 0 over the verdicts of each item
     tied = ties[low, high] / count
     several = count > 1
     free = max(float((1 - leverage(pairs, count[None], fitted[None])[0])[several].sum()), 1e-9)
     energy = float((residual[several] ** 2).sum()) / free
-    variance = float(((fitted[several] - 0.5) ** 2).mean()) if several.any() else 0.0
+    variance = float(excess_beside_fit(wins, ties, score)[1]) if several.any() else 0.0
+    # Fitted scores scatter more than true ones: they shrink until the preferences' variance is that which is estimated.
+    for _ in range(_SHRINKINGS):
+        score = score * np.sqrt(variance / max(float(((fitted[several] - 0.5) ** 2).mean()), 1e-12))
+        fitted = expit(pairs.gap(score[None]))[0]
 
     def simulate(share: float, times: int, draws: int) -> tuple[Matrix, Matrix]:
         scale = np.sqrt(share / (1 - share) * variance / energy) if energy > 0 else 0.0

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from envs.votes.statistics.bradley_terry import deviance, fit_bradley_terry, fit_davidson, leverage
 from envs.votes.statistics.conditional import sample_tables
 from envs.votes.statistics.pairs import Pairs
-from envs.votes.statistics.share import excess_and_variance, intransitive_share
+from envs.votes.statistics.share import excess_and_variance, intransitive_share, simulation_at_share
 from envs.votes.table import VoteTable
 
 
@@ -151,6 +151,32 @@ def test_the_share_is_the_dialled_one(count: int, verdicts: int) -> None:
             excess, variance = excess_and_variance(wins, np.zeros_like(wins))
             shares.append(max(excess, 0) / (max(excess, 0) + variance))
         assert low <= np.median(shares) <= high, lam
+
+
+def test_few_verdicts_do_not_lower_the_median_share() -> None:
+    generator = np.random.default_rng(11)
+    chances = np.stack([dialled(20, 0.5, generator) for _ in range(200)])
+    medians = []
+    for tables in (np.stack([table_of(chance, 5, generator) for chance in chances]), 1e7 * chances * (1 - np.eye(20))):
+        excess, variance = excess_and_variance(tables, np.zeros_like(tables))
+        medians.append(np.median(excess / (excess + variance)))
+    assert medians[0] == pytest.approx(medians[1], abs=0.025)
+
+
+def test_simulated_tables_have_the_share_and_the_variance_that_are_asked_for() -> None:
+    generator = np.random.default_rng(12)
+    wins = table_of(dialled(20, 0.3, generator), 5, generator)
+    _, estimated = excess_and_variance(wins, np.zeros_like(wins))
+    excess, variance = simulation_at_share(wins, np.zeros_like(wins), seed=0)(0.2, 1, 300)
+    assert variance.mean() == pytest.approx(estimated, rel=0.03)
+    assert excess.mean() / (excess.mean() + variance.mean()) == pytest.approx(0.2, abs=0.02)
+
+
+def test_coins_have_a_finite_share() -> None:
+    wins = table_of(np.full((6, 6), 0.5), 2, np.random.default_rng(13))
+    assert excess_and_variance(wins, np.zeros_like(wins))[1] > 0
+    share = intransitive_share(wins, np.zeros_like(wins), seed=0)
+    assert 0 <= share.low <= share.value <= share.high <= 1
 
 
 def test_ties_have_less_noise_than_decided_verdicts() -> None:
