@@ -8,16 +8,20 @@ import torch
 from scipy import stats
 
 from agents import Accepted, BestOf, Mixture, TabularPolicy
+from agents.optim.optimiser import OptimiserConfig
+from agents.pairs.dpo import DPOConfig
 from agents.policies.lm_config import TinyConfig
 from agents.spo import SPOConfig
-from envs import make_task
+from envs import DuelArena, Proposal, make_task
 from envs.games import kl_divergence
 from envs.games.lower_bounds import best_of_n_kl
 from envs.tasks.finite import finite_task
+from oracles.table import TableOracle
 from preference_duel.keyed_random import Key
-from tests.matrix_games import G3_REWARD, G3_START, RESPONSES
+from tests.matrix_games import G3_PAYOFF, G3_REWARD, G3_START, RESPONSES
 
 TASK = finite_task("game", ("x", "y"), RESPONSES, RESPONSES)
+ORACLE = TableOracle(G3_PAYOFF, TASK.prompts, RESPONSES)
 DRAWS = 2_500
 LAW = [0.153357, 0.679897, 0.166747]
 """Start exp(R / .5) / Z."""
@@ -42,6 +46,16 @@ def test_accepted_samples_follow_the_tilted_start():
     assert policy.acceptance(["x"], TASK.responses).item() == pytest.approx(0.441244, abs=1e-6)
     assert policy.distribution(["x"], TASK.responses)[0].tolist() == pytest.approx(LAW, abs=1e-6)
     require_samples(policy, LAW)
+
+
+def test_dpo_on_pairs_of_accepted_samples_has_the_optimum_that_they_follow():
+    """RSO: pairs are sampled at the optimum of the temperature at which DPO learns from them."""
+    policy, arena = table(exact=True), DuelArena(TASK, ORACLE, None, "probability")
+    prompts = arena.reset()
+    responses, weight = Accepted(policy, reward, beta=0.5, largest=1.0).draw(prompts, 1, Key(0))
+    agent = DPOConfig(tau=0.5, average=False, optimiser=OptimiserConfig("lbfgs")).build(policy=policy)
+    agent.update(arena.play(Proposal(responses, left_weight=weight)))
+    assert policy.distribution(["x"], TASK.responses)[0].tolist() == pytest.approx(LAW, abs=1e-5)
 
 
 def test_a_bound_that_is_too_high_costs_candidates_and_changes_nothing_else():
