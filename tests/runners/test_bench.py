@@ -140,7 +140,7 @@ def test_a_language_model_of_the_suite_lm_is_exploited(monkeypatch):
     (played,) = play_cells([replace(cell, game=game)])
     assert played.content is not None, played.log
     found = exploited({"entrants": ["dpo"], "cells": [played.content]})[game.label]["dpo"]
-    assert found[0]["curve"]["eval/kl"][0] == 0 < found[0]["curve"]["eval/kl"][1]
+    assert found[0]["curve"]["eval/kl"][0] == 0 != found[0]["curve"]["eval/kl"][1]
     assert found[0]["exploited"]["best of 64"]["queries"] == 4 * 64 * DRAWS
     assert found[0]["exploited"]["trained"]["queries"] == 128 + 4 * DRAWS**2
     assert len(figures(found)) == len(COLUMNS)
