@@ -73,7 +73,7 @@ def choose(weights: Tensor, uniforms: Tensor) -> Tensor:
         uniforms: [R, n] float64 in [0, 1).
 
     Returns:
-        [R, n] columns; one of weight 0 is never among them.
+        [R, n] columns; one of weight 0 is never among them (of repeatable sums on CUDA, but for their rounding).
     """
     edges = cumulative_sum(weights.double())
     total = edges[:, -1:]

@@ -49,11 +49,13 @@ class Corpus:
     """
 
     def __init__(self, config: CorpusConfig, policy: Policy) -> None:
-        from envs.votes.thumbs import load_demonstrations  # reads files: --help need not
+        from envs.votes.rows import warn_of_skipped  # reads files: --help need not
+        from envs.votes.thumbs import load_demonstrations
 
         assert config.file is not None
         self.config, self.policy = config, policy
-        self._rows, _ = load_demonstrations(config.file)
+        self._rows, reading = load_demonstrations(config.file)
+        warn_of_skipped(reading)
         for one in self._rows:
             try:
                 policy.require_prompt(one.prompt)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.policies.mixtures import Places
-from preference_duel.checks import at_least, positive, require
+from preference_duel.checks import positive, require, within
 from preference_duel.keyed_random import Key
 from preference_duel.protocols import Policy
 from preference_duel.types import Completion
@@ -24,6 +24,7 @@ _CHANCE = 2**24 - 2**12
 """The position of the uniform that accepts a candidate: beyond any token's, and no mixture's."""
 _APART = 2**20
 """Distance between the draws of one response's candidates; fewer responses than that are drawn at once."""
+_MOST = within(f"[1, {2**32 // _APART - 1}]", "candidates beyond would repeat the random numbers of the first ones")
 
 
 class _Selected(Policy):
@@ -31,6 +32,11 @@ class _Selected(Policy):
 
     def __init__(self, policy: Policy, reward: Reward) -> None:
         super().__init__()
+        if any(isinstance(part, _Selected) for part in policy.modules()):
+            raise ValueError(
+                f"{type(self).__name__} can't select from a policy that itself selects: both would number candidates "
+                f"alike; select once, by one reward"
+            )
         self.policy, self.reward = policy.frozen(), reward
         self.exact = policy.exact
 
@@ -39,6 +45,8 @@ class _Selected(Policy):
         if self.exact:
             listed, probs = self.policy.draw(prompts, n, key)
             return listed, self._reweighted(probs, self._rewards(prompts, listed))
+        if n >= _APART:
+            raise ValueError(f"fewer than {_APART} responses are drawn at once, got {n}")
         rows, draws = np.divmod(np.arange(len(prompts) * n), n)
         chosen = self._select(prompts, rows, draws, key)
         return [chosen[b * n : (b + 1) * n] for b in range(len(prompts))], torch.full((len(prompts), n), 1 / n)
@@ -102,28 +110,27 @@ class Accepted(_Selected):
         most: candidates of one response, at most.
 
     Raises:
-        ValueError: if a value is out of range.
+        ValueError: if a value is out of range, or the policy selects itself.
     """
 
     def __init__(self, policy: Policy, reward: Reward, beta: float, largest: float, most: int = 1000) -> None:
         super().__init__(policy, reward)
         self.beta, self.largest, self.most = beta, largest, most
-        require(self, beta=positive, most=at_least(1))
+        require(self, beta=positive, most=_MOST)
 
     @torch.no_grad()
     def acceptance(self, prompts: Sequence[str], responses: Sequence[Completion]) -> Tensor:
         """Returns [B] the share of candidates that is accepted, on a finite task of these responses."""
         rewards = self._rewards(prompts, [list(responses)] * len(prompts))
-        return (self.policy.distribution(prompts, responses) * self._chance(rewards)).sum(1)
+        return (self.policy.distribution(prompts, responses) * self._log_chance(rewards).exp()).sum(1)
 
-    def _chance(self, rewards: Tensor) -> Tensor:
+    def _log_chance(self, rewards: Tensor) -> Tensor:
         if (rewards > self.largest).any():
             raise ValueError(f"a reward of {rewards.max().item():g} is above largest={self.largest:g}; raise it")
-        return ((rewards - self.largest) / self.beta).exp()
+        return (rewards - self.largest) / self.beta
 
     def _reweighted(self, probs: Tensor, rewards: Tensor) -> Tensor:
-        kept = probs * self._chance(rewards)
-        return kept / kept.sum(1, keepdim=True)
+        return (probs.log() + self._log_chance(rewards)).softmax(1)
 
     def _select(
         self, prompts: Sequence[str], rows: NDArray[np.int64], draws: NDArray[np.int64], key: Key
@@ -135,7 +142,7 @@ class Accepted(_Selected):
             where = rows[left], draws[left] + candidate * _APART
             sampled, rewards = self._candidates(prompts, *where, key, depth + 1)
             uniforms = key.uniform(k=where[1], l=where[0], vote=_CHANCE - depth)
-            kept = uniforms < self._chance(rewards).numpy()
+            kept = uniforms < self._log_chance(rewards).exp().numpy()
             found |= {i: sampled[place] for place, i in enumerate(left.tolist()) if kept[place]}
             left = left[~kept]
             if not len(left):
@@ -157,13 +164,13 @@ class BestOf(_Selected):
         count: n, samples for each response.
 
     Raises:
-        ValueError: if `count` is below 1.
+        ValueError: if `count` is out of range, or the policy selects itself.
     """
 
     def __init__(self, policy: Policy, reward: Reward, count: int) -> None:
         super().__init__(policy, reward)
         self.count = count
-        require(self, count=at_least(1))
+        require(self, count=_MOST)
 
     def _reweighted(self, probs: Tensor, rewards: Tensor) -> Tensor:
         mine, its = rewards[:, :, None], rewards[:, None, :]

@@ -158,7 +158,8 @@ class TokenPolicy(Policy):
     ) -> tuple[Tensor, Tensor]:
         """Returns log-probabilities [B, K] and the sums [B, K] of a term, float32, in one pass of each model.
 
-        The logits of `micro_tokens` tokens are held at a time, those of the reference too.
+        The logits of `micro_tokens` tokens are held at a time, those of the reference too; responses of more tokens
+        together are read again by both for the gradient.
 
         Raises:
             TypeError: if the reference does not write token by token.

@@ -87,7 +87,7 @@ class SB3Policy(Policy):
         rows, draws, steps = np.arange(len(prompts)), np.arange(n), np.arange(game.limit)
         uniforms = key.uniform(k=draws[:, None], l=rows[:, None, None], vote=steps).reshape(-1, game.limit)
         start = prompt_boards(prompts, game.task, game.rules).repeat(n, axis=0)
-        return generate(self._drawn_law, start, game.rules, uniforms)
+        return generate(self._drawn_probs, start, game.rules, uniforms)
 
     def draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[list[list[Completion]], Tensor]:
         """Draws token by token, by inversion of the cumulative distribution."""
@@ -149,7 +149,7 @@ class SB3Policy(Policy):
         kind: Any = ALGORITHMS[config.algorithm]
         return kind("MlpPolicy", _Spaces(self.game), policy_kwargs=network, device=device, **{**small, **settings})
 
-    def _drawn_law(self, boards: NDArray[np.int64], masks: NDArray[np.int8]) -> Tensor:
+    def _drawn_probs(self, boards: NDArray[np.int64], masks: NDArray[np.int8]) -> Tensor:
         """Returns [M, V] the chance of each token to be drawn, before the rules replace illegal ones."""
         probs = next_token_probs(self.net, boards, masks)
         if self.config.algorithm != "dqn":
@@ -159,7 +159,7 @@ class SB3Policy(Policy):
     def _written_probs(self, boards: NDArray[np.int64], phase: NDArray[np.int64]) -> Tensor:
         """Returns [M, V] the chance of each token to stand on the board."""
         rules = self.game.rules
-        drawn = self._drawn_law(boards, rules.masks[phase])
+        drawn = self._drawn_probs(boards, rules.masks[phase])
         stands = torch.from_numpy(rules.written[phase]).to(drawn.device)
         return torch.zeros_like(drawn).scatter_add(1, stands, drawn)
 

@@ -20,7 +20,6 @@ _TAGS = {
     "train/policy_gradient_loss": "loss/policy",
     "train/policy_loss": "loss/policy",
     "train/value_loss": "loss/value",
-    "train/policy_objective": "loss/policy",
     "train/kl_divergence_loss": "loss/approx_kl",
     "train/is_line_search_success": "loss/line_search",
     "train/approx_kl": "loss/approx_kl",
@@ -101,6 +100,9 @@ def drawn_scalars(policy: SB3Policy, start: SB3Policy, duel: Duel) -> dict[str, 
 def logged(model: Any, algorithm: str) -> dict[str, float]:
     """Returns what an algorithm logged since the last call, by our tags."""
     tags = {**_TAGS, "train/loss": "loss/policy"} if algorithm == "dqn" else _TAGS
-    scalars = {tags[name]: float(value) for name, value in model.logger.name_to_value.items() if name in tags}
+    found = model.logger.name_to_value
+    scalars = {tags[name]: float(value) for name, value in found.items() if name in tags}
+    if "train/policy_objective" in found:  # TRPO's, which it maximises
+        scalars["loss/policy"] = -float(found["train/policy_objective"])
     model.logger.name_to_value.clear()
     return {tag: value for tag, value in scalars.items() if math.isfinite(value)}

@@ -18,6 +18,9 @@ from runners.run.checkpoint import steps
 
 DENSITY = 0.2
 """Share of a change that TIES keeps (the paper's 20 %)."""
+METHODS = "arithmetic", "ties"
+_STATES = ".bin", ".pt", ".pth"
+"""Ends of the names of other weights and of optimisers' states, which a merge has none of."""
 
 
 def task_arithmetic(changes: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -71,12 +74,7 @@ def merge(
     shares = [1 / len(models)] * len(models) if weights is None else list(weights)
     if len(shares) != len(models):
         raise ValueError(f"--weights needs one for each of {len(models)} models, got {len(shares)}")
-    if method == "arithmetic" and density is not None:
-        raise ValueError(f"--density is of --method ties, and arithmetic keeps everything; got {density:g}")
-    if method == "ties" and (min(shares) < 0 or sum(shares) == 0):
-        raise ValueError(f"--method ties needs --weights of at least 0, not all 0, got {shares}")
-    if density is not None and not 0 < density <= 1:
-        raise ValueError(f"--density must lie in (0, 1], got {density:g}")
+    _require_method(method, shares, density)
     if out.exists():
         raise ValueError(f"{out} is there already; name a new folder with --out, or remove it")
     start = _Folder(TINY if base == "tiny" else Path(base))
@@ -89,12 +87,31 @@ def merge(
         changes = [tensor.float() - first for tensor in tensors]
         change = ties(changes, shares, density or DENSITY) if method == "ties" else task_arithmetic(changes, shares)
         merged[name] = (first + change).to(tensors[0].dtype)
-    out.mkdir(parents=True)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     for path in folders[0].directory.iterdir():
-        if path.is_file() and ".safetensors" not in path.name:
-            shutil.copy(path, out / path.name)
-    save_file(merged, out / "model.safetensors", {"format": "pt"})
+        if (
+            path.is_file()
+            and ".safetensors" not in path.name
+            and path.suffix not in _STATES
+            and path.name != "README.md"
+        ):
+            shutil.copy(path, partial / path.name)
+    save_file(merged, partial / "model.safetensors", {"format": "pt"})
+    partial.rename(out)
     return out
+
+
+def _require_method(method: str, shares: Sequence[float], density: float | None) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    if method == "arithmetic" and density is not None:
+        raise ValueError(f"--density is of --method ties, and arithmetic keeps everything; got {density:g}")
+    if method == "ties" and (min(shares) < 0 or sum(shares) == 0):
+        raise ValueError(f"--method ties needs --weights of at least 0, not all 0, got {shares}")
+    if density is not None and not 0 < density <= 1:
+        raise ValueError(f"--density must lie in (0, 1], got {density:g}")
 
 
 class _Folder:
@@ -134,7 +151,7 @@ class _Folder:
             if mine != its:
                 raise ValueError(
                     f"{self.directory} was not trained from {base.directory}: tensor {name} has shape {mine}, "
-                    f"that of the base {its}; merge models of one --base"
+                    f"that of the base {its}; merge models of one --base, all written by save_pretrained"
                 )
 
 

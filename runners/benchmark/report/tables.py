@@ -54,7 +54,8 @@ def bounds(results: Mapping[str, Any]) -> Table:
     about = (
         "Last policies on held-out prompts: means over runs with 95 % intervals, of a single run over its prompts. "
         "Best of n: samples of the start; trained: an adversary of the same budget for every policy; at least: the "
-        "better of the two. Each is a lower bound, so that a small one proves nothing."
+        "better of the two. Each is a lower bound, so that a small one proves nothing; a run's is cut at 0, so that "
+        "the mean over runs of policies that nothing beats lies a little above 0."
     )
     return Table("exploiters", "Win rate and exploitability on free text", about, ("game", "entrant", *COLUMNS), rows)
 

@@ -23,7 +23,9 @@ from runners.evaluation.comparison import Comparison, policies
 from runners.run.record import write_whole
 
 END = "<end>"
-"""Stands for a token without text."""
+"""Stands for a last token without text."""
+PART = "…"
+"""Stands for a token that begins a character of several bytes, which its last token shows."""
 RGB = {"more": (0, 130, 60), "less": (200, 40, 30)}
 """Colours of tokens that became likelier and less likely."""
 
@@ -68,12 +70,12 @@ def token_credits(
         tokenizer: the task's, in which tables write; a language model has its own.
 
     Raises:
-        ValueError: if the policy has no tokens.
+        ValueError: if the policy has no tokens, or the start could not have sampled one.
     """
     if isinstance(policy, TabularPolicy):
         listed = policy.cells.responses
-        ref, law = start.distribution(prompts, listed), policy.distribution(prompts, listed)
-        credit = soft_values([response.ids for response in listed], ref, tau * (law / ref).log(), tau).diff()
+        ref, probs = start.distribution(prompts, listed), policy.distribution(prompts, listed)
+        credit = soft_values([response.ids for response in listed], ref, tau * (probs / ref).log(), tau).diff()
         columns = [policy.cells.column(response.text) for response in responses]
         values, ids = credit[range(len(columns)), columns], [listed[column].ids for column in columns]
     elif isinstance(policy, TokenPolicy) and isinstance(start, TokenPolicy):
@@ -83,6 +85,11 @@ def token_credits(
         tokenizer = getattr(policy, "tokenizer", tokenizer)
     else:
         raise ValueError(f"--tokens reads tables and language models; {type(policy).__name__} tells no tokens")
+    if not values.isfinite().all():
+        raise ValueError(
+            "a credit is not finite: the start gives a sampled token probability 0; credits need policies that sample "
+            "with top_p=1 and top_k=0"
+        )
     found = []
     for prompt, tokens, row in zip(prompts, ids, values.tolist(), strict=True):
         pieces = list(zip(_pieces(tokenizer, tokens), row[: len(tokens)], strict=True))
@@ -120,14 +127,19 @@ def write_credits(content: Mapping[str, Any], path: Path) -> Path:
 
 def _spans(sample: Mapping[str, Any], most: float) -> Iterator[tuple[str, float, str]]:
     """Yields each token as it is shown, its credit and its colour #rrggbb: white at 0, green above, red below."""
-    for piece, value in sample["tokens"]:
+    last = len(sample["tokens"]) - 1
+    for i, (piece, value) in enumerate(sample["tokens"]):
         full, share = RGB["more" if value > 0 else "less"], abs(value) / most
-        yield piece or END, value, "#" + "".join(f"{round(255 + share * (channel - 255)):02x}" for channel in full)
+        yield (
+            piece or (END if i == last else PART),
+            value,
+            "#" + "".join(f"{round(255 + share * (channel - 255)):02x}" for channel in full),
+        )
 
 
 def _pieces(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:
-    """Returns what each token adds to the text; of one that has none, such as an EOS, nothing."""
-    texts = [tokenizer.decode(tokens[:t]) for t in range(len(tokens) + 1)]
+    """Returns what each token adds to the text; nothing of an EOS, or of a part of a character."""
+    texts = [tokenizer.decode(tokens[:t]).rstrip("\ufffd") for t in range(len(tokens) + 1)]
     return [after[len(before) :] for before, after in itertools.pairwise(texts)]
 
 

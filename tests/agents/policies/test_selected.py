@@ -90,8 +90,14 @@ def test_a_response_depends_on_its_place_alone_and_stays_so_in_a_mixture(policy)
     few, many = policy.draw(["x"], 3, Key(5))[0], policy.draw(["x", "y"], 20, Key(5))[0]
     assert few[0] == many[0][:3]
     assert many[0] != many[1]
-    mixture = Mixture([policy, BestOf(policy, reward, 1)])  # the same distribution twice, once nested
+    mixture = Mixture([policy, Mixture([policy, policy])])  # the same distribution, once nested
     require_samples(mixture, policy.distribution(["x"], TASK.responses)[0].tolist(), 8)
+
+
+def test_an_accepted_distribution_is_known_where_acceptances_are_below_the_smallest_number():
+    policy = Accepted(table(), lambda prompts, responses: reward(prompts, responses) / 1000, 0.001, 2.0)
+    assert policy.distribution(["x"], TASK.responses).sum(1).tolist() == pytest.approx([1.0])
+    assert policy.acceptance(["x"], TASK.responses).tolist() == [0.0]
 
 
 def test_an_exact_policy_is_listed_with_its_probabilities():
@@ -127,7 +133,9 @@ def test_what_can_not_be_is_refused():
         Accepted(table(), reward, 0.01, 2.0, most=20).draw(["x"], 4, Key(0))
     with pytest.raises(ValueError, match="beta must be positive"):
         Accepted(table(), reward, 0.0, 1.0)
-    with pytest.raises(ValueError, match="count must be at least 1"):
+    with pytest.raises(ValueError, match=r"count must lie in \[1, 4095\]"):
         BestOf(table(), reward, 0)
+    with pytest.raises(ValueError, match="select once"):
+        Accepted(Mixture([table(), BestOf(table(), reward, 2)]), reward, 0.5, 1.0)
     with pytest.raises(TypeError, match="BestOf tells no log-probabilities"):
         BestOf(table(), reward, 2).logprob(["x"], [list(TASK.responses)])
