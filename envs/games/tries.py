@@ -59,11 +59,11 @@ class Trie:
         Args:
             values: [..., N] finite, of the strings; log-probabilities give those of the beginnings.
         """
-        spread = values[..., self._strings]
-        index = self._beginnings.expand(spread.shape)
+        spread, beginnings = values[..., self._strings], self._beginnings.to(values.device)
+        index = beginnings.expand(spread.shape)
         shape = (*values.shape[:-1], len(self.children))
         largest = spread.new_full(shape, -torch.inf).scatter_reduce(-1, index, spread.detach(), "amax")
-        sums = spread.new_zeros(shape).scatter_add(-1, index, (spread - largest[..., self._beginnings]).exp())
+        sums = spread.new_zeros(shape).scatter_add(-1, index, (spread - largest[..., beginnings]).exp())
         return largest + sums.log()
 
     def next_logits(self, log_probs: Tensor) -> Tensor:
@@ -73,11 +73,14 @@ class Trie:
             log_probs: [..., N] of the strings.
         """
         reached = self.logsumexp(log_probs)
-        joint = reached[..., self.children.clamp(min=0)].masked_fill(self.children < 0, -torch.inf)
+        children = self.children.to(reached.device)
+        joint = reached[..., children.clamp(min=0)].masked_fill(children < 0, -torch.inf)
         return (joint - reached[..., None])[..., self.parents, :]
 
     def along(self, values: Tensor) -> Tensor:
         """Returns [..., N] the sum of values [..., M - 1] of the edges over those of each string."""
         edges = self._beginnings > 0
         terms = values[..., self._beginnings[edges] - 1]
-        return terms.new_zeros(*values.shape[:-1], len(self.paths)).index_add(-1, self._strings[edges], terms)
+        return terms.new_zeros(*values.shape[:-1], len(self.paths)).index_add(
+            -1, self._strings[edges].to(terms.device), terms
+        )

@@ -10,6 +10,7 @@ import oracles
 import tests.accelerator.device as accelerator
 from envs import TokenDuels, games, make_task
 from envs.games import lower_bounds
+from envs.games.tries import Trie
 from envs.token_duel.duels_torch import TorchDuels
 from envs.votes.preferences import Preference
 from oracles.group_rewards import group_rewards
@@ -100,6 +101,11 @@ def test_a_fit_is_that_of_the_cpu(tmp_path, monkeypatch):
     assert on_the_device(partial(fitted, accelerator.NAME)) == pytest.approx(host, abs=1e-4)
 
 
+def trie_terms(policy):
+    trie = Trie([(0, 0), (0, 1), (1,)])
+    return trie.along(trie.next_logits(policy.log())[:, 0].nan_to_num(0, 0, 0))
+
+
 GAME = torch.tensor([[0.5, 0.9, 0.2], [0.1, 0.5, 0.7], [0.8, 0.3, 0.5]], dtype=torch.float64)
 POLICY, UNIFORM = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64), torch.full((3,), 1 / 3, dtype=torch.float64)
 FIRST, SECOND = torch.tensor([0, 1, 2]), torch.tensor([2, 2, 0])
@@ -123,6 +129,8 @@ MEASURES = {
     "regularised_nash": lambda on: games.regularised_nash(on(GAME), on(UNIFORM), 0.1).policy,
     "regularised_nash to a reference of the host": lambda on: games.regularised_nash(on(GAME), UNIFORM, 0.1).policy,
     "regularised_saddle": lambda on: games.regularised_saddle(on(GAME), on(UNIFORM), 0.1).policy,
+    "soft_values": lambda on: games.soft_values([(0, 0), (0, 1), (1,)], on(UNIFORM), on(POLICY), 0.5),
+    "tokens of a table": lambda on: trie_terms(on(POLICY)),
     "von_neumann_regret": lambda on: games.von_neumann_regret(on(GAME), on(FIRST), on(SECOND)),
     "von_neumann_winner": lambda on: games.von_neumann_winner(on(GAME)).policy,
 }

@@ -360,7 +360,8 @@ def test_it_learns_from_texts_by_a_language_model(config):
     rows = [Thumb(prompt, text, float(text == texts[0])) for prompt in prompts for text in texts]
     if isinstance(config, KimiConfig):  # a thumb is its own mean
         rows = [Preference(prompt, *texts, 1.0) for prompt in prompts]
-    config = dataclasses.replace(config, average=False, refresh_every=9)
+    refreshed = {"refresh_every": 9} if hasattr(config, "refresh_every") else {}
+    config = dataclasses.replace(config, average=False, **refreshed)
     agent, arena = config.build(policy=TinyConfig().build(task=task)), FileArena(task, rows, None)
     responses = [[Completion(text) for text in texts]] * 2
     with torch.no_grad():
