@@ -520,7 +520,9 @@ def test_a_run_draws_by_vllm(tmp_path, count):
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert lines[-1]["step"] == 2
     assert lines[0]["eval/win_rate_vs_ref"] == pytest.approx(0.5, abs=0.2)
-    assert 0 < lines[-1]["policy/sampler_gap"] <= lines[-1]["policy/sampler_gap_max"] < 1e-3
+    learned = [line for line in lines if "policy/sampler_gap" in line]
+    assert [line["step"] for line in learned] == [1, 2]
+    assert all(0 < line["policy/sampler_gap"] <= line["policy/sampler_gap_max"] < 1e-3 for line in learned)
 
 
 @pytest.mark.vllm
