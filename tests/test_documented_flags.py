@@ -25,7 +25,7 @@ SOURCES = ("preference_duel", "oracles", "envs", "agents", "runners", "benchmark
 FLAG = re.compile(r"--(task|policy|oracle|agent|run)\.([A-Za-z][\w.-]*\w)(?:[ \n]+(?=([^\s`|\\]+)))?")
 CODE = re.compile(r"```.*?```|`[^`]+`", flags=re.DOTALL)
 PLAIN = re.compile(r"True|False|None|-?\.?\d[\w.+-]*")
-"""What counts as a value outside of code, where a flag may be followed by prose."""
+"""Values outside of code, where a flag may be followed by prose."""
 STANDS_FOR = re.compile(r"[A-Z]+|.*\.[A-Z]+|field")
 """Names that stand for any field."""
 NAMES = {

@@ -35,7 +35,7 @@ TEXTS = {name(page): page.read_text(encoding="utf-8") for page in PAGES}
 README = TEXTS["README.md"]
 SHORT = ["--run.steps", "2", "--run.eval_every", "2", "--run.eval_prompts", "4", "--run.device", "cpu"]
 SMALL = {"label tiny": "--prompts 12", "evaluate ppo": "--prompts 4 --pairs 1"}
-"""What is added to commands of the pipeline, whose sizes are those of its figures."""
+"""Flags that shrink the commands of the pipeline, whose sizes are those of its figures."""
 HUB = re.compile(r"hf:|--policy (?!\w+/step-)[\w.-]+/[\w.-]+")
 """Commands that need a network: they are parsed and not run."""
 WITH_COMMANDS = [page for page, text in TEXTS.items() if commands(text)]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from agents.losses.shapes import require_one_shape
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -39,8 +41,7 @@ def gpo(margin: Tensor, prob: Tensor, beta: float, function: Callable[[Tensor], 
     Raises:
         ValueError: if the shapes differ.
     """
-    if margin.shape != prob.shape:
-        raise ValueError(f"margins and prob must have one shape, got {tuple(margin.shape)} and {tuple(prob.shape)}")
+    require_one_shape(margins=margin, prob=prob)
     return prob * function(beta * margin) + (1 - prob) * function(-beta * margin)
 
 

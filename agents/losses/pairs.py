@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from agents.losses.shapes import require_one_shape
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -73,7 +75,7 @@ def ipo(margin: Tensor, prob: Tensor, tau: float) -> Tensor:
     Raises:
         ValueError: if the shapes differ.
     """
-    _require_alike(margin, prob)
+    require_one_shape(margins=margin, prob=prob)
     return (margin - (prob - 0.5) / tau).square()
 
 
@@ -95,7 +97,7 @@ def dpo(margin: Tensor, prob: Tensor, beta: float, label_smoothing: float = 0.0)
     Raises:
         ValueError: if the shapes differ.
     """
-    _require_alike(margin, prob)
+    require_one_shape(margins=margin, prob=prob)
     prob = prob + label_smoothing * (1 - 2 * prob)
     logsigmoid = torch.nn.functional.logsigmoid
     return -prob * logsigmoid(beta * margin) - (1 - prob) * logsigmoid(-beta * margin)
@@ -117,7 +119,7 @@ def hinge(margin: Tensor, prob: Tensor, beta: float) -> Tensor:
     Raises:
         ValueError: if the shapes differ.
     """
-    _require_alike(margin, prob)
+    require_one_shape(margins=margin, prob=prob)
     return prob * (1 - beta * margin).relu() + (1 - prob) * (1 + beta * margin).relu()
 
 
@@ -159,7 +161,7 @@ def exo(margin: Tensor, prob: Tensor, beta: float, label_smoothing: float) -> Te
     Raises:
         ValueError: if the shapes differ or e is out of range.
     """
-    _require_alike(margin, prob)
+    require_one_shape(margins=margin, prob=prob)
     if not 0 < label_smoothing < 0.5:
         raise ValueError(f"label_smoothing must lie in (0, 1/2), got {label_smoothing}: a sure label is infinitely far")
     prob = prob + label_smoothing * (1 - 2 * prob)
@@ -296,8 +298,3 @@ def over_outcomes(loss: Callable[[Tensor, Tensor], Tensor], first: Tensor, secon
         shapes = f"{tuple(first.shape)}, {tuple(second.shape)} and {tuple(prob.shape)}"
         raise ValueError(f"scores must broadcast to the shape of prob, got {shapes}")
     return prob * loss(first, second) + (1 - prob) * loss(second, first)
-
-
-def _require_alike(values: Tensor, prob: Tensor) -> None:
-    if values.shape != prob.shape:
-        raise ValueError(f"margins and prob must have one shape, got {tuple(values.shape)} and {tuple(prob.shape)}")

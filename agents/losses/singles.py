@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from agents.losses.shapes import require_one_shape
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -32,7 +34,7 @@ def kto(
     Raises:
         ValueError: if the shapes differ.
     """
-    _require_alike(ratio, label)
+    require_one_shape(ratio=ratio, label=label)
     gain = beta * (ratio - reference_point)
     return label * lambda_d * torch.sigmoid(-gain) + (1 - label) * lambda_u * torch.sigmoid(gain)
 
@@ -56,7 +58,7 @@ def dro(ratio: Tensor, score: Tensor, value: Tensor, tau: float) -> Tensor:
     Raises:
         ValueError: if the shapes differ.
     """
-    _require_alike(ratio, score)
+    require_one_shape(ratio=ratio, label=score)
     return (score - value - tau * ratio).square() / 2
 
 
@@ -78,7 +80,7 @@ def npo(ratio: Tensor, label: Tensor, beta: float, retain: float = 0.0) -> Tenso
     Raises:
         ValueError: if the shapes differ.
     """
-    _require_alike(ratio, label)
+    require_one_shape(ratio=ratio, label=label)
     return (1 - label) * (2 / beta) * torch.nn.functional.softplus(beta * ratio) - label * retain * ratio
 
 
@@ -117,12 +119,7 @@ def bco_unpaired(ratio: Tensor, label: Tensor, shift: Tensor, beta: float) -> Te
     Raises:
         ValueError: if the shapes differ.
     """
-    _require_alike(ratio, label)
+    require_one_shape(ratio=ratio, label=label)
     logit = beta * ratio - shift
     softplus = torch.nn.functional.softplus
     return label * softplus(-logit) + (1 - label) * softplus(logit)
-
-
-def _require_alike(ratio: Tensor, label: Tensor) -> None:
-    if ratio.shape != label.shape:
-        raise ValueError(f"ratio and label must have one shape, got {tuple(ratio.shape)} and {tuple(label.shape)}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from agents.losses.shapes import require_one_shape
 from preference_duel.keyed_random_torch import cumulative_sum
 
 if TYPE_CHECKING:
@@ -98,11 +99,7 @@ def sampler_weight(token_logprob: Tensor, sampled: Tensor, mask: Tensor, cap: fl
     Raises:
         ValueError: if the shapes differ.
     """
-    if not token_logprob.shape == sampled.shape == mask.shape:
-        raise ValueError(
-            f"token_logprob, sampled and mask must have one shape, got {tuple(token_logprob.shape)}, "
-            f"{tuple(sampled.shape)} and {tuple(mask.shape)}"
-        )
+    require_one_shape(token_logprob=token_logprob, sampled=sampled, mask=mask)
     return (token_logprob.detach() - sampled).exp().clamp(max=cap) * mask
 
 
@@ -120,11 +117,7 @@ def policy_gradient(token_logprob: Tensor, advantage: Tensor, mask: Tensor) -> T
     Raises:
         ValueError: if the shapes differ.
     """
-    if not token_logprob.shape == advantage.shape == mask.shape:
-        raise ValueError(
-            f"token_logprob, advantage and mask must have one shape, got {tuple(token_logprob.shape)}, "
-            f"{tuple(advantage.shape)} and {tuple(mask.shape)}"
-        )
+    require_one_shape(token_logprob=token_logprob, advantage=advantage, mask=mask)
     return -(token_logprob * advantage.detach() * mask).sum(-1)
 
 
@@ -203,11 +196,7 @@ def k3(token_logprob: Tensor, start: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: if the shapes differ.
     """
-    if not token_logprob.shape == start.shape == mask.shape:
-        raise ValueError(
-            f"token_logprob, start and mask must have one shape, got {tuple(token_logprob.shape)}, "
-            f"{tuple(start.shape)} and {tuple(mask.shape)}"
-        )
+    require_one_shape(token_logprob=token_logprob, start=start, mask=mask)
     log_ratio = (start.detach() - token_logprob) * mask
     return (log_ratio.exp() - log_ratio - 1).sum(-1)
 
@@ -230,11 +219,7 @@ def rebel(log_ratio: Tensor, reward: Tensor, weight: Tensor, eta: float | Tensor
     Raises:
         ValueError: if the shapes differ.
     """
-    if not log_ratio.shape == reward.shape == weight.shape:
-        raise ValueError(
-            f"log_ratio, reward and weight must have one shape, got {tuple(log_ratio.shape)}, {tuple(reward.shape)} "
-            f"and {tuple(weight.shape)}"
-        )
+    require_one_shape(log_ratio=log_ratio, reward=reward, weight=weight)
     distance = log_ratio - eta * reward.detach()
     return distance - (weight * distance).sum(1, keepdim=True)
 
@@ -255,11 +240,7 @@ def clipped(token_logprob: Tensor, drew: Tensor, advantage: Tensor, mask: Tensor
     Raises:
         ValueError: if the shapes differ.
     """
-    if not token_logprob.shape == drew.shape == advantage.shape == mask.shape:
-        raise ValueError(
-            f"token_logprob, drew, advantage and mask must have one shape, got {tuple(token_logprob.shape)}, "
-            f"{tuple(drew.shape)}, {tuple(advantage.shape)} and {tuple(mask.shape)}"
-        )
+    require_one_shape(token_logprob=token_logprob, drew=drew, advantage=advantage, mask=mask)
     ratio = ((token_logprob - drew.detach()) * mask).exp()
     gain = advantage.detach()
     return -(torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain) * mask).sum(-1)
@@ -280,11 +261,7 @@ def value_distance(value: Tensor, target: Tensor, before: Tensor, clip: float | 
     Raises:
         ValueError: if the shapes differ.
     """
-    if not value.shape == target.shape == before.shape:
-        raise ValueError(
-            f"value, target and before must have one shape, got {tuple(value.shape)}, {tuple(target.shape)} and "
-            f"{tuple(before.shape)}"
-        )
+    require_one_shape(value=value, target=target, before=before)
     distance = (value - target).square()
     if clip is None:
         return distance

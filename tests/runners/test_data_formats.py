@@ -1,4 +1,4 @@
-"""What the commands make of every format of docs/data.md: pairs, prompts, labels and audits of the same five rows."""
+"""Results of the commands for every format of docs/data.md: pairs, prompts, labels and audits of the same five rows."""
 
 import json
 

@@ -1,1 +1,1 @@
-"""What a policy's log-ratio to its start gives to each token of a response."""
+"""Credit of each token of a response: its log-ratio to the start."""

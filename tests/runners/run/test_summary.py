@@ -1,4 +1,4 @@
-"""What a run says of its task at the end."""
+"""The summary of a run's task at its end."""
 
 from collections.abc import Sequence
 
