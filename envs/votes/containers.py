@@ -10,6 +10,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -289,6 +290,15 @@ def _table(name: str, table: Any) -> Iterator[Batch]:
     yield from _batched(f"{name} row ", enumerate(table))
 
 
+def _cache_of(folder: str) -> str:
+    """A cache for these very files; that of `datasets` gives edited files, and namesakes elsewhere, old rows."""
+    from datasets.config import HF_DATASETS_CACHE
+
+    files = sorted(file for file in Path(folder).resolve().rglob("*") if file.is_file())
+    state = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return str(Path(HF_DATASETS_CACHE) / sha256(repr(state).encode()).hexdigest()[:16])
+
+
 def load_split(path: str, subset: str | None, split: str) -> Any:
     """Returns a split of a dataset: of a directory if `path` is one, else of the hub.
 
@@ -310,7 +320,8 @@ def load_split(path: str, subset: str | None, split: str) -> Any:
             raise ValueError(f"hf:{path} has no split '{split}'{hint} It has {', '.join(map(str, tables))}.")
         return tables[split]
     try:
-        return datasets.load_dataset(path, subset, split=split)
+        cache = _cache_of(path) if Path(path).is_dir() else None
+        return datasets.load_dataset(path, subset, split=split, cache_dir=cache)
     except OSError as error:
         raise ConnectionError(
             f"could not load hf:{path}: {error}. A local directory needs no network (hf:DIR with JSON, CSV or Parquet "

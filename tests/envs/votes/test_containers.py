@@ -122,16 +122,19 @@ def test_files_of_a_directory_may_differ_in_their_columns(tmp_path):
     assert read(tmp_path)[1] == [RECORDS[0], RECORDS[1] | {"source": "web"}]
 
 
-@pytest.mark.parametrize(("more", "found"), [("", [{"a": 1, "b": "x"}]), ("2|y|z\n", None)])
-def test_a_table_of_settings_of_its_own_is_read_by_datasets(more, found, tmp_path):
-    (tmp_path / "train.csv").write_text(f"a|b\n1|x\n{more}", encoding="utf-8")
+def test_a_table_of_settings_of_its_own_is_read_by_datasets(tmp_path):
     config = '---\nconfigs:\n- config_name: default\n  data_files: train.csv\n  sep: "|"\n---\n'
-    (tmp_path / "README.md").write_text(config)
-    if found:
-        assert read(tmp_path)[1] == found
-        return
+    one, other = tmp_path / "one" / "votes", tmp_path / "other" / "votes"
+    for folder in (one, other):
+        folder.mkdir(parents=True)
+        (folder / "README.md").write_text(config)
+        (folder / "train.csv").write_text(f"a|b\n1|{folder.parent.name}\n", encoding="utf-8")
+        assert read(folder)[1] == [{"a": 1, "b": folder.parent.name}]
+    (one / "train.csv").write_text("a|b\n7|edited\n", encoding="utf-8")
+    assert read(one)[1] == [{"a": 7, "b": "edited"}]
+    (one / "train.csv").write_text("a|b\n1|x\n2|y|z\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"hf:\S+: An error occurred while generating the dataset \S") as error:
-        read(tmp_path)
+        read(one)
     assert "\n" not in str(error.value)
 
 
