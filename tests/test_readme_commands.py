@@ -234,7 +234,7 @@ def test_the_default_run_learns(tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("agent", "seed", "steps", "least"),
-    [("sppo", 1, 30, 0.65), ("sppo", 2, 30, 0.65), ("ipo", 0, 40, 0.6), ("oelhf", 0, 50, 0.6), ("rlhf", 0, 50, 0.6)],
+    [("sppo", 1, 30, 0.65), ("ipo", 0, 40, 0.6), ("oelhf", 0, 50, 0.6), ("rlhf", 0, 50, 0.6)],
 )
 def test_every_kind_of_agent_learns_to_chat(agent, seed, steps, least):
     """Regresses margins, learns a model, follows a gradient; benchmarks.chat has them all, on three seeds."""

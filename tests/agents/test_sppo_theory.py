@@ -70,7 +70,6 @@ slow = pytest.mark.slow
         pytest.param("log_z", 10_000, 0.0056596, marks=slow),
         ("half", 100, 0.023051),
         pytest.param("half", 1_000, 0.012795, marks=slow),
-        pytest.param("half", 10_000, 0.005661, marks=slow),
     ],
 )
 def test_the_average_of_exact_play_has_the_published_gap(normaliser, steps, expected):
