@@ -3,8 +3,9 @@
 TRL is no dependency: `pip install torch==2.13.0 trl==1.16.0` in an environment of its own. Each loss is what TRL's own
 code gives for one pair at a time, float32: `DPOTrainer._compute_loss`, `CPOTrainer.cpo_loss`,
 `ORPOTrainer.odds_ratio_loss`; or for a batch of single responses: `KTOTrainer._compute_loss`; or for a group of
-responses, token by token, k3 included: `GRPOTrainer._compute_loss`. The file is written anew, with the pairs, the
-batches and the groups that it holds.
+responses, token by token, k3 included: `GRPOTrainer._compute_loss`; or for the rewards of pairs, with margins and
+centring, and the gradient by the rewards: `RewardTrainer.compute_loss`. The file is written anew, with the pairs, the
+batches, the groups and the rewards that it holds.
 """
 
 from __future__ import annotations
@@ -195,7 +196,32 @@ def grpo(group: dict[str, Any], loss_type: str) -> float:
     return trl.GRPOTrainer._compute_loss(trainer, trainer.model, inputs).item()
 
 
+def reward(pairs: dict[str, Any], margin: bool, centring: float | None) -> dict[str, Any]:
+    """Returns a loss of RewardTrainer and its gradient by the rewards, the winners' first."""
+    rewards = torch.tensor(pairs["chosen"] + pairs["rejected"], requires_grad=True)
+
+    class Model:
+        training = False
+
+        def __call__(self, **_: Any) -> SimpleNamespace:
+            return SimpleNamespace(logits=rewards[:, None])
+
+    trainer = SimpleNamespace(
+        model=Model(),
+        args=SimpleNamespace(center_rewards_coefficient=centring),
+        accelerator=SimpleNamespace(gather=lambda value: value, gather_for_metrics=lambda value: value),
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        _total_train_tokens=0,
+    )
+    inputs: dict[str, Any] = {"margin": torch.tensor(pairs["margin"])} if margin else {}
+    loss = trl.RewardTrainer.compute_loss(trainer, trainer.model, inputs)
+    (gradient,) = torch.autograd.grad(loss, rewards)
+    return {"loss": loss.item(), "gradient": gradient.tolist()}
+
+
 SEATS = "chosen", "rejected"
+REWARDS = {"plain": (False, None), "margin": (True, None), "centring": (False, 0.01), "both": (True, 0.01)}
+"""Losses of RewardTrainer: whether rows have margins, and the coefficient of centring."""
 
 
 def main() -> None:
@@ -208,6 +234,8 @@ def main() -> None:
         batch["loss"] = {name: kto(batch, **settings) for name, settings in KTO.items()}
     for group in data["groups"]:
         group["loss"] = {name: grpo(group, name) for name in ("grpo", "bnpo", "dr_grpo")}
+    for pairs in data["rewards"]:
+        pairs["loss"] = {name: reward(pairs, *settings) for name, settings in REWARDS.items()}
     made_by = f"trl {trl.__version__}, one pair or one batch at a time, float32: python -m benchmarks.trl_losses"
     GOLDEN.write_text(json.dumps({**data, "made_by": made_by}, indent=1) + "\n", encoding="utf-8")
 

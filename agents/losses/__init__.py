@@ -26,6 +26,7 @@ from agents.losses.pairs import (
     squared_terms,
 )
 from agents.losses.reference_free import cpo, orpo, simpo, slic
+from agents.losses.reward_models import reward_model
 from agents.losses.self_play import best_and_worst, bradley_terry, log_partition, sppo, win_rate
 from agents.losses.singles import bco_unpaired, d2o, dro, kto, npo
 from agents.losses.surrogates import (
@@ -82,6 +83,7 @@ __all__ = [
     "policy_gradient",
     "pro",
     "rebel",
+    "reward_model",
     "reward_to_go",
     "robust_dpo",
     "rrhf",

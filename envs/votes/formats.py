@@ -150,7 +150,8 @@ def need(record: Record, name: str) -> Any:
 def _pairs(prompt: Any, name: str, answers: Sequence[Sequence[Any]], best: int) -> Iterator[dict[str, Any]]:
     """Yields every pair of a field's (response, item, number), numbers being scores if best is 1, ranks if it is -1.
 
-    A pair's `share` is what its list says of it: sigma of the difference of two scores, 1 or 0 of two ranks.
+    A pair's `share` is what its list says of it: sigma of the difference of two scores, 1 or 0 of two ranks. Scores
+    also give it a `margin`, their distance.
     """
     for i, (text, _, number) in enumerate(answers):
         checked_text(f"{name}[{i}]", text)
@@ -167,6 +168,7 @@ def _pairs(prompt: Any, name: str, answers: Sequence[Sequence[Any]], best: int) 
             "second_item": other,
             "outcome": outcome,
             "share": 0.5 + 0.5 * math.tanh(gap / 2) if best == 1 else outcome,
+            **({"margin": abs(gap)} if best == 1 else {}),
         }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from envs.votes.formats import Format, Record
 from envs.votes.options import ReadOptions
-from envs.votes.records import asked, outcome, texts
+from envs.votes.records import asked, margin, outcome, texts
 from envs.votes.rows import Reading, Rows, flat, warn_of_skipped
 
 
@@ -21,6 +21,7 @@ class Preference:
         second: the other one.
         outcome: 1 where the first won, 0 where the second did; a share where several people were asked.
         place: "FILE:LINE", for messages; two preferences of different places can be equal.
+        margin: how much better the preferred one is, see `envs.votes.records.margin`; None: the file does not say.
     """
 
     prompt: str
@@ -28,6 +29,7 @@ class Preference:
     second: str
     outcome: float
     place: str = field(default="", compare=False)
+    margin: float | None = field(default=None, compare=False)
 
     @property
     def texts(self) -> tuple[str, str]:
@@ -80,7 +82,7 @@ def load_preferences(path: str, options: ReadOptions | None = None) -> tuple[lis
 
 
 def _preferences(record: Record, one: Format, soft: bool, place: str) -> list[Preference]:
-    return [Preference(*texts(row, one), outcome(row, one, soft), place) for row in flat(record, one)]
+    return [Preference(*texts(row, one), outcome(row, one, soft), place, margin(row, one)) for row in flat(record, one)]
 
 
 def require_verdicts(path: str, outcomes: Collection[float], seated: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from envs.tasks.prompts import read_prompt
@@ -111,3 +112,16 @@ def outcome(record: Record, one: Format, soft: bool = False) -> float:
     if outcome is None:
         raise ValueError(f"{one.winner} must be {one.rule.expected}, got {short(value)}")
     return outcome
+
+
+def margin(record: Record, one: Format) -> float | None:
+    """Returns how much better the preferred response is, by the record itself; None if it does not say.
+
+    A field `margin` (TRL's name for it) or the distance of two scores as they stand, of HelpSteer's strength the third,
+    which are Llama 2's margins: 1 much better, 2/3 better, 1/3 slightly better, 0 a tie.
+    """
+    value = record.get("margin")
+    if value is None and one.winner is not None and one.rule.soft is not None:
+        share = one.rule.soft(need(record, one.winner))
+        value = None if share is None else abs(2 * share - 1)
+    return float(value) if isinstance(value, (int, float)) and 0 <= value < math.inf else None

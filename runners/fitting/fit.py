@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from agents.losses import reward_model
 from agents.policies.lm.loading import quiet
 from envs.offline import Preference, load_preferences
 from oracles import Oracle
@@ -22,7 +23,7 @@ from preference_duel.chat import UnreadablePromptError
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from runners.fitting.fit_settings import FitConfig
 from runners.fitting.supervised import descend
-from runners.fitting.trainable import TrainableOracle, trainable_oracle
+from runners.fitting.trainable import ReadsAlone, TrainableOracle, trainable_oracle
 from runners.run.build import choose_device
 from runners.run.evaluator import over_prompts
 from runners.run.event_file import EventFile
@@ -149,6 +150,11 @@ def _comparisons(config: FitConfig) -> tuple[list[Preference], list[Preference]]
     """Reads and splits the file, and prints what was read."""
     preferences, reading = load_preferences(config.data, config.reading)
     print(reading, flush=True)
+    if config.margin and (bare := next((one for one in preferences if one.margin is None), None)) is not None:
+        raise ValueError(
+            f"{bare.place}: has no margin for margin={config.margin:g} to multiply: a field 'margin' at least 0, "
+            f"HelpSteer's strength, or two scores (docs/data.md); leave margin at 0, or write the field"
+        )
     return split(preferences, config.held_out, config.seed)
 
 
@@ -162,13 +168,30 @@ def _trainable(config: FitConfig, asked: Sequence[Preference]) -> TrainableOracl
         raise error.at(places[error.prompt]) from error
 
 
-def list_loss(model: TrainableOracle, lists: Sequence[Sequence[Preference]], key: Key) -> Tensor:
-    """Returns the mean over lists of the mean log loss of each one's comparisons, nats, differentiable."""
+def list_loss(
+    model: TrainableOracle,
+    lists: Sequence[Sequence[Preference]],
+    key: Key,
+    margin: float = 0.0,
+    centring: float = 0.0,
+) -> Tensor:
+    """Returns the mean over lists of the mean loss of each one's comparisons, nats, differentiable.
+
+    The log loss of the verdicts; with a margin or centring that of `reward_model`, which is of one reward for
+    each response.
+    """
     asked = [one for comparisons in lists for one in comparisons]
-    logits = model.logits(asked, key)
-    outcome = torch.tensor([one.outcome for one in asked]).to(logits)
-    weight = torch.tensor([1 / len(comparisons) for comparisons in lists for _ in comparisons]).to(logits)
-    return binary_cross_entropy_with_logits(logits, outcome, weight, reduction="sum") / len(lists)
+    weight = torch.tensor([1 / len(comparisons) for comparisons in lists for _ in comparisons])
+    outcome = torch.tensor([one.outcome for one in asked])
+    if not (margin or centring):
+        logits = model.logits(asked, key)
+        whole = binary_cross_entropy_with_logits(logits, outcome.to(logits), weight.to(logits), reduction="sum")
+        return whole / len(lists)
+    assert isinstance(model, ReadsAlone)  # FitConfig's check
+    first, second = (rows[:, 0, 0] for rows in model.rows(asked))
+    margins = margin * torch.tensor([one.margin or 0.0 for one in asked]).to(first)
+    each = reward_model(first, second, outcome.to(first), margins, centring)
+    return (weight.to(first) * each).sum() / len(lists)
 
 
 def _lists(preferences: Sequence[Preference]) -> list[list[Preference]]:
@@ -205,7 +228,7 @@ def fit(config: FitConfig, out: Path, command: str) -> Fit:
     def loss_at(step: int) -> Tensor:
         epoch, place = divmod(step, steps_per_epoch)
         batch = [lists[i] for i in order_of(epoch)[place * config.batch_size :][: config.batch_size]]
-        return list_loss(model, batch, Key(hash_seed(config.seed, "order"), step))
+        return list_loss(model, batch, Key(hash_seed(config.seed, "order"), step), config.margin, config.centring)
 
     def after(losses: Sequence[float]) -> None:
         step = len(losses)

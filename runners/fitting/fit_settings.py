@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,6 +30,12 @@ class FitConfig:
     anew; pairrm: a PairRM. None: the shipped `tiny`, the shipped PairRM."""
     planes: int = 3
     """gpm: k, cycles that the embedding has room for, >= 1."""
+    margin: float = 0.0
+    """bt: multiple of each row's own margin (docs/data.md) by which the preferred response is to lead, >= 0; 1 with
+    HelpSteer's strengths is Llama 2's loss (arXiv:2307.09288, equation 2). Every row must have one."""
+    centring: float = 0.0
+    """bt: weight of the squared sum of both rewards, >= 0, which centres rewards at 0; the published one is 0.01
+    (arXiv:2312.09244)."""
     epochs: int = 3
     """Times that each comparison is learned from, >= 1."""
     batches: Literal["comparisons", "lists"] = "comparisons"
@@ -51,6 +58,11 @@ class FitConfig:
         for name in ("planes", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("margin", "centring"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name):g}")
+            if getattr(self, name) and self.kind != "bt":
+                raise ValueError(f"{name} is of one reward for each response, kind 'bt'; '{self.kind}' has none alone")
         if self.batches == "lists" and self.kind == "pairrm":
             raise ValueError("batches='lists' reads each response once, and pairrm reads them in pairs; take bt or gpm")
         if not 0 < self.held_out < 1:

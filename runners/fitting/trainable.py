@@ -66,11 +66,15 @@ class ReadsAlone:
     def logits(self, asked: Sequence[Preference], key: Key) -> Tensor:
         """Returns [N] logits, from one reading of each different response to a prompt; nothing is random."""
         del key
+        return gpm_logits(*self.rows(asked)).flatten()
+
+    def rows(self, asked: Sequence[Preference]) -> tuple[Tensor, Tensor]:
+        """Returns [N, 1, F] reward and embedding of the first responses and of the second ones, differentiable."""
         texts = [(one.prompt, one.first) for one in asked] + [(one.prompt, one.second) for one in asked]
         places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         rows = self.model.logits([self.model.encode(*text) for text in places])[:, None]
         first, second = rows[[places[text] for text in texts]].split(len(asked))
-        return gpm_logits(first, second).flatten()
+        return first, second
 
     def save(self, folder: Path) -> str:
         """Writes a transformers sequence classifier."""

@@ -237,3 +237,48 @@ def test_lists_of_two_are_comparisons(tmp_path, capsys):
     assert "30 comparisons in 30 lists to learn from" in capsys.readouterr().out
     with pytest.raises(ValueError, match="pairrm reads them in pairs; take bt or gpm"):
         FitConfig("pairrm", str(tmp_path / "rows.jsonl"), batches="lists")
+
+
+def test_margin_and_centring_are_of_each_comparison_by_hand(tmp_path):
+    model = trainable_oracle("bt", None, 2, "cpu", seed=3)
+    assert isinstance(model, ReadsAlone)
+    with torch.no_grad():
+        model.network.score.weight *= 100  # rewards far from 0
+        first, second = (float(reward) for reward in model.model([PROMPT] * 2, ANSWERS[:2]))
+        (margin, outcome) = (2 / 3, 0.0)
+        asked = [Preference(PROMPT, ANSWERS[0], ANSWERS[1], outcome, margin=margin)]
+        found = list_loss(model, [asked], Key(0, 0), margin=3.0, centring=0.5).item()
+    wanted = math.log1p(math.exp(first - second + 3 * margin)) + 0.5 * (first + second) ** 2
+    assert abs(first + second) > 0.1
+    assert found == pytest.approx(wanted, rel=1e-5)
+
+
+def test_margins_are_read_from_the_fields_that_have_them(tmp_path, capsys):
+    answers = {"response_1": ANSWERS[0], "response_2": ANSWERS[1]}
+    strengths = [
+        {"prompt": x, **answers, "preference_strength": s} for x, s in zip(PROMPTS, (-3, 2, -1, 0), strict=False)
+    ]
+    found = read_preferences(write(tmp_path / "strengths.jsonl", strengths))
+    assert [one.margin for one in found] == pytest.approx([1, 2 / 3, 1 / 3, 0])
+    scores = [{"prompt": PROMPT, "responses": ANSWERS, "scores": [4, 1.5, 3]}]
+    found = read_preferences(write(tmp_path / "scores.jsonl", scores))
+    assert [one.margin for one in found] == pytest.approx([2.5, 1, 1.5])
+    chosen = [{"prompt": PROMPT, "chosen": ANSWERS[0], "rejected": ANSWERS[1], "margin": 0.4}]
+    bare = [{key: value for key, value in chosen[0].items() if key != "margin"}]
+    (one,) = read_preferences(write(tmp_path / "chosen.jsonl", chosen))
+    assert one.margin == 0.4
+    data = write(tmp_path / "bare.jsonl", chosen + bare)
+    assert main(["--kind", "bt", "--margin", "1", "--data", data, "--out", str(tmp_path / "out")]) == 1
+    assert "bare.jsonl:2: has no margin for margin=1 to multiply" in capsys.readouterr().err
+    for wrong in ({"kind": "gpm", "margin": 1.0}, {"kind": "pairrm", "centring": 0.01}):
+        with pytest.raises(ValueError, match="is of one reward for each response, kind 'bt'"):
+            FitConfig(data=data, **wrong)
+
+
+def test_centring_holds_the_mean_reward_at_zero(tmp_path, capsys):
+    means = []
+    for name, more in (("plain", []), ("centred", ["--centring", "0.5"])):
+        (tmp_path / name).mkdir()
+        out, _, _ = fitted(tmp_path / name, capsys, "bt", "--epochs", "1", "--batch_size", "8", *more, count=32)
+        means.append(abs(make("bt", model=str(out)).rewards([PROMPT] * 3, ANSWERS).mean().item()))
+    assert means[1] < means[0]
