@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from agents.learning.learner import LearningAgent, policy_scalars
-from agents.nash.inpo import mirror_step
+from agents.learning.nash_steps import mirror_step
 from agents.optim.optimiser import OptimiserConfig
+from preference_duel.checks import at_least, positive, require
 from preference_duel.types import Duel, Proposal
 
 if TYPE_CHECKING:
@@ -24,27 +25,20 @@ class EGPOConfig:
     tau: float = 0.1
     """KL coefficient of the game around the starting policy, >= 0 (the paper's 0.1); at 0 the game is not
     regularised, and the last iterate still converges."""
-
     eta: float = 2.0
     """Step size of the mirror descent, 1/nats, > 0, eta tau at most 1."""
-
     responses: int = 4
     """Draws per prompt, K >= 2, each pair of them asked once. Ignored if the policy is exact."""
-
     average: bool = True
     """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
-
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     """Optimiser of the policy; the paper takes one step of AdamW for each half."""
 
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""
-        if not self.tau >= 0:
-            raise ValueError(f"tau must be at least 0, got {self.tau}")
-        if not (self.eta > 0 and self.eta * self.tau <= 1):
-            raise ValueError(f"eta must be positive and eta tau at most 1, got eta={self.eta}, tau={self.tau}")
-        if self.responses < 2:
-            raise ValueError(f"responses must be at least 2, got {self.responses}: one draw has no other to beat")
+        require(self, tau=at_least(0), eta=positive, responses=at_least(2, "one draw has no other to beat"))
+        if self.eta * self.tau > 1:
+            raise ValueError(f"eta tau must be at most 1, got eta={self.eta}, tau={self.tau}")
 
     def build(self, *, policy: Policy, seed: int = 0) -> EGPO:
         """Builds the agent around the policy that it trains."""

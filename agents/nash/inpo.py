@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from agents import losses
-from agents.learning.learner import LearningAgent, Scale, policy_scalars
+from agents.learning.learner import LearningAgent, policy_scalars
+from agents.learning.nash_steps import mirror_step
 from agents.optim.optimiser import OptimiserConfig
+from preference_duel.checks import at_least, positive, require
 from preference_duel.types import Duel, Proposal
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from agents.learning.learner import Learner
     from preference_duel.protocols import Policy
 
 
@@ -26,35 +24,25 @@ class INPOConfig:
 
     tau: float = 0.1
     """KL coefficient of the game around the starting policy, > 0; the paper's 7B models take 0.0025."""
-
     eta: float = 2.0
     """Step size of the mirror descent, 1/nats, > 0 and at most 1/tau; the paper's own eta is its inverse, and 0.0075
     there is 133 here. Each step goes a share eta tau of the way back to the start."""
-
     responses: int = 4
     """Draws per prompt from pi_t, K >= 2, each pair of them asked once; the paper draws 8 and keeps the best and the
     worst of a tournament. Ignored if the policy is exact."""
-
     refresh_every: int = 1
     """Updates between renewals of pi_t, the frozen policy that draws, >= 1; the paper renews it after a third of its
     prompts."""
-
     average: bool = True
     """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
-
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     """Optimiser of the policy."""
 
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""
-        if not self.tau > 0:
-            raise ValueError(f"tau must be positive, got {self.tau}")
+        require(self, tau=positive, responses=at_least(2, "one draw has no other to beat"), refresh_every=at_least(1))
         if not 0 < self.eta * self.tau <= 1:
             raise ValueError(f"eta must lie in (0, 1/tau], got {self.eta} at tau={self.tau}: a step would overshoot")
-        if self.responses < 2:
-            raise ValueError(f"responses must be at least 2, got {self.responses}: one draw has no other to beat")
-        if self.refresh_every < 1:
-            raise ValueError(f"refresh_every must be at least 1, got {self.refresh_every}")
 
     def build(self, *, policy: Policy, seed: int = 0) -> INPO:
         """Builds the agent around the policy that it trains."""
@@ -99,37 +87,3 @@ class INPO(LearningAgent):
     def renew_reference(self) -> None:
         """Makes the current policy the reference: the outer step of a proximal method."""
         self.reference.load_state_dict(self.policy.state_dict())
-
-
-def mirror_step(
-    learner: Learner, duel: Duel, log_opponent: Tensor, log_reference: Tensor, eta: float, tau: float
-) -> dict[str, float]:
-    """Takes one optimiser step towards opponent^(1 - eta tau) reference^(eta tau) exp(eta P(. beats the opponent)).
-
-    Zhang et al. 2024, arXiv:2407.00617, equation 12, with 1/eta for the paper's eta and the mean over outcomes for its
-    hard label: (log pi/anchor(y) - log pi/anchor(y') - eta (P(y beats y') - 1/2))^2 over pairs of the duel's draws.
-
-    Args:
-        learner: of the policy.
-        duel: the same samples in both seats.
-        log_opponent: [B, K] nats.
-        log_reference: [B, K] nats.
-        eta: step size, 1/nats.
-        tau: KL coefficient.
-
-    Returns:
-        Its scalars by tag, see `Learner.step`.
-
-    Raises:
-        ValueError: if the seats hold different draws.
-    """
-    if not duel.self_play:
-        raise ValueError(
-            "a mirror step learns from pairs of samples of one distribution, and the seats hold samples of two"
-        )
-
-    def loss(first: Tensor, second: Tensor, prob: Tensor) -> Tensor:
-        return losses.ipo(first - second, prob, tau=1 / eta)  # [b, K, K] (margin - eta (P - 1/2))^2
-
-    anchor = (1 - eta * tau) * log_opponent + eta * tau * log_reference  # [B, K]
-    return learner.step_on_pairs(duel, Scale(anchor), loss, squares=True).scalars
