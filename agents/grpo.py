@@ -17,6 +17,7 @@ from agents.learning.learner import (
     sampled_logprob,
     token_logprob,
 )
+from agents.losses.surrogates import TokenMean
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel import groups
 from preference_duel.checks import at_least, one_of, positive, require
@@ -53,6 +54,11 @@ class GRPOConfig:
     log-ratios from itself on, which is the gradient of KL(policy || start)."""
     clip: float = 0.2
     """Largest distance of the ratio to the sampling policy from 1 that still pays, > 0."""
+    clip_high: float | None = None
+    """The same above 1, > 0 (0.28 in DAPO, Yu et al. 2025, arXiv:2503.14476); None: `clip`."""
+    token_mean: Literal["none", "response", "batch"] = "none"
+    """none: the loss of a response is the sum over its tokens, as in Dr. GRPO (Liu et al. 2025, arXiv:2503.20783).
+    response: their mean, as in GRPO's paper. batch: all tokens of the batch count alike, as in DAPO."""
     epochs: int = 1
     """Steps on each group, >= 1."""
     sampler_cap: float | None = None
@@ -68,7 +74,7 @@ class GRPOConfig:
         """Raises if a value is out of range."""
         require(self, tau=at_least(0), responses=at_least(2, "one sample has no other to beat"), epochs=at_least(1))
         require(self, schedule=one_of(FixedSchedule), aggregate=one_of(Aggregate), clip=positive)
-        require(self, sampler_cap=positive.or_none())
+        require(self, sampler_cap=positive.or_none(), clip_high=positive.or_none(), token_mean=one_of(TokenMean))
         require(self, baseline=one_of(Literal["mean", "others"]), kl=one_of(Literal["return", "loss"]))
 
     def build(self, *, policy: Policy, seed: int = 0) -> GRPO:
@@ -133,12 +139,13 @@ class GRPO(LearningAgent):
             log_policy, mask = token_logprob(self.policy, part.prompts, part.responses)  # [b, K, T]
             old, start, earned = (part[name][:, :, : log_policy.shape[2]] for name in ("old", "start", "earned"))
             require_finite((log_policy * mask).sum(-1))
-            surrogate = losses.clipped(log_policy, old, earned, mask, config.clip)  # [b, K]
+            surrogate = losses.clipped(log_policy, old, earned, mask, config.clip, config.clip_high)  # [b, K]
             if config.kl == "loss" and config.tau:
                 surrogate = surrogate + config.tau * losses.k3(log_policy, start, mask)
             return (part["weight"] * surrogate).sum(1)  # [b]
 
-        values = {"weight": weight.to(old), "old": old, "start": start, "earned": earned}
+        share = losses.per_token(weight.to(old), mask, config.token_mean)
+        values = {"weight": share, "old": old, "start": start, "earned": earned}
         flat = (reward.amax(1) == reward.amin(1)).double().mean().item()
         scalars = {"duel/flat_groups": flat, **policy_scalars(weight, old.sum(-1), start.sum(-1), duel.left)}
         return scalars | self.learner.step(Batch(duel.prompts, duel.left, values), loss, epochs=config.epochs)

@@ -50,6 +50,13 @@ KTO: dict[str, dict[str, Any]] = {
     "apo_zero_unpaired": {"loss_type": "apo_zero_unpaired", "calculate_KL": False},
 }
 """Losses of KTOTrainer and what differs from the settings of `kto`."""
+GRPO: dict[str, dict[str, Any]] = {
+    "grpo": {},
+    "bnpo": {},
+    "dr_grpo": {},
+    "dapo": {"beta": 0.0, "epsilon_high": 0.28},
+}
+"""Losses of GRPOTrainer and what differs from the settings of `grpo`; DAPO's paper has no KL term and clips higher."""
 
 
 def dpo(pair: dict[str, Any], name: str, **settings: Any) -> float:
@@ -158,19 +165,18 @@ def kto(batch: dict[str, Any], **settings: Any) -> float:
     return KTOTrainer._compute_loss(trainer, trainer.model, inputs, return_outputs=False).item()
 
 
-def grpo(group: dict[str, Any], loss_type: str) -> float:
+def grpo(group: dict[str, Any], loss_type: str, **settings: float) -> float:
     """Returns a loss of GRPOTrainer; at a longest completion of 1, dr_grpo sums over a response's tokens."""
     log_policy = torch.tensor(group["log_policy"])
     mask = torch.tensor(group["mask"]).int()
+    defaults = {"beta": group["beta"], "epsilon_low": group["clip"], "epsilon_high": group["clip"]}
     trainer = SimpleNamespace(
+        **(defaults | settings),
         _get_per_token_logps_and_entropies=lambda *_, **__: (log_policy, torch.zeros_like(log_policy), None),
         aux_loss_enabled=False,
         top_entropy_quantile=1.0,
         off_policy_mask_threshold=None,
         importance_sampling_level="token",
-        beta=group["beta"],
-        epsilon_low=group["clip"],
-        epsilon_high=group["clip"],
         args=SimpleNamespace(use_bias_correction_kl=False, delta=None),
         loss_type=loss_type,
         use_vllm=False,
@@ -181,6 +187,7 @@ def grpo(group: dict[str, Any], loss_type: str) -> float:
             gather=lambda value: value,
             gather_for_metrics=lambda value: value,
             reduce=lambda value, reduction: value,
+            num_processes=1,
         ),
         _metrics=defaultdict(lambda: defaultdict(list)),
     )
@@ -189,6 +196,7 @@ def grpo(group: dict[str, Any], loss_type: str) -> float:
         "prompt_mask": torch.ones(len(mask), 1, dtype=torch.long),
         "completion_ids": torch.zeros_like(mask).long(),
         "completion_mask": mask,
+        "num_items_in_batch": mask.sum(),
         "advantages": torch.tensor(group["advantage"]),
         "old_per_token_logps": torch.tensor(group["log_sampler"]),
         "ref_per_token_logps": torch.tensor(group["log_reference"]),
@@ -233,7 +241,7 @@ def main() -> None:
     for batch in data["batches"]:
         batch["loss"] = {name: kto(batch, **settings) for name, settings in KTO.items()}
     for group in data["groups"]:
-        group["loss"] = {name: grpo(group, name) for name in ("grpo", "bnpo", "dr_grpo")}
+        group["loss"] = {name: grpo(group, name, **settings) for name, settings in GRPO.items()}
     for pairs in data["rewards"]:
         pairs["loss"] = {name: reward(pairs, *settings) for name, settings in REWARDS.items()}
     made_by = f"trl {trl.__version__}, one pair or one batch at a time, float32: python -m benchmarks.trl_losses"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -11,6 +11,9 @@ from preference_duel.keyed_random_torch import cumulative_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+TokenMean = Literal["none", "response", "batch"]
+"""What a loss is a mean of tokens over, if of any."""
 
 
 def reward_to_go(reward: Tensor, log_ratio: Tensor, mask: Tensor, tau: float) -> Tensor:
@@ -224,7 +227,9 @@ def rebel(log_ratio: Tensor, reward: Tensor, weight: Tensor, eta: float | Tensor
     return distance - (weight * distance).sum(1, keepdim=True)
 
 
-def clipped(token_logprob: Tensor, drew: Tensor, advantage: Tensor, mask: Tensor, clip: float) -> Tensor:
+def clipped(
+    token_logprob: Tensor, drew: Tensor, advantage: Tensor, mask: Tensor, clip: float, high: float | None = None
+) -> Tensor:
     """Returns PPO's surrogate -sum_t min(rho_t A_t, clip(rho_t, 1 - c, 1 + c) A_t) (Schulman et al. 2017, 1707.06347).
 
     Args:
@@ -233,6 +238,7 @@ def clipped(token_logprob: Tensor, drew: Tensor, advantage: Tensor, mask: Tensor
         advantage: [B, K, T], taken as given.
         mask: [B, K, T] bool.
         clip: c, positive.
+        high: c above 1, positive, as DAPO's clip-higher has it apart (Yu et al. 2025, arXiv:2503.14476); None: `clip`.
 
     Returns:
         [B, K].
@@ -243,7 +249,34 @@ def clipped(token_logprob: Tensor, drew: Tensor, advantage: Tensor, mask: Tensor
     require_one_shape(token_logprob=token_logprob, drew=drew, advantage=advantage, mask=mask)
     ratio = ((token_logprob - drew.detach()) * mask).exp()
     gain = advantage.detach()
-    return -(torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain) * mask).sum(-1)
+    near = ratio.clamp(1 - clip, 1 + (clip if high is None else high))
+    return -(torch.minimum(ratio * gain, near * gain) * mask).sum(-1)
+
+
+def per_token(weight: Tensor, mask: Tensor, mean: TokenMean) -> Tensor:
+    """Returns the weights of responses whose losses are sums over tokens, such that they become means.
+
+    Args:
+        weight: [B, K] of the responses, rows sum to 1.
+        mask: [B, K, T] bool, True where a token counts.
+        mean: "none": the sums stay, as in Dr. GRPO up to a constant (Liu et al. 2025, arXiv:2503.20783); "response":
+            each is divided by its own length, as in GRPO; "batch": all by the mean length of the batch, so that every
+            token counts alike (Yu et al. 2025, arXiv:2503.14476, whose equation 8 does it inside a group).
+
+    Returns:
+        [B, K].
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    if mask.shape[:2] != weight.shape:
+        raise ValueError(f"weight, mask must be [B, K], [B, K, T], got {tuple(weight.shape)}, {tuple(mask.shape)}")
+    if mean == "none":
+        return weight
+    lengths = mask.sum(-1).to(weight)  # [B, K]
+    if mean == "batch":
+        lengths = (weight * lengths).sum(1).mean()
+    return weight / lengths.masked_fill(lengths == 0, 1)  # a row without rewards weighs nothing
 
 
 def value_distance(value: Tensor, target: Tensor, before: Tensor, clip: float | None) -> Tensor:

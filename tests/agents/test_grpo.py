@@ -291,6 +291,8 @@ def test_on_text_it_keeps_the_contract_of_an_agent(config):
         ({"baseline": "value"}, "baseline must be one of"),
         ({"kl": "k2"}, "kl must be one of"),
         ({"clip": 0.0}, "clip must be positive"),
+        ({"clip_high": -0.1}, "clip_high must be positive"),
+        ({"token_mean": "group"}, "token_mean must be one of"),
         ({"epochs": 0}, "epochs must be at least 1"),
     ],
 )
@@ -321,16 +323,50 @@ def test_a_run_that_began_with_the_former_form_names_the_agent(tmp_path, capsys)
     assert "is an agent of its own: --agent grpo" in capsys.readouterr().err
 
 
-def test_its_loss_equals_trls_whichever_way_tokens_are_averaged():
-    """The golden values are of `python -m benchmarks.trl_losses`, k3 included; ours sums over tokens, as dr_grpo."""
-    (group,) = json.loads((GOLDEN / "trl_losses.json").read_text(encoding="utf-8"))["groups"]
+TRL_GROUPS = json.loads((GOLDEN / "trl_losses.json").read_text(encoding="utf-8"))["groups"]
+
+
+@pytest.mark.parametrize("group", TRL_GROUPS, ids=lambda group: str(group["advantage"]))
+@pytest.mark.parametrize(
+    ("name", "mean", "high", "beta"),
+    [
+        ("dr_grpo", "none", None, 0.04),
+        ("grpo", "response", None, 0.04),
+        ("bnpo", "batch", None, 0.04),
+        ("dapo", "batch", 0.28, 0),
+    ],
+)
+def test_its_loss_equals_trls_whichever_way_tokens_are_averaged(group, name, mean, high, beta):
+    """The golden values are of `python -m benchmarks.trl_losses`; k3 is included but for dapo."""
     fields = "log_policy", "log_sampler", "log_reference"
     now, sampler, reference = (torch.tensor([group[name]], dtype=torch.float64) for name in fields)
     mask = torch.tensor([group["mask"]], dtype=torch.bool)
     advantage = torch.tensor([group["advantage"]], dtype=torch.float64)[..., None] * mask
-    summed = losses.clipped(now, sampler, advantage, mask, group["clip"])
-    summed = (summed + group["beta"] * losses.k3(now, reference, mask))[0]  # [K]
-    lengths, trls = mask[0].sum(1), group["loss"]
-    assert summed.mean().item() == pytest.approx(trls["dr_grpo"], abs=1e-6)
-    assert (summed / lengths).mean().item() == pytest.approx(trls["grpo"], abs=1e-6)
-    assert (summed.sum() / lengths.sum()).item() == pytest.approx(trls["bnpo"], abs=1e-6)
+    summed = losses.clipped(now, sampler, advantage, mask, group["clip"], high) + beta * losses.k3(now, reference, mask)
+    weight = losses.per_token(torch.full((1, 3), 1 / 3, dtype=torch.float64), mask, mean)
+    assert (weight * summed).sum().item() == pytest.approx(group["loss"][name], abs=1e-6)
+
+
+@pytest.mark.parametrize("mean", ["none", "response", "batch"])
+def test_tokens_are_averaged_over_a_response_or_the_batch_as_it_is_set(tmp_path, mean):
+    """Before a step every ratio is 1, so that the loss is minus the weighted sum of advantage times tokens."""
+    policy = policy_of(write_model(tmp_path), text_task(tmp_path, 6, 1), compute="float32")
+    arena = DuelArena(text_task(tmp_path, 6, 1), oracles.make("bt"), 4, feedback="probability")
+    agent = GRPOConfig(tau=0, token_mean=mean, optimiser=PLAIN, average=False).build(policy=policy)
+    duel = arena.play(agent.propose(arena.reset()))
+    lengths = torch.tensor([[policy.length(y) for y in row] for row in duel.left], dtype=torch.float64)
+    assert len(lengths.unique()) > 1
+    gain = losses.group_advantage(losses.win_rate(duel.prob, leave_one_out=True), duel.left_weight)
+    divisor = {"none": 1, "response": lengths, "batch": lengths.mean()}[mean]
+    expected = -(gain * lengths / divisor).mean().item()
+    assert agent.update(duel)["loss/policy"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_means_of_tokens_by_hand():
+    mask = torch.tensor([[[1, 1, 1], [1, 0, 0]], [[1, 1, 0], [0, 0, 0]]], dtype=torch.bool)
+    weight = torch.tensor([[0.5, 0.5], [1, 0]], dtype=torch.float64)
+    assert torch.equal(losses.per_token(weight, mask, "none"), weight)
+    assert losses.per_token(weight, mask, "response").tolist() == [[0.5 / 3, 0.5], [0.5, 0]]
+    assert losses.per_token(weight, mask, "batch").tolist() == [[0.25, 0.25], [0.5, 0]]
+    with pytest.raises(ValueError, match=r"must be \[B, K\], \[B, K, T\]"):
+        losses.per_token(weight[:1], mask, "batch")
