@@ -18,10 +18,11 @@ from runners.evaluation.cross_play import CrossPlay, exact_cross_play, sampled_c
 from runners.evaluation.exact import ExactEvaluation
 from runners.evaluation.judges import own_judges, read_judge
 from runners.evaluation.options import AVERAGE, LAST, START, Options
+from runners.evaluation.sampled import SampledEvaluation
 from runners.evaluation.saved_runs import SavedRun, read_saved_runs
 from runners.run.build import choose_device, tau_of
 from runners.run.curves import Curves
-from runners.run.evaluator import Evaluation, choose, distribution
+from runners.run.evaluator import choose, distribution
 from runners.run.record import read_lines
 
 
@@ -55,6 +56,15 @@ class Comparison:
         """The distributions of each run's policies on a finite task: name -> [B, N], the start first."""
         return [
             {name: distribution(policy, self.task, self.prompts) for name, policy in policies(run).items()}
+            for run in self.runs
+        ]
+
+    @cached_property
+    def sampled(self) -> list[SampledEvaluation]:
+        """The sampled evaluation of each run on free text."""
+        options = self.options
+        return [
+            SampledEvaluation(policies(run), run.experiment.reference, self.prompts, options.pairs, self.seed)
             for run in self.runs
         ]
 
@@ -94,19 +104,7 @@ class Comparison:
         if self.finite:
             named = self.distributions[run]
             return self.exact[judge].measures(named, named[START], self.taus[run])
-        experiment, options = self.runs[run].experiment, self.options
-        oracle = self.judges[judge].oracle
-        measure = Evaluation(
-            self.task, oracle, experiment.reference, options.prompts, options.pairs, self.seed, self.taus[run]
-        )
-        rows = {}
-        for name, policy in policies(self.runs[run]).items():
-            scalars = measure.scalars(policy)
-            ends = {f"win_rate{end}": scalars.get(f"eval/win_rate{end}") for end in ("_low", "_high")}
-            rows[name] = {"win_rate": scalars["eval/win_rate_vs_ref"], **ends}
-            if "eval/unread" in scalars:
-                rows[name]["unread"] = scalars["eval/unread"]
-        return rows
+        return self.sampled[run].measures(self.judges[judge].oracle)
 
 
 def policies(run: SavedRun) -> dict[str, Policy]:

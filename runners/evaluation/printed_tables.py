@@ -14,13 +14,19 @@ from envs.games import bradley_terry_caveats
 
 MEASURES = {
     "win_rate": "win rate vs start",
+    "length_controlled": "length-controlled",
     "exploitability": "exploitability",
     "regularised_exploitability": "regularised expl.",
     "kl_to_nash": "KL to reg. Nash",
     "kl_to_start": "KL to start",
     "entropy": "entropy",
+    "different": "different",
+    "distinct_1": "distinct-1",
+    "distinct_2": "distinct-2",
     "unread": "unread",
 }
+RATES = "win_rate", "length_controlled"
+"""Measures with an interval."""
 INTRANSITIVITY = {
     "curl_ratio": "curl ratio",
     "cyclic_triads": "cyclic triads",
@@ -31,6 +37,11 @@ MEASURED = (
     "curl ratio: share of the logits' energy that no reward explains; cyclic triads: share of the triples in which\n"
     "each response beats one and loses to one; Bradley-Terry excess: nats a comparison that the best reward misses;\n"
     "least exploitability of one response: 0 if no other beats it. Means over prompts, responses counted alike."
+)
+SAMPLED = (
+    "length-controlled: the win rate at equal lengths by a logistic model of the verdicts, - if one side is\n"
+    "always longer; entropy: mean -log pi, nats; different: share of different responses to a prompt;\n"
+    "distinct-1, -2: share of different words and pairs of words in them. Compare at equal --pairs."
 )
 RANKS = {"nash_average": "Nash average", "against_nash": "vs that", "alpha_rank": "alpha-rank", "elo": "Elo"}
 
@@ -63,7 +74,8 @@ def _measures(title: str, run: Mapping[str, Any], rows: Mapping[str, Mapping[str
     regularised = f", regularised game at tau={run['tau']:g}" if "kl_to_nash" in shown else ""
     table = _table(title + regularised, ["policy", *shown.values()])
     for name, row in rows.items():
-        table.add_row(name, *(_win_rate(row) if key == "win_rate" else _number(row.get(key)) for key in shown))
+        table.add_row(name, *(_rate(row, key) if key in RATES else _number(row.get(key)) for key in shown))
+    table.caption = SAMPLED if "different" in shown else None
     return table
 
 
@@ -91,11 +103,11 @@ def _count(queries: float | None) -> str:
 def _transfer(
     runs: Sequence[Mapping[str, Any]], judges: Sequence[Mapping[str, Any]], results: Sequence[Any], finite: bool
 ) -> Iterator[Table]:
-    for key in ("win_rate", "exploitability") if finite else ("win_rate",):
+    for key in ("win_rate", "exploitability") if finite else RATES:
         title = f"Transfer, {MEASURES[key]} (last policy): learned from (rows), judged by (columns)"
         table = _table(title, ["run", *(judge["label"] for judge in judges)])
         for run, row in zip(runs, results, strict=True):
-            cells = [_win_rate(cell["last"]) if key == "win_rate" else _number(cell["last"][key]) for cell in row]
+            cells = [_rate(cell["last"], key) if key in RATES else _number(cell["last"][key]) for cell in row]
             own = run["own_judge"]
             table.add_row(run["label"], *(f"{text} *" if j == own else text for j, text in enumerate(cells)))
         if any(run["own_judge"] is not None for run in runs):
@@ -133,9 +145,10 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def _win_rate(row: Mapping[str, float | None]) -> str:
-    interval = "" if row.get("win_rate_low") is None else f" [{row['win_rate_low']:.3f}, {row['win_rate_high']:.3f}]"
-    return f"{row['win_rate']:.3f}{interval}"
+def _rate(row: Mapping[str, float | None], key: str) -> str:
+    value, low, high = (row.get(f"{key}{end}") for end in ("", "_low", "_high"))
+    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    return "-" if value is None else f"{value:.3f}{interval}"
 
 
 def _number(value: float | None) -> str:

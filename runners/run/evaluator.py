@@ -107,16 +107,25 @@ def win_rate(oracle: Oracle, prompts: Sequence[str], responses: Sequence[Row], r
     Raises:
         Unanswered: if no pair was read.
     """
+    return mean_win_rate(verdicts(oracle, prompts, responses, references), leaves_unread(oracle))
+
+
+def verdicts(oracle: Oracle, prompts: Sequence[str], responses: Sequence[Row], references: Sequence[Row]) -> Tensor:
+    """Returns [B, n] the oracle's P that a response beats the reference beside it, NaN if unread; see `win_rate`."""
     n = len(responses[0])
     ask = torch.eye(n, dtype=torch.bool).expand(len(prompts), n, n)
     left, right = ([[completion.text for completion in row] for row in rows] for rows in (responses, references))
-    prob = payoff(oracle, prompts, left, right, ask, partial=True).diagonal(dim1=1, dim2=2)  # [B, n]
-    unread = prob.isnan()
-    if unread.all():
-        raise Unanswered(f"none of the {unread.numel()} answers about held-out pairs could be read: no win rate")
+    prob = payoff(oracle, prompts, left, right, ask, partial=True).diagonal(dim1=1, dim2=2)
+    if prob.isnan().all():
+        raise Unanswered(f"none of the {prob.numel()} answers about held-out pairs could be read: no win rate")
+    return prob
+
+
+def mean_win_rate(prob: Tensor, partial: bool) -> WinRate:
+    """Averages verdicts [B, n], NaN if unread, by prompt and then over prompts; `partial`: report the unread share."""
     rates = prob.nanmean(1)
-    share = unread.double().mean().item() if leaves_unread(oracle) else None
-    return replace(over_prompts(rates[~rates.isnan()]), unread=share)
+    unread = prob.isnan().double().mean().item() if partial else None
+    return replace(over_prompts(rates[~rates.isnan()]), unread=unread)
 
 
 def distribution(policy: Policy, task: Task, prompts: Sequence[str]) -> Tensor:

@@ -5,6 +5,7 @@ import matplotlib.image
 import pytest
 import torch
 
+import oracles
 from agents.policies.tabular import TabularPolicy
 from agents.sb3.sb3_config import SB3PolicyConfig
 from envs import games
@@ -16,6 +17,7 @@ from runners.evaluation import printed_tables
 from runners.evaluation.comparison import Comparison, Options
 from runners.evaluation.judges import read_judge
 from runners.evaluation.output import read_path
+from runners.evaluation.sampled import SampledEvaluation
 from runners.evaluation.saved_runs import labels, read_saved_runs
 from runners.evaluation.tokens.token_credit import token_credits, write_credits
 from runners.run.config_file import read_settings
@@ -128,6 +130,9 @@ def test_free_text_is_judged_by_draws_with_intervals(runs, tmp_path):
     for rows in (found["results"][0][0], found["results"][1][0]):
         for row in rows.values():
             assert 0 <= row["win_rate_low"] < row["win_rate"] < row["win_rate_high"] <= 1
+            assert 0 <= row["length_controlled_low"] < row["length_controlled"] < row["length_controlled_high"] <= 1
+            assert 0 < row["distinct_1"] < row["distinct_2"] <= row["different"] <= 1
+            assert row["entropy"] > 0
     met = found["meetings"][0]
     assert met["low"][0][1] < met["table"][0][1] < met["high"][0][1]
     assert met["low"][0][1] == pytest.approx(1 - met["high"][1][0])
@@ -135,6 +140,22 @@ def test_free_text_is_judged_by_draws_with_intervals(runs, tmp_path):
     again = evaluated(runs / "text", runs / "text2", "--oracle", "bt,seed=3", *out)
     assert again["results"] == found["results"]
     assert again["meetings"] == found["meetings"]
+
+
+def test_samples_are_measured_once_for_all_judges():
+    task = make_task("symbols", length=2, prompts=3)
+    law = torch.rand(3, len(task.responses), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    policy = TabularPolicy(task, law / law.sum(1, keepdim=True))
+    sampled = SampledEvaluation({"last": policy}, policy, task.prompts, pairs=50, seed=0)
+    row = sampled.measures(oracles.make("bt", prompts=task.prompts, responses=task.response_texts))["last"]
+    texts = [[response.text for response in row] for row in sampled.samples["last"]]
+    probs = [[law[b, task.response_texts.index(text)] / law[b].sum() for text in row] for b, row in enumerate(texts)]
+    assert row["entropy"] == pytest.approx(-torch.tensor(probs).log().mean().item(), rel=1e-5)
+    assert row["different"] == pytest.approx(sum(len(set(row)) for row in texts) / 150)
+    assert sampled.opponents != sampled.samples["last"]
+    drawn = sampled.samples
+    sampled.measures(oracles.make("length_bias", prompts=task.prompts, responses=task.response_texts))
+    assert sampled.samples is drawn
 
 
 def test_what_can_not_be_compared_is_refused(runs, tmp_path, capsys):
