@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
+from torch import nn
 
 from preference_duel import distributed
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
     from agents.policies.lm.scoring import Root
 
 
-def shard(root: Root) -> None:
+def shard(root: Root, mesh: DeviceMesh | None = None) -> None:
     """Shards the root of a transformers model over all processes, in place; a layer is gathered when it is needed.
 
     Gradients are summed over processes.
+
+    Args:
+        root: on a device, or on "meta", without memory.
+        mesh: the processes; None: all of them, on the model's device.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     blocks = set(root.model._no_split_modules or ())
-    mesh = init_device_mesh(root.model.device.type, (distributed.count(),))
+    mesh = mesh or init_device_mesh(root.model.device.type, (distributed.count(),))
     for part in root.modules():
         if type(part).__name__ in blocks:
             fully_shard(part, mesh=mesh)
@@ -54,21 +60,29 @@ def gathered(root: Root) -> Iterator[None]:
             part.set_reshard_after_forward(part is not root, recurse=False)
 
 
-def twin(root: Root) -> Root:
-    """Returns a copy of a sharded root, sharded likewise; every process must call it."""
+def twin(root: Root, adapt: Callable[[Any], None], shared: Collection[Tensor]) -> Root:
+    """Returns a copy of a sharded root, sharded likewise; each process copies its own shards.
+
+    Args:
+        root: sharded.
+        adapt: puts adapters into a new model, where this one has them.
+        shared: parameters that the copy holds too.
+    """
     from agents.policies.lm.scoring import Root
 
-    model = root.model
-    state = {name: whole(tensor).clone() for name, tensor in model.state_dict().items()}
+    model, kept = root.model, set(map(id, shared))
+    named = model.state_dict(keep_vars=True)
+    copies = {id(t): t if id(t) in kept else nn.Parameter(t.detach().clone(), t.requires_grad) for t in named.values()}
     with torch.device("meta"):
         other = type(model)(model.config)
-    other.load_state_dict(state, assign=True, strict=False)  # tied tensors have one name
+        adapt(other)
     other.tie_weights()
     for name, buffer in model.named_buffers():  # some are not saved, such as the frequencies of rotary positions
         owner, _, last = name.rpartition(".")
         setattr(other.get_submodule(owner), last, buffer.clone())
     copied = Root(other.eval())
-    shard(copied)
+    shard(copied, next(parameter.device_mesh for parameter in root.parameters() if _is_sharded(parameter)))
+    other.load_state_dict({name: copies[id(tensor)] for name, tensor in named.items()}, assign=True)
     return copied
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
     """Returns the module's saved tensors by name; tied ones stand under their first name only."""
-    return {name: saved(tensor.detach()) for name, tensor in _distinct(module).items()}
+    return {name: saved(tensor.detach()) for name, tensor in distinct(module).items()}
 
 
 def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -22,7 +22,7 @@ def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: naming the tensors that are missing, unknown or of another shape.
     """
-    own = _distinct(module)
+    own = distinct(module)
     wrong = sorted(own.keys() ^ state.keys()) or sorted(n for n, t in own.items() if t.shape != state[n].shape)
     if wrong:
         raise ValueError(
@@ -32,7 +32,8 @@ def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     module.load_state_dict({name: spread_like(tensor, own[name]) for name, tensor in state.items()}, strict=False)
 
 
-def _distinct(module: nn.Module) -> dict[str, Tensor]:
+def distinct(module: nn.Module) -> dict[str, Tensor]:
+    """Returns the tensors of `state_dict()` themselves by name; tied ones stand under their first name only."""
     named = module.state_dict(keep_vars=True)
     first = {id(tensor): name for name, tensor in reversed(named.items())}
     return {name: tensor for name, tensor in named.items() if first[id(tensor)] == name}

@@ -80,15 +80,6 @@ def test_two_processes_make_the_update_of_one(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("agent", ["sppo", "nash_md", "egpo", "rlhf"])
-def test_any_agent_learns_in_two_processes(agent, tmp_path):
-    arguments = "--agent", agent, "--run.steps", "2", *PLAIN
-    for count, name in ((1, "one"), (2, "two")):
-        run(count, tmp_path / name, *arguments)
-    require_same(tmp_path / "one", tmp_path / "two", 2)
-
-
-@pytest.mark.slow
 def test_sharded_parameters_learn_the_same_and_are_saved_whole(tmp_path):
     arguments = "--agent", "ipo", "--run.steps", "3", "--run.save_every", "2", *PLAIN
     run(1, tmp_path / "one", *arguments)

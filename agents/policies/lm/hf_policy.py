@@ -29,7 +29,7 @@ from agents.policies.lm.loading import (
 )
 from agents.policies.lm.response_trie import ResponseTrie, constraints_of
 from agents.policies.lm_config import DTYPES, Compute, HFConfig, Sampler
-from agents.policies.tensors import tensors
+from agents.policies.tensors import distinct
 from agents.policies.token_policy import TokenPolicy
 from envs.tasks.task import Task
 from envs.votes.writable import require_prompts
@@ -113,7 +113,7 @@ class HFPolicy(TokenPolicy):
             longest = max(map(self.prompt_length, task.all_prompts))
             self.engine = config.vllm.build(config.path, self.constraints, longest, device, config.trust_remote_code)
         self._identity = object()
-        self.adapted = config.lora.rank > 0
+        self._lora, self.adapted = config.lora, config.lora.rank > 0
         if self.adapted:
             lora.add_adapters(self.model, config.lora, seed)
             self.register_state_dict_post_hook(lora.only_adapters)
@@ -129,7 +129,7 @@ class HFPolicy(TokenPolicy):
         if self.adapted:
             memo.update({id(tensor): tensor for tensor in lora.shared(self.model)})
         if self.sharded:
-            root = sharding.twin(self._root)
+            root = sharding.twin(self._root, self._adapt, lora.shared(self.model) if self.adapted else ())
             memo.update({id(self._root): root, id(self.model): root.model})
         twin.__setstate__(copy.deepcopy(self.__dict__, memo))
         twin._identity = object()
@@ -148,14 +148,12 @@ class HFPolicy(TokenPolicy):
         return sharding.is_sharded(self._root)
 
     def shard(self) -> None:
-        """Shards the parameters over processes (FSDP2); copies made from then on are sharded too.
-
-        Raises:
-            ValueError: if there are adapters, whose copies share the other weights.
-        """
-        if self.adapted:
-            raise ValueError("adapters are small and their copies share the rest: take --run.parallel ddp")
+        """Shards the parameters over processes (FSDP2); copies made from then on are sharded too."""
         sharding.shard(self._root)
+
+    def _adapt(self, model: Any) -> None:
+        if self.adapted:
+            lora.add_adapters(model, self._lora, seed=0)
 
     def gathered(self) -> AbstractContextManager[Any]:
         """Has the parameters where passes run inside the block, for any number of them without gradients.
@@ -329,7 +327,12 @@ class HFPolicy(TokenPolicy):
 
     def save(self, directory: Path) -> None:
         """Writes a transformers folder: config.json, model.safetensors, adapters merged, and the tokenizer's files."""
-        state = dict(lora.merged(self.model)) if self.adapted else tensors(self.model)
+        plain = lora.merged(self.model) if self.adapted else distinct(self.model).items()
+        state = {}
+        for name, tensor in plain:
+            gathered = sharding.saved(tensor.detach())
+            if distributed.rank() == 0:
+                state[name] = gathered
         self.model.generation_config.eos_token_id = sorted(self.tokenizer.end_ids)
         if distributed.rank() == 0:
             with quiet():
@@ -338,9 +341,8 @@ class HFPolicy(TokenPolicy):
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yields the tensors of the plain model by name, adapters merged, tied ones under each of their names."""
-        if self.adapted:
-            return lora.merged(self.model)
-        return ((name, sharding.whole(tensor)) for name, tensor in self.model.state_dict().items())
+        plain = lora.merged(self.model) if self.adapted else self.model.state_dict().items()
+        return ((name, sharding.whole(tensor)) for name, tensor in plain)
 
     @torch.no_grad()
     def plain_logprob(self, prompt: Sequence[int], tokens: Sequence[int]) -> list[float]:
