@@ -58,6 +58,11 @@ class DuelArena:
             raise ValueError(f"feedback must be one of {get_args(DuelFeedback)}, got {feedback!r}")
         if votes < 1 or (votes > 1 and feedback != "outcome"):
             raise ValueError(f"votes must be at least 1, and 1 for feedback={feedback!r}, got {votes}")
+        if not hasattr(oracle, "prob"):
+            raise ValueError(
+                f"an oracle has a method prob(prompts, first, second), and {type(oracle).__name__} has none; "
+                "oracles.make('judge', of=FUNCTION) makes one of a function of a prompt and two responses"
+            )
         if (feedback == "thumb") != (hidden is not None):
             raise ValueError(f"hidden plays the other seat of feedback='thumb' and of no other, got {feedback!r}")
         self.task, self.oracle, self.hidden = task, oracle, hidden
@@ -146,6 +151,8 @@ class DuelArena:
         left_texts = [[completion.text for completion in row] for row in proposal.left]
         right_texts = None if self_play else [[completion.text for completion in row] for row in right]
         exact = proposal.left_weight is not None
+        if self_play and not exact and shape[1] == 1:
+            raise ValueError("a single response a prompt has no other to meet: propose 2 or more, or a right seat")
         prob = payoff(self.oracle, prompts, left_texts, right_texts, asked, partial=not exact)
         unread = prob.isnan()
         prob = prob.masked_fill(unread, 0.5)

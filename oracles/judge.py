@@ -95,7 +95,8 @@ class JudgeConfig:
     `judge(prompts, completions, shuffle_order)`, whose scores are used if it has them, and whose -1 says that it can't
     tell. Or the address of an OpenAI-compatible endpoint, such as a vLLM server's http://localhost:8000/v1, with
     #MODEL after it if it is not the first that is served; several addresses with spaces between them are a panel. Or a
-    transformers directory, or hub id OWNER/NAME, of a chat model that writes its answers here."""
+    transformers directory, or hub id OWNER/NAME, of a chat model that writes its answers here. In Python also the
+    function or judge itself."""
     orders: Orders = "both"
     """"both" asks for either order of a pair and averages; "one" saves half, for judges without a favourite seat. A
     language model is always asked for both."""
@@ -118,6 +119,8 @@ class JudgeConfig:
         """
         del responses
         require(self, unread=one_of(Unread))
+        if not isinstance(self.of, str):
+            return JudgeOracle(self.of, self.orders, self.unread)
         addresses = self.of.split()
         if addresses and all(one.startswith(("http://", "https://")) for one in addresses):
             self._require_unset("local", "an address")

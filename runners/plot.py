@@ -14,15 +14,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Draws what the command line names; returns the exit code, see `exit_code`."""
     parser = argparse.ArgumentParser(prog="python -m runners.plot", description="Draws the curves of runs.")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directories")
-    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="picture to write (default: curves.png)")
+    where = "picture to write (default: RUN/curves.png, of several runs curves.png here)"
+    parser.add_argument("--out", type=Path, help=where)
     parser.add_argument("--x", choices=("steps", "queries"), default="steps", help="what stands on x (default: steps)")
     options = parser.parse_args(arguments)
 
     def command() -> None:
         from runners.run.curves import draw, read_curves
 
-        draw(read_curves(options.runs), options.out, options.x)
-        print(options.out)
+        out = options.out or Path(options.runs[0] if len(options.runs) == 1 else ".") / "curves.png"
+        draw(read_curves(options.runs), out, options.x)
+        print(out)
 
     return exit_code(command)
 

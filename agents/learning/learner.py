@@ -216,12 +216,11 @@ class Learner:
         """Takes `epochs` optimiser steps on a duel, and counts it; see `fit`.
 
         Returns:
-            The loss before the first step, its gradient's norm, and the learning rate that the duel began with.
+            The loss before the first step, its gradient's norm, and the learning rate of the last.
         """
-        rate = self.learning_rate
         steps = [self.fit(batch, loss, terms) for _ in range(epochs)]
         self.updates += 1
-        return {"loss/learning_rate": rate, "loss/policy": steps[0][0], "loss/grad_norm": steps[0][1]}
+        return {"loss/learning_rate": self.learning_rate, "loss/policy": steps[0][0], "loss/grad_norm": steps[0][1]}
 
     def step_on_pairs(
         self,

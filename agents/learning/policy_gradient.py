@@ -194,12 +194,12 @@ class PolicyGradient:
 
         batch = Batch(draws.prompts, draws.responses, values)
         scalars = policy_scalars(draws.weight, drew.sum(-1), log_start.sum(-1), draws.responses)
-        scalars["loss/learning_rate"] = learner.learning_rate
         if self.critic is not None:
             scalars["loss/value"] = self._fit_critic(batch, mask)
         squares = distance if config.form == "rebel" else None
         steps = [learner.fit(batch, loss, squares, beside) for _ in range(config.epochs)]
-        return {**scalars, "loss/policy": steps[0][0], "loss/grad_norm": steps[-1][1]}
+        scalars["loss/learning_rate"] = learner.learning_rate
+        return {**scalars, "loss/policy": steps[0][0], "loss/grad_norm": steps[0][1]}
 
     def _step_size(self, earned: Tensor, weight: Tensor) -> Tensor:
         """Returns [B, 1] eta of each prompt; 0 if all rewards in a trust region are the same."""

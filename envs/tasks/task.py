@@ -93,6 +93,11 @@ class Task:
     styles: Styles | None = None
 
     @cached_property
+    def has_held_out(self) -> bool:
+        """Whether prompts are kept from learning; of a finite game all are learned from, and measured on."""
+        return set(self.held_out) != set(self.prompts)
+
+    @cached_property
     def all_prompts(self) -> tuple[str, ...]:
         """Training and held-out prompts, each once."""
         return tuple(dict.fromkeys(self.prompts + self.held_out))

@@ -228,7 +228,7 @@ def lm(entrants: Sequence[Entrant]) -> Suite:
     judges = ("pairrm", None), ("annotators", 1.0)
     games += [Game(oracle, lam, options=text, gap=WIN_RATE, exploiter=7680) for oracle, lam in judges]
     options = "--policy", "tiny", "--run.steps", "1000000", "--run.eval_tau", "0.1", "--run.threads", "1"
-    about = "the shipped language model of a million parameters, 5 runs each"
+    about = "the shipped language model of a million parameters"
     return Suite("lm", about, tuple(entrants), tuple(games), 5, options)
 
 

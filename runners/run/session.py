@@ -177,7 +177,8 @@ def _advice(error: BaseException, settings: Settings, saved: int | None) -> str:
 def _task_line(task: Task) -> str:
     cut = f", {task.cut} of them cut to {task.max_prompt_tokens} tokens" if task.cut else ""
     read = f"\nread:  {task.reading}" if task.reading else ""
-    return f"task:  {task.name}, {len(task.prompts)} prompts to learn from, {len(task.held_out)} held out{cut}{read}"
+    measured = f", {len(task.held_out)} held out" if task.has_held_out else " and to be measured on"
+    return f"task:  {task.name}, {len(task.prompts)} prompts to learn from{measured}{cut}{read}"
 
 
 def _program() -> str:

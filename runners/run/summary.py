@@ -32,9 +32,8 @@ def summary(experiment: Experiment, record: Record | NullRecord, run: RunConfig)
     evaluations = [line for line in record.metrics() if "eval/win_rate_vs_ref" in line]
     if evaluations:
         how = "exact" if evaluation.finite else f"{run.eval_pairs} pairs each"
-        lines.append(
-            f"Against the starting policy, on {len(evaluation.prompts)} held-out prompts, {how}, 95 % interval:"
-        )
+        prompts = f"{len(evaluation.prompts)} {'held-out ' if evaluation.task.has_held_out else ''}prompts"
+        lines.append(f"Against the starting policy, on {prompts}, {how}, 95 % interval:")
         lines += [
             f"  {when} step {line['step']:>{len(str(run.steps))}}: {evaluation_line(line)}"
             for when, line in (("before,", evaluations[0]), ("after, ", evaluations[-1]))

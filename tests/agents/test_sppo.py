@@ -41,6 +41,16 @@ def game(payoff, exact: bool, seed: int = 0, prompts=("x",), **fields) -> tuple[
     return settings(**fields).build(policy=policy, seed=seed), arena
 
 
+def test_the_logged_learning_rate_is_the_step_over_the_gradient():
+    agent, arena = game(COMAL, exact=True, method="sgd", learning_rate=1.0, warmup=4, max_grad_norm=None)
+    for rate in (0.25, 0.5, 0.75, 1.0, 1.0):
+        (logits,) = agent.policy.parameters()
+        before = logits.detach().clone()
+        scalars = agent.update(arena.play(agent.propose(arena.reset())))
+        assert scalars["loss/learning_rate"] == rate
+        assert (logits - before).norm().item() == pytest.approx(rate * scalars["loss/grad_norm"])
+
+
 def play(agent: SPPO, arena: DuelArena, steps: int) -> dict[str, float]:
     scalars = {}
     for _ in range(steps):

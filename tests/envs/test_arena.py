@@ -316,6 +316,7 @@ def test_proposals_that_do_not_fit_are_named(arena):
         (Proposal(left, right, None, torch.full((3, 2), 0.5)), r"right_weight must be \(3, 1\)"),
         (Proposal(left, right, torch.tensor([[1.5, -0.5]] * 3)), "left_weight must be .* non-negative"),
         (Proposal(left, right, ask=torch.ones(3, 1, 2, dtype=torch.bool)), r"ask must be \(3, 2, 1\)"),
+        (Proposal(right), "a single response a prompt has no other to meet"),
     ):
         with pytest.raises(ValueError, match=message):
             arena.play(proposal)
@@ -331,6 +332,8 @@ def test_bad_arguments_are_named(words, oracle):
     ):
         with pytest.raises(ValueError, match=message):
             DuelArena(words(), oracle, **options)
+    with pytest.raises(ValueError, match=r"a method prob.*and function has none; oracles.make\('judge', of=FUNCTION\)"):
+        DuelArena(words(), lambda prompt, first, second: 0.5, 1)
 
 
 class Shy:

@@ -68,6 +68,7 @@ def test_functions_and_judges_are_oracles():
         strong = 0.8 if name == "scores" else 1.0
         assert oracle.prob(PROMPTS, *zip(*PAIRS, strict=True)).tolist() == pytest.approx([strong, 1 - strong, 0.5])
         check_oracle(oracle, PROMPTS[:2], [["a", "bb", "ccc"]] * 2)
+        assert make("judge", of=judge, orders="both").prob(["p"], ["a"], ["bb"]).tolist() == pytest.approx([strong])
 
 
 def test_both_orders_take_a_favourite_seat_away():

@@ -36,6 +36,12 @@ def test_picture_is_drawn_from_the_metrics(tmp_path, axis):
         assert (distance < 2).sum() > 100
 
 
+def test_the_picture_of_one_run_lies_in_it(tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    assert main([run]) == 0
+    assert capsys.readouterr().out == f"{run}/curves.png\n"
+
+
 def test_queries_are_those_of_the_step(tmp_path):
     make_run(tmp_path / "run")
     run = read_curves([tmp_path / "run"])
