@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch.nn.functional import logsigmoid
+import torch
 
 from agents.losses.pairs import over_outcomes
 
@@ -31,4 +31,6 @@ def reward_model(first: Tensor, second: Tensor, prob: Tensor, margin: Tensor | f
     Raises:
         ValueError: if the shapes do not fit.
     """
-    return over_outcomes(lambda w, l: -logsigmoid(w - l - margin) + centring * (w + l) ** 2, first, second, prob)
+    return over_outcomes(
+        lambda w, l: -torch.nn.functional.logsigmoid(w - l - margin) + centring * (w + l) ** 2, first, second, prob
+    )

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from torch import nn
 
 from preference_duel import distributed
 
@@ -72,7 +71,9 @@ def twin(root: Root, adapt: Callable[[Any], None], shared: Collection[Tensor]) -
 
     model, kept = root.model, set(map(id, shared))
     named = model.state_dict(keep_vars=True)
-    copies = {id(t): t if id(t) in kept else nn.Parameter(t.detach().clone(), t.requires_grad) for t in named.values()}
+    copies = {
+        id(t): t if id(t) in kept else torch.nn.Parameter(t.detach().clone(), t.requires_grad) for t in named.values()
+    }
     with torch.device("meta"):
         other = type(model)(model.config)
         adapt(other)
