@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.games import queries_to
 from preference_duel.keyed_random import hash_seed
-from preference_duel.protocols import Policy
+from preference_duel.protocols import Policy, leaves_unread
 from runners.evaluation.cross_play import CrossPlay, exact_cross_play, sampled_cross_play
 from runners.evaluation.exact import ExactEvaluation
 from runners.evaluation.judges import own_judges, read_judge
+from runners.evaluation.measures.two_judges import TwoJudges, two_judges
 from runners.evaluation.options import AVERAGE, LAST, START, Options
 from runners.evaluation.sampled import SampledEvaluation
 from runners.evaluation.saved_runs import SavedRun, read_saved_runs
@@ -69,6 +74,28 @@ class Comparison:
         ]
 
     @cached_property
+    def verdicts(self) -> list[list[dict[str, Tensor]]]:
+        """[run][judge] name of policy -> [B, n] verdicts on free text."""
+        return [[sampled.verdicts(judge.oracle) for judge in self.judges] for sampled in self.sampled]
+
+    def agreement(self, first: int, second: int) -> TwoJudges:
+        """Returns how far two judges agree on all responses of a finite task, or on the last policies' samples.
+
+        A pair of responses has no left side, and counts in both orders; a sample is left of the start's.
+        """
+        found = two_judges(self._pairs(first), self._pairs(second))
+        return replace(found, pairs=found.pairs // 2) if self.finite else found
+
+    def _pairs(self, judge: int) -> list[NDArray[np.float64]]:
+        """Returns a judge's verdicts on pairs of different texts, an array for each prompt."""
+        if self.finite:
+            apart = ~torch.eye(len(self.task.response_texts), dtype=torch.bool)
+            return [matrix[apart].numpy() for matrix in self.exact[judge].matrices]
+        of_runs = zip(self.sampled, self.verdicts, strict=True)
+        pairs = [sampled.pairs_of(LAST, of_run[judge][LAST]) for sampled, of_run in of_runs]
+        return [np.concatenate(of_prompt) for of_prompt in zip(*pairs, strict=True)]
+
+    @cached_property
     def taus(self) -> list[float]:
         """Each run's KL coefficient."""
         return [tau_of(run.settings) if self.options.tau is None else self.options.tau for run in self.runs]
@@ -104,7 +131,7 @@ class Comparison:
         if self.finite:
             named = self.distributions[run]
             return self.exact[judge].measures(named, named[START], self.taus[run])
-        return self.sampled[run].measures(self.judges[judge].oracle)
+        return self.sampled[run].measures(self.verdicts[run][judge], leaves_unread(self.judges[judge].oracle))
 
 
 def policies(run: SavedRun) -> dict[str, Policy]:
@@ -151,6 +178,10 @@ def content(comparison: Comparison) -> dict[str, Any]:
             for i, judge in enumerate(comparison.judges)
         ],
         "results": comparison.results,
+        "agreement": [
+            {"judges": [i, j], **vars(comparison.agreement(i, j))}
+            for i, j in combinations(range(len(comparison.judges)), 2)
+        ],
         "meetings": [_cross_play(comparison, i) for i in range(len(comparison.judges))] if several else None,
         "made": {
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),

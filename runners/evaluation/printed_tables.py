@@ -64,6 +64,7 @@ def _tables(content: Mapping[str, Any]) -> Iterator[Table]:
         yield _intransitivity(judges)
     if len(judges) > 1:
         yield from _transfer(runs, judges, results, content["task"]["finite"])
+        yield _agreement(judges, content["agreement"], content["task"]["finite"])
     for judge, met in zip(judges, content["meetings"] or (), strict=False):
         yield _cross_play(judge["label"], met)
         yield _ranking(judge["label"], met)
@@ -115,6 +116,16 @@ def _transfer(
         yield table
 
 
+def _agreement(judges: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], finite: bool) -> Table:
+    table = _table("Agreement of the judges", ["judges", "pairs", "same side", "Cohen's kappa"])
+    for row in found:
+        names = " and ".join(judges[i]["label"] for i in row["judges"])
+        table.add_row(names, f"{row['pairs']:,}", _rate(row, "agreement"), _rate(row, "kappa"))
+    about = "all pairs of responses" if finite else "samples of the last policies against the start's"
+    table.caption = f"on {about}; kappa: beyond chance"
+    return table
+
+
 def _cross_play(judge: str, met: Mapping[str, Any]) -> Table:
     table = _table(f"P(row beats column), judged by {judge}", ["", *map(str, range(1, len(met["entrants"]) + 1))])
     for i, (name, row) in enumerate(zip(met["entrants"], met["table"], strict=True)):
@@ -145,7 +156,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def _rate(row: Mapping[str, float | None], key: str) -> str:
+def _rate(row: Mapping[str, Any], key: str) -> str:
     value, low, high = (row.get(f"{key}{end}") for end in ("", "_low", "_high"))
     interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
     return "-" if value is None else f"{value:.3f}{interval}"

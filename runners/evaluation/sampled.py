@@ -13,7 +13,7 @@ from torch import Tensor
 from envs.votes.table import Matrix
 from oracles import Oracle
 from preference_duel.keyed_random import Key, Stream
-from preference_duel.protocols import Policy, leaves_unread
+from preference_duel.protocols import Policy
 from preference_duel.types import Completion
 from runners.evaluation.entrants import texts_of
 from runners.evaluation.measures.diversity import different, distinct
@@ -66,15 +66,16 @@ class SampledEvaluation:
         """
         return {name: verdicts(oracle, self.prompts, rows, self.opponents) for name, rows in self.samples.items()}
 
-    def measures(self, oracle: Oracle) -> dict[str, dict[str, float | None]]:
+    def measures(self, verdicts: Mapping[str, Tensor], partial: bool) -> dict[str, dict[str, float | None]]:
         """Returns the measures of each policy by name; None if one is not defined.
 
-        Raises:
-            Unanswered: if no pair of a policy was read.
+        Args:
+            verdicts: as `verdicts` returns them.
+            partial: whether their judge may leave pairs unread.
         """
         rows: dict[str, dict[str, float | None]] = {}
-        for name, prob in self.verdicts(oracle).items():
-            rate = mean_win_rate(prob, leaves_unread(oracle))
+        for name, prob in verdicts.items():
+            rate = mean_win_rate(prob, partial)
             fair = length_controlled(prob.double().numpy(), self.gaps[name])
             rows[name] = {
                 "win_rate": rate.mean,
@@ -87,6 +88,11 @@ class SampledEvaluation:
                 **self.diversity[name],
             }
         return rows
+
+    def pairs_of(self, name: str, prob: Tensor) -> list[Matrix]:
+        """Returns the verdicts on a policy's pairs of different texts, an array for each prompt."""
+        texts = zip(texts_of(self.samples[name]), texts_of(self.opponents), prob.double().numpy(), strict=True)
+        return [row[[a != b for a, b in zip(left, right, strict=True)]] for left, right, row in texts]
 
     @cached_property
     def diversity(self) -> dict[str, dict[str, float | None]]:

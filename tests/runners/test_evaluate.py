@@ -109,11 +109,20 @@ def test_a_run_is_judged_by_oracles_it_did_not_learn_from(runs, tmp_path, capsys
     assert found["judges"][1]["intransitivity"]["curl_ratio"] == pytest.approx(1)
     assert found["judges"][0]["intransitivity"]["curl_ratio"] == pytest.approx(0, abs=1e-9)
     assert [run["own_judge"] for run in found["runs"]] == [None, 0]
+    (agreement,) = found["agreement"]
+    task = make_task("symbols", length=2, prompts=3)
+    judges = [read_judge(judge["label"], task, "cpu").oracle for judge in found["judges"]]
+    one, two = (games.payoff_matrix(judge, task.held_out, task.response_texts) - 0.5 for judge in judges)
+    pairs = torch.ones_like(one, dtype=torch.bool).triu(1)
+    assert agreement["pairs"] == int(pairs.sum())
+    assert agreement["agreement"] == pytest.approx((one * two > 0)[pairs].double().mean().item())
+    assert agreement["kappa"] == pytest.approx(2 * agreement["agreement"] - 1)  # in both orders chance agrees in 1/2
     own, other = (found["results"][1][j]["last"]["win_rate"] for j in (0, 1))
     assert own != other
     printed = capsys.readouterr().out
     assert "Transfer, win rate vs start" in printed
     assert "* the judge that it learned from" in printed
+    assert f"bt and cyclic,lam=1,seed=5     {agreement['pairs']}" in printed
 
 
 def test_runs_of_different_oracles_make_the_transfer_table_by_themselves(runs, tmp_path):
@@ -147,14 +156,15 @@ def test_samples_are_measured_once_for_all_judges():
     law = torch.rand(3, len(task.responses), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     policy = TabularPolicy(task, law / law.sum(1, keepdim=True))
     sampled = SampledEvaluation({"last": policy}, policy, task.prompts, pairs=50, seed=0)
-    row = sampled.measures(oracles.make("bt", prompts=task.prompts, responses=task.response_texts))["last"]
+    judge = oracles.make("bt", prompts=task.prompts, responses=task.response_texts)
+    row = sampled.measures(sampled.verdicts(judge), partial=False)["last"]
     texts = [[response.text for response in row] for row in sampled.samples["last"]]
     probs = [[law[b, task.response_texts.index(text)] / law[b].sum() for text in row] for b, row in enumerate(texts)]
     assert row["entropy"] == pytest.approx(-torch.tensor(probs).log().mean().item(), rel=1e-5)
     assert row["different"] == pytest.approx(sum(len(set(row)) for row in texts) / 150)
     assert sampled.opponents != sampled.samples["last"]
     drawn = sampled.samples
-    sampled.measures(oracles.make("length_bias", prompts=task.prompts, responses=task.response_texts))
+    sampled.verdicts(oracles.make("length_bias", prompts=task.prompts, responses=task.response_texts))
     assert sampled.samples is drawn
 
 

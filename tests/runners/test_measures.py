@@ -8,6 +8,7 @@ import pytest
 import oracles
 from runners.evaluation.measures.diversity import different, distinct
 from runners.evaluation.measures.length_control import length_controlled
+from runners.evaluation.measures.two_judges import two_judges
 
 
 def test_equal_lengths_give_the_raw_win_rate():
@@ -59,6 +60,40 @@ def test_no_controlled_rate_is_made_up_where_one_side_is_always_longer():
         length_controlled(prob, gap[:1])
     with pytest.raises(ValueError, match="none of the verdicts was read"):
         length_controlled(np.full((1, 1), math.nan), np.zeros((1, 1)))
+
+
+def test_agreement_and_kappa_by_hand():
+    """Of 10 pairs both judges name left 4 times, right 3 times, and the first left, the second right 3 times.
+
+    Chance: .7 x .4 + .3 x .6 = .46; kappa (.7 - .46) / .54.
+    """
+    first = [np.array([0.9] * 4 + [0.1]), np.array([0.2, 0.3, 0.6, 0.7, 0.8])]
+    second = [np.array([0.6] * 4 + [0.4]), np.array([0.0, 0.1, 0.1, 0.2, 0.3])]
+    found = two_judges(first, second)
+    assert (found.pairs, found.agreement) == (10, pytest.approx(0.7))
+    assert found.kappa == pytest.approx(0.24 / 0.54)
+    assert found.agreement_low < 0.7 < found.agreement_high
+    assert found.kappa_low <= 0.24 / 0.54 <= found.kappa_high
+    unread = [np.append(row, math.nan) for row in first], [np.append(row, 0.9) for row in second]
+    assert two_judges(*unread) == found
+    turned = two_judges(first, [1 - row for row in second])
+    assert turned.agreement == pytest.approx(0.3)
+
+
+def test_a_tie_agrees_with_a_tie_alone():
+    found = two_judges([np.array([0.5, 0.5, 0.9])], [np.array([0.5, 0.9, 0.9])])
+    assert found.agreement == pytest.approx(2 / 3)
+    assert (found.agreement_low, found.kappa_low) == (None, None)  # one prompt
+    assert found.kappa == pytest.approx((2 / 3 - 4 / 9) / (1 - 4 / 9))
+
+
+def test_judges_without_a_doubt_or_without_a_pair_have_no_kappa():
+    same = two_judges([np.ones(2), np.ones(2)], [np.ones(2), np.ones(2)])
+    assert (same.agreement, same.kappa, same.kappa_low) == (1, None, None)
+    assert same.agreement_low < 1
+    assert two_judges([np.full(2, math.nan)], [np.ones(2)]).agreement is None
+    with pytest.raises(ValueError, match="must have the same pairs"):
+        two_judges([np.ones(2)], [np.ones(3)])
 
 
 def test_distinct_n_by_hand():

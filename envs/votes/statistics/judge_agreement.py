@@ -115,7 +115,7 @@ def judge_agreement(
     verdict = np.sign(outcome - 0.5).astype(np.int64)
     asked, answers = question[decided], average[question[decided]]
     correct = (1 + sign[asked] * verdict[decided]) / 2
-    accuracy = float(correct.mean())
+    _, cluster = np.unique(asked, return_inverse=True)
     pairs = np.zeros((len(outcome), 3), dtype=np.int64)
     np.add.at(pairs, (np.arange(len(outcome)), verdict + 1), 1)
     np.add.at(pairs, (np.arange(len(outcome)), sign[question] + 1), 1)
@@ -129,8 +129,8 @@ def judge_agreement(
         len(prob),
         int(decided.sum()),
         float((sign == 0).mean()),
-        accuracy,
-        *_wilson(accuracy, _independent(correct, asked)),
+        float(correct.mean()),
+        *clustered_interval(np.bincount(cluster, correct), np.bincount(cluster)),
         _alpha(pairs),
         _among(counts),
         _alpha(counts[counts.sum(1) > 1]),
@@ -143,16 +143,19 @@ def judge_agreement(
     )
 
 
-def _independent(correct: Matrix, question: Indices) -> float:
-    """Returns how many independent verdicts have the variance of these, which cluster in questions."""
-    _, cluster = np.unique(question, return_inverse=True)
-    count = int(cluster.max()) + 1
-    share = correct.mean()
-    errors = np.bincount(cluster, correct - share)
-    variance = float(np.square(errors).sum()) / len(correct) ** 2 * count / max(count - 1, 1)
-    if not variance:
-        return float(count)
-    return min(float(share * (1 - share)) / variance, float(len(correct)))
+def clustered_interval(correct: Matrix | Indices, count: Matrix | Indices) -> tuple[float, float]:
+    """Returns Wilson's 95 % interval of a share, for as many independent cases as have the variance of clustered ones.
+
+    Args:
+        correct: [C] number of right cases in each cluster, halves allowed.
+        count: [C] number of cases in it, at least 1.
+    """
+    clusters, cases = len(count), float(count.sum())
+    share = float(correct.sum()) / cases
+    errors = correct - share * count
+    variance = float(np.square(errors).sum()) / cases**2 * clusters / max(clusters - 1, 1)
+    independent = min(share * (1 - share) / variance, cases) if variance else float(clusters)
+    return _wilson(share, independent)
 
 
 def _wilson(share: float, count: float) -> tuple[float, float]:
