@@ -75,13 +75,13 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def load(directory: Path) -> Checkpoint | None:
-    """Returns the last checkpoint of a run directory, tensors on the CPU; None where there is none.
+def load(directory: Path, step: int | None = None) -> Checkpoint | None:
+    """Returns the last checkpoint of a run directory, or that of a step, tensors on the CPU; None where there is none.
 
     Raises:
         ValueError: if its files are damaged.
     """
-    there = steps(directory)
+    there = [one for one in steps(directory) if step is None or one == step]
     if not there:
         return None
     folder = directory / f"step-{there[-1]}"

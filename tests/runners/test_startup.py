@@ -49,7 +49,20 @@ def loaded(*words):
 
 
 @pytest.mark.parametrize(
-    "name", ["bench", "evaluate", "fit_oracle", "label", "merge", "plot", "pretrain", "push", "report", "serve"]
+    "name",
+    [
+        "bench",
+        "evaluate",
+        "fit_oracle",
+        "label",
+        "merge",
+        "overoptimise",
+        "plot",
+        "pretrain",
+        "push",
+        "report",
+        "serve",
+    ],
 )
 def test_help_needs_no_torch(name):
     code, text, modules = loaded(name, "--help")

@@ -1,0 +1,215 @@
+"""The measurement of `runners.overoptimise`: runs pooled into one curve, as a table, a picture and a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from envs.votes.rows import warn_of_skipped
+from envs.votes.thumbs import load_demonstrations
+from oracles.bradley_terry import BradleyTerryConfig
+from preference_duel.keyed_random import hash_seed
+from preference_duel.protocols import attended
+from preference_duel.types import Completion
+from runners.evaluation.judges import Judge, own_judges, read_judge
+from runners.evaluation.overoptimisation.gain_curves import Corpus, GainCurve, Point, gain_curve
+from runners.evaluation.overoptimisation.gain_picture import draw
+from runners.evaluation.overoptimisation.pooled_points import PooledCurve, pooled
+from runners.evaluation.overoptimisation.turning_point import interval
+from runners.evaluation.saved_runs import SavedRun, read_saved_runs
+from runners.run.build import build_oracle, choose_device, tau_of
+from runners.run.config import fields_of
+from runners.run.evaluator import Evaluation
+from runners.run.record import write_whole
+
+SHOWN = 12
+"""Checkpoints in the table at most, the start among them; the JSON file has all."""
+POOL = 16
+"""Responses of the start per prompt in the lower bound of the exploitability on free text."""
+
+
+def overoptimise(options: argparse.Namespace) -> None:
+    """Measures the checkpoints of runs, prints the table, and writes the picture and the JSON file.
+
+    Raises:
+        ValueError: if a run is named twice, has no checkpoint or no reward of its own, or the runs share no step.
+        UnknownNameError: if the gold oracle is unknown.
+        OSError: if a file can't be read or written.
+    """
+    device = choose_device(options.device)
+    if len({path.resolve() for path in options.runs}) < len(options.runs):
+        raise ValueError("a run is named twice: intervals over runs need different ones")
+    runs = read_saved_runs(options.runs, device)
+    gold = read_judge(options.gold, runs[0].experiment.task, device)
+    proxies = proxies_of(runs, gold)
+    tests = unseen_rewards(options.test_reward, runs, device)
+    corpus = None if options.corpus is None else read_corpus(options.corpus, runs[0])
+    curves = []
+    for run, proxy, test in zip(runs, proxies, tests, strict=True):
+        evaluation = Evaluation(
+            run.experiment.task,
+            gold.oracle,
+            run.experiment.reference,
+            options.prompts,
+            options.draws,
+            hash_seed(options.seed, "overoptimise"),
+            tau_of(run.settings),
+        )
+        evaluation.pool = POOL
+        judges = {"proxy": proxy, "gold": gold, **({} if test is None else {"test": test})}
+        curves.append(gain_curve(run, evaluation, judges, corpus))
+    curve = pooled(curves)
+    exact = runs[0].experiment.task.responses is not None
+    show(curve, gold, exact)
+    picture = options.picture or options.runs[0] / "overoptimisation.png"
+    draw(curve, exact, picture)
+    print(picture)
+    if options.json is not None:
+        write_whole(options.json, json.dumps(content(curves, curve, gold), indent=1) + "\n")
+        print(options.json)
+
+
+def proxies_of(runs: Sequence[SavedRun], gold: Judge) -> list[Judge]:
+    """Returns what each run maximised: its oracle.
+
+    Raises:
+        ValueError: if that is people or the gold oracle itself, or the run learned from a file.
+    """
+    judges, places = own_judges(runs)
+    for run, place in zip(runs, places, strict=True):
+        if run.settings.run.data is not None:
+            raise ValueError(
+                f"{run.directory} has no learned reward: it learned from {run.settings.run.data}, and its oracle only "
+                f"measured it; take a run of ppo_ptx, grpo or another agent that learns from its own samples"
+            )
+        if attended(judges[place].oracle) is not None:
+            raise ValueError(f"{run.directory} has no learned reward: people judged it; fit one: runners.fit_oracle")
+        if judges[place].fields == gold.fields:
+            raise ValueError(
+                f"{run.directory} has no learned reward: it was judged by {gold.label}, the gold oracle itself; take a "
+                f"run with --oracle bt --oracle.model FOLDER of runners.fit_oracle (docs/overoptimisation.md)"
+            )
+    return [judges[place] for place in places]
+
+
+def unseen_rewards(folders: Sequence[str] | None, runs: Sequence[SavedRun], device: str) -> list[Judge | None]:
+    """Returns the reward model that each run was not trained on; one folder may be for all.
+
+    Raises:
+        ValueError: if there are neither one nor as many folders as runs, or one is no reward model.
+    """
+    if not folders:
+        return [None] * len(runs)
+    if len(folders) not in (1, len(runs)):
+        raise ValueError(f"expected one --test-reward, or one for each of {len(runs)} runs, got {len(folders)}")
+    task = runs[0].experiment.task
+    configs = [BradleyTerryConfig(folder) for folder in folders]
+    judges = [Judge(one.model or "", build_oracle(one, task, device), fields_of(one)) for one in configs]
+    return [*judges] * (len(runs) // len(judges))
+
+
+def read_corpus(path: str, run: SavedRun) -> Corpus:
+    """Returns the demonstrations of a file.
+
+    Raises:
+        ValueError: if it has none, or, with its place, if the policy can't write one.
+        OSError: if it can't be read.
+    """
+    rows, reading = load_demonstrations(path)
+    warn_of_skipped(reading)
+    for one in rows:
+        try:
+            run.experiment.reference.require_prompt(one.prompt)
+            run.experiment.reference.require_response(Completion(one.response))
+        except ValueError as error:
+            raise ValueError(f"{one.place}: {error}") from error
+    return Corpus([one.prompt for one in rows], [[Completion(one.response)] for one in rows])
+
+
+def sentence(curve: PooledCurve, gold: Judge) -> str:
+    """Returns the answer in words: whether the gold reward turns, and at which KL."""
+    top, start, last = curve.checkpoints[curve.turn.place], curve.checkpoints[0], curve.checkpoints[-1]
+    proxy = f"from {start.reward['proxy'].mean():.2f} to {last.reward['proxy'].mean():.2f} at KL {last.kl.mean():.2f}"
+    end = f"The proxy's goes {proxy}. Gold: {gold.label}."
+    if curve.turn.turns:
+        fall = f"{last.reward['gold'].mean():.2f} at the end, a fall of {curve.turn.fall}"
+        where = f"KL {curve.turn.kl} nats ({top.name}): {top.reward['gold'].mean():.2f} there"
+        return f"The gold reward turns at {where}, {fall}. {end}"
+    fall = f"from its highest checkpoint to the last it falls by {curve.turn.fall}"
+    return f"The gold reward is not seen to turn up to KL {last.kl.mean():.2f} nats: {fall}. {end}"
+
+
+def shown(count: int, top: int) -> list[int]:
+    """Returns `SHOWN` places of so many at most, evenly, the first, the highest and the last among them."""
+    even = np.linspace(0, count - 1, min(count, SHOWN)).round().astype(int).tolist()
+    if top not in even:
+        even[min(range(1, len(even) - 1), key=lambda i: abs(even[i] - top))] = top
+    return even
+
+
+def show(curve: PooledCurve, gold: Judge, exact: bool) -> None:
+    """Prints the answer in words and the table, at most 25 lines."""
+    console = Console(width=140, highlight=False)
+    console.print(sentence(curve, gold), markup=False)
+    start = curve.checkpoints[0]
+    tested, taxed = "test" in start.reward, start.log_loss is not None
+    exploited = "exploitability" if exact else "exploitable by"
+    columns = ["policy", "KL", "proxy reward", "/ sqrt(2 Var KL)", "gold reward", "gold win rate", exploited]
+    columns += ["test reward"] * tested + ["log loss"] * taxed
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="left" if column == "policy" else "right", no_wrap=True)
+    for one in [*(curve.checkpoints[i] for i in shown(len(curve.checkpoints), curve.turn.place)), *curve.best_of]:
+        gains = [f"{one.kl.mean():.2f}", f"{one.reward['proxy'].mean():.2f}", _number(one.ratio, 2)]
+        golds = [str(interval(one.reward["gold"])), str(interval(one.win_rate["gold"], 0, 1))]
+        more = [f"{values.mean():.2f}" for judge, values in one.reward.items() if judge == "test"]
+        more += [_number(one.log_loss, 2)] * taxed
+        table.add_row(one.name, *gains, *golds, _number(one.exploitability, 3), *more)
+    console.print(table)
+    sampled = "" if exact else " The KL of best-of-n is its bound, the exploitability a lower bound."
+    units = f"{len(start.kl)} {curve.unit}"
+    console.print(f"Rewards: mean log odds against the start, nats. Intervals: 95 %, over {units}.{sampled}")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def content(curves: Sequence[GainCurve], curve: PooledCurve, gold: Judge) -> dict[str, Any]:
+    """Returns what was measured as JSON values: the turning point, and each run's points as means over prompts."""
+    return {
+        "gold": gold.fields,
+        "intervals_over": curve.unit,
+        "turns": curve.turn.turns,
+        "turning_at": curve.checkpoints[curve.turn.place].name,
+        "turning_kl": asdict(curve.turn.kl),
+        "fall": asdict(curve.turn.fall),
+        "runs": [
+            {
+                "directory": str(one.directory),
+                "proxy": one.proxy.fields,
+                "proxy_variance": one.variance.mean().item(),
+                "checkpoints": [_values(point) for point in one.checkpoints],
+                "best_of": [_values(point) for point in one.best_of],
+            }
+            for one in curves
+        ],
+    }
+
+
+def _values(one: Point) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "kl": one.kl.mean().item(),
+        "reward": {judge: values.mean().item() for judge, values in one.reward.items()},
+        "win_rate": {judge: values.mean().item() for judge, values in one.win_rate.items()},
+        "exploitability": None if one.exploitability is None else asdict(one.exploitability),
+        "log_loss": one.log_loss,
+    }
