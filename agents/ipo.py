@@ -54,6 +54,7 @@ class IPO(LearningAgent):
 
     def __init__(self, config: IPOConfig, policy: Policy, seed: int) -> None:
         self.config, self.start = config, policy.snapshot()
+        self.reference = self.start
         self.own_draws = config.mixture == 0
         super().__init__(policy, config.optimiser, seed, average=config.average, start=self.start)
 

@@ -41,6 +41,7 @@ class DuelArena:
     """
 
     offline = False
+    opens_stage = False
 
     def __init__(
         self,

@@ -46,6 +46,7 @@ class FileArena:
     """
 
     offline = True
+    opens_stage = False
 
     def __init__(self, task: Task, given: Given, batch_size: int | None, seed: int = 0) -> None:
         self.batch_size = len(given) if batch_size is None else batch_size

@@ -208,6 +208,15 @@ class Agent(Protocol):
         ...
 
 
+@runtime_checkable
+class StagedAgent(Agent, Protocol):
+    """An agent that can learn from several data sets in turn."""
+
+    def begin_stage(self) -> None:
+        """Prepares for another data set: the reference, if there is one, becomes the policy as it is."""
+        ...
+
+
 @dataclass(frozen=True)
 class Traits:
     """Capabilities of an agent, as class attributes of these names; an agent without one has the default."""
@@ -243,6 +252,11 @@ class Arena(Protocol):
 
     offline: bool
     """True if the duels were made beforehand: agents propose nothing, and `play` is given None."""
+
+    @property
+    def opens_stage(self) -> bool:
+        """Whether the next duel is the first of another data set; the agent then begins a stage (`StagedAgent`)."""
+        ...
 
     @property
     def queries(self) -> int | None:

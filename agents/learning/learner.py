@@ -368,6 +368,7 @@ class LearningAgent:
         average: the mean of pi_1..pi_T, start included, if kept.
         learner: steps and state.
         fixed_opponent: policy of the right seat, of agents that learn a best response; None: self-play.
+        reference: what log-ratios are taken to; None: none is kept.
 
     Args:
         policy: what is trained.
@@ -378,6 +379,7 @@ class LearningAgent:
     """
 
     fixed_opponent: Policy | None = None
+    reference: Policy | None = None
 
     def __init__(
         self, policy: Policy, optimiser: OptimiserConfig, seed: int, *, average: bool, **copies: Policy | None
@@ -501,6 +503,11 @@ class LearningAgent:
         """Makes a frozen copy the current policy after each `every` updates."""
         if self.learner.updates % every == 0:
             copy.load_state_dict(self.policy.state_dict())
+
+    def begin_stage(self) -> None:
+        """Renews the reference, if one is kept, before another data set (sDPO, Kim et al. 2024, arXiv:2403.19270)."""
+        if self.reference is not None:
+            self.renew(self.reference)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the policy and its frozen copies, the optimiser and the number of updates."""

@@ -100,7 +100,8 @@ def _task(name: str | None, runs: dict[str, Settings]) -> tuple[str, Any]:
 def _of_run(name: str, settings: Settings, label: str, task: tuple[str, Any], device: str) -> Entrant:
     names = settings.names | {"task": task[0], "oracle": "human"}  # which loads nothing
     configs = settings.configs | {"task": task[1], "oracle": HumanConfig()}
-    run = dataclasses.replace(settings.run, data=None, reading=type(settings.run.reading)(), unwritable="stop")
+    reading = type(settings.run.reading)()
+    run = dataclasses.replace(settings.run, data=None, stage_steps=None, reading=reading, unwritable="stop")
     experiment, _ = load_experiment(Path(name), Settings(names, configs, run), device)
     return Entrant(label, experiment.agent.policy, experiment.task)
 

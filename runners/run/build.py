@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from agents.policies.lm.loading import quiet
 from envs.arena import DuelArena
 from envs.offline import FileArena, load_lists, load_preferences
+from envs.stages import StagedArena
 from envs.tasks.task import Task
 from envs.votes.rows import Reading
 from envs.votes.thumbs import holds_demonstrations, holds_thumbs, load_demonstrations, load_thumbs
@@ -22,7 +24,7 @@ from oracles import Oracle
 from preference_duel import distributed
 from preference_duel.chat import UnreadablePromptError
 from preference_duel.keyed_random import hash_seed
-from preference_duel.protocols import Agent, Arena, DescribedOracle, Policy, traits
+from preference_duel.protocols import Agent, Arena, DescribedOracle, Policy, StagedAgent, traits
 from runners.run.checkpoint import Checkpoint, load
 from runners.run.config import DEFAULT_TAU, RunConfig, Settings, changed, config_class, is_finite, sampling
 from runners.run.config_file import is_run, read_settings
@@ -41,7 +43,7 @@ class Experiment:
         agent: proposes and learns.
         arena: plays the proposed duels, or reads them from a file.
         evaluation: measures the agent's policy on held-out prompts.
-        reading: statistics of the file that was read; None without one.
+        readings: statistics of the files that were read.
     """
 
     task: Task
@@ -50,7 +52,7 @@ class Experiment:
     agent: Agent
     arena: Arena
     evaluation: Evaluation
-    reading: Reading | None = None
+    readings: Sequence[Reading] = ()
 
 
 def build_experiment(settings: Settings, device: str) -> Experiment:
@@ -87,32 +89,50 @@ def build_experiment(settings: Settings, device: str) -> Experiment:
             f"single responses, such as kto or dro"
         )
     arena: Arena = DuelArena(task, oracle, run.batch_size, run.feedback, run.votes, seed("arena"), hidden)
-    reading = None
+    readings = []
     if run.data is not None:
-        arena, reading = _file_arena(settings, task, policy, agent)
+        arena, readings = _given_arena(settings, task, policy, agent)
     evaluation = Evaluation(
         task, oracle, reference, run.eval_prompts, run.eval_pairs, seed("evaluation"), tau_of(settings)
     )
     evaluation.pool = run.eval_pool
-    return Experiment(task, oracle, reference, agent, arena, evaluation, reading)
+    return Experiment(task, oracle, reference, agent, arena, evaluation, readings)
 
 
-def _file_arena(settings: Settings, task: Task, policy: Policy, agent: Agent) -> tuple[FileArena, Reading]:
-    """Reads the data of a run as its agent takes it: as thumbs, demonstrations, whole lists, or pairs."""
+def _given_arena(settings: Settings, task: Task, policy: Policy, agent: Agent) -> tuple[Arena, list[Reading]]:
+    """Reads the data of a run, of several files to play them in turn."""
+    run, name = settings.run, settings.names["agent"]
+    if len(run.files) > 1 and not isinstance(agent, StagedAgent):
+        raise ValueError(f"agent '{name}' learns from one file; with several take one such as dpo")
+    read = [_file_arena(settings, path, task, policy, agent) for path in run.files]
+    arenas, readings = [arena for arena, _ in read], [reading for _, reading in read]
+    if len(arenas) == 1:
+        return arenas[0], readings
+    once = [math.ceil(len(arena.given) / arena.batch_size) for arena in arenas[:-1]]
+    staged = StagedArena(arenas, once if run.stage_steps is None else [run.stage_steps] * len(once))
+    if run.steps <= staged.starts[-1]:
+        raise ValueError(
+            f"{run.files[-1]} begins after step {staged.starts[-1]}, and the run ends with step {run.steps}; take more "
+            f"--run.steps, or fewer steps on each file by --run.stage_steps"
+        )
+    return staged, readings
+
+
+def _file_arena(settings: Settings, path: str, task: Task, policy: Policy, agent: Agent) -> tuple[FileArena, Reading]:
+    """Reads a file of a run as its agent takes it: as thumbs, demonstrations, whole lists, or pairs."""
     run, can = settings.run, traits(agent)
-    assert run.data is not None
     if not can.learns_from_files:
         raise ValueError(
             f"agent '{settings.names['agent']}' learns from its own samples; with --run.data take one that learns "
             f"from files, such as dpo, ipo or pelhf"
         )
     read: Callable[..., tuple[list[Any], Reading]] = load_lists if can.learns_from_lists else load_preferences
-    if can.learns_from_thumbs and holds_thumbs(run.data, run.reading):
+    if can.learns_from_thumbs and holds_thumbs(path, run.reading):
         kinds = {0.0: can.learns_from_dislikes, 1.0: can.learns_from_likes}
         read = partial(load_thumbs, alone=[label for label, enough in kinds.items() if enough])
-    elif can.learns_from_likes and holds_demonstrations(run.data, run.reading):
+    elif can.learns_from_likes and holds_demonstrations(path, run.reading):
         read = load_demonstrations
-    given, reading = read(run.data, run.reading)
+    given, reading = read(path, run.reading)
     with quiet():
         given = writable(policy, given, reading, run.unwritable)
     batch = None if run.batch_size is None else min(run.batch_size, len(given))
@@ -120,7 +140,7 @@ def _file_arena(settings: Settings, task: Task, policy: Policy, agent: Agent) ->
     if can.one_pass and run.steps * arena.batch_size > len(given):
         raise ValueError(
             f"agent '{settings.names['agent']}' counts each comparison once: {run.steps} steps of {arena.batch_size} "
-            f"are more than the {len(given)} of {run.data}; take --run.steps {len(given) // arena.batch_size}, or all "
+            f"are more than the {len(given)} of {path}; take --run.steps {len(given) // arena.batch_size}, or all "
             f"at once by --run.batch_size None --run.steps 1"
         )
     return arena, reading

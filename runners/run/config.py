@@ -45,7 +45,10 @@ class RunConfig:
     """Outcomes per asked pair; 1 under the other kinds of feedback."""
     data: str | None = None
     """Preferences given before, to learn from instead of duels: a file of JSON lines, a JSON array, CSV or Parquet, or
-    a dataset's directory, in a public format or one of your own (docs/data.md); the oracle then only measures."""
+    a dataset's directory, in a public format or one of your own (docs/data.md); the oracle then only measures. Several
+    with commas between are played in turn, and the reference is renewed as each begins (sDPO)."""
+    stage_steps: int | None = None
+    """Steps on each of several files of `data` but the last, >= 1; None: as many as play all of the file once."""
     unwritable: Literal["stop", "skip", "cut"] = "stop"
     """What happens to preferences of `data` that the policy can't write (longer than max_new_tokens, a word outside of
     its vocabulary): stop before the first step, skip them, or cut responses that are too long and skip the rest."""
@@ -97,6 +100,7 @@ class RunConfig:
             "queries": 1,
             "batch_size": 1,
             "votes": 1,
+            "stage_steps": 1,
             "seed": 0,
             "threads": 1,
             "eval_every": 0,
@@ -110,10 +114,23 @@ class RunConfig:
                 raise ValueError(f"run.{name} must be at least {bound}, got {value}")
         if self.data is None and self.reading != ReadOptions():
             raise ValueError("run.data.format, fields, split, strict and soft say how run.data is read, which is None")
+        if not all(self.files):
+            raise ValueError(f"run.data={self.data!r} names an empty file; write FILE,FILE without spaces")
+        if self.stage_steps is not None and len(self.files) < 2:
+            raise ValueError(
+                f"run.stage_steps is about several files (--run.data FILE,FILE), and run.data={self.data!r}"
+            )
         if self.data is None and self.unwritable != "stop":
             raise ValueError(f"run.unwritable={self.unwritable!r} is about run.data, which is None")
         if self.eval_tau is not None and not 0 < self.eval_tau < math.inf:
             raise ValueError(f"run.eval_tau must be positive, got {self.eval_tau:g}")
+
+    @property
+    def files(self) -> list[str]:
+        """The files of `data`, in their order; a name that exists as it is may have commas in it."""
+        if self.data is None:
+            return []
+        return [self.data] if Path(self.data).exists() else self.data.split(",")
 
 
 @dataclass(frozen=True)

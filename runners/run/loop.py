@@ -10,7 +10,7 @@ import torch
 
 from preference_duel import distributed
 from preference_duel.keyed_random import hash_seed
-from preference_duel.protocols import forget, traits
+from preference_duel.protocols import StagedAgent, forget, traits
 from preference_duel.types import Duel, Unanswered
 from runners.run.build import Experiment
 from runners.run.checkpoint import Checkpoint, load
@@ -124,6 +124,9 @@ def one_step(experiment: Experiment, seed: int) -> tuple[dict[str, float], Duel]
     _reseed(seed)
     forget(experiment.oracle)
     agent, arena = experiment.agent, experiment.arena
+    if arena.opens_stage:
+        assert isinstance(agent, StagedAgent)  # others are not given several files
+        agent.begin_stage()
     prompts = arena.reset()
     start = time.perf_counter()
     proposal = None if arena.offline else agent.propose(prompts)

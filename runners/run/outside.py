@@ -69,15 +69,18 @@ def changes(settings: Any, files: Mapping[str, Mapping[str, str]]) -> list[str]:
     lines = []
     for key, one in files.items():
         if key not in now:
-            lines.append(f"--{key} {one['path']} is no longer there")
+            lines.append(f"--{_flag(key)} {one['path']} is no longer there")
         elif now[key]["sha256"] != one["sha256"]:
             then, new = one["sha256"][:12], now[key]["sha256"][:12]
-            lines.append(f"--{key} {now[key]['path']} has changed since the run began (sha256 {then}, now {new})")
+            lines.append(
+                f"--{_flag(key)} {now[key]['path']} has changed since the run began (sha256 {then}, now {new})"
+            )
     return lines
 
 
 def _values(settings: Any) -> Iterator[tuple[str, Any]]:
-    yield "run.data", settings.run.data
+    files = settings.run.files
+    yield from ((f"run.data.{i}" if len(files) > 1 else "run.data", file) for i, file in enumerate(files))
     for part, config in settings.configs.items():
         yield from _fields(part, config)
 
@@ -94,7 +97,7 @@ def _fields(prefix: str, config: Any) -> Iterator[tuple[str, Any]]:
 def _existing(key: str, value: Any) -> Path | None:
     if not isinstance(value, str | Path) or not str(value):
         return None
-    text, name = str(value).removeprefix(HUB), key.rpartition(".")[2]
+    text, name = str(value).removeprefix(HUB), _flag(key).rpartition(".")[2]
     if name in WRITTEN or not ({"/", "."} & set(text) or name in NAMES):
         return None
     try:
@@ -104,14 +107,23 @@ def _existing(key: str, value: Any) -> Path | None:
         return None
 
 
+def _flag(key: str) -> str:
+    """Returns a key without the number that one of several files has."""
+    return key.rstrip(".0123456789")
+
+
 def _get(owner: Any, names: Sequence[str]) -> Any:
     for name in names:
-        owner = getattr(owner, name)
+        owner = owner.split(",")[int(name)] if isinstance(owner, str) else getattr(owner, name)
     return owner
 
 
 def _with(owner: Any, names: Sequence[str], value: str) -> Any:
     first, *rest = names
+    if isinstance(owner, str):  # one of several files
+        files = owner.split(",")
+        files[int(first)] = value
+        return ",".join(files)
     old = getattr(owner, first)
     new = _with(old, rest, value) if rest else type(old)(value)
     return dataclasses.replace(owner, **{first: new})

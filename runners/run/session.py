@@ -77,8 +77,8 @@ def _run(command: Command, device: str) -> int:
     settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, dir=str(directory)))
     experiment = build_experiment(settings, device)
     print(f"judge: {judge(settings, experiment.oracle)}", flush=True)
-    if experiment.reading is not None:
-        print(f"data:  {experiment.reading}", flush=True)
+    for reading in experiment.readings:
+        print(f"data:  {reading}", flush=True)
     record = None
     if distributed.rank() == 0:
         record = Record(directory, settings, command.arguments, device, torch.get_num_threads())

@@ -1,3 +1,5 @@
+import itertools
+import json
 import os
 import random
 import resource
@@ -12,6 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from agents.learning.learner import Learner
 from agents.registry import AGENTS
 from runners.duel import main
 from runners.run.checkpoint import steps
@@ -21,6 +24,10 @@ from tests.paths import GOLDEN
 LAB = GOLDEN / "my_lab" / "my_lab.py"
 OUTSIDE = (
     "--task my_lab:LettersConfig --policy my_lab:TableConfig --oracle my_lab:LadderConfig --agent my_lab:NudgeConfig"
+)
+STAGED = (
+    "--task rps --agent dpo --agent.tau 0.5 --agent.optimiser.learning_rate 0.1 --run.data a.jsonl,b.jsonl "
+    "--run.stage_steps 6 --run.batch_size 2 --run.steps 12 --run.eval_every 4 --run.threads 1"
 )
 SHORT = "--run.eval_every 4 --run.save_every 5 --run.duel_every 3 --run.threads 1"
 
@@ -127,6 +134,32 @@ def test_kill_loses_nothing_before_the_last_checkpoint(lab, trouble):
     assert main(["--resume", "killed"]) == 0
     require_equal_runs(lab / "killed", lab / "whole")
     assert not list((lab / "killed").glob(".*"))
+
+
+@pytest.mark.parametrize("save_every", [6, 4])  # the checkpoint is the last step of the first file, or of the second
+def test_a_run_on_two_files_that_ends_inside_the_second_goes_on_as_if_it_had_not(lab, monkeypatch, capsys, save_every):
+    order = ["rock", "paper", "scissors", "rock", "paper", "scissors"]
+    rows = [{"prompt": "rock-paper-scissors", "chosen": a, "rejected": b} for a, b in itertools.pairwise(order)]
+    for name, part in (("a.jsonl", rows[:3]), ("b.jsonl", rows[2:])):
+        (lab / name).write_text("\n".join(map(json.dumps, part)), encoding="utf-8")
+    arguments = f"{STAGED} --run.save_every {save_every}"
+    assert main(f"{arguments} --run.dir whole".split()) == 0
+    whole, calls = Learner.step_on_pairs, itertools.count(1)
+
+    def fails(*args, **kwargs):
+        if next(calls) == 9:
+            raise OSError("power cut")
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(Learner, "step_on_pairs", fails)
+    assert main(f"{arguments} --run.dir cut".split()) != 0
+    assert steps(lab / "cut")[-1] == {6: 6, 4: 8}[save_every]
+    monkeypatch.setattr(Learner, "step_on_pairs", whole)
+    assert main(["--resume", "cut"]) == 0
+    require_equal_runs(lab / "cut", lab / "whole")
+    (lab / "b.jsonl").write_text(json.dumps(rows[0]), encoding="utf-8")
+    assert main(["--resume", "cut", "--run.steps", "13"]) != 0
+    assert f"--run.data {lab / 'b.jsonl'} has changed since the run began" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
