@@ -29,10 +29,13 @@ class ModelConfig:
     """Comparisons in each of them, drawn from all duels so far, >= 1."""
     optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig("adamw", 1e-3, 0.9, weight_decay=0.01))
     """Optimiser of the network."""
+    calibration: int = 0
+    """Newest verdicts, >= 0, under which the log-odds are scaled down to be most likely (temperature scaling), each
+    predicted before it was learned; 0: they stay as they are."""
 
     def __post_init__(self) -> None:
         """Raises where a value is out of range."""
-        for name, least in {"planes": 0, "steps": 1, "batch_size": 1}.items():
+        for name, least in {"planes": 0, "steps": 1, "batch_size": 1, "calibration": 0}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 

@@ -16,7 +16,7 @@ from agents.optim.optimiser import Optimiser
 from agents.policies.lm.hf_policy import HFPolicy
 from agents.policies.lm.hidden_states import copied_layers, hidden_at
 from agents.policies.tensors import restore, tensors
-from agents.preference_models.metrics import foresight
+from agents.preference_models.metrics import foresight, most_likely_scale
 from preference_duel.keyed_random import Key, Stream, hash_seed
 from preference_duel.planes import quarter_turn
 from preference_duel.types import Completion, Duel
@@ -79,11 +79,16 @@ class NetworkModel:
         self.network = PreferenceNetwork(policy, config.planes)
         self._optimiser = Optimiser(self.network.parameters(), config.optimiser, policy.learning_rate)
         self._pairs: list[Pair] = []
+        self._predicted: list[tuple[float, float]] = []  # of the newest verdicts: unscaled log-odds, and the verdict
+        self._scale = 1.0
         self._steps = 0
 
     def add(self, duel: Duel) -> None:
         """Remembers every asked pair, and takes some gradient steps on all that is remembered, if it is anything."""
-        self._pairs += self._asked(duel)
+        fresh = self._asked(duel)
+        if fresh and self.config.calibration:
+            self._calibrate(fresh)
+        self._pairs += fresh
         if not self._pairs:
             return
         for _ in range(self.config.steps):
@@ -97,7 +102,7 @@ class NetworkModel:
     def foresight(self, duel: Duel) -> dict[str, float]:
         """Returns how well the verdicts of a duel were foretold, before it is added; see `metrics`."""
         logits, seen = self._logits(self._asked(duel))
-        return foresight(logits.sigmoid().double().clamp(_LEAST, 1 - _LEAST), seen.double())
+        return foresight((self._scale * logits).sigmoid().double().clamp(_LEAST, 1 - _LEAST), seen.double())
 
     @torch.no_grad()
     def prob(
@@ -105,12 +110,13 @@ class NetworkModel:
     ) -> Tensor:
         """Returns [B, K, L] float64 the model's P(left beats right) on the CPU."""
         ours = self._read(prompts, left)
-        return self.network.logits(ours, ours if right is left else self._read(prompts, right)).sigmoid().double().cpu()
+        logits = self.network.logits(ours, ours if right is left else self._read(prompts, right))
+        return (self._scale * logits).sigmoid().double().cpu()
 
     @torch.no_grad()
     def reward(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         """Returns [B, K] float64 nats: the reward part of the model on the CPU, all of it where there are no planes."""
-        return self._read(prompts, responses)[..., 0].double().cpu()
+        return self._scale * self._read(prompts, responses)[..., 0].double().cpu()
 
     def _read(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         flat = [self.policy.tokens_of(y) for row in responses for y in row]
@@ -130,6 +136,14 @@ class NetworkModel:
             for b, k, l in duel.comparisons.nonzero().tolist()
         ]
 
+    @torch.no_grad()
+    def _calibrate(self, fresh: Sequence[Pair]) -> None:
+        """Fits the scale to the newest verdicts, each with the log-odds from before it was learned."""
+        logits, seen = self._logits(fresh)
+        self._predicted += zip(logits.tolist(), seen.tolist(), strict=True)
+        self._predicted = self._predicted[-self.config.calibration :]
+        self._scale = most_likely_scale(*torch.tensor(self._predicted, dtype=torch.float64).T)
+
     def _accumulate(self, pairs: Sequence[Pair]) -> Tensor:
         loss = nn.functional.binary_cross_entropy_with_logits(*self._logits(pairs))
         loss.backward()
@@ -143,11 +157,12 @@ class NetworkModel:
         return logits, torch.tensor([pair[3] for pair in pairs], dtype=logits.dtype, device=logits.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the network, its optimiser, all comparisons and the number of steps."""
+        """Returns the network, its optimiser, all comparisons, the newest predictions and the number of steps."""
         return {
             "network": tensors(self.network),
             "optimiser": self._optimiser.state_dict(),
             "pairs": json.dumps(self._pairs),
+            "predicted": json.dumps(self._predicted),
             "steps": self._steps,
         }
 
@@ -156,4 +171,7 @@ class NetworkModel:
         restore(self.network, state["network"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._pairs = [(tuple(x), tuple(a), tuple(b), p) for x, a, b, p in json.loads(state["pairs"])]
+        predicted = json.loads(state.get("predicted", "[]"))  # older checkpoints have none
+        self._predicted = [(logit, seen) for logit, seen in predicted]
+        self._scale = most_likely_scale(*torch.tensor(self._predicted, dtype=torch.float64).reshape(-1, 2).T)
         self._steps = int(state["steps"])

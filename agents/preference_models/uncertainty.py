@@ -12,6 +12,9 @@ from agents.policies.lm.hf_policy import HFPolicy
 from agents.policies.lm.hidden_states import hidden_at
 from preference_duel.types import Completion, Duel
 
+Responses = Sequence[Sequence[Completion]]
+"""[B][K] responses."""
+
 
 class LinearUncertainty:
     """The norm of a duel's features in the inverse of the covariance of the duels so far.
@@ -32,7 +35,7 @@ class LinearUncertainty:
         self.inverse = torch.eye(width, dtype=torch.float64) / ridge
 
     @torch.no_grad()
-    def features(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
+    def features(self, prompts: Sequence[str], responses: Responses) -> Tensor:
         """Returns [B, K, d] float64 on the CPU."""
         policy = self.policy
         rows = [
@@ -51,6 +54,12 @@ class LinearUncertainty:
         right = left if duel.self_play else self.features(duel.prompts, duel.right)
         for b, k, l in duel.comparisons.nonzero().tolist():
             self.inverse = self._after(self.inverse, left[b, k] - right[b, l])
+
+    def of(self, prompts: Sequence[str], left: Responses, right: Responses) -> Tensor:
+        """Returns [B, K, L] Gamma of each pair, 0 of a response with itself."""
+        ours, theirs = self.features(prompts, left), self.features(prompts, right)
+        gap = ours[:, :, None] - theirs[:, None]  # [B, K, L, d]
+        return ((gap @ self.inverse) * gap).sum(-1).clamp_min(0).sqrt()
 
     def most_uncertain(self, left: Tensor, candidates: Tensor) -> list[list[int]]:
         """Returns the candidate of largest Gamma against the first seat's distribution, for each sample of it.

@@ -17,7 +17,7 @@ from agents.policies.tabular import TabularPolicy
 from agents.preference_models.counts import DuelCounts
 from agents.preference_models.enhancers import Tournament
 from agents.preference_models.factory import ModelConfig
-from agents.preference_models.metrics import foresight
+from agents.preference_models.metrics import foresight, most_likely_scale
 from agents.preference_models.network import NetworkModel
 from agents.preference_models.uncertainty import LinearUncertainty
 from benchmarks.exploration import gaps, measure, slope
@@ -79,6 +79,34 @@ def test_foresight_by_hand():
     assert found["log_loss"] == pytest.approx(-np.log([0.8, 0.4, 0.7, 0.5]).mean())
     assert found["accuracy"] == pytest.approx((1 + 0 + 1 + 0.5) / 4)
     assert found["overconfidence"] == pytest.approx((0.8 + 0.6 + 0.7 + 0.5) / 4 - 2.5 / 4, abs=1e-6)
+
+
+def test_the_most_likely_scale_by_hand():
+    logits = torch.tensor([2.0, -2.0, 2.0, 2.0], dtype=torch.float64)
+    assert most_likely_scale(logits, torch.tensor([1.0, 0.0, 1.0, 0.0])) == pytest.approx(np.log(3) / 2)
+    assert most_likely_scale(logits, torch.tensor([1.0, 0.0, 1.0, 1.0])) == 1  # it gives no confidence
+    assert most_likely_scale(logits, torch.tensor([0.0, 1.0, 0.0, 0.0])) == pytest.approx(0, abs=1e-9)
+    assert most_likely_scale(logits[:0], logits[:0]) == 1
+
+
+def test_a_networks_scale_is_that_of_its_newest_predictions_from_before_they_were_learned(chat):
+    policy, prompts = chat
+    model = NetworkModel(policy, ModelConfig(steps=1, batch_size=2, calibration=3), seed=0)
+    torch.nn.init.normal_(model.network.head.weight, std=0.1, generator=torch.Generator().manual_seed(1))
+    duel = duel_of([[0.5, 0.5], [0.5, 0.5]], ["Warm it.", "Wait."], ["Stir it twice.", "Mix."])
+    raw = model.prob(prompts[:1], duel.left, duel.right).logit()
+    verdicts = (0.3 * raw).sigmoid()  # shares of votes under which 0.3 is the most likely scale
+    verdicts[0, 0, 0] = 1 - verdicts[0, 0, 0]  # of the fourth newest, which is forgotten
+    model.add(dataclasses.replace(duel, prompts=prompts[:1], prob=verdicts))
+    read = model.prob(prompts[:1], duel.left, duel.right)
+    other = NetworkModel(policy, ModelConfig(calibration=3), seed=0)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.prob(prompts[:1], duel.left, duel.right), read)
+    rewards = model.reward(prompts[:1], duel.left)
+    model._scale = 1.0
+    unscaled = model.prob(prompts[:1], duel.left, duel.right).logit()
+    torch.testing.assert_close(read.logit(), 0.3 * unscaled, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rewards, 0.3 * model.reward(prompts[:1], duel.left), rtol=1e-4, atol=1e-5)
 
 
 def test_self_play_counts_each_pair_once():

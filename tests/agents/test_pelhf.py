@@ -7,16 +7,26 @@ import pytest
 import torch
 
 from agents.check import check_agent
+from agents.ipo import IPO, IPOConfig
 from agents.oelhf import OELHFConfig
-from agents.pelhf import PELHFConfig
+from agents.optim.optimiser import OptimiserConfig
+from agents.pelhf import PELHFConfig, TextPELHF
 from agents.policies.tabular import TabularPolicy
+from agents.preference_models.planners import play_for_two
+from agents.preference_models.uncertainty import LinearUncertainty
 from benchmarks import offline
 from envs import make_task
+from envs.arena import DuelArena
 from envs.games import NotConvergedError, regularised_nash, regularised_saddle
 from envs.offline import FileArena, Preference
 from envs.tasks.finite import finite_task
+from oracles.table import TableOracle
 from runners.duel import main
 from tests.matrix_games import COMAL, RESPONSES, START, game, law, play, require_page
+from tests.tiny_models import policy_of, write_model
+
+UNEVEN = torch.tensor([[0.2, 0.3, 0.2], [0.1, 0.1, 0.7], [0.3, 0.6, 0.5]], dtype=torch.float64)
+"""A payoff of which the seats play different policies."""
 
 
 def test_the_saddle_point_of_a_preference_game_is_its_nash_policy():
@@ -115,10 +125,70 @@ def test_a_file_is_counted_once(tmp_path, capsys):
     assert command(tmp_path, data, "--run.steps", "3", "--run.batch_size", "8") == 0
 
 
-@pytest.mark.parametrize("fields", [{"tau": 0}, {"width": -0.1}, {"responses": 1}])
+@pytest.mark.parametrize("fields", [{"tau": 0}, {"width": -0.1}, {"responses": 1}, {"ridge": 0}, {"inner_steps": 0}])
 def test_settings_out_of_range_are_told(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         PELHFConfig(**fields)
+
+
+def test_two_learners_move_to_the_saddle_point():
+    task = finite_task("game", ("x",), RESPONSES, RESPONSES)
+    config = IPOConfig(0.05, 16, average=False, optimiser=OptimiserConfig(learning_rate=0.05, decay=50.0))
+    first, second = (IPO(config, TabularPolicy(task, START), seed) for seed in (0, 1))
+
+    def payoff(prompts, left, right):
+        rows, columns = ([RESPONSES.index(y.text) for y in seat[0]] for seat in (left, right))
+        return UNEVEN[rows][:, columns][None]
+
+    play_for_two(first, second, payoff, ["x"], 120)
+    best, answer = (regularised_saddle(own, START, 0.1).policy for own in (UNEVEN, -UNEVEN.mT))
+    assert (law(first.policy) - best).abs().sum() < 0.15
+    assert (law(second.policy) - answer).abs().sum() < 0.15
+    assert (best - answer).abs().sum() > 0.8
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A small random language model that answers one prompt by one of three letters, and its task."""
+    task = finite_task("game", ("ab",), RESPONSES, RESPONSES)
+    return policy_of(write_model(tmp_path_factory.mktemp("text") / "model"), task), task
+
+
+def test_doubt_is_the_length_of_a_pairs_features_as_the_duels_have_seen_them(text):
+    policy, task = text
+    doubt = LinearUncertainty(policy, ridge=0.5, per=1)
+    listed = [list(task.responses)]
+    features = doubt.features(["ab"], listed)[0]
+    gap = features[0] - features[1]
+    assert doubt.of(["ab"], listed, listed)[0, 0, 1] == pytest.approx((gap @ gap / 0.5).sqrt().item())
+    doubt.add(FileArena(task, [Preference("ab", "a", "b", 1.0)] * 5, None).play())
+    found = doubt.of(["ab"], listed, listed)[0]
+    assert found[0, 1] == pytest.approx((gap @ gap / (0.5 + 5 * gap @ gap)).sqrt().item())
+    assert found.diagonal().tolist() == [0.0] * 3
+    torch.testing.assert_close(found, found.mT)
+
+
+@pytest.mark.slow
+def test_a_language_model_keeps_the_contract_and_comes_to_the_saddle_point_of_a_files_lower_payoffs(text):
+    policy, task = text
+    slower = OptimiserConfig(learning_rate=3e-3)
+    agent = PELHFConfig(width=0.3, responses=8, optimiser=slower).build(policy=policy)
+    assert isinstance(agent, TextPELHF)
+    check_agent(agent, DuelArena(task, TableOracle(COMAL, ("ab",), RESPONSES), None, "outcome"))
+    wins = np.random.default_rng(0).random(64)
+    pairs = [(0, 1)] * 40 + [(1, 2)] * 20 + [(2, 0)] * 4
+    file = [
+        Preference("ab", RESPONSES[a], RESPONSES[b], float(u < COMAL[a, b]))
+        for (a, b), u in zip(pairs, wins, strict=True)
+    ]
+    play(agent, FileArena(task, file, 8), 8)
+    play_for_two(agent.main, agent.adversary, agent.lower, ["ab"], 50)
+    listed = [list(task.responses)]
+    lower, start = agent.lower(["ab"], listed, listed)[0], agent.reference.distribution(["ab"], task.responses)[0]
+    saddle = regularised_saddle(lower, start / start.sum(), 0.1).policy
+    assert (policy.distribution(["ab"], task.responses)[0] - saddle).abs().sum() < 0.2
+    assert (start - saddle).abs().sum() > 0.6
+    assert (lower + lower.mT).min() < 0.9
 
 
 def test_only_tables_that_draw_are_for_it():
