@@ -20,7 +20,14 @@ from torch import Tensor
 
 from agents.policies.lm.fused_logprob import fused_logprob
 from benchmarks.memory import Peak
-from benchmarks.timing import clock, machine, matrix_rate, write_measurement
+from benchmarks.timing import (
+    add_processor_time,
+    check_processor_time,
+    machine,
+    matrix_rate,
+    now,
+    write_measurement,
+)
 
 Head = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Returns nats [M] of hidden states [M, d], the output layer [V, d] and tokens [M]."""
@@ -83,9 +90,9 @@ def measured(vocabulary: int, options: argparse.Namespace) -> dict[str, dict[str
         del result
     for _ in range(options.repeats):
         for name, head in heads(device).items():
-            start = clock(device)
+            start = now(options)
             one_pass(head, inputs, grad)
-            times[name].append(clock(device) - start)
+            times[name].append(now(options) - start)
     return {name: {**values, "seconds": median(times[name])} for name, values in found.items()}
 
 
@@ -99,9 +106,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path)
+    add_processor_time(parser)
     options = parser.parse_args()
+    check_processor_time(parser, options)
     torch.set_num_threads(options.threads)
-    rate = matrix_rate(options.device)
+    rate = matrix_rate(options.device, lambda: now(options))
     table = Table(title=f"{options.tokens:,} tokens of width {options.width}, forward and back")
     for column in ("vocabulary", "", "s", "times ours", "peak, MiB", "from plain"):
         table.add_column(column, justify="right" if column else "left")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,16 +41,39 @@ def clock(device: str) -> float:
     return time.perf_counter()
 
 
-def matrix_rate(device: str) -> float:
-    """Returns the multiplications and additions a second of a large matrix product, bfloat16 on CUDA."""
+def add_processor_time(parser: ArgumentParser) -> None:
+    """Adds the flag that `now` heeds."""
+    text = "measure the processor's seconds, which other work on the machine hardly changes; with --threads 1"
+    parser.add_argument("--processor-time", action="store_true", help=text)
+
+
+def check_processor_time(parser: ArgumentParser, options: Namespace) -> None:
+    """Ends the command if the processor's seconds would not be those of the work."""
+    if options.processor_time and (options.device, options.threads) != ("cpu", 1):
+        parser.error("--processor-time adds up what threads wait for each other: take --device cpu --threads 1")
+
+
+def now(options: Namespace) -> float:
+    """Returns the time in seconds, the clock's or, with --processor-time, the processor's."""
+    return time.process_time() if options.processor_time else clock(options.device)
+
+
+def matrix_rate(device: str, now: Callable[[], float] | None = None) -> float:
+    """Returns the multiplications and additions a second of a large matrix product, bfloat16 on CUDA.
+
+    Args:
+        device: "cpu" or "cuda".
+        now: returns the time; None: `clock`.
+    """
+    now = partial(clock, device) if now is None else now
     size, dtype = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
     a = torch.randn(size, size, device=device, dtype=dtype)
     best = 0.0
     for _ in range(5):
-        start = clock(device)
+        start = now()
         for _ in range(3):
             torch.mm(a, a)
-        best = max(best, 3 * 2 * size**3 / (clock(device) - start))
+        best = max(best, 3 * 2 * size**3 / (now() - start))
     return best
 
 

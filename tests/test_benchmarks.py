@@ -56,7 +56,7 @@ def test_win_rate_hardly_tells_apart_what_exploitability_does():
 
 
 def test_heads_are_timed_and_agree_with_the_plain_one(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(fused_head, "matrix_rate", lambda device: 1e9)
+    monkeypatch.setattr(fused_head, "matrix_rate", lambda *_: 1e9)
     small = "--vocabularies 50 --tokens 6 --width 8 --repeats 1 --threads 1 --json"
     monkeypatch.setattr("sys.argv", ["fused_head", *small.split(), str(tmp_path / "found.json")])
     fused_head.main()

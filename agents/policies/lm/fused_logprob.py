@@ -1,7 +1,7 @@
 """Log-probabilities of tokens straight from hidden states, without a [tokens, vocabulary] tensor.
 
-The output layer is applied to a few rows at a time, whose logits fit into a processor's cache, and again in the
-backward pass: memory for a whole vocabulary is needed for those rows only, at the price of one more product.
+The output layer is applied to some rows at a time, and again in the backward pass: memory for a whole vocabulary is
+needed for those rows only, at the price of one more product.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ Process = Callable[[Tensor, slice], Tensor]
 """Returns the float32 logits [m, V] that tokens are sampled from, given the model's logits [m, V] of some rows:
 divided by the temperature, -inf where a token can't be sampled. The model's logits may be overwritten."""
 
-_CELLS = {"cpu": 2**20, "cuda": 2**26}
-"""Logits that are held at a time."""
+_CPU_ROWS = 128
+"""Rows whose logits are held at a time on the CPU: with fewer, reading the output layer takes longer than multiplying."""
+_CELLS = 2**26
+"""Logits that are held at a time elsewhere."""
 
 
 def fused_logprob(hidden: Tensor, weight: Tensor, tokens: Tensor, process: Process, temperature: float) -> Tensor:
@@ -66,7 +68,9 @@ class _FusedLogprob(torch.autograd.Function):
             slope = slope.scatter_add_(1, tokens[rows, None], scale).to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(slope, weight, out=grad_hidden[rows])
-            if grad_weight is not None:
+            if grad_weight is not None and grad_weight.dtype == hidden.dtype:
+                grad_weight.addmm_(slope.T, hidden[rows])  # without fresh memory for a whole product
+            elif grad_weight is not None:
                 grad_weight += slope.T @ hidden[rows]
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
 
@@ -78,7 +82,8 @@ def _exp(logits: Tensor, shift: Tensor) -> Tensor:
 
 def _logits(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yields parts of the M rows and their logits [m, V], always in the same memory: fresh memory costs page faults."""
-    size = max(1, min(len(hidden), _CELLS.get(hidden.device.type, 2**26) // len(weight)))
+    most = _CPU_ROWS if hidden.device.type == "cpu" else _CELLS // len(weight)
+    size = max(1, min(len(hidden), most))
     memory = hidden.new_empty(size, len(weight))
     for start in range(0, len(hidden), size):
         part = hidden[start : start + size]

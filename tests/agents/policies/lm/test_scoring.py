@@ -29,7 +29,7 @@ LEGAL = torch.arange(V) != 4
     "sampling", [SamplingParams(), SamplingParams(0.7), SamplingParams(1.3, top_k=6), SamplingParams(0.5, 0, 0.9)]
 )
 def test_values_and_gradients_are_those_of_whole_logits(sampling, monkeypatch):
-    monkeypatch.setattr(fused_logprob, "_CELLS", {"cpu": 4 * V})
+    monkeypatch.setattr(fused_logprob, "_CPU_ROWS", 4)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(M, D, generator=generator, requires_grad=True)
     head = torch.nn.Linear(D, V, bias=False)
@@ -49,6 +49,15 @@ def test_values_and_gradients_are_those_of_whole_logits(sampling, monkeypatch):
     for mine, theirs in zip(torch.autograd.grad(result @ pull, [hidden, head.weight]), wanted, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-5)
     assert max(held) <= 4 * V
+
+
+def test_a_large_vocabulary_is_read_once_for_many_rows():
+    rows = []
+    hidden, weight, tokens = torch.randn(300, 1), torch.randn(2**16, 1), torch.zeros(300, dtype=torch.long)
+    fused_logprob.fused_logprob(
+        hidden, weight, tokens, lambda logits, part: rows.append(len(logits)) or logits.float(), 1.0
+    )
+    assert rows == [128, 128, 44]
 
 
 def test_a_frozen_head_gets_no_gradient():
