@@ -33,12 +33,15 @@ def family(results: Mapping[str, Any], entrant: str) -> str:
     return next((name for name, agents in FAMILIES.items() if agent in agents), OTHER)
 
 
-def final(results: Mapping[str, Any], game: str, chosen: Sequence[str], tag: str) -> Scores:
-    """Returns [R, A] the last value of a tag in one game, with the R seeds that all of A entrants have finished."""
+def final(results: Mapping[str, Any], game: str, chosen: Sequence[str], tag: str, at: int = -1) -> Scores:
+    """Returns [R, A] the last value of a tag in one game, or that at another place of the curve.
+
+    The R seeds are those that all of A entrants have finished.
+    """
     ends = {one: {} for one in chosen}
     for cell in results["cells"]:
         if cell["game"] == game and cell["entrant"] in ends:
-            ends[cell["entrant"]][cell["seed"]] = cell["curve"][tag][-1]
+            ends[cell["entrant"]][cell["seed"]] = cell["curve"][tag][at]
     shared = sorted(set.intersection(*(set(found) for found in ends.values())))
     return np.array([[found[seed] for seed in shared] for found in ends.values()]).T
 
@@ -105,11 +108,17 @@ def of_families(results: Mapping[str, Any]) -> list[str]:
             for tag in (EXPLOITABILITY, WIN_RATE)
         }
         if all(one.size for one in scores.values()):
-            found += _of(oracle, ends, {place: bootstrap(one) for place, one in scores.items()})
+            starts = tuple(final(results, games[lam], groups[NASH], EXPLOITABILITY, at=0).mean() for lam in ends)
+            found += _of(oracle, ends, starts, {place: bootstrap(one) for place, one in scores.items()})
     return found
 
 
-def _of(oracle: str, ends: tuple[float, float], measured: Mapping[tuple[str, float, str], Interval]) -> list[str]:
+def _of(
+    oracle: str,
+    ends: tuple[float, float],
+    starts: tuple[float, ...],
+    measured: Mapping[tuple[str, float, str], Interval],
+) -> list[str]:
     low, high = ends
     rewards, nash = measured[BRADLEY_TERRY, low, EXPLOITABILITY], measured[NASH, low, EXPLOITABILITY]
     found = [
@@ -120,7 +129,7 @@ def _of(oracle: str, ends: tuple[float, float], measured: Mapping[tuple[str, flo
         before, after = measured[name, low, EXPLOITABILITY], measured[name, high, EXPLOITABILITY]
         found.append(
             f"{oracle}, lam {low:g} to {high:g}: the exploitability of {name} agents {_moved(before, after)}, from "
-            f"{before} to {after}."
+            f"{before} to {after}; the start's is {starts[0]:.3f} and {starts[1]:.3f}."
         )
     rewards, nash = measured[BRADLEY_TERRY, high, EXPLOITABILITY], measured[NASH, high, EXPLOITABILITY]
     ours, theirs = measured[NASH, high, WIN_RATE], measured[BRADLEY_TERRY, high, WIN_RATE]
