@@ -19,7 +19,7 @@ from agents.learning.learner import (
 )
 from agents.losses.surrogates import TokenMean
 from agents.optim.optimiser import OptimiserConfig
-from preference_duel import groups
+from preference_duel import distributed, groups
 from preference_duel.checks import at_least, one_of, positive, require
 from preference_duel.groups import Aggregate, FixedSchedule
 from preference_duel.types import Completion, Duel, Proposal
@@ -129,26 +129,40 @@ class GRPO(LearningAgent):
             reward, weight, leave_one_out=config.baseline == "others", scale=config.scale_rewards, exact=duel.exact
         )
         with torch.no_grad():
-            old, mask = token_logprob(self.policy, duel.prompts, duel.left)  # [B, K, T]
-            start, _ = token_logprob(self.start, duel.prompts, duel.left)
-        earned = losses.reward_to_go(advantage.to(old), old - start, mask, config.tau if config.kl == "return" else 0.0)
-        if config.sampler_cap is not None:
+            start, mask = token_logprob(self.start, duel.prompts, duel.left)  # [B, K, T]
+            old = token_logprob(self.policy, duel.prompts, duel.left)[0] if self._looks_back else None
+        tau = config.tau if config.kl == "return" else 0.0
+        log_ratio = torch.zeros_like(start) if old is None else old - start
+        earned = losses.reward_to_go(advantage.to(start), log_ratio, mask, tau)
+        if old is not None and config.sampler_cap is not None:
             earned = earned * losses.sampler_weight(old, sampled_logprob(duel.left, old), mask, config.sampler_cap)
 
         def loss(part: Batch) -> Tensor:
             log_policy, mask = token_logprob(self.policy, part.prompts, part.responses)  # [b, K, T]
-            old, start, earned = (part[name][:, :, : log_policy.shape[2]] for name in ("old", "start", "earned"))
-            require_finite((log_policy * mask).sum(-1))
-            surrogate = losses.clipped(log_policy, old, earned, mask, config.clip, config.clip_high)  # [b, K]
+            values = {name: part[name][:, :, : log_policy.shape[2]] for name in per_token}
+            before, earned = values.get("old", log_policy.detach()), values["earned"]
+            nats = require_finite((log_policy * mask).sum(-1)).detach()
+            assert part.rows is not None
+            drew[part.rows] = torch.where(drew[part.rows].isnan(), nats, drew[part.rows])
+            surrogate = losses.clipped(log_policy, before, earned, mask, config.clip, config.clip_high)  # [b, K]
             if config.kl == "loss" and config.tau:
-                surrogate = surrogate + config.tau * losses.k3(log_policy, start, mask)
+                surrogate = surrogate + config.tau * losses.k3(log_policy, values["start"], mask)
             return (part["weight"] * surrogate).sum(1)  # [b]
 
-        share = losses.per_token(weight.to(old), mask, config.token_mean)
-        values = {"weight": share, "old": old, "start": start, "earned": earned}
+        drew = torch.full_like(start[..., 0], torch.nan)  # [B, K] nats before the first step, as it reads them
+        per_token = {"start": start, "earned": earned} | ({} if old is None else {"old": old})
+        values = {"weight": losses.per_token(weight.to(start), mask, config.token_mean), **per_token}
+        scalars = self.learner.step(Batch(duel.prompts, duel.left, values), loss, epochs=config.epochs)
+        drew = distributed.largest(drew.nan_to_num(nan=-torch.inf))
         flat = (reward.amax(1) == reward.amin(1)).double().mean().item()
-        scalars = {"duel/flat_groups": flat, **policy_scalars(weight, old.sum(-1), start.sum(-1), duel.left)}
-        return scalars | self.learner.step(Batch(duel.prompts, duel.left, values), loss, epochs=config.epochs)
+        return {"duel/flat_groups": flat, **policy_scalars(weight, drew, start.sum(-1), duel.left), **scalars}
+
+    @property
+    def _looks_back(self) -> bool:
+        """Whether the samples' log-probabilities are needed before the pass that learns, or after its first step."""
+        config = self.config
+        several = config.epochs > 1 or config.optimiser.method == "lbfgs"
+        return several or config.kl == "return" or config.sampler_cap is not None
 
 
 def _texts(responses: Sequence[Sequence[Completion]]) -> list[list[str]]:

@@ -347,6 +347,43 @@ def test_its_loss_equals_trls_whichever_way_tokens_are_averaged(group, name, mea
     assert (weight * summed).sum().item() == pytest.approx(group["loss"][name], abs=1e-6)
 
 
+def test_a_single_step_reads_its_samples_in_the_pass_that_learns_and_nowhere_else(tmp_path, monkeypatch):
+    folder = write_model(tmp_path)
+    task, results = text_task(tmp_path, 6, 1), []
+    for looks_back in (False, True):
+        policy = policy_of(folder, task, compute="float32")
+        agent = GRPOConfig(responses=3, average=False, optimiser=PLAIN).build(policy=policy)
+        arena = DuelArena(task, oracles.make("bt"), 4, feedback="probability")
+        duel = arena.play(agent.propose(arena.reset()))
+        passes = []
+        read = policy.token_logprob
+        monkeypatch.setattr(
+            policy, "token_logprob", lambda *of, r=read, p=passes: p.append(torch.is_grad_enabled()) or r(*of)
+        )
+        if looks_back:
+            monkeypatch.setattr(type(agent), "_looks_back", True)
+        scalars = agent.update(duel)
+        assert passes == [False, True] if looks_back else [True]
+        results.append((scalars, [parameter.detach().clone() for parameter in policy.parameters()]))
+    (ours, new), (before, old) = results
+    assert ours == pytest.approx(before, abs=1e-6)
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-6) for a, b in zip(new, old, strict=True))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GRPOConfig(epochs=2),
+        GRPOConfig(kl="return"),
+        GRPOConfig(sampler_cap=2.0),
+        GRPOConfig(optimiser=OptimiserConfig("lbfgs")),
+    ],
+)
+def test_what_outlives_a_step_or_weighs_tokens_first_is_read_before_it(config):
+    agent, _ = game(dataclasses.replace(config, average=False), exact=False)
+    assert agent._looks_back
+
+
 @pytest.mark.parametrize("mean", ["none", "response", "batch"])
 def test_tokens_are_averaged_over_a_response_or_the_batch_as_it_is_set(tmp_path, mean):
     """Before a step every ratio is 1, so that the loss is minus the weighted sum of advantage times tokens."""
