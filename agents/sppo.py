@@ -10,8 +10,8 @@ import torch
 
 from agents import losses
 from agents.learning.learner import Batch, LearningAgent, policy_scalars, require_finite
-from agents.learning.sppo_release import ReleaseOptions
 from agents.optim.optimiser import OptimiserConfig
+from agents.sppo_release import ReleaseOptions
 from preference_duel.checks import at_least, positive, require
 from preference_duel.types import Duel, Proposal
 

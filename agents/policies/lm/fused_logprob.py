@@ -17,7 +17,7 @@ Process = Callable[[Tensor, slice], Tensor]
 divided by the temperature, -inf where a token can't be sampled. The model's logits may be overwritten."""
 
 _CPU_ROWS = 128
-"""Rows whose logits are held at a time on the CPU: with fewer, reading the output layer takes longer than multiplying."""
+"""Rows whose logits are held at a time on the CPU: with fewer, reading the layer takes longer than its product."""
 _CELLS = 2**26
 """Logits that are held at a time elsewhere."""
 
