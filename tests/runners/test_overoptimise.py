@@ -79,7 +79,12 @@ def test_the_proxy_gains_what_its_variance_allows(runs, tmp_path, capsys):
         gains = [one["reward"]["proxy"] for one in run["best_of"]]
         assert gains == sorted(gains)
         assert gains[0] > 1
+    exploited = np.array([[p["exploitability"]["value"] for p in run["checkpoints"]] for run in results["runs"]]).T
+    least = results["least_exploitable"]
+    assert least["place"] == exploited.mean(1).argmin()
+    assert least["fall"]["value"] == pytest.approx((exploited[-1] - exploited.min(0)).mean(), abs=0.1)
     printed = capsys.readouterr().out.splitlines()
+    assert "Exploitability is least at KL" in " ".join(printed[:3])
     assert results["intervals_over"] == "runs"
     assert printed[0].startswith("The gold reward ")
     assert len(printed) < 25

@@ -37,9 +37,9 @@ def draw(curve: PooledCurve, exact: bool, out: Path) -> None:
         right, where, [one.win_rate["gold"] for one in curve.checkpoints], "gold win rate against the start", COLOURS[1]
     )
     exploited = "exploitability" if exact else "exploitability, lower bound"
-    bounds = [(x, one.exploitability) for x, one in zip(where, curve.checkpoints, strict=True)]
-    if all(value is not None for _, value in bounds):
-        right.plot(*zip(*bounds, strict=True), "s--", ms=3, color=COLOURS[3], label=exploited)
+    bounds = [one.exploitability for one in curve.checkpoints if one.exploitability is not None]
+    if len(bounds) == len(where):
+        _line(right, where, bounds, exploited, COLOURS[3])
     for axes in (left, right):
         if curve.turn.turns:
             found = curve.turn.kl

@@ -22,7 +22,7 @@ from runners.evaluation.judges import Judge, own_judges, read_judge
 from runners.evaluation.overoptimisation.gain_curves import Corpus, GainCurve, Point, gain_curve
 from runners.evaluation.overoptimisation.gain_picture import draw
 from runners.evaluation.overoptimisation.pooled_points import PooledCurve, pooled
-from runners.evaluation.overoptimisation.turning_point import interval
+from runners.evaluation.overoptimisation.turning_point import interval, rounded
 from runners.evaluation.saved_runs import SavedRun, read_saved_runs
 from runners.run.build import build_oracle, choose_device, tau_of
 from runners.run.config import fields_of
@@ -134,16 +134,23 @@ def read_corpus(path: str, run: SavedRun) -> Corpus:
 
 
 def sentence(curve: PooledCurve, gold: Judge) -> str:
-    """Returns the answer in words: whether the gold reward turns, and at which KL."""
+    """Returns the answer in words: at which KL the gold reward turns, if it does, and the exploitability."""
     top, start, last = curve.checkpoints[curve.turn.place], curve.checkpoints[0], curve.checkpoints[-1]
-    proxy = f"from {start.reward['proxy'].mean():.2f} to {last.reward['proxy'].mean():.2f} at KL {last.kl.mean():.2f}"
-    end = f"The proxy's goes {proxy}. Gold: {gold.label}."
+    until = f"KL {rounded(last.kl.mean())}"
     if curve.turn.turns:
-        fall = f"{last.reward['gold'].mean():.2f} at the end, a fall of {curve.turn.fall}"
-        where = f"KL {curve.turn.kl} nats ({top.name}): {top.reward['gold'].mean():.2f} there"
-        return f"The gold reward turns at {where}, {fall}. {end}"
-    fall = f"from its highest checkpoint to the last it falls by {curve.turn.fall}"
-    return f"The gold reward is not seen to turn up to KL {last.kl.mean():.2f} nats: {fall}. {end}"
+        heights = f"{rounded(top.reward['gold'].mean())} there, {rounded(last.reward['gold'].mean())} at {until}"
+        words = (
+            f"The gold reward turns at KL {curve.turn.kl} nats ({top.name}): {heights}, a fall of {curve.turn.fall}."
+        )
+    else:
+        fall = f"from its highest checkpoint to the last it falls by {curve.turn.fall}"
+        words = f"The gold reward is not seen to turn up to {until} nats: {fall}."
+    before, after = (rounded(one.reward["proxy"].mean()) for one in (start, last))
+    words += f" The proxy's goes from {before} to {after}."
+    if (least := curve.least_exploitable) is not None:
+        place = curve.checkpoints[least.place].name
+        words += f" Exploitability is least at KL {least.kl} ({place}), and rises by {least.fall} from there."
+    return f"{words} Gold: {gold.label}."
 
 
 def shown(count: int, top: int) -> list[int]:
@@ -167,19 +174,20 @@ def show(curve: PooledCurve, gold: Judge, exact: bool) -> None:
     for column in columns:
         table.add_column(column, justify="left" if column == "policy" else "right", no_wrap=True)
     for one in [*(curve.checkpoints[i] for i in shown(len(curve.checkpoints), curve.turn.place)), *curve.best_of]:
-        gains = [f"{one.kl.mean():.2f}", f"{one.reward['proxy'].mean():.2f}", _number(one.ratio, 2)]
+        gains = [rounded(one.kl.mean()), rounded(one.reward["proxy"].mean()), _number(one.ratio)]
         golds = [str(interval(one.reward["gold"])), str(interval(one.win_rate["gold"], 0, 1))]
-        more = [f"{values.mean():.2f}" for judge, values in one.reward.items() if judge == "test"]
-        more += [_number(one.log_loss, 2)] * taxed
-        table.add_row(one.name, *gains, *golds, _number(one.exploitability, 3), *more)
+        exploitable = "" if one.exploitability is None else f"{one.exploitability.mean():.3f}"
+        more = [rounded(values.mean()) for judge, values in one.reward.items() if judge == "test"]
+        more += [_number(one.log_loss)] * taxed
+        table.add_row(one.name, *gains, *golds, exploitable, *more)
     console.print(table)
     sampled = "" if exact else " The KL of best-of-n is its bound, the exploitability a lower bound."
     units = f"{len(start.kl)} {curve.unit}"
     console.print(f"Rewards: mean log odds against the start, nats. Intervals: 95 %, over {units}.{sampled}")
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def _number(value: float | None) -> str:
+    return "" if value is None else rounded(value)
 
 
 def content(curves: Sequence[GainCurve], curve: PooledCurve, gold: Judge) -> dict[str, Any]:
@@ -191,6 +199,7 @@ def content(curves: Sequence[GainCurve], curve: PooledCurve, gold: Judge) -> dic
         "turning_at": curve.checkpoints[curve.turn.place].name,
         "turning_kl": asdict(curve.turn.kl),
         "fall": asdict(curve.turn.fall),
+        "least_exploitable": None if curve.least_exploitable is None else asdict(curve.least_exploitable),
         "runs": [
             {
                 "directory": str(one.directory),

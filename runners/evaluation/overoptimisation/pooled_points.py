@@ -23,7 +23,7 @@ class PooledPoint:
         reward: judge -> [U] mean log odds against the start.
         win_rate: judge -> [U] against the start.
         ratio: mean over runs of the proxy's gain over sqrt(2 Var KL); None of the start.
-        exploitability: mean over runs; None: not measured.
+        exploitability: [R] of the runs; None: not measured.
         log_loss: of the corpus, mean over runs, nats for each response; None: not measured.
     """
 
@@ -32,7 +32,7 @@ class PooledPoint:
     reward: dict[str, Values]
     win_rate: dict[str, Values]
     ratio: float | None
-    exploitability: float | None
+    exploitability: Values | None
     log_loss: float | None
 
 
@@ -46,6 +46,7 @@ class PooledCurve:
         checkpoints: the start, and the steps that all runs have.
         best_of: best-of-n.
         turn: where the gold reward turns.
+        least_exploitable: where the exploitability is least, and the rise from there; None: not measured.
     """
 
     unit: str
@@ -53,6 +54,7 @@ class PooledCurve:
     checkpoints: list[PooledPoint]
     best_of: list[PooledPoint]
     turn: Turn
+    least_exploitable: Turn | None
 
 
 def pooled(curves: Sequence[GainCurve]) -> PooledCurve:
@@ -72,12 +74,18 @@ def pooled(curves: Sequence[GainCurve]) -> PooledCurve:
     best_of = [_pooled(points, curves) for points in zip(*(curve.best_of for curve in curves), strict=True)]
     unit = "runs" if len(curves) > 1 else "prompts"
     variance = sum(curve.variance.mean().item() for curve in curves) / len(curves)
-    heights, kls = (np.stack(part) for part in zip(*((one.reward["gold"], one.kl) for one in checkpoints), strict=True))
-    return PooledCurve(unit, variance, checkpoints, best_of, turn(heights, kls))
+    gold, kl = (np.stack(part) for part in zip(*((one.reward["gold"], one.kl) for one in checkpoints), strict=True))
+    bounds = [one.exploitability for one in checkpoints if one.exploitability is not None]
+    least = None
+    if len(bounds) == len(checkpoints):
+        exploited = np.stack(bounds)
+        least = turn(-exploited, kl if len(curves) > 1 else kl.mean(1, keepdims=True))
+    return PooledCurve(unit, variance, checkpoints, best_of, turn(gold, kl), least)
 
 
 def _pooled(points: Sequence[Point], curves: Sequence[GainCurve]) -> PooledPoint:
     first = points[0]
+    bounds = [one.exploitability.value for one in points if one.exploitability is not None]
     ratios = []
     for point, curve in zip(points, curves, strict=True):
         gain = point.reward["proxy"].mean() - curve.checkpoints[0].reward["proxy"].mean()
@@ -88,7 +96,7 @@ def _pooled(points: Sequence[Point], curves: Sequence[GainCurve]) -> PooledPoint
         {judge: _units([one.reward[judge] for one in points]) for judge in first.reward},
         {judge: _units([one.win_rate[judge] for one in points]) for judge in first.win_rate},
         _mean(ratios) if first.name != "start" else None,
-        _mean([None if one.exploitability is None else one.exploitability.value for one in points]),
+        np.array(bounds) if len(bounds) == len(points) else None,
         _mean([one.log_loss for one in points]),
     )
 

@@ -25,7 +25,9 @@ class Interval:
 
     def __str__(self) -> str:
         """Returns "value [low, high]", two digits each."""
-        return f"{self.value:.2f}" if self.low is None else f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        if self.low is None or self.high is None:
+            return rounded(self.value)
+        return f"{rounded(self.value)} [{rounded(self.low)}, {rounded(self.high)}]"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Turn:
     def turns(self) -> bool:
         """Whether the fall's interval lies above 0; without an interval whether the fall does."""
         return (self.fall.value if self.fall.low is None else self.fall.low) > 0
+
+
+def rounded(value: float, digits: int = 2) -> str:
+    """Returns a number of so many digits, without the sign of a zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def interval(values: Values, least: float = -math.inf, most: float = math.inf) -> Interval:
