@@ -21,7 +21,7 @@ from torch import Tensor
 from agents.policies.lm.fused_logprob import fused_logprob
 from benchmarks.memory import Peak
 from benchmarks.timing import (
-    add_processor_time,
+    PROCESSOR_TIME,
     check_processor_time,
     machine,
     matrix_rate,
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path)
-    add_processor_time(parser)
+    parser.add_argument("--processor-time", action="store_true", help=PROCESSOR_TIME)
     options = parser.parse_args()
     check_processor_time(parser, options)
     torch.set_num_threads(options.threads)

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import torch
 
 Result = TypeVar("Result")
+PROCESSOR_TIME = "the processor's seconds, which other work on the machine hardly changes; with --threads 1"
+"""Help of the flag --processor-time, which `now` heeds."""
 
 
 def timed(work: Callable[[], Result], repeats: int = 3) -> tuple[Result, float]:
@@ -39,12 +41,6 @@ def clock(device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def add_processor_time(parser: ArgumentParser) -> None:
-    """Adds the flag that `now` heeds."""
-    text = "measure the processor's seconds, which other work on the machine hardly changes; with --threads 1"
-    parser.add_argument("--processor-time", action="store_true", help=text)
 
 
 def check_processor_time(parser: ArgumentParser, options: Namespace) -> None:

@@ -245,7 +245,7 @@ def test_a_step_is_measured_beside_its_floor(monkeypatch, capsys, tmp_path):
     found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert len(found["steps"]["ours"]) == 2 + step.WARM
     assert all(one["sample"] > 0 and one["learn"] > 0 for one in found["steps"]["ours"])
-    options = argparse.Namespace(size="1m", prompts=64, prompt_tokens=16, new_tokens=64, lora=0)
+    options = argparse.Namespace(size="1m", prompts=64, responses=2, prompt_tokens=16, new_tokens=64, lora=0)
     weights = 4 * (4 * 128 * 128 + 3 * 128 * 384) + 128 * 2048
     assert step.floor(options, 1.0)["learn"] == 2 * weights * 128 * 80 * 4
     assert step.floor(options, 1.0)["sample"] == 2 * weights * (128 * 64 + 64 * 16)
