@@ -194,7 +194,7 @@ def views(game: dict[str, Any]) -> list[Comparison]:
     ]
 
 
-def others() -> list[Comparison]:
+def others(device: str) -> list[Comparison]:
     """Returns what is compared on games of its own: a large vocabulary's masks, and the core on tensors."""
     wide = {"task": words(50_257, 64), "oracle": Even()}
     return [
@@ -207,11 +207,14 @@ def others() -> list[Comparison]:
             )
             for count, wanted in ((256, None), (1024, 10))
         ),
-        Comparison(
-            "core, N = 4,096",
-            None,
-            ("TorchDuels", lambda: core(duels_of(TorchDuels), torch.from_numpy)),
-            ("TokenDuels", lambda: core(duels_of(TokenDuels), lambda chance: chance)),
+        *(
+            Comparison(
+                f"core, N = {count:,}",
+                None,
+                (f"TorchDuels, {device}", partial(_tensors, count, device)),
+                ("TokenDuels", lambda count=count: core(duels_of(TokenDuels, count), lambda chance: chance)),
+            )
+            for count in ((4096,) if device == "cpu" else (4096, 262_144))
         ),
     ]
 
@@ -220,10 +223,14 @@ def _vector(count: int, **options: Any) -> Stepper:
     return vector(solo_vector(count, **options))
 
 
-def duels_of(kind: type) -> Any:
-    """Returns 4,096 duels of the game."""
+def _tensors(count: int, device: str) -> Stepper:
+    return core(duels_of(TorchDuels, count, device=device), lambda chance: torch.from_numpy(chance).to(device))
+
+
+def duels_of(kind: type, count: int, **options: Any) -> Any:
+    """Returns duels of the short game."""
     task = make_task("symbols")
-    return kind(task, make("cyclic", prompts=task.all_prompts, responses=task.response_texts), 4096)
+    return kind(task, make("cyclic", prompts=task.all_prompts, responses=task.response_texts), count, **options)
 
 
 def measure(comparison: Comparison, seconds: float, rounds: int) -> tuple[float, float]:
@@ -239,24 +246,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turns")
+    parser.add_argument("--only", default="", help="comparisons whose names have this in them (default: all)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of TorchDuels; others have none")
     parser.add_argument("--out", type=Path, default=None, help="FILE.json for the numbers")
     found = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     console = Console(width=130)
-    console.print(machine())
+    console.print(machine(found.device))
     numbers = []
-    groups = {f"{name} game": views(game) for name, game in GAMES.items()} | {"": others()}
+    groups = {f"{name} game": views(game) for name, game in GAMES.items()} | {"": others(found.device)}
     for title, group in groups.items():
         table = Table(title, "ours", "steps/s", "other", "steps/s", "ratio", "wanted")
-        for comparison in group:
+        for comparison in (one for one in group if found.only in one.name):
             ours, other = measure(comparison, found.seconds, found.rounds)
             wanted = "" if comparison.wanted is None else f"{comparison.wanted:g}"
             names = comparison.ours[0], comparison.other[0]
             cells = f"{ours:,.0f}", names[1], f"{other:,.0f}", f"{ours / other:.2f}", wanted
             table.add_row(comparison.name, names[0], *cells)
             numbers.append({"game": title, "name": comparison.name, "ours": ours, "other": other})
-        console.print(table)
+        if table.row_count:
+            console.print(table)
     if found.out is not None:
         found.out.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
 

@@ -100,6 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="1m")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--rows", type=int, default=len(ROWS), help="of the table, from its first")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -112,7 +113,7 @@ def main() -> None:
         table.add_column(column, justify="right")
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder), SIZES[options.size], torch.float32, device=options.device)
-        for prompts, responses, tokens, again in ROWS:
+        for prompts, responses, tokens, again in ROWS[: options.rows]:
             command = [sys.executable, "-m", "benchmarks.memory", "--device", options.device, "--one", folder]
             numbers = [str(number) for number in (prompts, responses, tokens, again)]
             found = subprocess.run([*command, *numbers], check=True, capture_output=True, text=True).stdout

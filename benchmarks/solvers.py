@@ -18,7 +18,6 @@ import argparse
 import json
 import multiprocessing
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -34,7 +33,8 @@ from rich.table import Table
 from torch import Tensor
 
 import oracles
-from benchmarks.timing import machine, timed
+from benchmarks.memory import Peak
+from benchmarks.timing import clock, machine, timed
 from envs.games import (
     alpha_rank,
     exploitability,
@@ -155,41 +155,34 @@ def game(family: str, count: int) -> tuple[Tensor, Tensor]:
     return payoff, torch.softmax(noise, 0)
 
 
-def _solve(sender: Connection, file: str, task: str, solver: str, threads: int) -> None:
+def _solve(sender: Connection, file: str, task: str, solver: str, threads: int, device: str) -> None:
     """Runs in a process of its own: warms up, solves the file's game, sends seconds, copies and exploitability."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
     work = (ours() | peers())[task, solver]
     try:
-        work(*game("random", 17))
-        payoff, ref = torch.load(file)
-        before = _memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
-        policy, seconds = timed(lambda: work(payoff, ref), 1)
+        work(*(values.to(device) for values in game("random", 17)))
+        payoff, ref = torch.load(file, map_location=device)
+        with Peak(device) as peak:
+            policy, seconds = timed(lambda: work(payoff, ref), 1)
         if seconds < _QUICK:
             policy, seconds = timed(lambda: work(payoff, ref), 5)
-        copies = 1 + (_memory("VmHWM") - before) / (8 * payoff.numel())
+        copies = 1 + peak.bytes / (8 * payoff.numel())
         gap = None if policy is None else float(exploitability(payoff, policy))
         sender.send((seconds, copies, gap))
     except Exception as error:
         sender.send((None, None, None, f"{type(error).__name__}: {error}"))
 
 
-def _memory(field: str) -> int:
-    """Returns the bytes of a line of /proc/self/status, such as VmHWM, the peak of the resident set."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
-
-
-def solve(file: str, family: str, count: int, task: str, solver: str, threads: int, limit: float) -> Timed:
-    """Solves a file's game in a process of its own; the limit is on the process, in seconds."""
+def solve(file: str, family: str, count: int, task: str, solver: str, options: argparse.Namespace) -> Timed:
+    """Solves a file's game in a process of its own; `options.limit` is on the process, in seconds."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_solve, args=(sender, file, task, solver, threads))
+    process = context.Process(target=_solve, args=(sender, file, task, solver, options.threads, options.device))
     process.start()
     sender.close()
     try:
-        found: tuple[Any, ...] = receiver.recv() if receiver.poll(limit) else (None,)
+        found: tuple[Any, ...] = receiver.recv() if receiver.poll(options.limit) else (None,)
     except EOFError:
         found = (None, None, None, "died, perhaps for want of memory")
     process.kill()
@@ -197,19 +190,19 @@ def solve(file: str, family: str, count: int, task: str, solver: str, threads: i
     return Timed(task, solver, count, family, *found)
 
 
-def measure(counts: Sequence[int], threads: int, limit: float) -> Iterator[Timed]:
+def measure(options: argparse.Namespace) -> Iterator[Timed]:
     """Yields every solve; a solver that was over the limit is not asked about larger games."""
     over: set[tuple[str, str]] = set()
     with tempfile.TemporaryDirectory() as folder:
-        for count in counts:
-            for family in FAMILIES:
+        for count in options.sizes:
+            for family in options.families:
                 file = str(Path(folder) / "game.pt")
                 torch.save(game(family, count), file)
-                solvers = ours() if family != "random" else ours() | peers()
+                solvers = ours() | (peers() if family == "random" and options.device == "cpu" else {})
                 for task, solver in solvers:
-                    if (task, solver) in over:
+                    if (task, solver) in over or not task.startswith(tuple(options.tasks)):
                         continue
-                    found = solve(file, family, count, task, solver, threads, limit)
+                    found = solve(file, family, count, task, solver, options)
                     over |= {(task, solver)} if found.seconds is None else set()
                     yield found
 
@@ -233,18 +226,18 @@ def show(found: Sequence[Timed], counts: Sequence[int], limit: float) -> Table:
     return table
 
 
-def prompts_at_once(threads: int) -> float:
+def prompts_at_once(threads: int, device: str) -> float:
     """Returns the seconds of 1000 games of 64 responses in one call, the slowest tau."""
     torch.set_num_threads(threads)
     responses = [str(i) for i in range(64)]
     prompts = [str(i) for i in range(1000)]
     judge = oracles.make("cyclic", prompts=prompts, responses=responses, shape="random", lam=1.0)
-    payoff, (_, ref) = payoff_matrix(judge, prompts, responses), game("random", 64)
+    payoff, ref = payoff_matrix(judge, prompts, responses).to(device), game("random", 64)[1].to(device)
     times = []
     for tau in TAUS:
-        start = time.perf_counter()
+        start = clock(device)
         regularised_nash(payoff, ref, tau, tol=1e-8)
-        times.append(time.perf_counter() - start)
+        times.append(clock(device) - start)
     return max(times)
 
 
@@ -252,14 +245,17 @@ def main() -> None:
     """Measures, prints the table and writes the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[16, 256, 1024, 4096])
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--tasks", nargs="+", default=[""], help="beginnings of their names (default: all)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of ours; cuda: without the others")
     parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds of one process (default: 60)")
     parser.add_argument("--out", type=Path, help="where the numbers go as JSON")
     arguments = parser.parse_args()
     console = Console(width=140)
-    batch = prompts_at_once(arguments.threads)
+    batch = prompts_at_once(arguments.threads, arguments.device)
     found = []
-    for one in measure(arguments.sizes, arguments.threads, arguments.limit):
+    for one in measure(arguments):
         found.append(one)
         console.print(
             f"N={one.count} {one.family}: {one.task}, {one.solver}: {one.error or one.seconds} s", highlight=False
@@ -271,9 +267,9 @@ def main() -> None:
     for task in dict.fromkeys(one.task for one in mine if one.copies):
         copies = max(one.copies or 0 for one in mine if one.task == task)
         console.print(f"{task}, N={largest}: at most {copies:.1f} matrices of the size of P in memory, P one of them")
-    console.print(machine())
+    console.print(machine(arguments.device))
     if arguments.out:
-        content = {"machine": machine(), "batch_s": batch, "solves": [asdict(one) for one in found]}
+        content = {"machine": machine(arguments.device), "batch_s": batch, "solves": [asdict(one) for one in found]}
         arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

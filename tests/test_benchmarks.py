@@ -1,10 +1,14 @@
 """The benchmarks run, on sizes that take no time; and the pages that print their figures."""
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import json
 import math
+import os
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -22,15 +26,14 @@ from benchmarks import (
     exact_law,
     exploiters,
     fused_head,
+    gpu_day,
     group_entrants,
     group_rest_points,
     memory,
     offline_agents,
     optima,
-    pairrm,
     queries,
     sampler_gap,
-    sampling,
     solvers,
     step,
     vanishing_updates,
@@ -155,13 +158,16 @@ def test_bounds_are_compared_with_the_exact_exploitability(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_solve_is_timed_in_a_process_of_its_own(tmp_path):
+    def options(limit):
+        return argparse.Namespace(threads=1, device="cpu", limit=limit)
+
     torch.save(solvers.game("gpm", 40), tmp_path / "game.pt")
-    found = solvers.solve(str(tmp_path / "game.pt"), "gpm", 40, "von Neumann winner", "ours", 1, 60.0)
+    found = solvers.solve(str(tmp_path / "game.pt"), "gpm", 40, "von Neumann winner", "ours", options(60.0))
     assert found.error is None
     assert 0 < found.seconds < 60
     assert found.exploitability < 1e-9
     assert found.copies >= 1
-    late = solvers.solve(str(tmp_path / "game.pt"), "gpm", 40, "von Neumann winner", "ours", 1, 0.01)
+    late = solvers.solve(str(tmp_path / "game.pt"), "gpm", 40, "von Neumann winner", "ours", options(0.01))
     assert late.seconds is None
     table = solvers.show([found, late], [40], 0.01)
     assert table.row_count == 1
@@ -252,28 +258,10 @@ def test_a_step_is_measured_beside_its_floor(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_samplers_are_measured(monkeypatch, capsys):
-    hide(monkeypatch, "vllm")
-    monkeypatch.setattr("sys.argv", ["sampling", *SMALL, "--repeats", "1"])
-    sampling.main()
-    printed = capsys.readouterr().out
-    assert all(name in printed for name in ("ours", "transformers", "floor"))
-
-
-@pytest.mark.slow
 def test_memory_grows_with_the_tokens_of_a_pass(tmp_path):
     write_model(tmp_path, SIZES["1m"], torch.float32)
     few, many = (memory.measure(tmp_path, 16, 4, tokens, False, "cpu") for tokens in (256, 4096))
     assert 0 < few < many / 3
-
-
-@pytest.mark.slow
-def test_pairs_are_scored_and_timed(monkeypatch, capsys, tmp_path):
-    arguments = ["--prompts", "1", "--responses", "2", "--json", str(tmp_path / "out.json")]
-    monkeypatch.setattr("sys.argv", ["pairrm", *arguments])
-    pairrm.main()
-    assert "2 ordered pairs" in capsys.readouterr().out
-    assert len(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["seconds"]["ours"]) == 1
 
 
 @pytest.mark.slow
@@ -297,3 +285,60 @@ def test_every_agent_that_learns_from_files_has_the_same_duels(monkeypatch, caps
 def learns_from_files(name):
     task = make_task("symbols", alphabet=2, length=2, prompts=1)
     return traits(agents.make(name, policy=make_policy("tabular", task=task))).learns_from_files
+
+
+SLEEPS = "timeit -n 1 -r 1 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'"
+
+
+def in_this_process(command, limit):
+    """What `gpu_day.run` returns, without the seconds that a process needs to import torch."""
+    module, output = importlib.import_module(command[2]), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
+        patch.setattr(module, "matrix_rate", lambda *_: 1e9, raising=False)
+        patch.setattr("sys.argv", command[2:])
+        return module.main() or 0, output.getvalue(), ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_all_of_a_gpu_day_runs_at_toy_size_and_what_takes_too_long_is_recorded(monkeypatch, tmp_path, capsys):
+    real, middle = gpu_day.run, len(gpu_day.PARTS) // 2
+    asleep = gpu_day.Part("sleeps", 5 / 60, SLEEPS, "", keep=r"^\d+$")
+    failing = gpu_day.Part("fails", 1, "timeit -n 1 'raise ValueError(\"no such card\")'", "")
+    parts = (*gpu_day.PARTS[:middle], asleep, failing, *gpu_day.PARTS[middle:])
+    monkeypatch.setattr(gpu_day, "PARTS", parts)
+    apart = ("timeit", "pytest")
+    monkeypatch.setattr(gpu_day, "run", lambda words, s: (real if words[2] in apart else in_this_process)(words, s))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr("sys.argv", ["gpu_day", "--toy", "--out", str(tmp_path)])
+    gpu_day.main()
+    found = json.loads((tmp_path / "gpu_day.json").read_text(encoding="utf-8"))
+    assert found["toy"]
+    status = {one["name"]: one["status"] for one in found["parts"]}
+    assert list(status) == [part.name for part in parts]
+    killed, failed = found["parts"][middle : middle + 2]
+    assert killed["status"] == "ended after its 5 s"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(killed["figures"][0]), 0)
+    assert failed["status"] == 1
+    assert failed["error"].endswith("ValueError: no such card")
+    for part, one in zip(parts, found["parts"], strict=True):
+        missing = part.needs and importlib.util.find_spec(part.needs) is None
+        if part not in (asleep, failing):
+            assert one["status"] == (f"{part.needs} is not installed" if missing else 0), one["error"]
+            assert bool(one["figures"]) is not bool(missing), part.name
+    figures = {one["name"]: "\n".join(one["figures"]) for one in found["parts"]}
+    assert all(f"\n{who} · " in figures["sampling"] for who in ("ours", "transformers", "floor"))
+    assert re.search(r"\nours · \d+\.\d · \d+\.\d · 1.00 · 0.0e\+00", figures["PairRM"])
+    page = (tmp_path / "gpu_day.md").read_text(encoding="utf-8")
+    assert page.startswith("Toy sizes on the CPU")
+    assert page.count("\n| ") == len(parts) + 1
+    assert "sleeps: ended after its 5 s" in capsys.readouterr().out
+
+
+def test_a_gpu_day_stops_at_its_budget():
+    late = gpu_day.perform(gpu_day.PARTS[0], True, -1.0, folder="", blender="")
+    assert late.status == "not run: the budget was spent"
+    assert gpu_day.seconds("40m") == 2400
+    with pytest.raises(argparse.ArgumentTypeError, match="40m or 2h; got '40'"):
+        gpu_day.seconds("40")
