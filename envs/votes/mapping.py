@@ -125,7 +125,7 @@ def _require_names(fields: Mapping[str, str], record: Record) -> None:
         if name not in MAPPED:
             hint = nearest(name, MAPPED) or "."
             raise ValueError(f"data.fields: '{name}' is nothing of a preference{hint} Known: {', '.join(MAPPED)}.")
-        if name not in VALUES and _get(record, field) is None:
+        if name not in VALUES and get(record, field) is None:
             hint = nearest(field, record) or "."
             raise ValueError(f"data.fields: there is no field '{field}'{hint} It has {sorted(record)}.")
 
@@ -143,15 +143,15 @@ def _walk(fields: Mapping[str, str]) -> Callable[[Record], Iterator[dict[str, An
 
     def rows(record: Record) -> Iterator[dict[str, Any]]:
         for name, field in wanted.items():
-            if name not in ("system", "annotator") and _get(record, field) is None:
+            if name not in ("system", "annotator") and get(record, field) is None:
                 raise ValueError(f"has no field '{field}', the {name} of data.fields. It has {sorted(record)}.")
-        values = {field: _get(record, field) for field in wanted.values()}
+        values = {field: get(record, field) for field in wanted.values()}
         yield {**values, "system": values[wanted["system"]]} if "system" in wanted else values
 
     return rows
 
 
-def _get(record: Any, field: str) -> Any:
+def get(record: Any, field: str) -> Any:
     """Returns a field, or what "a.0.b" leads to; None if there is none."""
     if isinstance(record, Mapping) and field in record:
         return record[field]

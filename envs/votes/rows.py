@@ -54,6 +54,7 @@ class Reading:
             the same annotator) beyond the first; None where the file names no prompts.
         prompts: the prompts' names, in the order of a table's indices.
         annotators: the annotators' names.
+        labels: the labels' names, where they were asked for.
     """
 
     path: str
@@ -67,6 +68,7 @@ class Reading:
     duplicates: int | None = None
     prompts: list[str] = field(default_factory=list)
     annotators: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
 
     @property
     def skipped(self) -> int:

@@ -25,6 +25,7 @@ class VoteTable:
         annotators: [M] index of who voted; None where the file does not say.
         prompts: [M] index of the prompt; None where the file does not say.
         seated: whether `first` is the order of presentation, so that an order effect can be measured.
+        labels: [M] index of the label of each verdict, such as helpful or harmless; None if none were asked for.
     """
 
     items: Sequence[str]
@@ -34,6 +35,7 @@ class VoteTable:
     annotators: Indices | None = None
     prompts: Indices | None = None
     seated: bool = True
+    labels: Indices | None = None
 
     def __post_init__(self) -> None:
         """Checks shapes and ranges.
@@ -42,9 +44,8 @@ class VoteTable:
             ValueError: if columns differ in length, an index names no item, an item meets itself or an outcome lies
                 outside of [0, 1].
         """
-        sizes = {
-            len(c) for c in (self.first, self.second, self.outcome, self.annotators, self.prompts) if c is not None
-        }
+        columns = self.first, self.second, self.outcome, self.annotators, self.prompts, self.labels
+        sizes = {len(column) for column in columns if column is not None}
         if len(sizes) != 1:
             raise ValueError(f"the columns of a vote table must have one length, got {sorted(sizes)}")
         if len(set(self.items)) != len(self.items):
@@ -60,6 +61,15 @@ class VoteTable:
     def __len__(self) -> int:
         """Returns M, the number of verdicts."""
         return len(self.first)
+
+    def chosen(self, rows: NDArray[np.bool_]) -> VoteTable:
+        """Returns the table of some of the verdicts [M], with those of the items that they compare."""
+        count = int(rows.sum())
+        kept, index = np.unique(np.concatenate([self.first[rows], self.second[rows]]), return_inverse=True)
+        annotators, prompts = (None if c is None else c[rows] for c in (self.annotators, self.prompts))
+        items = [self.items[int(i)] for i in kept]
+        outcome = self.outcome[rows]
+        return VoteTable(items, index[:count], index[count:], outcome, annotators, prompts, self.seated)
 
     def tally(self, rows: Indices | None = None) -> tuple[Matrix, Matrix]:
         """Counts verdicts by pair.

@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 
 from envs.votes.containers import Batch
 from envs.votes.formats import Format, Record, given_fields
+from envs.votes.mapping import get
 from envs.votes.options import ReadOptions
 from envs.votes.records import texts
 from envs.votes.rows import PLACES, Reading, Rows, flat, warn_of_skipped
 from envs.votes.table import Indices, Matrix, VoteTable
 from preference_duel.json_text import short
+from preference_duel.names import nearest
 
 SAMPLE = 1000
 """Records that decide which fields a file has."""
 NOT_NAMED = "(not named)"
-"""The annotator or prompt of rows that do not name theirs in a file that does."""
+"""The annotator, prompt or label of rows that do not name theirs in a file that does."""
 
 
 def read_votes(path: str, options: ReadOptions | None = None) -> VoteTable:
@@ -33,22 +35,23 @@ def read_votes(path: str, options: ReadOptions | None = None) -> VoteTable:
     return table
 
 
-def load_votes(path: str, options: ReadOptions | None = None) -> tuple[VoteTable, Reading]:
+def load_votes(path: str, options: ReadOptions | None = None, label: str | None = None) -> tuple[VoteTable, Reading]:
     """Reads verdicts between items: models, policies, or responses where the file names nothing else.
 
     Args:
         path: as for `load_preferences`.
         options: how it is read; None: by its fields.
+        label: field that labels a row's verdicts, such as helpful or harmless; "a.0.b" goes into objects and lists.
 
     Returns:
-        The votes, and a report of the rows with the names of prompts and annotators.
+        The votes, and a report of the rows with the names of prompts, annotators and labels.
 
     Raises:
-        ValueError: with the place that is wrong, or if more than a tenth of the rows can't be used.
+        ValueError: with the place that is wrong, if more than a tenth of the rows can't be used, or none has the label.
         OSError: if the file cannot be read.
     """
     rows = Rows(path, options or ReadOptions(), "votes")
-    votes = _Votes(rows)
+    votes = _Votes(rows, label)
     with _no_collection():
         for batch, one in rows.batches():
             votes.add(batch, one)
@@ -115,9 +118,9 @@ def _name(value: Any) -> str | None:
 class _Votes:
     """Columns of votes, read batch by batch."""
 
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
-        self._items, self._annotators, self._prompts = _Names(), _Names(), _Names()
+    def __init__(self, rows: Rows, label: str | None) -> None:
+        self._rows, self._label = rows, label
+        self._items, self._annotators, self._prompts, self._labels = _Names(), _Names(), _Names(), _Names()
         self._outcomes: dict[Any, float] = {}
         self._parts: list[dict[str, NDArray[Any]]] = []
         self._format: Format | None = None
@@ -131,6 +134,7 @@ class _Votes:
             except ValueError:
                 continue  # which is counted when the row is read
         fields = given_fields(sample)
+        self._given = given_fields([record for record in batch.records[:SAMPLE] if isinstance(record, Mapping)])
         self._format = one
         pair = next((pair for pair in one.items if set(pair) <= set(fields)), None)
         self._named = pair is not None
@@ -145,17 +149,18 @@ class _Votes:
         if self._format is None:
             self._bind(batch, one)
         if self._named and one.rows is None and all(map(_is_record, batch.records)):
-            self._columns(batch.records, batch.place, one)
+            self._columns(batch.records, batch.place, one, batch.records)
         else:
             placed = [
-                (place, row)
+                (place, row, record)
                 for i, record in enumerate(batch.records)
                 if self._rows.usable(place := batch.place(i), record)
                 for row in self._rows.tried(place, flat, record, one) or ()
             ]
             if not self._named:
-                placed = [(place, row) for place, row in ((p, self._of_texts(p, r, one)) for p, r in placed) if row]
-            self._columns([row for _, row in placed], lambda i: placed[i][0], one)
+                found = ((place, self._of_texts(place, row, one), record) for place, row, record in placed)
+                placed = [(place, row, record) for place, row, record in found if row]
+            self._columns([row for _, row, _ in placed], lambda i: placed[i][0], one, [record for *_, record in placed])
 
     def _of_texts(self, place: str, record: Record, one: Format) -> Record | None:
         """Returns a row whose items are its responses; None if it can't be used, which is counted."""
@@ -164,7 +169,10 @@ class _Votes:
             return None
         return {**record, "prompt": read[0], "first_item": read[1], "second_item": read[2]}
 
-    def _columns(self, records: Sequence[Any], place: Callable[[int], str], one: Format) -> None:
+    def _columns(
+        self, records: Sequence[Any], place: Callable[[int], str], one: Format, sources: Sequence[Any]
+    ) -> None:
+        """Reads records in the format's fields; `sources` are the file's records that they stand in."""
         (a, b), winner = self._pair, one.winner
         first, second = (self._items.codes([record.get(name) for record in records]) for name in (a, b))
         outcome = self._outcomes_of([record.get(winner) for record in records]) if winner else np.ones(len(records))
@@ -190,6 +198,8 @@ class _Votes:
             part["prompts"] = self._prompts.codes(values, NOT_NAMED)
         elif self._begins is not None:
             part["prompts"] = self._prompts.codes([_opening(r.get(self._begins)) for r in records], NOT_NAMED)
+        if self._label is not None:
+            part["labels"] = self._labels.codes([get(record, self._label) for record in sources], NOT_NAMED)
         self._parts.append({name: column[good] for name, column in part.items()})
 
     def _outcomes_of(self, values: Sequence[Any]) -> Matrix:
@@ -220,6 +230,12 @@ class _Votes:
             duplicates = len(prompts) - _distinct(keys)
         reading = self._rows.finished(len(columns["first"]), duplicates)
         reading.prompts, reading.annotators = list(self._prompts.names), list(self._annotators.names)
+        reading.labels = list(self._labels.names)
+        if reading.labels == [NOT_NAMED] and self._label is not None:
+            hint = nearest(self._label, self._given) or "."
+            raise ValueError(
+                f"{reading.path}: no row has the label '{self._label}'{hint} It has {sorted(self._given)}."
+            )
         assert self._format is not None
         table = VoteTable(
             list(self._items.names),
@@ -229,6 +245,7 @@ class _Votes:
             annotators,
             prompts,
             self._format.seated,
+            columns.get("labels"),
         )
         return table, reading
 

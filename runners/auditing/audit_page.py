@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from jinja2 import Environment
 
 from envs.votes.statistics.audit import Audit, Ranking
+from envs.votes.statistics.labels import Label
 from runners.auditing.audit_summary import by_score, sentences
 from runners.benchmark.report.page import numbers
 from runners.benchmark.report.pictures import Picture
@@ -22,20 +24,22 @@ from runners.run.record import write_whole
 _MOST = 30  # items whose numbers fit into the cells of the matrix
 
 
-def write_page(audit: Audit, path: Path, source: str) -> Path:
+def write_page(audit: Audit, path: Path, source: str, labels: Sequence[Label]) -> Path:
     """Writes the page, and its pictures and numbers into the folder NAME_files beside it.
 
     Args:
         audit: what is shown.
         path: the page.
         source: the name of the file of votes, for the title.
+        labels: each label's votes alone.
 
     Raises:
         OSError: if it can't be written.
     """
     folder = path.with_name(f"{path.stem}_files")
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [_matrix(audit), _intervals(audit), _rankings(audit), _pairs(audit), _cycles(audit), _seats(audit)]
+    parts = [_matrix(audit), _intervals(audit), _rankings(audit), _labels(labels)]
+    parts += [_pairs(audit), _cycles(audit), _seats(audit)]
     for part in parts:
         write_whole(folder / f"{part.name}.csv", numbers(part))
         if isinstance(part, Picture):
@@ -132,6 +136,14 @@ def _rankings(audit: Audit) -> Table:
         "random orders of the same verdicts."
     )
     return Table("rankings", "Rankings side by side", about, header, rows)
+
+
+def _labels(labels: Sequence[Label]) -> Table:
+    rows = [
+        [one.name, one.verdicts, Interval(*vars(one.share).values()), one.fit.p_value, one.leader] for one in labels
+    ]
+    header = ("label", "verdicts", "intransitive share", "one score per item: p", "highest score")
+    return Table("labels", "Each label alone", "The votes of each label, audited by themselves.", header, rows)
 
 
 def _pairs(audit: Audit) -> Table:

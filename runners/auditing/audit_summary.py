@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from envs.votes.statistics.audit import Audit
+from envs.votes.statistics.labels import Label
 
 LEVEL = 0.05
-_ROWS = 8
+MOST = 8
+"""Lines of items, and of labels with their heading, at most."""
+_LABELS = 4
 _NAME = 24
 
 
@@ -26,7 +29,7 @@ def sentences(audit: Audit) -> list[str]:
     ]
 
 
-def table(audit: Audit, rows: int = _ROWS) -> list[str]:
+def table(audit: Audit, rows: int = MOST) -> list[str]:
     """Returns the lines of the rankings side by side, the best items by Bradley-Terry score first."""
     width = min(_NAME, max(map(len, audit.table.items)))
     lines = [f"{'':{width}s}   Bradley-Terry (nats)   Copeland   lottery (in support)    Elo"]
@@ -42,6 +45,24 @@ def table(audit: Audit, rows: int = _ROWS) -> list[str]:
         )
     if (left := len(audit.table.items) - rows) > 0:
         lines.append(f"{left} more items: see --html or --json")
+    return lines
+
+
+def label_lines(labels: Sequence[Label]) -> list[str]:
+    """Returns a heading and a line for each of the first labels; [] if there are none."""
+    if not labels:
+        return []
+    width = min(_NAME, max(len(label.name) for label in labels))
+    lines = [f"{'':{width}s}  verdicts   intransitive       one score: p   highest score"]
+    for label in labels[:_LABELS]:
+        share, fit = label.share, label.fit
+        part = f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}]" if np.isfinite(share.value) else "not known"
+        p = f"{fit.p_value:.3g}" if fit.freedom else "no cycle"
+        lines.append(
+            f"{label.name[:width]:{width}s}  {label.verdicts:8,}   {part:17s} {p:>13s}   {label.leader[:_NAME]}"
+        )
+    if (left := len(labels) - _LABELS) > 0:
+        lines.append(f"{left} more labels: see --html or --json")
     return lines
 
 

@@ -27,10 +27,10 @@ def add_read_options(parser: argparse.ArgumentParser, split: str = "split") -> N
     parser.add_argument("--data.strict", dest="strict", action="store_true", help="stop at a row that can't be used")
 
 
-def read(options: argparse.Namespace) -> tuple[VoteTable, Reading]:
-    """Returns the votes, and what was read of the file and what was not."""
+def read(options: argparse.Namespace, label: str | None = None) -> tuple[VoteTable, Reading]:
+    """Returns the votes, those of a field labelled by it, and what was read of the file and what was not."""
     from envs.votes.options import ReadOptions
     from envs.votes.vote_files import load_votes
 
     path = str(files("runners.auditing") / "example.csv") if options.file == EXAMPLE else options.file
-    return load_votes(path, ReadOptions(options.format, options.fields, options.split, options.strict))
+    return load_votes(path, ReadOptions(options.format, options.fields, options.split, options.strict), label)

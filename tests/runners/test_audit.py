@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from envs.votes.statistics.labels import audit_labels
+from envs.votes.vote_files import load_votes
 from runners.audit import main
+from runners.auditing.audit_summary import label_lines
 
 
 def votes(path: Path, rows: list[tuple[str, str, str]]) -> str:
@@ -54,6 +57,55 @@ def test_groups_that_never_met_and_sure_winners_are_named(tmp_path: Path, capsys
     assert said.startswith("These comparisons form no cycle")
     assert "2 groups that were never compared with each other" in said
     assert "hold the scores of a, b (marked *)" in said
+
+
+def labelled(path: Path) -> str:
+    """Harmless a beats b beats c beats a, 9 of 10 each; helpful d over e over a; three labels with one verdict each."""
+    won = {("a", "b", "harmless"): 9, ("b", "c", "harmless"): 9, ("c", "a", "harmless"): 9}
+    won |= {("d", "e", "helpful"): 7, ("e", "a", "helpful"): 7, ("d", "a", "helpful"): 8}
+    rows = [(*key, k < number) for key, number in won.items() for k in range(10)]
+    rows += [("a", "b", f"rare {k}", True) for k in range(3)]
+    fields = [
+        {"model_a": a, "model_b": b, "winner": "model_a" if first else "model_b", "about": {"aspect": label}}
+        for a, b, label, first in rows
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in fields))
+    return str(path)
+
+
+def test_labels_are_audited_alone(tmp_path: Path) -> None:
+    table, reading = load_votes(labelled(tmp_path / "votes.jsonl"), label="about.aspect")
+    found = audit_labels(table, reading.labels, 1.0, draws=99, seed=0)
+    assert [one.name for one in found] == ["harmless", "helpful", "rare 0", "rare 1", "rare 2"]
+    harmless, helpful, rare = found[:3]
+    assert (harmless.verdicts, harmless.fit.p_value, harmless.fit.freedom) == (30, 0.01, 1)
+    assert harmless.share.low > 0.5 > helpful.share.value
+    assert helpful.fit.p_value > 0.5
+    assert helpful.leader == "d"
+    assert (rare.fit.freedom, rare.as_dict()["share"]["value"]) == (0, None)
+    lines = label_lines(found)
+    assert len(lines) == 6
+    assert lines[1].split()[:2] == ["harmless", "30"]
+    assert "not known" in lines[3]
+    assert lines[-1] == "1 more labels: see --html or --json"
+
+
+@pytest.mark.slow
+def test_the_command_shows_labels_in_the_25_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers, page = tmp_path / "audit.json", tmp_path / "audit.html"
+    file = labelled(tmp_path / "votes.jsonl")
+    more = "--draws", "19", "--label", "about.aspect", "--json", str(numbers), "--html", str(page)
+    assert main([file, *more]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 25
+    assert any(line.startswith("harmless  ") for line in lines)
+    assert [one["verdicts"] for one in json.loads(numbers.read_text())["labels"]] == [30, 30, 1, 1, 1]
+    assert ">harmless</th><td>30</td>" in page.read_text()
+
+
+def test_a_label_that_no_row_has_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([labelled(tmp_path / "votes.jsonl"), "--label", "abuot"]) == 1
+    assert "no row has the label 'abuot'; did you mean 'about'?" in capsys.readouterr().err
 
 
 def test_markup_in_a_name_is_shown_as_text(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ class Audit:
             "ask": [list(pair) for pair in self.ask],
             "times": self.times,
         }
-        return _finite(numbers)
+        return finite(numbers)
 
 
 def audit(table: VoteTable, *, draws: int = 999, seed: int = 0) -> Audit:
@@ -207,12 +207,12 @@ def _times(wins: Matrix, ties: Matrix, seed: int, widening: float) -> int | None
     return None
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Returns nested numbers with None in the place of NaN and infinity."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: finite(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
+        return [finite(one) for one in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
