@@ -368,7 +368,6 @@ class LearningAgent:
         average: the mean of pi_1..pi_T, start included, if kept.
         learner: steps and state.
         fixed_opponent: policy of the right seat, of agents that learn a best response; None: self-play.
-        reference: what log-ratios are taken to; None: none is kept.
 
     Args:
         policy: what is trained.
@@ -379,7 +378,6 @@ class LearningAgent:
     """
 
     fixed_opponent: Policy | None = None
-    reference: Policy | None = None
 
     def __init__(
         self, policy: Policy, optimiser: OptimiserConfig, seed: int, *, average: bool, **copies: Policy | None
@@ -506,8 +504,9 @@ class LearningAgent:
 
     def begin_stage(self) -> None:
         """Renews the reference, if one is kept, before another data set (sDPO, Kim et al. 2024, arXiv:2403.19270)."""
-        if self.reference is not None:
-            self.renew(self.reference)
+        reference = getattr(self, "reference", None)
+        if reference is not None:
+            self.renew(reference)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the policy and its frozen copies, the optimiser and the number of updates."""
