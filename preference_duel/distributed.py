@@ -17,10 +17,12 @@ import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.distributed import ProcessGroup
 
 Item = TypeVar("Item")
 
 _ENDINGS: list[Callable[[], None]] = []
+_BACKGROUND: list[ProcessGroup] = []
 _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 
 
@@ -88,6 +90,18 @@ def agreed(value: Item) -> Item:
     return values[0]
 
 
+def background() -> ProcessGroup:
+    """Returns a second group of all processes, on their hosts, for a thread beside the one that learns.
+
+    In one group the messages of two threads would be taken for each other's. Every process must ask for it.
+    """
+    if not _BACKGROUND:
+        group = torch.distributed.new_group(backend="gloo")
+        assert isinstance(group, torch.distributed.ProcessGroup)
+        _BACKGROUND.append(group)
+    return _BACKGROUND[0]
+
+
 def before_parting(end: Callable[[], None]) -> None:
     """Has something called before the processes part, of a library that talks to the others on its own."""
     _ENDINGS.append(end)
@@ -124,5 +138,6 @@ def together(device: str) -> Iterator[None]:
     finally:
         while _ENDINGS:
             _ENDINGS.pop()()
+        _BACKGROUND.clear()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from agents.optim.lbfgs import minimise, squares_curvature
-from agents.policies.sharding import saved, spread_like, whole
+from agents.policies.sharding import spread_like, whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -147,11 +147,11 @@ class Optimiser:
         return before.item(), norm.item()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the step count and the method's tensors by parameter number."""
+        """Returns the step count and the method's tensors by parameter number, sharded as the parameters are."""
         if self._method is None:
             return {"steps": self._steps}
         state = self._method.state_dict()["state"]
-        tensors = {str(i): {k: saved(v) for k, v in values.items() if v is not None} for i, values in state.items()}
+        tensors = {str(i): {k: v for k, v in values.items() if v is not None} for i, values in state.items()}
         return {"steps": self._steps, "tensors": {i: values for i, values in tensors.items() if values}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

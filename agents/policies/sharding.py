@@ -82,29 +82,34 @@ def twin(root: Root, adapt: Callable[[Any], None], shared: Collection[Tensor]) -
         owner, _, last = name.rpartition(".")
         setattr(other.get_submodule(owner), last, buffer.clone())
     copied = Root(other.eval())
-    shard(copied, next(parameter.device_mesh for parameter in root.parameters() if _is_sharded(parameter)))
+    shard(copied, next(parameter.device_mesh for parameter in root.parameters() if is_shard(parameter)))
     other.load_state_dict({name: copies[id(tensor)] for name, tensor in named.items()}, assign=True)
     return copied
 
 
 def whole(tensor: Tensor) -> Tensor:
     """Returns a tensor that may be sharded as a whole one; every process must call it."""
-    return tensor.full_tensor() if _is_sharded(tensor) else tensor
+    return tensor.full_tensor() if is_shard(tensor) else tensor
 
 
 def saved(tensor: Tensor) -> Tensor:
-    """Returns a tensor for a checkpoint; a sharded one whole and on the host, so that a device holds one at a time.
+    """Returns a tensor for a file; a sharded one whole and on the host, so that a device holds one at a time.
 
     Every process must call it.
     """
-    return tensor.full_tensor().cpu() if _is_sharded(tensor) else tensor
+    return tensor.full_tensor().cpu() if is_shard(tensor) else tensor
 
 
 def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """Returns a whole tensor, which all processes have, sharded as another one is."""
-    if not _is_sharded(like) or tensor.shape != like.shape:
+    """Returns a tensor, whole in all processes or sharded on their hosts, sharded as another one is."""
+    if not is_shard(like) or tensor.shape != like.shape:
         return tensor
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if is_shard(tensor):
+        assert tensor.placements == like.placements
+        own = tensor.to_local().to(like.device)
+        return DTensor.from_local(own, like.device_mesh, like.placements, shape=like.shape, stride=like.stride())
 
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
@@ -114,6 +119,12 @@ def is_sharded(root: Root) -> bool:
     return _is_module(root)
 
 
+def is_shard(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Returns whether a tensor is sharded, and this process has its part."""
+    spread = sys.modules.get("torch.distributed.tensor")
+    return spread is not None and isinstance(tensor, spread.DTensor)
+
+
 def _parts(root: Root) -> list[FSDPModule]:
     return [part for part in root.modules() if _is_module(part)]
 
@@ -121,8 +132,3 @@ def _parts(root: Root) -> list[FSDPModule]:
 def _is_module(module: object) -> TypeGuard[FSDPModule]:
     fsdp = sys.modules.get("torch.distributed.fsdp")  # not loaded: none exists; loading it takes most of a second
     return fsdp is not None and isinstance(module, fsdp.FSDPModule)
-
-
-def _is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
-    spread = sys.modules.get("torch.distributed.tensor")
-    return spread is not None and isinstance(tensor, spread.DTensor)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from agents.policies.sharding import saved, spread_like
+from agents.policies.sharding import spread_like
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Returns the module's saved tensors by name; tied ones stand under their first name only."""
-    return {name: saved(tensor.detach()) for name, tensor in distinct(module).items()}
+    """Returns the module's saved tensors by name, sharded ones as such; tied ones stand under their first name only."""
+    return {name: tensor.detach() for name, tensor in distinct(module).items()}
 
 
 def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,7 @@
-"""Checkpoints: `step-N/` holds the policy for other tools, and the training state that a resumed run needs."""
+"""Checkpoints: `step-N/` holds the policy for other tools, and the training state that a resumed run needs.
+
+Sharded tensors are written by all processes, in the background, to `step-N/shards/`.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,24 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from agents.policies.sharding import is_shard
 from preference_duel.protocols import Policy
 
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+Wait = Callable[[], None]
+"""Waits until a checkpoint is on the disk, and raises OSError if it can't be written."""
 STEP = re.compile(r"step-(\d+)")
 MARK = "$"
 
@@ -30,7 +40,7 @@ class Checkpoint:
     arena: dict[str, Any]
 
 
-def save(directory: Path, checkpoint: Checkpoint, policy: Policy, keep: int) -> Path:
+def save(directory: Path, checkpoint: Checkpoint, policy: Policy, keep: int) -> Wait | None:
     """Writes `directory/step-N` so that it is there as a whole or not at all, then drops the oldest ones.
 
     Everything is written and synced under another name first; one rename makes it count.
@@ -42,31 +52,47 @@ def save(directory: Path, checkpoint: Checkpoint, policy: Policy, keep: int) -> 
         keep: checkpoints that stay, at least 1.
 
     Returns:
-        The checkpoint's folder.
+        Waits for what is still being written, if tensors are sharded: the other processes must call `take_part`, and
+        all must wait before the next. None: the checkpoint is there.
 
     Raises:
         OSError: if it can't be written, a full disk for one; earlier checkpoints are untouched.
         ValueError: if the agent's state holds what can't be written.
     """
-    final, partial = directory / f"step-{checkpoint.step}", directory / f".step-{checkpoint.step}.partial"
+    final, partial = directory / f"step-{checkpoint.step}", _partial(directory, checkpoint.step)
+
+    def commit() -> None:
+        for path in sorted(partial.rglob("*"), reverse=True):
+            _sync(path)
+        _sync(partial)
+        _remove(final)
+        os.rename(partial, final)
+        _sync(directory)
+        for step in steps(directory)[:-keep]:
+            _remove(directory / f"step-{step}")
+
     _remove(partial)
     try:
-        _write(partial, checkpoint, policy)
+        shards = _write(partial, checkpoint, policy)
+        if shards:
+            return _started(directory, checkpoint.step, shards, commit)
+        commit()
     except Exception as error:
         _remove(partial)
         if not (isinstance(error, OSError | SafetensorError) or "os error" in str(error)):  # Rust's plain Exception
             raise
-        there = steps(directory)
-        kept = f"step-{there[-1]} is kept" if there else "there is no earlier one"
-        raise OSError(
-            f"can't save {final}: {error}; {kept}. Make room, then go on with --resume {directory}"
-        ) from error
-    _remove(final)
-    os.rename(partial, final)
-    _sync(directory)
-    for step in steps(directory)[:-keep]:
-        _remove(directory / f"step-{step}")
-    return final
+        raise _unsaved(directory, checkpoint.step, error) from error
+    return None
+
+
+def take_part(directory: Path, checkpoint: Checkpoint, policy: Policy) -> Wait | None:
+    """Does the share of a process that is not the first in `save`: gathers the policy, and writes its own shards."""
+    with tempfile.TemporaryDirectory() as folder:
+        policy.save(Path(folder))
+    tensors: dict[str, Tensor] = {}
+    pack(checkpoint.agent, tensors, "agent")
+    shards = {name: tensor for name, tensor in tensors.items() if is_shard(tensor)}
+    return _started(directory, checkpoint.step, shards, lambda: None) if shards else None
 
 
 def steps(directory: Path) -> list[int]:
@@ -75,8 +101,14 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def load(directory: Path, step: int | None = None) -> Checkpoint | None:
+def load(directory: Path, step: int | None = None, sharded: bool = False) -> Checkpoint | None:
     """Returns the last checkpoint of a run directory, or that of a step, tensors on the CPU; None where there is none.
+
+    Args:
+        directory: the run directory.
+        step: None: the last.
+        sharded: whether tensors that were saved in shards are sharded over the processes, all of which must call it;
+            if not they are whole.
 
     Raises:
         ValueError: if its files are damaged.
@@ -87,8 +119,12 @@ def load(directory: Path, step: int | None = None) -> Checkpoint | None:
     folder = directory / f"step-{there[-1]}"
     try:
         content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        state = unpack(content["agent"], load_file(folder / "state.safetensors"))
-        return Checkpoint(int(content["step"]), state, content["arena"])
+        tensors = load_file(folder / "state.safetensors")
+        if "shards" in content:
+            from agents.policies import shard_files
+
+            tensors |= shard_files.read(folder / "shards", content["shards"], sharded)
+        return Checkpoint(int(content["step"]), unpack(content["agent"], tensors), content["arena"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         earlier = f"; remove the folder to go on from step-{there[-2]}" if len(there) > 1 else ""
         raise ValueError(f"{folder} is damaged ({error}){earlier}") from error
@@ -110,7 +146,7 @@ def pack(value: Any, tensors: dict[str, Tensor], path: str) -> Any:
         name = path
         while name in tensors:
             name += "'"
-        tensors[name] = value.detach().cpu().contiguous()
+        tensors[name] = value.detach() if is_shard(value) else value.detach().cpu().contiguous()
         return {f"{MARK}tensor": name}
     if isinstance(value, Mapping):
         if all(isinstance(key, str) and not key.startswith(MARK) for key in value):
@@ -144,17 +180,46 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return {key: unpack(item, tensors) for key, item in value.items()}
 
 
-def _write(folder: Path, checkpoint: Checkpoint, policy: Policy) -> None:
+def _write(folder: Path, checkpoint: Checkpoint, policy: Policy) -> dict[str, DTensor]:
+    """Writes all but what is sharded, which is returned."""
     (folder / "policy").mkdir(parents=True)
     policy.save(folder / "policy")
     tensors: dict[str, Tensor] = {}
     agent = pack(checkpoint.agent, tensors, "agent")
-    save_file(_unshared(tensors), folder / "state.safetensors")
+    shards = {name: tensor for name, tensor in tensors.items() if is_shard(tensor)}
+    save_file(_unshared({name: tensors[name] for name in tensors if name not in shards}), folder / "state.safetensors")
     state = {"step": checkpoint.step, "arena": checkpoint.arena, "agent": agent}
+    if shards:
+        state["shards"] = {name: list(tensor.shape) for name, tensor in shards.items()}
     (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-    for path in sorted(folder.rglob("*"), reverse=True):
-        _sync(path)
-    _sync(folder)
+    return shards
+
+
+def _started(directory: Path, step: int, shards: Mapping[str, DTensor], finish: Callable[[], None]) -> Wait:
+    """Starts to write shards; `finish` is called by the first process, in the background, when all have written."""
+    from agents.policies import shard_files  # torch.distributed.checkpoint takes a second
+
+    writing = shard_files.write(_partial(directory, step) / "shards", shards, finish)
+
+    def wait() -> None:
+        try:
+            writing.wait()
+        except OSError as error:
+            raise _unsaved(directory, step, error) from error
+
+    return wait
+
+
+def _unsaved(directory: Path, step: int, error: Exception) -> OSError:
+    """Returns the error that a checkpoint could not be written, with the one that is kept."""
+    there = steps(directory)
+    kept = f"step-{there[-1]} is kept" if there else "there is no earlier one"
+    final = directory / f"step-{step}"
+    return OSError(f"can't save {final}: {error}; {kept}. Make room, then go on with --resume {directory}")
+
+
+def _partial(directory: Path, step: int) -> Path:
+    return directory / f".step-{step}.partial"
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

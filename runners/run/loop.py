@@ -62,6 +62,7 @@ def play(experiment: Experiment, run: RunConfig, record: Record | NullRecord, in
             interrupt.agree()
         if record.saved is None or record.saved < done:
             _save(experiment, record, done)
+        record.settle()
     return done
 
 
@@ -180,7 +181,7 @@ def queries(experiment: Experiment) -> dict[str, float]:
 
 def _restore(experiment: Experiment, record: Record | NullRecord) -> int:
     """Loads the last checkpoint; returns how many steps are done."""
-    saved = load(record.directory)
+    saved = load(record.directory, sharded=experiment.agent.policy.sharded)
     if saved is None:
         return 0
     experiment.agent.load_state_dict(saved.agent)
@@ -191,7 +192,7 @@ def _restore(experiment: Experiment, record: Record | NullRecord) -> int:
 def _save(experiment: Experiment, record: Record | NullRecord, step: int) -> None:
     state = Checkpoint(step, experiment.agent.state_dict(), experiment.arena.state_dict())
     record.save(state, experiment.agent.policy)
-    distributed.agreed(step)  # which is on the disk by now
+    distributed.agreed(step)  # which is on the disk by now, but for its shards
 
 
 def _evaluate(experiment: Experiment, record: Record | NullRecord, step: int) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 from oracles import Oracle
 from preference_duel import distributed
 from preference_duel.protocols import DescribedOracle, PayoffOracle, Policy, forget, leaves_unread
-from runners.run.checkpoint import Checkpoint, steps
+from runners.run.checkpoint import Checkpoint, Wait, steps, take_part
 from runners.run.record import read_lines
 
 
@@ -31,6 +30,7 @@ class NullRecord:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.saved = max(steps(directory), default=None)
+        self._wait: Wait | None = None
 
     def log(self, *_: Any) -> None:
         """Does nothing."""
@@ -38,17 +38,26 @@ class NullRecord:
     duels = distributions = log
 
     def save(self, state: Checkpoint, policy: Policy) -> None:
-        """Takes part in gathering a policy whose parameters are spread over processes."""
-        with tempfile.TemporaryDirectory() as folder:
-            policy.save(Path(folder))
+        """Takes part in a checkpoint of a policy whose parameters are sharded over processes."""
+        self.settle()
+        self._wait = take_part(self.directory, state, policy)
         self.saved = state.step
+
+    def settle(self) -> None:
+        """Waits until the last checkpoint is on the disk, as the first process does."""
+        if self._wait is not None:
+            wait, self._wait = self._wait, None
+            started, self.saved = self.saved, max(steps(self.directory), default=None)
+            wait()
+            self.saved = started
 
     def metrics(self) -> list[dict[str, Any]]:
         """Returns the lines of metrics.jsonl."""
         return read_lines(self.directory / "metrics.jsonl")
 
     def close(self) -> None:
-        """Does nothing."""
+        """Waits until the last checkpoint is on the disk."""
+        self.settle()
 
 
 class SplitOracle:

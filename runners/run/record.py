@@ -102,6 +102,7 @@ class Record:
         self._lock = lock(directory)
         checkpoint.clean(directory)
         self.saved = max(checkpoint.steps(directory), default=None)
+        self._wait: checkpoint.Wait | None = None
         config = {**settings.to_json(), **_circumstances(arguments, device, threads)}
         if not (directory / "config.json").exists():
             config["files"] = fingerprints(settings)
@@ -137,20 +138,38 @@ class Record:
                 _append(file, lines)
                 os.fsync(file.fileno())
 
-    def save(self, state: Checkpoint, policy: Policy) -> Path:
-        """Writes a checkpoint; see `checkpoint.save`."""
+    def save(self, state: Checkpoint, policy: Policy) -> None:
+        """Writes a checkpoint, the shards of one in the background; see `checkpoint.save`."""
+        self.settle()
         for file in (self._metrics, self._duels):
             os.fsync(file.fileno())
-        folder = checkpoint.save(self.directory, state, policy, self.keep)
+        self._wait = checkpoint.save(self.directory, state, policy, self.keep)
         self.saved = state.step
-        return folder
+
+    def settle(self) -> None:
+        """Waits until the last checkpoint is on the disk.
+
+        Raises:
+            OSError: if it can't be written.
+        """
+        if self._wait is not None:
+            wait, self._wait = self._wait, None
+            started, self.saved = self.saved, max(checkpoint.steps(self.directory), default=None)
+            wait()
+            self.saved = started
 
     def metrics(self) -> list[dict[str, Any]]:
         """Returns the lines of metrics.jsonl."""
         return read_lines(self.directory / "metrics.jsonl")
 
     def close(self) -> None:
-        """Closes the files."""
+        """Closes the files, when the last checkpoint is on the disk."""
+        try:
+            self.settle()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         self._events.close()
         self._metrics.close()
         self._duels.close()

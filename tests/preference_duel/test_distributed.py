@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from oracles import make
 from preference_duel import distributed
 from runners.duel import main
+from runners.run.checkpoint import load, pack
 from runners.run.ranks import SplitOracle
 
 RUN = [
@@ -62,7 +63,11 @@ def require_same(one, other, steps):
         assert mine.keys() == theirs.keys()
         for tag in mine.keys() - {"wall_time"}:
             assert tag.startswith("time/") or mine[tag] == pytest.approx(theirs[tag], rel=1e-4, abs=1e-5), tag
-    first, second = (load_file(folder / f"step-{steps}/state.safetensors") for folder in (one, other))
+    first, second = {}, {}
+    for folder, tensors in ((one, first), (other, second)):
+        saved = load(folder)
+        assert saved.step == steps
+        pack(saved.agent, tensors, "agent")
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         assert torch.allclose(tensor, second[name], atol=1e-5), name
