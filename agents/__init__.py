@@ -8,6 +8,7 @@ from preference_duel.lazy import lazy
 if TYPE_CHECKING:
     from agents.check import check_agent
     from agents.optim.optimiser import OptimiserConfig
+    from agents.policies.beam import BeamSearch
     from agents.policies.geometric import geometric
     from agents.policies.lm.hf_policy import HFPolicy
     from agents.policies.mixtures import Frozen, Mixture
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Accepted",
     "Agent",
+    "BeamSearch",
     "BestOf",
     "Frozen",
     "HFPolicy",
@@ -36,6 +38,7 @@ __getattr__ = lazy(
     {
         "Accepted": "agents.policies.selected",
         "Agent": "preference_duel.protocols",
+        "BeamSearch": "agents.policies.beam",
         "BestOf": "agents.policies.selected",
         "Frozen": "agents.policies.mixtures",
         "HFPolicy": "agents.policies.lm.hf_policy",

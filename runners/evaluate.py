@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from oracles.registry import require_oracle
-from runners.evaluation.options import AVERAGE, LAST, Options
+from runners.evaluation.options import AVERAGE, BEAM, LAST, Options
 from runners.run.cli import exit_code
 
 
@@ -42,6 +42,12 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument(
         "--policy", choices=(LAST, AVERAGE), default=LAST, help="policy of each run in the cross-play (default: last)"
     )
+    parser.add_argument(
+        "--decode",
+        choices=(BEAM,),
+        help="also measure the response that beam search by the last policy's log pi/ref finds to each prompt",
+    )
+    parser.add_argument("--width", type=int, help="beginnings that stay in the beam (default: 5)")
     parser.add_argument(
         "--tokens",
         metavar="N",

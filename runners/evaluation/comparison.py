@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.policies.beam import WIDTH, BeamSearch
 from envs.games import queries_to
 from preference_duel.keyed_random import hash_seed
 from preference_duel.protocols import Policy, leaves_unread
@@ -22,7 +23,7 @@ from runners.evaluation.cross_play import CrossPlay, exact_cross_play, sampled_c
 from runners.evaluation.exact import ExactEvaluation
 from runners.evaluation.judges import own_judges, read_judge
 from runners.evaluation.measures.two_judges import TwoJudges, two_judges
-from runners.evaluation.options import AVERAGE, LAST, START, Options
+from runners.evaluation.options import AVERAGE, BEAM, LAST, START, Options
 from runners.evaluation.sampled import SampledEvaluation
 from runners.evaluation.saved_runs import SavedRun, read_saved_runs
 from runners.run.build import choose_device, tau_of
@@ -57,11 +58,20 @@ class Comparison:
         return [ExactEvaluation(self.task, judge, self.prompts) for judge in self.judges]
 
     @cached_property
+    def policies(self) -> list[dict[str, Policy]]:
+        """Each run's policies by name, the start first, and what decodes the last one."""
+        found = [policies(run) for run in self.runs]
+        if self.options.decode == BEAM:
+            for named in found:
+                named[BEAM] = BeamSearch(named[LAST], named[START], self.options.width or WIDTH)
+        return found
+
+    @cached_property
     def distributions(self) -> list[dict[str, Tensor]]:
         """The distributions of each run's policies on a finite task: name -> [B, N], the start first."""
         return [
-            {name: distribution(policy, self.task, self.prompts) for name, policy in policies(run).items()}
-            for run in self.runs
+            {name: distribution(policy, self.task, self.prompts) for name, policy in named.items()}
+            for named in self.policies
         ]
 
     @cached_property
@@ -69,8 +79,7 @@ class Comparison:
         """The sampled evaluation of each run on free text."""
         options = self.options
         return [
-            SampledEvaluation(policies(run), run.experiment.reference, self.prompts, options.pairs, self.seed)
-            for run in self.runs
+            SampledEvaluation(named, named[START], self.prompts, options.pairs, self.seed) for named in self.policies
         ]
 
     @cached_property
@@ -112,7 +121,7 @@ class Comparison:
         if self.finite:
             chosen = [self.distributions[i][name] for i, name in enumerate(names)]
             return exact_cross_play(self.exact[judge].matrices, [*chosen, self.distributions[0][START]])
-        entrants = [policies(run)[name] for run, name in zip(self.runs, names, strict=True)]
+        entrants = [named[name] for named, name in zip(self.policies, names, strict=True)]
         entrants.append(self.runs[0].experiment.reference)
         oracle = self.judges[judge].oracle
         return sampled_cross_play(oracle, entrants, self.prompts, self.options.pairs, self.seed)
@@ -122,7 +131,7 @@ class Comparison:
         return [*(run.label for run in self.runs), START]
 
     def _chosen(self, run: int) -> str:
-        names = [name for name in policies(self.runs[run]) if name != START]
+        names = [name for name in self.policies[run] if name != START]
         if self.options.policy not in names:
             raise ValueError(f"{self.runs[run].directory}: its agent kept no average policy; use --policy {LAST}")
         return self.options.policy

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-START, LAST, AVERAGE = "start", "last", "average"
+START, LAST, AVERAGE, BEAM = "start", "last", "average", "beam"
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Options:
         oracles: oracles that judge, NAME[,FIELD=VALUE...]; none: each run's own.
         tau: KL coefficient of the regularised game; None: each run's own.
         policy: the policy of each run in the cross-play.
+        decode: "beam" to measure, beside each run's policies, beam search by its last one; None: samples alone.
+        width: beginnings that stay in its beam; None: 5.
         tokens: prompts to which the credit of each token of a sample is shown; 0: none.
         prompts: held-out prompts at most.
         pairs: samples for each prompt if the task is not finite.
@@ -30,6 +32,8 @@ class Options:
     oracles: tuple[str, ...] = ()
     tau: float | None = None
     policy: str = LAST
+    decode: str | None = None
+    width: int | None = None
     tokens: int = 0
     prompts: int = 128
     pairs: int = 4
@@ -41,6 +45,8 @@ class Options:
         for name in ("prompts", "pairs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if self.width is not None and (self.decode is None or self.width < 1):
+            raise ValueError(f"--width is at least 1, and goes with --decode beam; got {self.width}")
         if self.tokens < 0:
             raise ValueError(f"--tokens must be at least 1, or left out, got {self.tokens}")
         if self.tau is not None and not 0 < self.tau < math.inf:

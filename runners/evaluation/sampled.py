@@ -100,7 +100,7 @@ class SampledEvaluation:
         rows: dict[str, dict[str, float | None]] = {}
         for name, drawn in self.samples.items():
             with torch.no_grad():
-                entropy = -self.policies[name].logprob(self.prompts, drawn).double().mean().item()
+                entropy = -self.policies[name].logprob(self.prompts, drawn).double().mean().item() + 0.0  # not -0
             texts = texts_of(drawn)
             grams = {f"distinct_{n}": distinct(texts, n) for n in (1, 2)}
             rows[name] = {**grams, "entropy": entropy, "different": different(texts)}

@@ -257,6 +257,35 @@ def test_credits_of_text_name_every_token_and_escape_it(runs, tmp_path):
     assert "background:#00823c" in text
 
 
+def test_a_run_is_measured_by_its_decoded_policy_too(runs, tmp_path, capsys):
+    found = evaluated(runs / "b", "--decode", "beam", "--width", "1000", "--out", tmp_path / "finite")
+    row = found["results"][0][0]["beam"]
+    (run,) = read_saved_runs([runs / "b"], "cpu")
+    task, policy, start = run.experiment.task, run.experiment.agent.policy, run.experiment.reference
+    laws = [one.distribution(task.held_out, task.responses) for one in (policy, start)]
+    best = (laws[0] / laws[1]).argmax(1)
+    oracle = run.experiment.oracle
+    payoffs = [
+        oracle.payoff([x], [[task.response_texts[i]]], [list(task.response_texts)])
+        for x, i in zip(task.held_out, best.tolist(), strict=True)
+    ]
+    won = sum((payoff[0, 0].double() @ law).item() for payoff, law in zip(payoffs, laws[1], strict=True)) / len(best)
+    assert row["win_rate"] == pytest.approx(won, abs=1e-9)
+    assert row["entropy"] == 0
+    assert "beam" in capsys.readouterr().out
+    for wrong in (["--width", "2"], ["--decode", "beam", "--width", "0"]):
+        assert main([str(runs / "b"), *wrong]) != 0
+        assert "--width is at least 1, and goes with --decode beam" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_of_text_the_decoded_policy_gives_one_response_to_each_prompt(runs, tmp_path):
+    few = "--prompts", "2", "--pairs", "2", "--decode", "beam", "--width", "2"
+    row = evaluated(runs / "text", *few, "--out", tmp_path / "text")["results"][0][0]["beam"]
+    assert row["entropy"] == 0
+    assert row["different"] == 0.5
+
+
 def test_credits_of_a_policy_without_tokens_are_refused():
     task = make_task("symbols", alphabet=2, length=2, prompts=1)
     policy = SB3PolicyConfig().build(task=task)
