@@ -63,6 +63,24 @@ def test_the_network_gives_what_the_library_gives(length):
         assert within(found, wanted, 1e-4 * (1 + wanted.abs().max().item()))
 
 
+@pytest.mark.parametrize("variant", [{}, {"share_att_key": False, "pos_att_type": ["c2p"]}])
+def test_padding_overflows_in_no_precision(variant):
+    lengths = torch.tensor([1, 5, 40])
+    ids = torch.randint(4, 600, (3, 40), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(40) < lengths[:, None]
+    positions = torch.stack([torch.zeros(3), lengths // 2, lengths - 1], 1).long()
+    network = other_network(**variant)
+    with torch.inference_mode():
+        whole = network(ids, mask, positions)
+        half = network.half()(ids, mask, positions)
+        alone = torch.cat(
+            [network(ids[i : i + 1, :n], mask[i : i + 1, :n], positions[i : i + 1]) for i, n in ((0, 1), (1, 5))]
+        )
+    assert half.dtype == torch.float16
+    assert within(half.float(), whole, 2e-2 * whole.abs().max().item())
+    assert within(half[:2].float(), alone.float(), 2e-2 * whole.abs().max().item())
+
+
 def test_other_deberta_variants_take_the_librarys_path():
     network = other_network(share_att_key=False, pos_att_type=["c2p"])
     oracle = PairRMOracle(network, PairEncoder(TOKENIZER, 20, 12))

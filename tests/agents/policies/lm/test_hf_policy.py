@@ -151,6 +151,19 @@ def test_bfloat16_passes_move_log_probabilities_and_gradients_a_little(folder):
     assert torch.cosine_similarity(one, other, dim=0) > 0.999
 
 
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2", "bloom"])
+def test_masks_of_padding_and_illegal_tokens_overflow_in_no_precision(kind, tmp_path):
+    write_model(tmp_path, kind)
+    exact, half = policy_of(tmp_path), policy_of(tmp_path)
+    half.model.half()
+    drawn, _ = half.draw(PROMPTS, 4, Key(1))  # prompts of unlike lengths are padded on the left, responses on the right
+    values = half.logprob(PROMPTS, drawn)
+    with torch.no_grad():
+        assert (values - exact.logprob(PROMPTS, drawn)).abs().max() < 0.1  # no NaN is less
+    values.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in half.parameters())
+
+
 def test_what_needs_whole_precision_refuses_bfloat16_passes(folder):
     with pytest.raises(ValueError, match="compute='bfloat16' rounds the probabilities of all responses"):
         policy_of(folder, finite_task(["a", "ab"]), exact=True, compute="bfloat16")
