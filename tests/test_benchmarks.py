@@ -9,6 +9,7 @@ import math
 import os
 import re
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from agents.singles.d2o import D2OConfig
 from agents.singles.kimi import KimiConfig
 from agents.singles.npo import NPOConfig
 from benchmarks import (
+    calibration,
     equal_kl,
     exact_law,
     exploiters,
@@ -41,10 +43,15 @@ from benchmarks import (
 from benchmarks.matched_kl import measure
 from benchmarks.models import SIZES, write_model
 from envs import make_task
+from envs.arena import DuelArena
 from envs.games import bradley_terry_fit, kl_divergence
 from envs.offline import FileArena
+from envs.tasks.finite import finite_task
+from oracles.table import TableOracle
 from preference_duel.protocols import traits
+from preference_duel.types import Proposal
 from runners.benchmark.results import published, read_results
+from tests.matrix_games import COMAL, RESPONSES
 from tests.paths import DOCS
 
 
@@ -56,6 +63,41 @@ def test_win_rate_hardly_tells_apart_what_exploitability_does():
         assert nash <= min(dpo, ipo) < start
     assert dpo > 2 * nash
     assert ipo > 2 * nash
+
+
+def test_probabilities_that_verdicts_were_drawn_from_are_calibrated():
+    task = finite_task("game", ("x",), RESPONSES, RESPONSES)
+    oracle = TableOracle(COMAL, ("x",), RESPONSES)
+    arena = DuelArena(task, oracle, None, "outcome")
+    listed = [list(task.responses) * 40]
+    duels = []
+    for _ in range(4):
+        arena.reset()
+        duels.append(arena.play(Proposal(listed, listed)))
+    run = calibration.Played(SimpleNamespace(oracle=oracle), duels, [], 0.0, 0.5)
+    log_loss, accuracy, overconfidence = calibration.late(calibration.noise(run))
+    assert abs(overconfidence) < 0.02
+    assert accuracy > 0.5
+    assert log_loss < np.log(2)
+
+
+def test_late_metrics_are_means_over_the_last_quarter():
+    metrics = [dict.fromkeys(calibration.TAGS, float(i)) for i in range(9)]
+    assert calibration.late(metrics) == [7.5] * 3
+    assert calibration.row("x", [[0.1, 0.6], [0.3, 0.6]]) == ["x", "0.200 ± 0.100", "0.600 ± 0.000"]
+
+
+def test_replayed_duels_are_predicted_before_they_are_learned():
+    class Counter:
+        seen = 0
+
+        def foresight(self, duel):
+            return {tag: self.seen for tag in calibration.TAGS}
+
+        def add(self, duel):
+            self.seen += duel
+
+    assert [one["accuracy"] for one in calibration.replay(Counter(), [1, 2, 3])] == [0, 1, 3]
 
 
 def test_heads_are_timed_and_agree_with_the_plain_one(monkeypatch, capsys, tmp_path):
