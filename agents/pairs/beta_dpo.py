@@ -64,6 +64,8 @@ class BetaDPO(PairAgent):
     def update(self, duel: Duel) -> dict[str, float]:
         """Takes one step on the pairs that are kept, at the beta of their margins; raises as `PairAgent.update`."""
         config, duel = self.settings, self.compared(duel)
+        if not duel.prompts:
+            return self.pass_over()
         with torch.no_grad():
             margin = filtering.margins(*seats(duel, self.log_ratio(duel).double().cpu()))  # [2, B, K, L]
         won = filtering.wins(pair_weight(duel), duel.prob, duel.self_play).double()

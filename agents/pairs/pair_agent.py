@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from preference_duel.protocols import Agent, Policy
 
 Pairs = Literal["all", "best_worst"]
+_TIE = 1e-9
+"""Difference of win rates below which they are equal but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class PairConfig(ABC):
 
     pairs: Literal["all", "best_worst"] = "all"
     """Which pairs are learned from: all, or only the sample that won most often against the one that won least, as
-    iterative recipes do."""
+    iterative recipes do; a prompt whose samples all won equally often is left out."""
 
     refresh_every: int = 1
     """Updates between renewals of the policy that samples, >= 1; 1 is online, many are iterative."""
@@ -98,10 +100,11 @@ class PairAgent(LearningAgent):
         Raises:
             ValueError: if the duel has no asked pair, or the policy could not have sampled a response.
         """
-        return self.learn(self.compared(duel), self.config.pair_loss)
+        duel = self.compared(duel)
+        return self.learn(duel, self.config.pair_loss) if duel.prompts else self.pass_over()
 
     def compared(self, duel: Duel) -> Duel:
-        """Returns the duel in which only those pairs were asked that are learned from."""
+        """Returns the duel in which only those pairs were asked that are learned from, of no prompt if all tie."""
         return _best_against_worst(duel) if self.config.pairs == "best_worst" else duel
 
     def log_ratio(self, duel: Duel) -> Tensor:
@@ -131,16 +134,28 @@ class PairAgent(LearningAgent):
         if duel.self_play:  # else the responses were given
             sampled = step if renewed else step.of_sampler(self.opponent, duel)
             scalars = sampled.policy_scalars(duel) | scalars
+        self._renew_due()
+        return scalars
+
+    def pass_over(self) -> dict[str, float]:
+        """Counts an update that has nothing to learn from, without a step; returns no scalars."""
+        self.include_in_average(self.policy, self.config.refresh_every)
+        self.learner.updates += 1
+        self._renew_due()
+        return {}
+
+    def _renew_due(self) -> None:
+        config = self.config
         self.renew(self.opponent, config.refresh_every)
         if self.reference is not None and config.renew_reference_every is not None:
             self.renew(self.reference, config.renew_reference_every)
-        return scalars
 
 
 def _best_against_worst(duel: Duel) -> Duel:
     """Returns the duel in which only the sample with the most wins and the one with the fewest were compared.
 
-    If that pair was not asked, or is unread, the asked pair whose win rates differ most takes its place.
+    If that pair was not asked, or is unread, the asked pair whose win rates differ most takes its place. A prompt whose
+    two won equally often is left out, as in self-rewarding (Yuan et al. 2024, arXiv:2401.10020).
     """
     if not duel.self_play or duel.exact:
         raise ValueError("pairs='best_worst' chooses among one's own draws: build the policy without exact")
@@ -153,4 +168,6 @@ def _best_against_worst(duel: Duel) -> Duel:
     ends = torch.where(duel.asked[rows, ends[:, 0], ends[:, 1]][:, None], ends, widest)
     asked = torch.zeros_like(duel.asked)
     asked[rows, ends[:, 0], ends[:, 1]] = True
-    return dataclasses.replace(duel, asked=asked)
+    tied = (win_rate[rows, ends[:, 0]] - win_rate[rows, ends[:, 1]]).abs() < _TIE
+    chosen = dataclasses.replace(duel, asked=asked)
+    return dataclasses.replace(chosen.without(asked & tied[:, None, None]), unread=duel.unread)

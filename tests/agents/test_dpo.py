@@ -1,10 +1,13 @@
 """DPO: where it ends on Bradley-Terry preferences, what it misses on cycles, its variants, the contract of an agent."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from agents.check import check_agent
 from agents.optim.optimiser import OptimiserConfig
+from agents.pairs.beta_dpo import BetaDPOConfig
 from agents.pairs.dpo import DPOConfig
 from envs.games import bradley_terry_fit, regularised_exploitability
 from oracles.table import TableOracle
@@ -86,6 +89,38 @@ def test_the_best_meets_the_worst():
     exact, arena = game(DPOConfig(pairs="best_worst"), exact=True)
     with pytest.raises(ValueError, match="without exact"):
         play(exact, arena, 1)
+
+
+@pytest.mark.parametrize("kind", [DPOConfig, BetaDPOConfig])
+def test_where_all_samples_tie_no_step_is_taken(kind):
+    """Moments of earlier steps move nothing either; samples and averages go on."""
+    agent, arena = game(kind(pairs="best_worst"), RANKED, prompts=("x", "y"))
+    arena.feedback = "probability"
+    play(agent, arena, 3)
+    before, arena.oracle = law(agent.policy), TableOracle(torch.full((3, 3), 0.5), ["x", "y"], RESPONSES)
+    drawn = [[y.text for y in row] for row in agent.propose(["x"] * 20).left]
+    assert play(agent, arena, 1) == {}
+    assert torch.equal(law(agent.policy), before)
+    assert agent.learner.updates == 4
+    assert [[y.text for y in row] for row in agent.propose(["x"] * 20).left] != drawn
+
+
+def test_a_prompt_whose_samples_tie_is_left_out():
+    """The table of x is not moved, and that of y as if x had not been asked."""
+    optimiser = OptimiserConfig("sgd", learning_rate=1.0, max_grad_norm=None, warmup=0)
+    config = DPOConfig(pairs="best_worst", average=False, optimiser=optimiser)
+    payoff = torch.stack([torch.full((3, 3), 0.5, dtype=torch.float64), RANKED])
+    agent, arena = game(config, prompts=("x", "y"), seed=1)
+    arena.oracle, arena.feedback = TableOracle(payoff, ["x", "y"], RESPONSES), "probability"
+    duel = arena.play(agent.propose(arena.reset()))
+    twin, _ = game(config, prompts=("x", "y"), seed=1)
+    left = [duel.left[1]]
+    rows = {name: getattr(duel, name)[1:] for name in ("prob", "left_weight", "right_weight", "asked")}
+    twin.update(dataclasses.replace(duel, prompts=["y"], left=left, right=left, **rows))
+    agent.update(duel)
+    assert torch.equal(agent.policy.logits, twin.policy.logits)
+    assert torch.equal(law(agent.policy), law(game(config, prompts=("x", "y"))[0].policy))
+    assert (agent.policy.logits[1] - START.log()).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("exact", [True, False])

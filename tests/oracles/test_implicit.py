@@ -9,10 +9,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from agents.optim.optimiser import OptimiserConfig
 from agents.pairs.dpo import DPOConfig
 from agents.policies.lm.constraints import TextConstraints
+from agents.policies.lm_config import TINY
 from envs import DuelArena
 from oracles import check_oracle, make
 from preference_duel.types import Completion
+from runners.duel import main
 from runners.evaluation.judges import judge_config
+from runners.run.record import read_lines
 from tests.tiny_models import PROMPTS, policy_of, text_task, write_model, write_tokenizer
 
 RESPONSES = ["a", "bb#", "0123", ""]
@@ -99,3 +102,18 @@ def test_unsuitable_models_are_refused(models, tmp_path):
     write_tokenizer(tmp_path / "reference", letters="abc#0124")
     with pytest.raises(ValueError, match="have different vocabularies"):
         make("implicit", policy=policy, reference=reference)
+
+
+@pytest.mark.slow
+def test_a_run_can_be_judged_by_the_policy_that_it_starts_from(tmp_path):
+    """Self-rewarding: with its own implicit reward a policy learns from its best and worst samples."""
+    few = ["--run.steps", "1", "--run.batch_size", "4", "--run.eval_every", "0", "--agent", "dpo"]
+    assert main([*few, "--oracle", "bt", "--run.dir", str(tmp_path / "first")]) == 0
+    own = str(tmp_path / "first/step-1/policy")
+    recipe = f"--policy {own} --oracle implicit --oracle.policy {own} --oracle.reference {TINY}"
+    more = ["--agent.pairs", "best_worst", "--run.feedback", "probability", "--run.duel_every", "1"]
+    assert main([*few, *recipe.split(), *more, "--run.dir", str(tmp_path / "second")]) == 0
+    (line, _) = read_lines(tmp_path / "second/duels.jsonl")[:2]
+    judge = make("implicit", policy=own, reference=str(TINY))
+    won = judge.prob([line["prompt"]], [line["left"]], [line["right"]])
+    assert won.item() == pytest.approx(line["prob"], abs=1e-3)
