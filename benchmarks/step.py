@@ -238,6 +238,14 @@ def read(options: argparse.Namespace) -> int:
     return options.responses * options.prompts * (options.prompt_tokens + options.new_tokens)
 
 
+def profiled(stepper: Iterator[Took], device: str) -> str:
+    """Makes one more step and returns the operators of most time, without those that they call."""
+    with torch.profiler.profile() as trace:
+        next(stepper)
+    by = f"self_{device}_time_total"
+    return trace.key_averages().table(sort_by=by, row_limit=15, max_name_column_width=40)
+
+
 def main() -> None:
     """Measures, prints the table, and writes what was measured as JSON where `--json` says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -253,6 +261,7 @@ def main() -> None:
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
     parser.add_argument("--sampler", choices=SAMPLERS, default="transformers", help="who draws for ours")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--profile", action="store_true", help="show the operators that one more step of ours takes")
     parser.add_argument("--processor-time", action="store_true", help=PROCESSOR_TIME)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path)
@@ -272,6 +281,8 @@ def main() -> None:
             mine += [next(stepper) for _ in range(options.steps + WARM)]
         else:
             theirs = trl(folder, task, options, lambda: mine.append(next(stepper)))
+        if options.profile:
+            print(profiled(stepper, options.device))
     report(options, rate, {"ours": mine, "TRL": theirs})
 
 

@@ -287,9 +287,11 @@ def hide(monkeypatch, package):
 @pytest.mark.slow
 def test_a_step_is_measured_beside_its_floor(monkeypatch, capsys, tmp_path):
     hide(monkeypatch, "trl")
-    monkeypatch.setattr("sys.argv", ["step", *SMALL, "--steps", "2", "--json", str(tmp_path / "out.json")])
+    monkeypatch.setattr("sys.argv", ["step", *SMALL, "--steps", "2", "--profile", "--json", str(tmp_path / "out.json")])
     step.main()
-    assert "floor" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "floor" in printed
+    assert re.search(r"aten::mm +\d+\.\d+%", printed)
     found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert len(found["steps"]["ours"]) == 2 + step.WARM
     assert all(one["sample"] > 0 and one["learn"] > 0 for one in found["steps"]["ours"])
