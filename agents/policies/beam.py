@@ -27,9 +27,10 @@ class BeamSearch(Policy):
 
     With r = beta log pi/ref of a policy that learned from preferences, the sum over the tokens so far is the soft value
     of the beginning, but for a constant of the prompt (Rafailov et al. 2024, arXiv:2404.12358). Each beginning goes on
-    with its `width` likeliest tokens under the policy, so that no token is chosen which both policies think impossible,
-    and the `width` best beginnings of a prompt stay, complete responses among them. A width above the number of
-    beginnings keeps all of them: on a finite task the result is then the response of the largest reward, exactly.
+    with its `width` likeliest tokens under the policy, and the `width` best beginnings of a prompt stay, complete
+    responses among them. A width above the number of beginnings keeps all of them: on a finite task the result is then
+    the response of the largest reward, exactly. On free text a wide beam finds texts that both policies think next to
+    impossible, the reference even more.
 
     Args:
         policy: pi, a table or a language model; it is not copied.
