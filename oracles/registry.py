@@ -31,6 +31,7 @@ WRAPPERS = {
     "noise": "oracles.wrappers:Noise",
     "position_bias": "oracles.wrappers:PositionBias",
     "per_prompt": "oracles.wrappers:PerPrompt",
+    "ood": "oracles.readers.out_of_distribution:OutOfDistribution",
 }
 _NAMES = BUILT_IN | dict.fromkeys(GAMES, "oracles.table:NamedGameConfig")
 
