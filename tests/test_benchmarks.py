@@ -358,6 +358,7 @@ def test_all_of_a_gpu_day_runs_at_toy_size_and_what_takes_too_long_is_recorded(m
     gpu_day.main()
     found = json.loads((tmp_path / "gpu_day.json").read_text(encoding="utf-8"))
     assert found["toy"]
+    assert found["versions"]["torch"] == torch.__version__
     status = {one["name"]: one["status"] for one in found["parts"]}
     assert list(status) == [part.name for part in parts]
     killed, failed = found["parts"][middle : middle + 2]
