@@ -56,16 +56,16 @@ class OutOfDistribution:
         require(self, level=within("(0, 1)"), components=within("[1, inf]"))
         if not (self.model and self.reference):
             raise ValueError("wrapper 'ood' needs a model and a reference: pass ood.model DIR and ood.reference FILE")
-        inner = build(prompts, **changes)
-        advice = "pass a transformers directory or hub id as ood.model"
-        network, tokenizer = load_network("AutoModel", "model", self.model, ReaderConfig(), self.device, advice)
-        reader = RewardModel(MeanState(network), tokenizer, ReaderConfig())
         given = [pair for line in read_json_lines(self.reference) for pair in _pairs(self.reference, *line)]
         if len(given) <= self.components + 1:
             raise ValueError(
                 f"{self.reference} has {len(given)} responses, too few for {self.components} components: pass more, or "
                 f"a lower ood.components"
             )
+        inner = build(prompts, **changes)
+        advice = "pass a transformers directory or hub id as ood.model"
+        network, tokenizer = load_network("AutoModel", "model", self.model, ReaderConfig(), self.device, advice)
+        reader = RewardModel(MeanState(network), tokenizer, ReaderConfig())
         states = reader.rows([prompt for prompt, _ in given], [response for _, response in given])
         return AbstainingOracle(inner, reader.rows, Gaussian(states, self.components), self.level, reader.forget)
 
