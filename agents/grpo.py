@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from agents import losses
-from agents.learning.learner import (
-    Batch,
-    LearningAgent,
-    policy_scalars,
-    require_finite,
-    sampled_logprob,
-    token_logprob,
-)
+from agents.learning.batch import Batch
+from agents.learning.learning_agent import LearningAgent
+from agents.learning.scalars import policy_scalars
+from agents.learning.scores import require_finite, sampled_logprob, token_logprob
 from agents.losses.surrogates import TokenMean
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel import distributed, groups

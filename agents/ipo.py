@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agents import losses
-from agents.learning.learner import LearningAgent, Score
+from agents.learning.learning_agent import LearningAgent
+from agents.learning.scores import Score
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, positive, require, within
 from preference_duel.types import Duel, Proposal

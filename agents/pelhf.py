@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from agents.ipo import IPO, IPOConfig
-from agents.learning.learner import policy_scalars
+from agents.learning.scalars import policy_scalars
 from agents.optim.optimiser import OptimiserConfig
 from agents.policies.tensors import restore, tensors
 from agents.preference_models.factory import ModelConfig, model_of, predict_and_score

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from agents import losses
 from agents.learning.corpus import Corpus, CorpusConfig
 from agents.learning.kl_control import KLControlConfig
-from agents.learning.learner import LearningAgent
+from agents.learning.learning_agent import LearningAgent
 from agents.learning.policy_gradient import Draws, GradientConfig, PolicyGradient
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, one_of, require

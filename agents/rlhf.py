@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from agents.learning.learner import LearningAgent
+from agents.learning.learning_agent import LearningAgent
 from agents.learning.policy_gradient import Draws, GradientConfig, PolicyGradient
 from agents.optim.optimiser import OptimiserConfig
 from agents.preference_models.factory import ModelConfig, model_of, predict_and_score

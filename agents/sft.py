@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agents.learning.learner import LearningAgent
+from agents.learning.learning_agent import LearningAgent
 from agents.optim.optimiser import OptimiserConfig
 from agents.singles.single_agent import labels, own_samples
 from preference_duel.checks import at_least, require
@@ -15,7 +15,7 @@ from preference_duel.types import Duel, Proposal
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agents.learning.learner import Batch
+    from agents.learning.batch import Batch
     from preference_duel.protocols import Policy
 
 

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from agents import losses
-from agents.learning.learner import Batch, LearningAgent, policy_scalars, require_finite
+from agents.learning.batch import Batch
+from agents.learning.learning_agent import LearningAgent
+from agents.learning.scalars import policy_scalars
+from agents.learning.scores import require_finite
 from agents.optim.optimiser import OptimiserConfig
 from agents.sppo_release import ReleaseOptions
 from preference_duel.checks import at_least, positive, require

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from agents import losses
-from agents.learning.learner import Batch
+from agents.learning.batch import Batch
 from preference_duel.checks import one_of, require
 
 if TYPE_CHECKING:

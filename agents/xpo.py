@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from agents import losses
-from agents.learning.learner import LearningAgent
+from agents.learning.learning_agent import LearningAgent
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, positive, require
 from preference_duel.keyed_random import Stream

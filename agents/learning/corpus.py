@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.learning.learner import Batch
+from agents.learning.batch import Batch
 from preference_duel.checks import at_least, positive, require
 from preference_duel.keyed_random import Key
 from preference_duel.types import Completion

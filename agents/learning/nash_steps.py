@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from agents import losses
-from agents.learning.learner import Batch, Scale, policy_scalars, token_logprob
+from agents.learning.batch import Batch
+from agents.learning.scalars import policy_scalars
+from agents.learning.scores import Scale, token_logprob
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from agents import losses
-from agents.learning.learner import Batch, policy_scalars, require_finite, sampled_logprob, token_logprob
+from agents.learning.batch import Batch
+from agents.learning.scalars import policy_scalars
+from agents.learning.scores import require_finite, sampled_logprob, token_logprob
 from agents.optim.optimiser import Optimiser, OptimiserConfig
 from agents.policies.tensors import restore, tensors
 from preference_duel.checks import at_least, one_of, positive, require, share
@@ -19,7 +21,8 @@ from preference_duel.types import Completion
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agents.learning.learner import Learner, Task
+    from agents.learning.batch import Task
+    from agents.learning.learner import Learner
     from preference_duel.protocols import Policy
 
     Surrogate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from agents import losses
-from agents.learning.learner import LearningAgent, pair_weight
+from agents.learning.learning_agent import LearningAgent
+from agents.learning.scores import pair_weight
 from agents.lists.list_agent import win_rate
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, positive, require, share

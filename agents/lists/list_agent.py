@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agents import losses
-from agents.learning.learner import Batch, LearningAgent, Score
+from agents.learning.batch import Batch
+from agents.learning.learning_agent import LearningAgent
+from agents.learning.scores import LOG_RATIO, Score
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, require
 from preference_duel.types import Duel, Proposal
@@ -45,7 +47,7 @@ class ListConfig(ABC):
 
     def score(self) -> Score:
         """Returns how a response is scored: by its log-ratio to the reference."""
-        return Score()
+        return LOG_RATIO
 
     def labels(self, duel: Duel) -> Mapping[str, Tensor]:
         """Returns name -> [B, ...] what the loss reads of a duel: as "label" the win rates in the list, [B, K]."""

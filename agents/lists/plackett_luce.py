@@ -15,7 +15,7 @@ from preference_duel.checks import positive, require
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agents.learning.learner import Batch
+    from agents.learning.batch import Batch
     from preference_duel.types import Duel
 
 

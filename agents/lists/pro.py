@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from agents import losses
-from agents.learning.learner import Score
+from agents.learning.scores import Score
 from agents.lists.list_agent import ListConfig, win_rate
 from preference_duel.checks import at_least, one_of, require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agents.learning.learner import Batch
+    from agents.learning.batch import Batch
     from preference_duel.types import Duel
 
 Reward = Literal["win_rate", "log_odds"]

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agents import losses
-from agents.learning.learner import Score
+from agents.learning.scores import Score
 from agents.lists.list_agent import ListConfig
 from preference_duel.checks import at_least, require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agents.learning.learner import Batch
+    from agents.learning.batch import Batch
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agents import losses
-from agents.learning.learner import Batch, LearningAgent
+from agents.learning.batch import Batch
+from agents.learning.learning_agent import LearningAgent
 from agents.optim.optimiser import OptimiserConfig
 from agents.preference_models.factory import ModelConfig, model_of, predict_and_score
 from preference_duel.checks import at_least, positive, require

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from agents.learning.learner import LearningAgent, policy_scalars
+from agents.learning.learning_agent import LearningAgent
 from agents.learning.nash_steps import mirror_step
+from agents.learning.scalars import policy_scalars
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, positive, require
 from preference_duel.types import Duel, Proposal

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from agents.learning.learner import LearningAgent
+from agents.learning.learning_agent import LearningAgent
 from agents.learning.nash_steps import gradient_step
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, positive, require, within

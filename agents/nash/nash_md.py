@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from agents.learning.learner import LearningAgent
+from agents.learning.learning_agent import LearningAgent
 from agents.learning.nash_steps import gradient_step, mirror_step
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, one_of, positive, require, within

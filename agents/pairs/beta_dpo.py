@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from agents import losses
-from agents.learning.learner import pair_weight, seats
+from agents.learning.scores import pair_weight, seats
 from agents.losses import filtering
 from agents.pairs.pair_agent import PairAgent, PairConfig
 from preference_duel.checks import at_least, positive, require, within

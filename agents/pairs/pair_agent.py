@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from agents import losses
-from agents.learning.learner import LearningAgent, Score, require_finite, responses_of
+from agents.learning.learning_agent import LearningAgent
+from agents.learning.scores import LOG_RATIO, Score, require_finite, responses_of
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, one_of, require
 from preference_duel.types import Duel, Proposal
@@ -19,7 +20,7 @@ from preference_duel.types import Duel, Proposal
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agents.learning.learner import PairLoss
+    from agents.learning.scores import PairLoss
     from preference_duel.protocols import Agent, Policy
 
 Pairs = Literal["all", "best_worst"]
@@ -65,7 +66,7 @@ class PairConfig(ABC):
 
     def score(self) -> Score:
         """Returns how a response is scored: by its log-ratio to the reference."""
-        return Score()
+        return LOG_RATIO
 
     @abstractmethod
     def pair_loss(self, first: Tensor, second: Tensor, prob: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agents import losses
-from agents.learning.learner import Score
+from agents.learning.scores import Score
 from agents.pairs.pair_agent import PairConfig
 from preference_duel.checks import at_least, positive, require
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from agents.learning.learner import policy_scalars
+from agents.learning.scalars import policy_scalars
 from agents.policies.tabular import TabularPolicy
 from agents.preference_models.counts import DuelCounts
 from agents.preference_models.network import NetworkModel

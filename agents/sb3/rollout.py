@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.learning.learner import policy_scalars
+from agents.learning.scalars import policy_scalars
 from agents.sb3.policy import ALGORITHMS, SB3Policy
 from envs.token_duel.boards import phases, response_board
 from envs.token_duel.rules import ENDED

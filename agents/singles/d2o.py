@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from agents import losses
-from agents.learning.learner import Batch, policy_scalars, require_finite, responses_of
+from agents.learning.batch import Batch
+from agents.learning.scalars import policy_scalars
+from agents.learning.scores import require_finite, responses_of
 from agents.singles.single_agent import SingleAgent, SingleConfig, labels
 from preference_duel.checks import positive, require
 from preference_duel.keyed_random import Stream

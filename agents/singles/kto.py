@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from agents import losses
-from agents.learning.learner import require_finite, responses_of
+from agents.learning.scores import require_finite, responses_of
 from agents.singles.single_agent import SingleConfig, own_samples
 from preference_duel.checks import positive, require
 

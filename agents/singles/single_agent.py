@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from agents import losses
-from agents.learning.learner import LearningAgent, Scale, responses_of
+from agents.learning.learning_agent import LearningAgent
+from agents.learning.scores import Scale, responses_of
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, require
 from preference_duel.types import Duel, Proposal
@@ -18,7 +19,8 @@ from preference_duel.types import Duel, Proposal
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agents.learning.learner import Batch, ScoredStep
+    from agents.learning.batch import Batch
+    from agents.learning.learner import ScoredStep
     from preference_duel.protocols import Agent, Policy
 
 

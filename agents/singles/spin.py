@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from agents import losses
-from agents.learning.learner import LearningAgent, policy_scalars, responses_of
+from agents.learning.learning_agent import LearningAgent
+from agents.learning.scalars import policy_scalars
+from agents.learning.scores import responses_of
 from agents.optim.optimiser import OptimiserConfig
 from agents.singles.single_agent import labels
 from preference_duel.checks import at_least, positive, require

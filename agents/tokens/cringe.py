@@ -8,7 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from agents import losses
-from agents.learning.learner import LearningAgent, Score
+from agents.learning.learning_agent import LearningAgent
+from agents.learning.scores import Score
 from agents.optim.optimiser import OptimiserConfig
 from agents.singles.single_agent import labels, own_samples
 from preference_duel.checks import at_least, require
@@ -17,7 +18,7 @@ from preference_duel.types import Duel, Proposal
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agents.learning.learner import Batch
+    from agents.learning.batch import Batch
     from preference_duel.protocols import Policy
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from agents import losses
-from agents.learning.learner import Score
+from agents.learning.scores import Score
 from agents.pairs.pair_agent import PairConfig
 from agents.tokens.cringe import contrasts
 from preference_duel.checks import at_least, positive, require

@@ -92,14 +92,14 @@ PLANTED = (
         "pass",
     ),
     (
-        "agents/learning/learner.py",
+        "agents/learning/batch.py",
         "rows = to_device(torch.tensor(part), device)",
         "rows = torch.tensor(part)",
         COSTS,
         "pass",
     ),
     (
-        "agents/learning/learner.py",
+        "agents/learning/batch.py",
         "to_device(value.to(other.dtype), other.device)",
         "value.to(other.dtype)",
         TEXT,

@@ -171,8 +171,3 @@ def test_an_adapter_of_the_output_layer_counts(folder):
     assert torch.allclose(result[mask], chosen(policy.logits(prompts, whole), flat), atol=1e-5)
     result.sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in policy.parameters() if p.requires_grad)
-
-
-def test_adapters_are_not_spread(folder):
-    with pytest.raises(ValueError, match=r"their copies share the rest: take --run.parallel ddp"):
-        policy_of(folder, lora=ADAPTERS).shard()
