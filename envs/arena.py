@@ -59,7 +59,7 @@ class DuelArena:
             raise ValueError(f"feedback must be one of {get_args(DuelFeedback)}, got {feedback!r}")
         if votes < 1 or (votes > 1 and feedback != "outcome"):
             raise ValueError(f"votes must be at least 1, and 1 for feedback={feedback!r}, got {votes}")
-        if not hasattr(oracle, "prob"):
+        if callable(oracle) and not hasattr(oracle, "prob"):
             raise ValueError(
                 f"an oracle has a method prob(prompts, first, second), and {type(oracle).__name__} has none; "
                 "oracles.make('judge', of=FUNCTION) makes one of a function of a prompt and two responses"
