@@ -47,7 +47,7 @@ class GRPOConfig:
     """Divide by the standard deviation of the group's rewards."""
     kl: Literal["return", "loss"] = "loss"
     """loss: the k3 estimate of the paper's equation 4 is added to the loss. return: every token pays tau times the
-    log-ratios from itself on, which is the gradient of KL(policy || start)."""
+    log-ratios from itself on, which with `token_mean` none is the gradient of KL(policy || start)."""
     clip: float = 0.2
     """Largest distance of the ratio to the sampling policy from 1 that still pays, > 0."""
     clip_high: float | None = None
@@ -133,21 +133,22 @@ class GRPO(LearningAgent):
         if old is not None and config.sampler_cap is not None:
             earned = earned * losses.sampler_weight(old, sampled_logprob(duel.left, old), mask, config.sampler_cap)
 
+        drew = torch.full_like(start[..., 0], torch.nan)  # [B, K] nats before the first step, as it reads them
+        of_tokens = {"start": start, "earned": earned} | ({} if old is None else {"old": old})
+        values = {"weight": losses.per_token(weight.to(start), mask, config.token_mean), **of_tokens}
+
         def loss(part: Batch) -> Tensor:
-            log_policy, mask = token_logprob(self.policy, part.prompts, part.responses)  # [b, K, T]
-            values = {name: part[name][:, :, : log_policy.shape[2]] for name in per_token}
-            before, earned = values.get("old", log_policy.detach()), values["earned"]
-            nats = require_finite((log_policy * mask).sum(-1)).detach()
+            log_policy, counted = token_logprob(self.policy, part.prompts, part.responses)  # [b, K, T]
+            read = {name: part[name][:, :, : log_policy.shape[2]] for name in of_tokens}
+            before = read.get("old", log_policy.detach())
+            nats = require_finite((log_policy * counted).sum(-1)).detach()
             assert part.rows is not None
             drew[part.rows] = torch.where(drew[part.rows].isnan(), nats, drew[part.rows])
-            surrogate = losses.clipped(log_policy, before, earned, mask, config.clip, config.clip_high)  # [b, K]
+            surrogate = losses.clipped(log_policy, before, read["earned"], counted, config.clip, config.clip_high)
             if config.kl == "loss" and config.tau:
-                surrogate = surrogate + config.tau * losses.k3(log_policy, values["start"], mask)
+                surrogate = surrogate + config.tau * losses.k3(log_policy, read["start"], counted)
             return (part["weight"] * surrogate).sum(1)  # [b]
 
-        drew = torch.full_like(start[..., 0], torch.nan)  # [B, K] nats before the first step, as it reads them
-        per_token = {"start": start, "earned": earned} | ({} if old is None else {"old": old})
-        values = {"weight": losses.per_token(weight.to(start), mask, config.token_mean), **per_token}
         scalars = self.learner.step(Batch(duel.prompts, duel.left, values), loss, epochs=config.epochs)
         drew = distributed.largest(drew.nan_to_num(nan=-torch.inf))
         flat = (reward.amax(1) == reward.amin(1)).double().mean().item()

@@ -32,9 +32,8 @@ class StagedArena:
         self.starts = [0, *itertools.accumulate(plays)]
         self._plays = self._queries = 0
 
-    @property
-    def _now(self) -> FileArena:
-        """The file of the next play, at the place where it stands."""
+    def _current(self) -> FileArena:
+        """Returns the file of the next play, moved to the place where it stands."""
         stage = bisect.bisect(self.starts, self._plays) - 1
         arena = self.arenas[stage]
         arena.load_state_dict({"plays": self._plays - self.starts[stage], "queries": self._queries})
@@ -56,11 +55,11 @@ class StagedArena:
 
     def reset(self) -> list[str]:
         """Returns the prompts of the next comparisons."""
-        return self._now.reset()
+        return self._current().reset()
 
     def play(self, proposal: Proposal | None = None) -> Duel:
         """Returns the next comparisons, one for each prompt; a proposal is ignored."""
-        arena = self._now
+        arena = self._current()
         duel = arena.play(proposal)
         self._plays, self._queries = self._plays + 1, arena.queries
         return duel

@@ -189,14 +189,14 @@ def wrapped(kind: type, wrappers: tuple[tuple[str, type], ...]) -> type:
     ) -> Oracle:
         inner = kind(**{field.name: getattr(self, field.name) for field in dataclasses.fields(kind) if field.init})
 
-        def base(prompts: Sequence[str] | None, **changes: Any) -> Oracle:
+        def base(prompts: Sequence[str] | None, device: str = "cpu", **changes: Any) -> Oracle:
             config = dataclasses.replace(inner, **changes)
             return config.build(prompts=prompts, responses=responses, device=device)
 
         made: Build = base
         for name in names:
             made = partial(getattr(self, name).wrap, made)
-        return made(prompts)
+        return made(prompts, device=device)
 
     namespace = {"build": build, "__doc__": kind.__doc__}
     title = kind.__name__ + "".join(wrapper.__name__ for _, wrapper in wrappers)

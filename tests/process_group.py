@@ -10,7 +10,7 @@ from multiprocessing.connection import wait
 
 import torch
 
-LATEST = 120
+LATEST = 240
 """Seconds after which processes that wait for each other are ended."""
 
 

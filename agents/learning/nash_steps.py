@@ -74,8 +74,7 @@ def gradient_step(learner: Learner, reference: Policy, duel: Duel, tau: float) -
     with torch.no_grad():
         log_policy, mask = token_logprob(policy, duel.prompts, duel.left)  # [B, K, T]
         log_reference, _ = token_logprob(reference, duel.prompts, duel.left)  # [B, K, T]
-        whole_policy = policy.logprob(duel.prompts, duel.left)  # [B, K]
-        whole_reference = reference.logprob(duel.prompts, duel.left)  # [B, K]
+    whole_policy, whole_reference = ((one * mask).sum(-1) for one in (log_policy, log_reference))  # [B, K]
     weight = duel.right_weight[:, None, :] * duel.asked  # [B, K, L]
     total = weight.sum(2)  # [B, K], 0 of a draw whose pairs are all unread, which weighs nothing below
     reward = (weight * (duel.prob - 0.5)).sum(2) / torch.where(total > 0, total, 1)  # [B, K]

@@ -29,7 +29,7 @@ def reward_model(first: Tensor, second: Tensor, prob: Tensor, margin: Tensor | f
         [...] nats, unreduced; with probabilities the mean over outcomes.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes of rewards and probabilities do not fit.
     """
     return over_outcomes(
         lambda w, l: -torch.nn.functional.logsigmoid(w - l - margin) + centring * (w + l) ** 2, first, second, prob

@@ -66,7 +66,7 @@ class COMAL:
         scalars = self.inner.update(duel)
         self._updates += 1
         if self._updates % self.config.renew_every == 0:
-            self.inner.renew_reference()
+            self.inner.begin_stage()
         return scalars
 
     def state_dict(self) -> dict[str, Any]:

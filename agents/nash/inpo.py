@@ -84,7 +84,3 @@ class INPO(LearningAgent):
         scalars |= mirror_step(self.learner, duel, log_opponent, log_reference, config.eta, config.tau)
         self.renew(self.opponent, config.refresh_every)
         return scalars
-
-    def renew_reference(self) -> None:
-        """Makes the current policy the reference: the outer step of a proximal method."""
-        self.reference.load_state_dict(self.policy.state_dict())

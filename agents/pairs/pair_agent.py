@@ -90,6 +90,7 @@ class PairAgent(LearningAgent):
         self.reference = policy.snapshot() if config.score().to_reference else None
         copies = {"opponent": self.opponent, "reference": self.reference}
         super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
+        self.learner.batchable &= config.pairs == "all"  # a prompt that is left out gives the others more weight
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K samples for both seats, or the whole distribution if the policy is exact."""

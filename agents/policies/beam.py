@@ -72,7 +72,7 @@ class BeamSearch(Policy):
         assert isinstance(policy, TokenPolicy)
         assert isinstance(reference, TokenPolicy)
         longest = max(map(policy.prompt_length, prompts), default=0) + policy.constraints.limit
-        size = max(1, policy.rows_at_once(longest) // self.width)
+        size = max(1, policy.rows_at_once(longest) // (2 * self.width))  # the reference reads them too
         found: list[Completion] = []
         with policy.gathered(), reference.gathered():
             for start in range(0, len(prompts), size):

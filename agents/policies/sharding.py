@@ -71,9 +71,12 @@ def twin(root: Root, adapt: Callable[[Any], None], shared: Collection[Tensor]) -
 
     model, kept = root.model, set(map(id, shared))
     named = model.state_dict(keep_vars=True)
-    copies = {
-        id(t): t if id(t) in kept else torch.nn.Parameter(t.detach().clone(), t.requires_grad) for t in named.values()
-    }
+
+    def copy(tensor: Tensor) -> Tensor:
+        new = tensor.detach().clone()
+        return torch.nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else new
+
+    copies = {id(tensor): tensor if id(tensor) in kept else copy(tensor) for tensor in named.values()}
     with torch.device("meta"):
         other = type(model)(model.config)
         adapt(other)

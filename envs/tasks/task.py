@@ -95,7 +95,7 @@ class Task:
     @cached_property
     def has_held_out(self) -> bool:
         """Whether prompts are kept from learning; of a finite game all are learned from, and measured on."""
-        return set(self.held_out) != set(self.prompts)
+        return not set(self.held_out) <= set(self.prompts)
 
     @cached_property
     def all_prompts(self) -> tuple[str, ...]:

@@ -121,7 +121,24 @@ def margin(record: Record, one: Format) -> float | None:
     which are Llama 2's margins: 1 much better, 2/3 better, 1/3 slightly better, 0 a tie.
     """
     value = record.get("margin")
-    if value is None and one.winner is not None and one.rule.soft is not None:
+    if value not in (None, ""):
+        return _number_at_least_0("margin", value)
+    if one.winner is not None and one.rule.soft is not None:
         share = one.rule.soft(need(record, one.winner))
-        value = None if share is None else abs(2 * share - 1)
-    return float(value) if isinstance(value, (int, float)) and 0 <= value < math.inf else None
+        return None if share is None else abs(2 * share - 1)
+    return None
+
+
+def _number_at_least_0(name: str, value: object) -> float:
+    """Returns a number, which a table of text writes as one.
+
+    Raises:
+        ValueError: naming the field, if it is none.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) else float(str(value))
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{name} must be a number at least 0, got {short(value)}")
+    return number

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from oracles.judging.unread import UnreadPairs
 from oracles.readers.classifier import ReaderConfig, RewardModel
 from oracles.readers.loading import load_network
-from preference_duel.checks import require, within
+from preference_duel.checks import at_least, require, within
 from preference_duel.json_text import read_json_lines, short
 from preference_duel.protocols import Oracle, forget
 from preference_duel.types import Conversation
@@ -43,17 +43,17 @@ class OutOfDistribution:
     """Share of the reference's own distribution that is left unread, in (0, 1), if its states are Gaussian."""
     components: int = 32
     """Most principal components of the states, >= 1."""
-    device: str = "cpu"
-    """Device of the model."""
 
-    def wrap(self, build: Callable[..., Oracle], prompts: Sequence[str] | None, **changes: Any) -> Oracle:
+    def wrap(
+        self, build: Callable[..., Oracle], prompts: Sequence[str] | None, device: str = "cpu", **changes: Any
+    ) -> Oracle:
         """Returns the oracle that abstains.
 
         Raises:
             ValueError: if a field is missing or out of range, or the reference is too small or has other fields.
             OSError: if the model or the reference can't be read.
         """
-        require(self, level=within("(0, 1)"), components=within("[1, inf]"))
+        require(self, level=within("(0, 1)"), components=at_least(1))
         if not (self.model and self.reference):
             raise ValueError("wrapper 'ood' needs a model and a reference: pass ood.model DIR and ood.reference FILE")
         given = [pair for line in read_json_lines(self.reference) for pair in _pairs(self.reference, *line)]
@@ -62,9 +62,9 @@ class OutOfDistribution:
                 f"{self.reference} has {len(given)} responses, too few for {self.components} components: pass more, or "
                 f"a lower ood.components"
             )
-        inner = build(prompts, **changes)
+        inner = build(prompts, device=device, **changes)
         advice = "pass a transformers directory or hub id as ood.model"
-        network, tokenizer = load_network("AutoModel", "model", self.model, ReaderConfig(), self.device, advice)
+        network, tokenizer = load_network("AutoModel", "model", self.model, ReaderConfig(), device, advice)
         reader = RewardModel(MeanState(network), tokenizer, ReaderConfig())
         states = reader.rows([prompt for prompt, _ in given], [response for _, response in given])
         return AbstainingOracle(inner, reader.rows, Gaussian(states, self.components), self.level, reader.forget)
@@ -103,6 +103,8 @@ class Gaussian:
         self.mean = features.double().mean(0)
         _, deviations, axes = torch.linalg.svd(features.double() - self.mean, full_matrices=False)
         kept = int((deviations > deviations[0] * 1e-6).sum())
+        if not kept:
+            raise ValueError("all states of the reference are the same: pass different responses")
         self.size = min(components, kept)
         self.scale = axes[: self.size].mT * (self.count - 1) ** 0.5 / deviations[: self.size]  # [H, d]
 
@@ -143,7 +145,7 @@ class AbstainingOracle:
         """Returns [N] P(first beats second | prompt), NaN if one of them is out of the reference's distribution.
 
         Raises:
-            ValueError: if more than half of the first pairs are.
+            ValueError: if more than half of all pairs so far are, once there are enough.
         """
         p_values = self.known.p_value(self.read([*prompts, *prompts], [*first, *second]))
         familiar = (p_values >= self.level).view(2, -1).all(0)

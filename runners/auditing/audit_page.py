@@ -140,7 +140,8 @@ def _rankings(audit: Audit) -> Table:
 
 def _labels(labels: Sequence[Label]) -> Table:
     rows = [
-        [one.name, one.verdicts, Interval(*vars(one.share).values()), one.fit.p_value, one.leader] for one in labels
+        [one.name, one.verdicts, Interval(one.share.value, one.share.low, one.share.high), one.fit.p_value, one.leader]
+        for one in labels
     ]
     header = ("label", "verdicts", "intransitive share", "one score per item: p", "highest score")
     return Table("labels", "Each label alone", "The votes of each label, audited by themselves.", header, rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from itertools import combinations
@@ -92,8 +91,7 @@ class Comparison:
 
         A pair of responses has no left side, and counts in both orders; a sample is left of the start's.
         """
-        found = two_judges(self._pairs(first), self._pairs(second))
-        return replace(found, pairs=found.pairs // 2) if self.finite else found
+        return two_judges(self._pairs(first), self._pairs(second), orders=2 if self.finite else 1)
 
     def _pairs(self, judge: int) -> list[NDArray[np.float64]]:
         """Returns a judge's verdicts on pairs of different texts, an array for each prompt."""

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,14 +69,13 @@ def save(directory: Path, checkpoint: Checkpoint, policy: Policy, keep: int) -> 
         _remove(final)
         os.rename(partial, final)
         _sync(directory)
-        for step in steps(directory)[:-keep]:
-            _remove(directory / f"step-{step}")
+        _drop(directory, keep)
 
     _remove(partial)
     try:
         shards = _write(partial, checkpoint, policy)
         if shards:
-            return _started(directory, checkpoint.step, shards, commit)
+            return _started(directory, checkpoint.step, shards, commit, lambda: _remove(partial))
         commit()
     except Exception as error:
         _remove(partial)
@@ -92,7 +92,7 @@ def take_part(directory: Path, checkpoint: Checkpoint, policy: Policy) -> Wait |
     tensors: dict[str, Tensor] = {}
     pack(checkpoint.agent, tensors, "agent")
     shards = {name: tensor for name, tensor in tensors.items() if is_shard(tensor)}
-    return _started(directory, checkpoint.step, shards, lambda: None) if shards else None
+    return _started(directory, checkpoint.step, shards, lambda: None, lambda: None) if shards else None
 
 
 def steps(directory: Path) -> list[int]:
@@ -195,7 +195,9 @@ def _write(folder: Path, checkpoint: Checkpoint, policy: Policy) -> dict[str, DT
     return shards
 
 
-def _started(directory: Path, step: int, shards: Mapping[str, DTensor], finish: Callable[[], None]) -> Wait:
+def _started(
+    directory: Path, step: int, shards: Mapping[str, DTensor], finish: Callable[[], None], failed: Callable[[], None]
+) -> Wait:
     """Starts to write shards; `finish` is called by the first process, in the background, when all have written."""
     from agents.policies import shard_files  # torch.distributed.checkpoint takes a second
 
@@ -205,9 +207,19 @@ def _started(directory: Path, step: int, shards: Mapping[str, DTensor], finish: 
         try:
             writing.wait()
         except OSError as error:
+            failed()
             raise _unsaved(directory, step, error) from error
 
     return wait
+
+
+def _drop(directory: Path, keep: int) -> None:
+    """Removes all but the last `keep` checkpoints; one that can't be removed is told, for the new one is there."""
+    for step in steps(directory)[:-keep]:
+        try:
+            _remove(directory / f"step-{step}")
+        except OSError as error:
+            warnings.warn(f"can't remove {directory}/step-{step}, which is no longer needed: {error}", stacklevel=2)
 
 
 def _unsaved(directory: Path, step: int, error: Exception) -> OSError:

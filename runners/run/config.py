@@ -130,7 +130,11 @@ class RunConfig:
         """The files of `data`, in their order; a name that exists as it is may have commas in it."""
         if self.data is None:
             return []
-        return [self.data] if Path(self.data).exists() else self.data.split(",")
+        try:
+            whole = Path(self.data).exists()
+        except OSError:  # the names of several files are longer together than one may be
+            whole = False
+        return [self.data] if whole else self.data.split(",")
 
 
 @dataclass(frozen=True)

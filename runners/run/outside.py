@@ -122,6 +122,8 @@ def _with(owner: Any, names: Sequence[str], value: str) -> Any:
     first, *rest = names
     if isinstance(owner, str):  # one of several files
         files = owner.split(",")
+        if "," in value:
+            raise ValueError(f"{value} has a comma in it, which separates several files: rename it, or its folder")
         files[int(first)] = value
         return ",".join(files)
     old = getattr(owner, first)

@@ -56,10 +56,14 @@ def test_the_reference_of_agents_with_one_is_renewed(config):
 def test_files_follow_one_another_and_the_last_goes_on():
     task = finite_task("g3", ("x",), RESPONSES, RESPONSES)
     files = [[Preference("x", "a", "b", 1.0)] * 2, [Preference("x", "b", "c", 1.0)], [Preference("x", "c", "a", 1.0)]]
-    arena = StagedArena([FileArena(task, file, None) for file in files], (2, 1))
+
+    def begun():
+        return StagedArena([FileArena(task, file, None) for file in files], (2, 1))
+
+    arena = begun()
     seen, opened = [], []
     for _ in range(5):
-        twin = StagedArena(arena.arenas, (2, 1))
+        twin = begun()
         twin.load_state_dict(arena.state_dict())
         opened.append(arena.opens_stage)
         assert arena.reset() == twin.reset()

@@ -60,7 +60,7 @@ def test_groups_that_never_met_and_sure_winners_are_named(tmp_path: Path, capsys
 
 
 def labelled(path: Path) -> str:
-    """Harmless a beats b beats c beats a, 9 of 10 each; helpful d over e over a; three labels with one verdict each."""
+    """Harmless a beats b beats c beats a, 9 of 10 each; helpful d over e over a; three with one each, one with none."""
     won = {("a", "b", "harmless"): 9, ("b", "c", "harmless"): 9, ("c", "a", "harmless"): 9}
     won |= {("d", "e", "helpful"): 7, ("e", "a", "helpful"): 7, ("d", "a", "helpful"): 8}
     rows = [(*key, k < number) for key, number in won.items() for k in range(10)]
@@ -69,6 +69,7 @@ def labelled(path: Path) -> str:
         {"model_a": a, "model_b": b, "winner": "model_a" if first else "model_b", "about": {"aspect": label}}
         for a, b, label, first in rows
     ]
+    fields.append({**fields[0], "winner": "nobody", "about": {"aspect": "of a skipped row"}})
     path.write_text("".join(json.dumps(row) + "\n" for row in fields))
     return str(path)
 

@@ -49,7 +49,8 @@ def audit_labels(table: VoteTable, names: Sequence[str], widening: float, draws:
         seed: of all draws.
     """
     found = []
-    for i, name in enumerate(names):
+    for i in np.unique(table.labels).tolist():  # one that stands on skipped rows alone has no votes
+        name = names[i]
         part = table.chosen(table.labels == i)
         wins, ties = part.tally()
         fit, _ = fit_test(part.items, wins, draws, np.random.default_rng(seed))

@@ -58,8 +58,9 @@ def length_controlled(prob: Matrix, gap: Matrix, draws: int = DRAWS, seed: int =
         raise ValueError("none of the verdicts was read, so that there is no win rate")
     kept = read.any(1)
     prob, gap, read = prob[kept], gap[kept], read[kept]
-    below, above = ((read & side).any(1) for side in (gap <= 0, gap >= 0))  # [B]
-    if not (below.any() and above.any()):
+    below, above = ((read & side).any(1) for side in (gap < 0, gap > 0))  # [B]
+    alike = not (below | above).any()
+    if not alike and not (below.any() and above.any()):
         return ControlledRate(None)
     feature = np.tanh(gap / (float(np.std(gap[read])) or 1.0))
     weight = read / read.sum(1, keepdims=True)
@@ -67,7 +68,7 @@ def length_controlled(prob: Matrix, gap: Matrix, draws: int = DRAWS, seed: int =
     value = float(_at_equal_lengths(prob, feature, weight[None])[0])
     count = len(prob)
     times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)  # [draws, B]
-    times = times[(times @ below > 0) & (times @ above > 0)]
+    times = times[alike | ((times @ below > 0) & (times @ above > 0))]
     if count < 2 or not len(times):
         return ControlledRate(value)
     parts = np.split(times, range(_BLOCK, len(times), _BLOCK))

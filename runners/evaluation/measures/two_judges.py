@@ -39,12 +39,15 @@ class TwoJudges:
     kappa_high: float | None = None
 
 
-def two_judges(first: Sequence[Matrix], second: Sequence[Matrix], draws: int = DRAWS, seed: int = 0) -> TwoJudges:
+def two_judges(
+    first: Sequence[Matrix], second: Sequence[Matrix], orders: int = 1, draws: int = DRAWS, seed: int = 0
+) -> TwoJudges:
     """Compares the sides that two judges name: the left one, the right one, or neither at P = 1/2.
 
     Args:
         first: of each prompt the first judge's P(left beats right) of its pairs, NaN if unread.
         second: the second judge's, of the same pairs.
+        orders: in how many orders each pair stands there.
         draws: resamples of the prompts.
         seed: of the resamples.
 
@@ -60,12 +63,12 @@ def two_judges(first: Sequence[Matrix], second: Sequence[Matrix], draws: int = D
     share = float(agreed.sum() / total.sum())
     known = None if np.isnan(kappa) else kappa
     if len(counts) < 2:
-        return TwoJudges(int(total.sum()), share, kappa=known)
-    ends = clustered_interval(agreed, counts.sum((1, 2)))
+        return TwoJudges(int(total.sum()) // orders, share, kappa=known)
+    ends = clustered_interval(agreed / orders, counts.sum((1, 2)) / orders)
     times = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), draws)
     resampled = _kappa(np.tensordot(times, counts, 1))
     low, high = (None, None) if known is None else (float(end) for end in interval(resampled[~np.isnan(resampled)]))
-    return TwoJudges(int(total.sum()), share, *ends, known, low, high)
+    return TwoJudges(int(total.sum()) // orders, share, *ends, known, low, high)
 
 
 def _table(first: Matrix, second: Matrix) -> Indices:

@@ -16,7 +16,7 @@ from envs.votes.rows import warn_of_skipped
 from envs.votes.thumbs import load_demonstrations
 from oracles.bradley_terry import BradleyTerryConfig
 from preference_duel.keyed_random import hash_seed
-from preference_duel.protocols import attended
+from preference_duel.protocols import attended, leaves_unread
 from preference_duel.types import Completion
 from runners.evaluation.judges import Judge, own_judges, read_judge
 from runners.evaluation.overoptimisation.gain_curves import Corpus, GainCurve, Point, gain_curve
@@ -48,6 +48,8 @@ def overoptimise(options: argparse.Namespace) -> None:
         raise ValueError("a run is named twice: intervals over runs need different ones")
     runs = read_saved_runs(options.runs, device)
     gold = read_judge(options.gold, runs[0].experiment.task, device)
+    if leaves_unread(gold.oracle):
+        raise ValueError(f"{gold.label} may leave pairs unread, whose reward is unknown; pass unread=stop")
     proxies = proxies_of(runs, gold)
     tests = unseen_rewards(options.test_reward, runs, device)
     corpus = None if options.corpus is None else read_corpus(options.corpus, runs[0])
@@ -80,7 +82,7 @@ def proxies_of(runs: Sequence[SavedRun], gold: Judge) -> list[Judge]:
     """Returns what each run maximised: its oracle.
 
     Raises:
-        ValueError: if that is people or the gold oracle itself, or the run learned from a file.
+        ValueError: if that is people, leaves pairs unread or is the gold oracle itself, or the run learned from a file.
     """
     judges, places = own_judges(runs)
     for run, place in zip(runs, places, strict=True):
@@ -91,6 +93,8 @@ def proxies_of(runs: Sequence[SavedRun], gold: Judge) -> list[Judge]:
             )
         if attended(judges[place].oracle) is not None:
             raise ValueError(f"{run.directory} has no learned reward: people judged it; fit one: runners.fit_oracle")
+        if leaves_unread(judges[place].oracle):
+            raise ValueError(f"{run.directory}: its oracle may leave pairs unread, whose reward is unknown")
         if judges[place].fields == gold.fields:
             raise ValueError(
                 f"{run.directory} has no learned reward: it was judged by {gold.label}, the gold oracle itself; take a "

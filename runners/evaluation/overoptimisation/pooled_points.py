@@ -89,7 +89,8 @@ def _pooled(points: Sequence[Point], curves: Sequence[GainCurve]) -> PooledPoint
     ratios = []
     for point, curve in zip(points, curves, strict=True):
         gain = point.reward["proxy"].mean() - curve.checkpoints[0].reward["proxy"].mean()
-        ratios.append((gain / most_gain(curve.variance.mean(), point.kl.mean())).item())
+        most = most_gain(curve.variance.mean(), point.kl.mean()).item()
+        ratios.append(gain.item() / most if most > 0 else None)  # an estimated KL may be below 0
     return PooledPoint(
         first.name,
         _units([one.kl for one in points]),

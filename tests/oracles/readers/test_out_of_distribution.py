@@ -44,6 +44,11 @@ def test_constant_features_are_left_out():
     assert Gaussian(flat, 2).size == 2
 
 
+def test_a_reference_of_one_state_is_refused():
+    with pytest.raises(ValueError, match="states of the reference are the same"):
+        Gaussian(torch.ones(8, 3), 2)
+
+
 def test_pairs_of_strange_responses_are_unread_and_not_asked_about():
     asked = []
 

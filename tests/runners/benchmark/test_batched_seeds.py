@@ -80,6 +80,7 @@ def test_whole_distributions_are_played_together_too():
     ("agent", "more", "message"),
     [
         ("oelhf", [], "batchable"),
+        ("dpo", ["--agent.pairs", "best_worst"], "batchable"),
         ("sppo", ["--agent.optimiser.method", "lbfgs"], "batchable"),
         ("spo", ["--agent.gradient.form", "ppo", "--agent.gradient.baseline", "value"], "batchable"),
         ("sppo", ["--run.eval_prompts", "1"], "not all that are learned from"),

@@ -138,6 +138,7 @@ def test_a_full_disk_ends_the_run_and_earlier_checkpoints_stay(here, capfd):
     assert joined(2, run, f"{RUN} --run.dir full", "full", 4) != [0, 0]
     assert "can't save full/step-4: process 1: No space left on device; step-2 is kept" in capfd.readouterr().err
     assert steps(here / "full") == [2]
+    assert [path.name for path in (here / "full").glob(".step-*")] == [], "what was written of it takes no room"
 
 
 @pytest.mark.slow
