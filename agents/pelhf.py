@@ -157,14 +157,13 @@ class TextPELHF:
         from agents.preference_models.uncertainty import LinearUncertainty
 
         self.config, self.policy, self.seed, self._updates = config, policy, seed, 0
-        self.model = model_of(policy, config.model, seed)
+        self.reference, self.model = policy.snapshot(), model_of(policy, config.model, seed)
+        self.doubt = LinearUncertainty(self.reference, config.ridge, per=1)
         optimiser = config.optimiser
         if optimiser.method != "lbfgs" and optimiser.learning_rate is None:
             optimiser = replace(optimiser, learning_rate=2 * policy.learning_rate)
         seat = IPOConfig(config.tau / 2, config.responses, average=False, optimiser=optimiser)
         self.main = IPO(seat, policy, seed)
-        self.reference = self.main.start
-        self.doubt = LinearUncertainty(self.reference, config.ridge, per=1)
         self.adversary = IPO(seat, copy.deepcopy(policy), hash_seed(seed, "adversary"))
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
@@ -201,3 +200,4 @@ class TextPELHF:
         self.model.load_state_dict(state["model"])
         self.doubt.load_state_dict(state["doubt"])
         self._updates = int(state["updates"])
+        restore(self.reference, state["main"]["start"])

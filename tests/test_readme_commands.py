@@ -34,8 +34,13 @@ from tests.paths import ROOT
 TEXTS = {name(page): page.read_text(encoding="utf-8") for page in PAGES}
 README = TEXTS["README.md"]
 SHORT = ["--run.steps", "2", "--run.eval_every", "2", "--run.eval_prompts", "4", "--run.device", "cpu"]
-SMALL = {"label tiny": "--prompts 12", "evaluate ppo": "--prompts 4 --pairs 1"}
-"""Flags that shrink the commands of the pipeline, whose sizes are those of its figures."""
+SMALL = {
+    "label tiny": "--prompts 12",
+    "evaluate ppo": "--prompts 4 --pairs 1",
+    "evaluate second": "--prompts 4 --pairs 1",
+    "comparisons.jsonl,tests": "--run.stage_steps 1",
+}
+"""Flags that shrink commands whose sizes are those of their figures, or that end too early when they are short."""
 HUB = re.compile(r"hf:|--policy (?!\w+/step-)[\w.-]+/[\w.-]+")
 """Commands that need a network: they are parsed and not run."""
 WITH_COMMANDS = [page for page, text in TEXTS.items() if commands(text)]
@@ -62,6 +67,7 @@ def save(text, folder):
 def run(command, number):
     """Runs a command in few steps; returns its exit code, None if it takes minutes or needs a network."""
     words = [re.sub(r"step-\d+/policy", "step-2/policy", word) for word in arguments(command)]  # as runs end here
+    words = [word.replace("agents/checkpoints", str(ROOT / "agents" / "checkpoints")) for word in words]
     words += [word for name, small in SMALL.items() if name in command for word in small.split()]
     if "runners.duel" in command:
         if HUB.search(command) or command.startswith("torchrun"):
@@ -73,7 +79,6 @@ def run(command, number):
     if "benchmarks." in command:  # minutes; test_benchmarks runs them small, test_documented_flags reads their flags
         return None
     if "runners.exploit" in command and "chat" in words:
-        words = [str(ROOT / word) if (ROOT / word / "config.json").exists() else word for word in words]
         words += ["--queries", "0", "--prompts", "2"]
     if "runners.bench" in command:
         options = bench_parser().parse_args(words)

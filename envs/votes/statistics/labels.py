@@ -49,8 +49,9 @@ def audit_labels(table: VoteTable, names: Sequence[str], widening: float, draws:
         seed: of all draws.
     """
     found = []
-    for i in np.unique(table.labels).tolist():  # one that stands on skipped rows alone has no votes
-        name = names[i]
+    for i, name in enumerate(names):
+        if not (table.labels == i).any():  # it stands on skipped rows alone
+            continue
         part = table.chosen(table.labels == i)
         wins, ties = part.tally()
         fit, _ = fit_test(part.items, wins, draws, np.random.default_rng(seed))
