@@ -268,7 +268,7 @@ def test_margins_are_read_from_the_fields_that_have_them(tmp_path, capsys):
     (one,) = read_preferences(write(tmp_path / "chosen.jsonl", chosen))
     assert one.margin == 0.4
     (tmp_path / "chosen.csv").write_text("prompt,chosen,rejected,margin\nx,a,b,1.5\n", encoding="utf-8")
-    assert [one.margin for one in read_preferences(tmp_path / "chosen.csv")] == [1.5]
+    assert [one.margin for one in read_preferences(str(tmp_path / "chosen.csv"))] == [1.5]
     for wrong in (-1, True, "much"):
         with pytest.raises(ValueError, match="margin must be a number at least 0, got"):
             read_preferences(write(tmp_path / "wrong.jsonl", [chosen[0] | {"margin": wrong}]))
