@@ -52,7 +52,7 @@ class GRPOConfig:
     """Largest distance of the ratio to the sampling policy from 1 that still pays, > 0."""
     clip_high: float | None = None
     """The same above 1, > 0 (0.28 in DAPO, Yu et al. 2025, arXiv:2503.14476); None: `clip`."""
-    token_mean: Literal["none", "response", "batch"] = "none"
+    token_mean: TokenMean = "none"
     """none: the loss of a response is the sum over its tokens, as in Dr. GRPO (Liu et al. 2025, arXiv:2503.20783).
     response: their mean, as in GRPO's paper. batch: all tokens of the batch count alike, as in DAPO."""
     epochs: int = 1

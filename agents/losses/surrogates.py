@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TokenMean = Literal["none", "response", "batch"]
-"""What a loss is a mean of tokens over, if of any."""
+"""Tokens whose losses are averaged; "none": they are summed."""
 
 
 def reward_to_go(reward: Tensor, log_ratio: Tensor, mask: Tensor, tau: float) -> Tensor:
