@@ -21,7 +21,8 @@ class Preference:
         second: the other one.
         outcome: 1 where the first won, 0 where the second did; a share where several people were asked.
         place: "FILE:LINE", for messages; two preferences of different places can be equal.
-        margin: how much better the preferred one is, see `envs.votes.records.margin`; None: the file does not say.
+        margin: how much better the preferred one is, see `envs.votes.records.margin`; None: the file does not say, or
+            was not asked.
     """
 
     prompt: str
@@ -51,13 +52,16 @@ def read_preferences(path: str, options: ReadOptions | None = None) -> list[Pref
     return preferences
 
 
-def load_preferences(path: str, options: ReadOptions | None = None) -> tuple[list[Preference], Reading]:
+def load_preferences(
+    path: str, options: ReadOptions | None = None, margins: bool = False
+) -> tuple[list[Preference], Reading]:
     """Reads pairs of responses, to learn from.
 
     Args:
         path: a file of records, a directory of them, or "hf:ID" (`envs.votes.containers`), in a format of
             `envs.votes.formats`.
         options: how it is read; None: by its fields.
+        margins: whether margins are read, too; a row whose `margin` is none can't be used then.
 
     Returns:
         The preferences, and a report of the rows. Multi-turn prompts are `Conversation`s.
@@ -72,7 +76,7 @@ def load_preferences(path: str, options: ReadOptions | None = None) -> tuple[lis
     seated = False
     for part in rows.parts():
         for place, one, record in part:
-            new = rows.tried(place, _preferences, record, one, rows.options.soft, place)
+            new = rows.tried(place, _preferences, record, one, rows.options.soft, place, margins)
             preferences += [pair for pair in new or () if rows.differ(place, pair.first, pair.second)]
             seated |= one.winner is not None and not one.ranked
     seen = {(str(one.prompt), frozenset((one.first, one.second))) for one in preferences}
@@ -81,8 +85,11 @@ def load_preferences(path: str, options: ReadOptions | None = None) -> tuple[lis
     return preferences, reading
 
 
-def _preferences(record: Record, one: Format, soft: bool, place: str) -> list[Preference]:
-    return [Preference(*texts(row, one), outcome(row, one, soft), place, margin(row, one)) for row in flat(record, one)]
+def _preferences(record: Record, one: Format, soft: bool, place: str, margins: bool) -> list[Preference]:
+    return [
+        Preference(*texts(row, one), outcome(row, one, soft), place, margin(row, one) if margins else None)
+        for row in flat(record, one)
+    ]
 
 
 def require_verdicts(path: str, outcomes: Collection[float], seated: bool) -> None:

@@ -148,7 +148,7 @@ def _plain(text: str) -> str:
 
 def _comparisons(config: FitConfig) -> tuple[list[Preference], list[Preference]]:
     """Reads and splits the file, and prints what was read."""
-    preferences, reading = load_preferences(config.data, config.reading)
+    preferences, reading = load_preferences(config.data, config.reading, margins=config.margin > 0)
     print(reading, flush=True)
     if config.margin and (bare := next((one for one in preferences if one.margin is None), None)) is not None:
         raise ValueError(

@@ -8,6 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from envs.offline import Preference, read_preferences
+from envs.votes.preferences import load_preferences
 from oracles.check import check_oracle
 from oracles.registry import make
 from oracles.table import TableOracle
@@ -254,24 +255,28 @@ def test_margin_and_centring_are_of_each_comparison_by_hand(tmp_path):
 
 
 def test_margins_are_read_from_the_fields_that_have_them(tmp_path, capsys):
+    def read(path):
+        return load_preferences(path, margins=True)[0]
+
     answers = {"response_1": ANSWERS[0], "response_2": ANSWERS[1]}
     strengths = [
         {"prompt": x, **answers, "preference_strength": s} for x, s in zip(PROMPTS, (-3, 2, -1, 0), strict=False)
     ]
-    found = read_preferences(write(tmp_path / "strengths.jsonl", strengths))
+    found = read(write(tmp_path / "strengths.jsonl", strengths))
     assert [one.margin for one in found] == pytest.approx([1, 2 / 3, 1 / 3, 0])
     scores = [{"prompt": PROMPT, "responses": ANSWERS, "scores": [4, 1.5, 3]}]
-    found = read_preferences(write(tmp_path / "scores.jsonl", scores))
+    found = read(write(tmp_path / "scores.jsonl", scores))
     assert [one.margin for one in found] == pytest.approx([2.5, 1, 1.5])
     chosen = [{"prompt": PROMPT, "chosen": ANSWERS[0], "rejected": ANSWERS[1], "margin": 0.4}]
     bare = [{key: value for key, value in chosen[0].items() if key != "margin"}]
-    (one,) = read_preferences(write(tmp_path / "chosen.jsonl", chosen))
+    (one,) = read(write(tmp_path / "chosen.jsonl", chosen))
     assert one.margin == 0.4
     (tmp_path / "chosen.csv").write_text("prompt,chosen,rejected,margin\nx,a,b,1.5\n", encoding="utf-8")
-    assert [one.margin for one in read_preferences(str(tmp_path / "chosen.csv"))] == [1.5]
+    assert [one.margin for one in read(str(tmp_path / "chosen.csv"))] == [1.5]
     for wrong in (-1, True, "much"):
         with pytest.raises(ValueError, match="margin must be a number at least 0, got"):
-            read_preferences(write(tmp_path / "wrong.jsonl", [chosen[0] | {"margin": wrong}]))
+            read(write(tmp_path / "wrong.jsonl", [chosen[0] | {"margin": wrong}]))
+        assert len(read_preferences(str(tmp_path / "wrong.jsonl"))) == 1, "it matters to those alone who multiply it"
     data = write(tmp_path / "bare.jsonl", chosen + bare)
     assert main(["--kind", "bt", "--margin", "1", "--data", data, "--out", str(tmp_path / "out")]) == 1
     assert "bare.jsonl:2: has no margin for margin=1 to multiply" in capsys.readouterr().err
