@@ -97,6 +97,7 @@ PLAYED = {
     "defaults": "",
     "calibration 256": "--agent.model.calibration 256",
     "calibration 256, tau .03": "--agent.model.calibration 256 --agent.ipo.tau 0.03",
+    "calibration 256, tau .02": "--agent.model.calibration 256 --agent.ipo.tau 0.02",
 }
 VARIATIONS: dict[str, Callable[[Any, int], Model]] = {
     "as played": model,

@@ -242,14 +242,11 @@ def test_the_default_run_learns(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("agent", "seed", "steps", "least"),
-    [("sppo", 1, 30, 0.65), ("ipo", 0, 40, 0.6), ("oelhf", 0, 50, 0.6), ("rlhf", 0, 50, 0.6)],
-)
-def test_every_kind_of_agent_learns_to_chat(agent, seed, steps, least):
-    """Regresses margins, learns a model, follows a gradient; benchmarks.chat has them all, on three seeds."""
+@pytest.mark.parametrize(("agent", "steps"), [("ipo", 40), ("oelhf", 50), ("rlhf", 50)])
+def test_every_kind_of_agent_learns_to_chat(agent, steps):
+    """Regresses margins (as sppo above), learns a model, follows a gradient; benchmarks.chat has them all."""
     more = ["--run.steps", str(steps), "--run.eval_every", str(steps)]
-    evaluations, share, _ = measure(agent, seed, threads=1, more=more)
-    assert evaluations[-1]["eval/win_rate_vs_ref"] >= least
-    assert evaluations[-1]["eval/win_rate_low"] >= least - 0.08
+    evaluations, share, _ = measure(agent, 0, threads=1, more=more)
+    assert evaluations[-1]["eval/win_rate_vs_ref"] >= 0.6
+    assert evaluations[-1]["eval/win_rate_low"] >= 0.52
     assert share >= 0.95

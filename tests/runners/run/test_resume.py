@@ -20,6 +20,7 @@ from runners.duel import main
 from runners.run.checkpoint import steps
 from runners.run.record import read_lines
 from tests.paths import GOLDEN
+from tests.tiny_models import PROMPTS, write_model
 
 LAB = GOLDEN / "my_lab" / "my_lab.py"
 OUTSIDE = (
@@ -283,7 +284,10 @@ def test_what_learns_from_a_file_goes_on_as_if_it_had_not_been_killed(lab):
     "agent", [agent for agent in LEARNERS[:-1] if agent != "pelhf" and "sb3" not in AGENTS.get(agent, "")]
 )
 def test_every_agent_of_a_language_model_goes_on_as_if_it_had_not_been_killed(lab, agent):
-    one, other = resumed(f"--agent {agent} --run.batch_size 4 --run.eval_prompts 4")
+    write_model(lab / "model")
+    (lab / "prompts.jsonl").write_text("".join(f'{{"prompt": "{prompt}"}}\n' for prompt in PROMPTS), encoding="utf-8")
+    text = "--policy ./model --task prompts.jsonl --task.max_new_tokens 4 --oracle bt"
+    one, other = resumed(f"{text} --agent {agent} --run.batch_size 4 --run.eval_prompts 4")
     assert values(one) == values(other)
     assert curves(one) == curves(other)
 
@@ -291,8 +295,8 @@ def test_every_agent_of_a_language_model_goes_on_as_if_it_had_not_been_killed(la
 @pytest.mark.slow
 @pytest.mark.parametrize("rate", ["1e-3", "1e-6"], ids=["learning fast", "answers repeated"])
 def test_killed_language_model_goes_on_as_if_it_had_not_been(lab, rate):
-    arguments = "--run.steps 9 --run.eval_every 3 --run.eval_prompts 16 --run.save_every 2 --run.threads 1"
-    arguments += f" --run.batch_size 8 --agent.optimiser.learning_rate {rate}"
+    arguments = "--run.steps 9 --run.eval_every 3 --run.eval_prompts 4 --run.save_every 2 --run.threads 1"
+    arguments += f" --run.batch_size 4 --agent.optimiser.learning_rate {rate}"
     assert main(f"{arguments} --run.dir whole".split()) == 0
     process = start(lab, f"{arguments} --run.dir killed")
     metrics = lab / "killed" / "metrics.jsonl"
