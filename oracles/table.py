@@ -146,8 +146,8 @@ class TableOracle:
         """Returns [B, K, L] float64, equal to `prob` on every pair; lists of all N responses cost next to nothing."""
         if isinstance(self._source, torch.Tensor) and self._source.ndim == 3 and len(left[0]) < len(self.responses):
             rows = torch.tensor(self.rows(prompts))[:, None, None]
-            i = torch.stack([self.columns(row) for row in left])
-            j = i if right is left else torch.stack([self.columns(row) for row in right])
+            i = self._columns_of(left)  # [B, K]
+            j = i if right is left else self._columns_of(right)
             return self._source[rows, i[:, :, None], j[:, None, :]]
         return torch.stack(
             [
@@ -169,6 +169,9 @@ class TableOracle:
         if len(responses) == len(self.responses) and list(responses) == self.responses:
             return self._all
         return torch.tensor(_look_up("response", self._column, responses), dtype=torch.long)
+
+    def _columns_of(self, responses: Sequence[Sequence[str]]) -> Tensor:
+        return torch.tensor([_look_up("response", self._column, row) for row in responses], dtype=torch.long)
 
     def _gather(self, matrix: Tensor, i: Tensor, j: Tensor) -> Tensor:
         ours = matrix if i is self._all else matrix[i]

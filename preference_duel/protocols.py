@@ -146,6 +146,13 @@ class Policy(nn.Module, ABC):
         """
         del limit
 
+    def batch_means(self, values: Tensor) -> Tensor:
+        """Returns [R] the means of values [B] of a batch's prompts, one of each group that learns by itself.
+
+        R is 1, but of the seeds of a benchmark that learn in one batch, whose prompts follow one another.
+        """
+        return values.mean(0, keepdim=True)
+
     def frozen(self) -> Self:
         """Returns a copy that does not learn."""
         twin = copy.deepcopy(self)
@@ -239,7 +246,7 @@ class Traits:
     plays_opponents: bool = False
     """Learns a best response to the policy in its attribute `fixed_opponent` (--run.opponent), if there is one."""
     batchable: bool = False
-    """Never mixes prompts, so that the seeds of a benchmark can learn in one batch."""
+    """Mixes prompts by `Policy.batch_means` alone, so that the seeds of a benchmark can learn in one batch."""
 
 
 def traits(agent: Agent) -> Traits:

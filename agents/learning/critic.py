@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from agents.optim.optimiser import Optimiser, OptimiserConfig
 from agents.policies.lm.hf_policy import HFPolicy
 from agents.policies.lm.hidden_states import copied_layers, hidden_at
+from agents.policies.replicas import clip_each
 from agents.policies.tabular import Cells, TabularPolicy
 from agents.policies.tensors import restore, tensors
 from preference_duel.protocols import Policy
@@ -26,18 +27,26 @@ class Critic(nn.Module, ABC):
     def forward(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         """Returns [B, K, T] the value before each token, 0 after a response's end, differentiable."""
 
+    def clip_gradient(self, limit: float) -> Tensor | None:
+        """Scales the gradient down to a norm, see `Policy.clip_gradient`."""
+        del limit
+
 
 class PromptCritic(Critic):
     """One number for each prompt of a finite task: a table's response is a single action."""
 
-    def __init__(self, cells: Cells) -> None:
+    def __init__(self, cells: Cells, replicas: int) -> None:
         super().__init__()
-        self.cells = cells
+        self.cells, self.replicas = cells, replicas
         self.value = nn.Parameter(torch.zeros(len(cells.rows), dtype=torch.float64))
 
     def forward(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         """Returns [B, K, 1]."""
         return self.value[self.cells.rows_of(prompts)][:, None, None].expand(-1, len(responses[0]), 1)
+
+    def clip_gradient(self, limit: float) -> Tensor:
+        """Clips the gradient of each replica's values."""
+        return clip_each(self.value, self.replicas, limit)
 
 
 class TokenCritic(Critic):
@@ -78,7 +87,7 @@ class PromptValue:
 
     def __init__(self, policy: Policy, config: OptimiserConfig) -> None:
         self.critic = critic_of(policy)
-        self._optimiser = Optimiser(self.critic.parameters(), config, 1e-3)
+        self._optimiser = Optimiser(self.critic.parameters(), config, 1e-3, self.critic.clip_gradient)
 
     def __call__(self, duel: Duel) -> Tensor:
         """Returns [B] the values of a duel's prompts, differentiable."""
@@ -111,7 +120,7 @@ def critic_of(policy: Policy) -> Critic:
         ValueError: if the policy is neither a table nor a language model.
     """
     if isinstance(policy, TabularPolicy):
-        return PromptCritic(policy.cells)
+        return PromptCritic(policy.cells, policy.replicas)
     if isinstance(policy, HFPolicy):
         return TokenCritic(policy)
     raise ValueError(f"a value function is for tables and language models, not for a {type(policy).__name__}")

@@ -57,7 +57,7 @@ class Learner:
         policy: what is trained.
         copies: frozen policies by name: the opponent, the start, the average.
         updates: duels learned from so far.
-        batchable: whether a step moves a table's rows by the duels of their own prompts alone.
+        batchable: whether a step moves a table's rows by the duels of their own prompts, or of their replica, alone.
 
     Args:
         policy: what is trained.

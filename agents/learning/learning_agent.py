@@ -53,7 +53,7 @@ class LearningAgent:
 
     @property
     def batchable(self) -> bool:
-        """Whether prompts are never mixed, see `Traits`."""
+        """Whether the seeds of a benchmark can learn in one batch, see `Traits`."""
         return self.learner.batchable
 
     def key(self, stream: Stream = Stream.TOKEN) -> Key:

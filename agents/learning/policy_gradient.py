@@ -148,7 +148,7 @@ class PolicyGradient:
 
             self.critic = critic_of(learner.policy)
             self._optimiser = Optimiser(self.critic.parameters(), config.value, 1e-3)
-            learner.batchable = False  # one value function learns from all prompts
+            learner.batchable = False  # its first gradients are rounding alone, which AdamW makes steps of
 
     def step(self, draws: Draws, reward: Tensor, beside: Task | None = None) -> dict[str, float]:
         """Takes `epochs` steps on draws of the policy as it is.

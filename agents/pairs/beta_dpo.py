@@ -60,6 +60,7 @@ class BetaDPO(PairAgent):
     def __init__(self, config: BetaDPOConfig, policy: Policy, seed: int) -> None:
         super().__init__(config, policy, seed)
         self.settings, self.margin = config, torch.zeros(2, dtype=torch.float64)
+        self.learner.batchable = False  # beta and pairs are chosen by the margins of the whole batch
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Takes one step on the pairs that are kept, at the beta of their margins; raises as `PairAgent.update`."""

@@ -33,6 +33,8 @@ class TabularPolicy(Policy):
     """
 
     learning_rate = 0.03
+    replicas: int = 1
+    """Independent tables whose rows follow one another, see `agents.policies.replicas`."""
 
     def __init__(self, task: Task, probs: Tensor | None = None, exact: bool = False) -> None:
         super().__init__()

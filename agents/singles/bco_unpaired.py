@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,8 +25,6 @@ MEMORY = 0.9
 @dataclass(frozen=True)
 class BCOUnpairedConfig(SingleConfig):
     """Binary classifier optimisation (Jung et al. 2024, arXiv:2404.04656) of single responses."""
-
-    mixes_prompts: ClassVar[bool] = True
 
     beta: float = 0.1
     """KL coefficient around the start, > 0 (DPO's 0.1)."""
@@ -49,7 +47,7 @@ class BCOUnpaired(SingleAgent):
     """Classifies single responses by their rewards beyond the running mean of past ones.
 
     Attributes:
-        shift: [1] the running mean of rewards, nats.
+        shift: [R] the running mean of rewards, nats; R is 1, but see `Policy.batch_means`.
     """
 
     def __init__(self, config: BCOUnpairedConfig, policy: Policy, seed: int) -> None:
@@ -63,10 +61,11 @@ class BCOUnpaired(SingleAgent):
             ValueError: if nothing was asked about a prompt, or the policy could not have sampled a response.
         """
         label, weight = labels(duel)
-        step = self.learn(duel, label, weight, self.shift.expand(len(label)), self.log_reference(duel))
+        shift = self.shift.repeat_interleave(len(label) // len(self.shift))
+        step = self.learn(duel, label, weight, shift, self.log_reference(duel))
         assert step.log_reference is not None
         reward = self.beta * (step.log_policy - step.log_reference).double().cpu()
-        self.shift = MEMORY * self.shift + (1 - MEMORY) * (weight * reward).sum(1).mean()
+        self.shift = MEMORY * self.shift + (1 - MEMORY) * self.policy.batch_means((weight * reward).sum(1))
         return step.scalars
 
     def state_dict(self) -> dict[str, Any]:

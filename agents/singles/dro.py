@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from agents import losses
 from agents.optim.optimiser import OptimiserConfig
@@ -24,8 +24,6 @@ class DROConfig(SingleConfig):
 
     It ends at ref exp(q / tau) / Z, whatever samples: on thumbs against the start the optimum of offline IPO.
     """
-
-    mixes_prompts: ClassVar[bool] = True  # one value function learns from all
 
     tau: float = 0.1
     """KL coefficient around the start, > 0, in units of the label (the paper takes 1 on rewards of its own scale)."""

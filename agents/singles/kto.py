@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,8 +26,6 @@ class KTOConfig(SingleConfig):
     As beta goes to 0 it ends at mu(y) max(0, 2 q(y) - 1) / Z, mu the sampling policy and q the labels, whatever the
     reference.
     """
-
-    mixes_prompts: ClassVar[bool] = True
 
     beta: float = 0.1
     """Steepness of the value function, > 0 (the paper's 0.1)."""
@@ -64,7 +62,8 @@ class KTOConfig(SingleConfig):
             ratio = require_finite(log_policy - log_reference)
         if duel.exact:
             return (log_policy.exp() * ratio).sum(1)
-        return (weight.to(ratio) * ratio).sum(1).mean().clamp(min=0).expand(count)
+        mean = agent.policy.batch_means((weight.to(ratio) * ratio).sum(1)).clamp(min=0)
+        return mean.repeat_interleave(count // len(mean))
 
     def single_loss(self, ratio: Tensor, label: Tensor, point: Tensor) -> Tensor:
         """Returns what a response falls short of its greatest value."""

@@ -31,9 +31,6 @@ class SingleConfig(ABC):
     around_sampler: ClassVar[bool] = False
     """Whether log-ratios are taken to the policy that samples, not to the start."""
 
-    mixes_prompts: ClassVar[bool] = False
-    """Whether what is learned of a prompt depends on the other prompts of its batch."""
-
     learns_from_dislikes: ClassVar[bool] = False
     """Whether disliked responses alone teach something."""
 
@@ -98,7 +95,6 @@ class SingleAgent(LearningAgent):
         self.reference = self.opponent if start is None else start
         copies = {"opponent": self.opponent, "reference": start}
         super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
-        self.learner.batchable &= not config.mixes_prompts
         self.learns_from_dislikes = config.learns_from_dislikes
 
     def propose(self, prompts: Sequence[str]) -> Proposal:

@@ -15,7 +15,7 @@ from runners.benchmark.results import circumstances, keep, require_format
 from runners.benchmark.suites import Cell
 from runners.run.record import lock
 
-BATCH = 30
+BATCH = 90
 """Cells that learn as one at most: more save little, and lose more where one is killed."""
 
 

@@ -18,7 +18,7 @@ NASH = "inpo", "egpo", "comal", "nash_md", "nash_ema", "mnpo"
 BATCHABLE = *SELF_PLAY, *NASH
 PAIRS = "rdpo", "dpop", "f_dpo", "gpo", "discopop", "nca", "bco", "apo", "slic", "cpo", "simpo", "orpo", "tdpo"
 """Losses of dpo's agent: a few steps of each are enough."""
-SINGLES = "kimi", "npo", "d2o", "spin", "sft", "ppo_ptx", "cringe"
+SINGLES = "kto", "dro", "bco_unpaired", "kimi", "npo", "d2o", "spin", "sft", "ppo_ptx", "cringe"
 LISTS = "plackett_luce", "lipo", "pro", "rrhf", "dno", "rebel", "gpm_po", "pairwise_cringe"
 
 
@@ -50,8 +50,12 @@ def test_a_replica_in_a_batch_is_the_run_it_would_be_alone(agent):
 
 
 @pytest.mark.parametrize("agent", [*PAIRS, *SINGLES, *LISTS])
-def test_the_losses_of_pairs_and_lists_mix_no_prompts(agent):
+def test_a_few_steps_of_every_other_agent_too(agent):
     require_same(agent, steps=4)
+
+
+def test_values_take_the_steps_of_their_replicas_own_loss():
+    require_same("dro", "--agent.value.method", "sgd", "--agent.value.learning_rate", "1", steps=4)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +86,7 @@ def test_whole_distributions_are_played_together_too():
         ("oelhf", [], "batchable"),
         ("dpo", ["--agent.pairs", "best_worst"], "batchable"),
         ("sppo", ["--agent.optimiser.method", "lbfgs"], "batchable"),
+        ("beta_dpo", [], "batchable"),
         ("spo", ["--agent.gradient.form", "ppo", "--agent.gradient.baseline", "value"], "batchable"),
         ("sppo", ["--run.eval_prompts", "1"], "not all that are learned from"),
     ],
@@ -93,7 +98,7 @@ def test_what_would_learn_differently_in_a_batch_says_so(agent, more, message):
 
 def test_every_agent_of_ours_was_tried():
     ours = {name for name, where in AGENTS.items() if "sb3" not in where}
-    mixing = {"oelhf", "pelhf", "psro", "beta_dpo", "kto", "dro", "bco_unpaired"}
+    mixing = {"oelhf", "pelhf", "psro", "beta_dpo"}
     assert ours - {*BATCHABLE, *PAIRS, *SINGLES, *LISTS} == mixing
     assert distributed.count() == 1
 
