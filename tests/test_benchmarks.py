@@ -347,7 +347,7 @@ def in_this_process(command, limit):
 @pytest.mark.timeout(900)
 def test_all_of_a_gpu_day_runs_at_toy_size_and_what_takes_too_long_is_recorded(monkeypatch, tmp_path, capsys):
     real, middle = gpu_day.run, len(gpu_day.PARTS) // 2
-    asleep = gpu_day.Part("sleeps", 4 / 60, SLEEPS, "", keep=r"^\d+$")
+    asleep = gpu_day.Part("sleeps", 15 / 60, SLEEPS, "", keep=r"^\d+$")
     failing = gpu_day.Part("fails", 1, "timeit -n 1 'raise ValueError(\"no such card\")'", "")
     parts = (*gpu_day.PARTS[:middle], asleep, failing, *gpu_day.PARTS[middle:])
     monkeypatch.setattr(gpu_day, "PARTS", parts)
@@ -362,7 +362,7 @@ def test_all_of_a_gpu_day_runs_at_toy_size_and_what_takes_too_long_is_recorded(m
     status = {one["name"]: one["status"] for one in found["parts"]}
     assert list(status) == [part.name for part in parts]
     killed, failed = found["parts"][middle : middle + 2]
-    assert killed["status"] == "ended after its 4 s"
+    assert killed["status"] == "ended after its 15 s"
     with pytest.raises(ProcessLookupError):
         os.kill(int(killed["figures"][0]), 0)
     assert failed["status"] == 1
