@@ -52,7 +52,12 @@ from preference_duel.protocols import traits
 from preference_duel.types import Proposal
 from runners.benchmark.results import published, read_results
 from tests.matrix_games import COMAL, RESPONSES
-from tests.paths import DOCS
+from tests.paths import DOCS, ROOT
+
+
+def test_the_list_of_scripts_names_each():
+    listed = re.findall(r"`(\w+)`", (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
 
 
 def test_win_rate_hardly_tells_apart_what_exploitability_does():
