@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from agents import losses
 from agents.learning.corpus import Corpus, CorpusConfig
 from agents.learning.kl_control import KLControlConfig
 from agents.learning.learning_agent import LearningAgent
 from agents.learning.policy_gradient import Draws, GradientConfig, PolicyGradient
+from agents.learning.rewards import Reward, reward
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, one_of, require
 from preference_duel.keyed_random import Stream
 from preference_duel.types import Duel, Proposal
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from preference_duel.protocols import Policy
-
-Reward = Literal["win_rate", "log_odds"]
 
 
 @dataclass(frozen=True)
@@ -30,9 +26,8 @@ class PPOPTXConfig:
 
     tau: float = 0.1
     """KL coefficient around the starting policy, > 0, the first one if it adapts; InstructGPT's 0.02."""
-    reward: Literal["win_rate", "log_odds"] = "win_rate"
-    """Reward of a response, by its comparisons with the others: the win rate, or the mean log odds, which of
-    probabilities of a frozen reward model (--oracle bt --run.feedback probability) is its reward less the mean."""
+    reward: Reward = "win_rate"
+    """Win rate in the list, or mean log odds: of a frozen reward model's probabilities its reward less the mean."""
     responses: int = 4
     """Samples per prompt, K >= 2, each pair of them asked once. Ignored if the policy is exact."""
     gradient: GradientConfig = field(default_factory=lambda: GradientConfig("ppo"))
@@ -71,28 +66,14 @@ class PPOPTX(LearningAgent):
         return self.self_play(self.policy, prompts, self.config.responses)
 
     def update(self, duel: Duel) -> dict[str, float]:
-        """Takes the steps of a batch on the rewards of the samples, and adapts tau.
-
-        Raises:
-            ValueError: if the seats hold different samples, or log odds are to be read off outcomes.
-        """
-        if not duel.self_play:
-            raise ValueError("PPO-ptx learns from its own samples, and this duel's seats hold different ones")
+        """Takes the steps of a batch on the rewards of the samples, and adapts tau; raises as `rewards.reward`."""
         self.include_in_average(self.policy)
         draws, gradient = Draws(duel.prompts, duel.left, duel.left_weight, duel.exact), self._gradient
         corpus = None if self._corpus is None else (self._corpus.batch(self.key(Stream.PROMPT)), self._corpus.loss)
-        scalars = {"policy/tau": gradient.tau, **gradient.step(draws, self._reward(duel), corpus)}
+        scalars = {"policy/tau": gradient.tau, **gradient.step(draws, reward(duel, self.config.reward), corpus)}
         gradient.tau = self.config.control.next(gradient.tau, scalars["policy/kl"], duel.left_weight.numel())
         self.learner.updates += 1
         return scalars
-
-    def _reward(self, duel: Duel) -> Tensor:
-        known = None if duel.exact else duel.known
-        if self.config.reward == "win_rate":
-            return losses.win_rate(duel.prob, duel.right_weight, not duel.exact, known) - 0.5
-        if duel.feedback != "probability":
-            raise ValueError(f"reward='log_odds' needs probabilities, got {duel.feedback}s: --run.feedback probability")
-        return losses.mean_log_odds(duel.prob, duel.right_weight, known)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of policy, copies and optimiser, of the value function, and tau."""

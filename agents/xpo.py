@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
-
 from agents import losses
 from agents.learning.learning_agent import LearningAgent
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, positive, require
-from preference_duel.keyed_random import Stream
 from preference_duel.types import Duel, Proposal
 
 if TYPE_CHECKING:
@@ -67,13 +64,7 @@ class XPO(LearningAgent):
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws of the policy against K of the start, or both whole distributions if they are exact."""
-        count = self.config.responses
-        with torch.no_grad():
-            left, left_weight = self.policy.draw(prompts, count, self.key())
-            right, right_weight = self.reference.draw(prompts, count, self.key(Stream.OPPONENT))
-        if self.policy.exact:
-            return Proposal(left, right, left_weight, right_weight)
-        return Proposal(left, right, ask=torch.eye(count, dtype=torch.bool).expand(len(prompts), count, count))
+        return self.against(self.reference, prompts, self.config.responses)
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Takes one step.

@@ -60,18 +60,27 @@ class LearningAgent:
         """Returns the key of this update's random numbers."""
         return Key(self.seed, self.learner.updates, stream)
 
-    def self_play(self, player: Policy, prompts: Sequence[str], count: int) -> Proposal:
+    def self_play(self, player: Policy, prompts: Sequence[str], count: int, stream: Stream = Stream.TOKEN) -> Proposal:
         """Returns `count` responses of a player for both seats, or its whole distribution if it is exact.
 
         With a `fixed_opponent` the right seat is the opponent's.
         """
         with torch.no_grad():
-            responses, weight = player.draw(prompts, count, self.key())
+            responses, weight = player.draw(prompts, count, self.key(stream))
             proposal = Proposal(responses, left_weight=weight if player.exact else None)
             if self.fixed_opponent is None:
                 return proposal
             right, weight = self.fixed_opponent.draw(prompts, count, self.key().at(1))
         return dataclasses.replace(proposal, right=right, right_weight=weight if self.fixed_opponent.exact else None)
+
+    def against(self, opponent: Policy, prompts: Sequence[str], count: int) -> Proposal:
+        """Returns `count` samples of the policy, each to meet one of an opponent, or both distributions if exact."""
+        with torch.no_grad():
+            left, left_weight = self.policy.draw(prompts, count, self.key())
+            right, right_weight = opponent.draw(prompts, count, self.key(Stream.OPPONENT))
+        if self.policy.exact:
+            return Proposal(left, right, left_weight, right_weight)
+        return Proposal(left, right, ask=torch.eye(count, dtype=torch.bool).expand(len(prompts), count, count))
 
     def mixed(self, start: Policy, share: float) -> Policy:
         """Returns the geometric mixture policy^(1 - share) start^share; if share is 0, the policy itself."""

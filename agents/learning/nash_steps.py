@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from preference_duel.types import Duel
 
 
+def left_logprob(duel: Duel, *policies: Policy) -> list[Tensor]:
+    """Returns [B, K] nats of the left seat's responses by each of some policies."""
+    with torch.no_grad():
+        return [policy.logprob(duel.prompts, duel.left) for policy in policies]
+
+
 def mirror_step(
     learner: Learner, duel: Duel, log_opponent: Tensor, log_reference: Tensor, eta: float, tau: float
 ) -> dict[str, float]:

@@ -10,8 +10,8 @@ import torch
 
 from agents import losses
 from agents.learning.learning_agent import LearningAgent
+from agents.learning.rewards import win_rate
 from agents.learning.scores import pair_weight
-from agents.lists.list_agent import win_rate
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, positive, require, share
 from preference_duel.types import Duel, Proposal

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agents import losses
 from agents.learning.batch import Batch
 from agents.learning.learning_agent import LearningAgent
+from agents.learning.rewards import win_rate
 from agents.learning.scores import LOG_RATIO, Score
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, require
@@ -109,16 +109,3 @@ class ListAgent(LearningAgent):
             scalars = sampled.policy_scalars(duel) | scalars
         self.renew(self.opponent, config.refresh_every)
         return scalars
-
-
-def win_rate(duel: Duel) -> Tensor:
-    """Returns [B, K] the chance of each response to beat another one of its list, against a whole distribution any.
-
-    Raises:
-        ValueError: if the seats hold different responses.
-    """
-    if not duel.self_play:
-        raise ValueError("a list meets itself, and this duel's seats hold different responses; take an agent of pairs")
-    if duel.exact:
-        return losses.win_rate(duel.prob, duel.right_weight)
-    return losses.win_rate(duel.prob, leave_one_out=True, known=duel.known)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from agents import losses
-from agents.lists.list_agent import ListConfig, win_rate
+from agents.learning.rewards import mean_log_odds, win_rate
+from agents.lists.list_agent import ListConfig
 from preference_duel.checks import positive, require
 
 if TYPE_CHECKING:
@@ -37,13 +38,8 @@ class PlackettLuceConfig(ListConfig):
 
     def labels(self, duel: Duel) -> Mapping[str, Tensor]:
         """Returns the win rates, the mean log odds, and whether all that is known of a list are certain wins."""
-        known, weight = (None, duel.right_weight) if duel.exact else (duel.known, None)
         certain = ((duel.prob == 0) | (duel.prob == 1) | ~duel.asked).all(2).all(1) & (not duel.exact)
-        return {
-            "label": win_rate(duel),
-            "reward": losses.mean_log_odds(duel.prob, weight, known),
-            "certain": certain,
-        }
+        return {"label": win_rate(duel), "reward": mean_log_odds(duel), "certain": certain}
 
     def list_loss(self, score: Tensor, counted: Tensor, part: Batch) -> Tensor:
         """Returns the loss of a ranking, or its mean over rankings."""

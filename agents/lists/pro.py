@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from agents import losses
+from agents.learning.rewards import Reward, reward
 from agents.learning.scores import Score
-from agents.lists.list_agent import ListConfig, win_rate
+from agents.lists.list_agent import ListConfig
 from preference_duel.checks import at_least, one_of, require
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     from agents.learning.batch import Batch
     from preference_duel.types import Duel
-
-Reward = Literal["win_rate", "log_odds"]
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,7 @@ class PROConfig(ListConfig):
         Raises:
             ValueError: if log odds are wanted of outcomes.
         """
-        label = win_rate(duel)
-        if self.reward == "win_rate":
-            return {"label": label}
-        if duel.feedback == "outcome":
-            raise ValueError(
-                "reward='log_odds' needs probabilities, and this duel holds outcomes, whose log odds are infinite: "
-                "take --run.feedback probability, a file of scores, or reward='win_rate'"
-            )
-        known, weight = (None, duel.right_weight) if duel.exact else (duel.known, None)
-        return {"label": losses.mean_log_odds(duel.prob, weight, known)}
+        return {"label": reward(duel, self.reward)}
 
     def list_loss(self, score: Tensor, counted: Tensor, part: Batch) -> Tensor:
         """Returns the contrasts and the best response's negative log-likelihood."""

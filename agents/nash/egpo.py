@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
-
 from agents.learning.learning_agent import LearningAgent
-from agents.learning.nash_steps import mirror_step
+from agents.learning.nash_steps import left_logprob, mirror_step
 from agents.learning.scalars import policy_scalars
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, positive, require
@@ -75,10 +73,7 @@ class EGPO(LearningAgent):
         if is_half_step:
             self.include_in_average(self.policy, every=2)
             self.start.load_state_dict(self.policy.state_dict())
-        with torch.no_grad():
-            log_reference = self.reference.logprob(duel.prompts, duel.left)  # [B, K]
-            log_player = self._player.logprob(duel.prompts, duel.left)  # [B, K]
-            log_policy = self.policy.logprob(duel.prompts, duel.left)  # [B, K]
+        log_reference, log_player, log_policy = left_logprob(duel, self.reference, self._player, self.policy)
         scalars = policy_scalars(duel.left_weight, log_player, log_reference, duel.left)
         scalars |= mirror_step(self.learner, duel, log_policy, log_reference, self.config.eta, self.config.tau)
         if is_half_step:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
-
 from agents.learning.learning_agent import LearningAgent
-from agents.learning.nash_steps import mirror_step
+from agents.learning.nash_steps import left_logprob, mirror_step
 from agents.learning.scalars import policy_scalars
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, positive, require
@@ -77,9 +75,7 @@ class INPO(LearningAgent):
         """
         config = self.config
         self.include_in_average(self.policy, config.refresh_every)
-        with torch.no_grad():
-            log_reference = self.reference.logprob(duel.prompts, duel.left)  # [B, K]
-            log_opponent = self.opponent.logprob(duel.prompts, duel.left)  # [B, K]
+        log_reference, log_opponent = left_logprob(duel, self.reference, self.opponent)
         scalars = policy_scalars(duel.left_weight, log_opponent, log_reference, duel.left)
         scalars |= mirror_step(self.learner, duel, log_opponent, log_reference, config.eta, config.tau)
         self.renew(self.opponent, config.refresh_every)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from agents.learning.learning_agent import LearningAgent
-from agents.learning.nash_steps import mirror_step
+from agents.learning.nash_steps import left_logprob, mirror_step
 from agents.learning.scalars import policy_scalars
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, positive, require
@@ -79,9 +79,8 @@ class MNPO(LearningAgent):
         config = self.config
         self.include_in_average(self.policy, config.refresh_every)
         weight = torch.tensor(config.history_weights or [1.0] * config.opponents, dtype=torch.float64)
-        with torch.no_grad():
-            log_reference = self.reference.logprob(duel.prompts, duel.left)  # [B, K]
-            log_past = torch.stack([one.logprob(duel.prompts, duel.left) for one in self.past])  # [n, B, K]
+        log_reference, *past = left_logprob(duel, self.reference, *self.past)
+        log_past = torch.stack(past)  # [n, B, K]
         mean = ((weight / weight.sum()).to(log_past)[:, None, None] * log_past).sum(0)
         scalars = mirror_step(self.learner, duel, mean, log_reference, config.eta, config.tau)
         if self.learner.updates % config.refresh_every == 0:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
 from agents.learning.learning_agent import LearningAgent
-from agents.learning.nash_steps import gradient_step, mirror_step
+from agents.learning.nash_steps import gradient_step, left_logprob, mirror_step
 from agents.optim.optimiser import OptimiserConfig
 from preference_duel.checks import at_least, one_of, positive, require, within
 from preference_duel.keyed_random import Stream
@@ -58,13 +56,7 @@ class NashMDConfig:
 
 
 class NashMD(LearningAgent):
-    """Moves the policy to beat the opponent pi^(1-b) ref^b.
-
-    Attributes:
-        policy: what is trained.
-        reference: what the game is regularised towards, the start.
-        average: the mean of pi_1..pi_T, start included, where kept.
-    """
+    """Moves the policy to beat the opponent pi^(1-b) ref^b; ref is the start (`reference`)."""
 
     def __init__(self, config: NashMDConfig, policy: Policy, seed: int) -> None:
         self.config, self.reference = config, policy.snapshot()
@@ -73,16 +65,10 @@ class NashMD(LearningAgent):
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K draws of the policy against K of the opponent, or of the opponent alone in the mirror form."""
-        count = self.config.responses
-        opponent = self.mixed(self.reference, self._share)
-        with torch.no_grad():
-            right, right_weight = opponent.draw(prompts, count, self.key(Stream.OPPONENT))
-            if self.config.form == "mirror":
-                return Proposal(right, left_weight=right_weight if opponent.exact else None)
-            left, left_weight = self.policy.draw(prompts, count, self.key())
-        if self.policy.exact:
-            return Proposal(left, right, left_weight, right_weight)
-        return Proposal(left, right, ask=torch.eye(count, dtype=torch.bool).expand(len(prompts), count, count))
+        config, opponent = self.config, self.mixed(self.reference, self._share)
+        if config.form == "gradient":
+            return self.against(opponent, prompts, config.responses)
+        return self.self_play(opponent, prompts, config.responses, Stream.OPPONENT)
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Takes one step.
@@ -91,17 +77,11 @@ class NashMD(LearningAgent):
             ValueError: if the duel's seats are not those of the form, or the policy could not have drawn a response.
         """
         self.include_in_average(self.policy)
-        if self.config.form == "mirror":
-            return self._mirror(duel)
-        return gradient_step(self.learner, self.reference, duel, self.config.tau)
-
-    def _mirror(self, duel: Duel) -> dict[str, float]:
-        """Regresses onto pi^(1-b) ref^b exp(eta P(. beats the opponent)) with b = eta tau."""
-        with torch.no_grad():
-            log_reference = self.reference.logprob(duel.prompts, duel.left)  # [B, K]
-            log_policy = self.policy.logprob(duel.prompts, duel.left)  # [B, K]
-        eta = self._share / self.config.tau
-        return mirror_step(self.learner, duel, log_policy, log_reference, eta, self.config.tau)
+        tau = self.config.tau
+        if self.config.form == "gradient":
+            return gradient_step(self.learner, self.reference, duel, tau)
+        log_policy, log_reference = left_logprob(duel, self.policy, self.reference)
+        return mirror_step(self.learner, duel, log_policy, log_reference, self._share / tau, tau)
 
     @property
     def _share(self) -> float:

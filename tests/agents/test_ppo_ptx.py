@@ -159,7 +159,7 @@ def test_on_text_a_corpus_of_other_prompts_grows_likelier(tmp_path):
 
 def test_log_odds_of_outcomes_and_demonstrations_that_can_not_be_written_are_refused(tmp_path):
     agent, arena = game(PPOPTXConfig(reward="log_odds"), COMAL)
-    with pytest.raises(ValueError, match="needs probabilities, got outcomes"):
+    with pytest.raises(ValueError, match="needs probabilities, and this duel holds outcomes"):
         play(agent, arena, 1)
     config = PPOPTXConfig(corpus=CorpusConfig(demonstrations(tmp_path, "ad")))
     with pytest.raises(ValueError, match="the task has no response 'd'"):
