@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from agents import losses
 from agents.learning.batch import Batch
+from agents.learning.held_groups import HeldGroups
 from agents.learning.learning_agent import LearningAgent
 from agents.learning.scalars import policy_scalars
 from agents.learning.scores import require_finite, sampled_logprob, token_logprob
@@ -57,6 +58,9 @@ class GRPOConfig:
     response: their mean, as in GRPO's paper. batch: all tokens of the batch count alike, as in DAPO."""
     epochs: int = 1
     """Steps on each group, >= 1."""
+    redraws: int | None = None
+    """DAPO's dynamic sampling: groups of equal rewards are left out of the mean, and a step waits for as many others as
+    a duel has groups, through so many further duels at most, >= 0. None: they stay in the mean, with advantage 0."""
     sampler_cap: float | None = None
     """Multiply a token's advantage by min(p / p_sampler, sampler_cap), > 0, where vLLM's arithmetic makes p_sampler
     another (truncated importance sampling, Yao et al. 2025, openreview.net/forum?id=xsonlP8DRV; published runs take 2);
@@ -71,12 +75,15 @@ class GRPOConfig:
         require(self, tau=at_least(0), responses=at_least(2, "one sample has no other to beat"), epochs=at_least(1))
         require(self, schedule=one_of(FixedSchedule), aggregate=one_of(Aggregate), clip=positive)
         require(self, sampler_cap=positive.or_none(), clip_high=positive.or_none(), token_mean=one_of(TokenMean))
+        require(self, redraws=at_least(0).or_none())
         require(self, baseline=one_of(Literal["mean", "others"]), kl=one_of(Literal["return", "loss"]))
 
     def build(self, *, policy: Policy, seed: int = 0) -> GRPO:
         """Builds the agent around the policy that it trains."""
         if policy.exact and self.aggregate == "bt":
             raise ValueError("aggregate='bt' fits the scores of a finite group: build the policy without exact")
+        if policy.exact and self.redraws is not None:
+            raise ValueError("redraws are of sampled groups: build the policy without exact, or leave redraws out")
         return GRPO(self, policy, seed)
 
 
@@ -92,6 +99,9 @@ class GRPO(LearningAgent):
     def __init__(self, config: GRPOConfig, policy: Policy, seed: int) -> None:
         self.config, self.start = config, policy.snapshot()
         super().__init__(policy, config.optimiser, seed, average=config.average, start=self.start)
+        self.held = None if config.redraws is None else HeldGroups(config.redraws)
+        if self.held is not None:
+            self.learner.batchable = False  # prompts wait for each other
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K samples for both seats and the pairs of the schedule, or the whole distribution if it is exact."""
@@ -102,7 +112,7 @@ class GRPO(LearningAgent):
         return replace(proposal, ask=scheduled)
 
     def update(self, duel: Duel) -> dict[str, float]:
-        """Takes `epochs` steps on the group's advantages.
+        """Takes `epochs` steps on the group's advantages, with `redraws` on those of several duels.
 
         Raises:
             ValueError: if the seats hold different samples, or a sample's comparisons were all left unanswered.
@@ -111,6 +121,24 @@ class GRPO(LearningAgent):
             raise ValueError("GRPO learns from its own samples, and this duel's seats hold different ones")
         config, weight = self.config, duel.left_weight  # [B, K] 1/K, or pi_t(y) if exact
         self.include_in_average(self.policy)
+        reward = self._reward(duel)
+        advantage = losses.group_advantage(
+            reward, weight, leave_one_out=config.baseline == "others", scale=config.scale_rewards, exact=duel.exact
+        )
+        flat = reward.amax(1) == reward.amin(1)  # [B]
+        scalars = {"duel/flat_groups": flat.double().mean().item()}
+        batch = Batch(duel.prompts, duel.left, {"weight": weight, "advantage": advantage})
+        if self.held is not None:
+            due = self.held.add(batch, ~flat)
+            if due is None:
+                self.learner.updates += 1
+                return scalars
+            batch, scalars["duel/groups"] = due, float(len(due.prompts))
+        return scalars | self._step(batch)
+
+    def _reward(self, duel: Duel) -> Tensor:
+        """Returns [B, K] what the comparisons of a response are worth."""
+        config, weight = self.config, duel.left_weight
         if duel.exact:
             prob, opponents, compared = duel.prob, duel.right_weight, torch.ones_like(duel.asked)
         else:
@@ -118,20 +146,19 @@ class GRPO(LearningAgent):
             prob = torch.where(equal, 0.5, duel.prob)  # an outcome of equal texts is a coin's
             opponents, compared = None, scheduled & (duel.asked | equal)  # [B, K, K]
             compared = compared | torch.diag_embed(weight == 0)  # all unread: it ties with itself and weighs nothing
-        reward = groups.aggregate(
-            prob, compared, config.aggregate, leave_one_out=config.leave_one_out, weight=opponents
-        )  # [B, K]
-        advantage = losses.group_advantage(
-            reward, weight, leave_one_out=config.baseline == "others", scale=config.scale_rewards, exact=duel.exact
-        )
+        return groups.aggregate(prob, compared, config.aggregate, leave_one_out=config.leave_one_out, weight=opponents)
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        """Takes `epochs` steps on groups with their weights and advantages, [B, K] each."""
+        config, weight, prompts, responses = self.config, batch["weight"], batch.prompts, batch.responses
         with torch.no_grad():
-            start, mask = token_logprob(self.start, duel.prompts, duel.left)  # [B, K, T]
-            old = token_logprob(self.policy, duel.prompts, duel.left)[0] if self._looks_back else None
+            start, mask = token_logprob(self.start, prompts, responses)  # [B, K, T]
+            old = token_logprob(self.policy, prompts, responses)[0] if self._looks_back else None
         tau = config.tau if config.kl == "return" else 0.0
         log_ratio = torch.zeros_like(start) if old is None else old - start
-        earned = losses.reward_to_go(advantage.to(start), log_ratio, mask, tau)
+        earned = losses.reward_to_go(batch["advantage"].to(start), log_ratio, mask, tau)
         if old is not None and config.sampler_cap is not None:
-            earned = earned * losses.sampler_weight(old, sampled_logprob(duel.left, old), mask, config.sampler_cap)
+            earned = earned * losses.sampler_weight(old, sampled_logprob(responses, old), mask, config.sampler_cap)
 
         drew = torch.full_like(start[..., 0], torch.nan)  # [B, K] nats before the first step, as it reads them
         of_tokens = {"start": start, "earned": earned} | ({} if old is None else {"old": old})
@@ -149,10 +176,9 @@ class GRPO(LearningAgent):
                 surrogate = surrogate + config.tau * losses.k3(log_policy, read["start"], counted)
             return (part["weight"] * surrogate).sum(1)  # [b]
 
-        scalars = self.learner.step(Batch(duel.prompts, duel.left, values), loss, epochs=config.epochs)
+        scalars = self.learner.step(Batch(prompts, responses, values), loss, epochs=config.epochs)
         drew = distributed.largest(drew.nan_to_num(nan=-torch.inf))
-        flat = (reward.amax(1) == reward.amin(1)).double().mean().item()
-        return {"duel/flat_groups": flat, **policy_scalars(weight, drew, start.sum(-1), duel.left), **scalars}
+        return {**policy_scalars(weight, drew, start.sum(-1), responses), **scalars}
 
     @property
     def _looks_back(self) -> bool:
@@ -160,6 +186,17 @@ class GRPO(LearningAgent):
         config = self.config
         several = config.epochs > 1 or config.optimiser.method == "lbfgs"
         return several or config.kl == "return" or config.sampler_cap is not None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the policy and its frozen copies, the optimiser, the number of updates, and the groups that wait."""
+        state = self.learner.state_dict()
+        return state if self.held is None else {"training": state, "held": self.held.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        self.learner.load_state_dict(state if self.held is None else state["training"])
+        if self.held is not None:
+            self.held.load_state_dict(state["held"])
 
 
 def _texts(responses: Sequence[Sequence[Completion]]) -> list[list[str]]:

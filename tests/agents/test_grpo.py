@@ -12,6 +12,8 @@ import oracles
 from agents import losses, make_policy
 from agents.check import check_agent
 from agents.grpo import GRPOConfig
+from agents.learning.batch import Batch
+from agents.learning.held_groups import HeldGroups
 from agents.learning.policy_gradient import GradientConfig
 from agents.optim.optimiser import OptimiserConfig
 from agents.policies.lm_config import TinyConfig
@@ -23,6 +25,7 @@ from envs import make_task
 from envs.arena import DuelArena
 from envs.games import exploitability, regularised_nash
 from preference_duel import groups
+from preference_duel.types import Completion, Conversation
 from runners.duel import main
 from tests.matrix_games import COMAL, START, game, law, play
 from tests.paths import GOLDEN
@@ -272,6 +275,80 @@ def test_it_keeps_the_contract_of_an_agent(config, exact):
     check_agent(*game(config, exact=exact, prompts=("x", "y")))
 
 
+HOLDING = GRPOConfig(tau=0, responses=3, redraws=5, optimiser=PLAIN, average=False)
+"""Of three samples all are equal, or their outcomes a cycle, in more than one group of four."""
+
+
+def test_agents_that_hold_groups_keep_the_contract():
+    agent, arena = game(dataclasses.replace(HOLDING, epochs=2, average=True), prompts=("x", "y"))
+    check_agent(agent, arena)
+    assert not agent.batchable
+    stepped = ["loss/policy" in play(agent, arena, 1) for _ in range(4)]
+    assert not all(stepped[:2])  # what the check plays again begins with a group that is held
+    assert any(stepped)
+
+
+def test_a_step_on_held_groups_is_that_of_their_duels_longer_by_the_dead_ones():
+    prompts = tuple("uvwxyz")
+    agent, arena = game(HOLDING, prompts=prompts)
+    start, size = agent.policy.logits.detach().clone(), len(prompts)
+    apart, dead = torch.zeros_like(start), []
+    while True:
+        duel = arena.play(agent.propose(arena.reset()))
+        scalars = agent.update(duel)
+        dead.append(scalars["duel/flat_groups"])
+        alone, _ = game(dataclasses.replace(HOLDING, redraws=None), prompts=prompts)
+        alone.update(duel)
+        apart += size * (alone.policy.logits.detach() - start)
+        if "loss/policy" in scalars:
+            break
+        assert torch.equal(agent.policy.logits, start)
+    living = size * sum(1 - share for share in dead)
+    assert len(dead) > 1
+    assert living >= size
+    assert scalars["duel/groups"] == pytest.approx(living)
+    torch.testing.assert_close(agent.policy.logits.detach() - start, apart / living, atol=1e-12, rtol=0)
+    assert arena.queries == 3 * size * len(dead)
+
+
+def test_dead_groups_are_left_out_without_another_duel_if_it_may_not_draw_again():
+    duel, steps = None, {}
+    for redraws in (None, 0):
+        agent, arena = game(dataclasses.replace(HOLDING, redraws=redraws), prompts=tuple("uvwxyz"))
+        duel = duel or arena.play(agent.propose(arena.reset()))
+        before = agent.policy.logits.detach().clone()
+        share = agent.update(duel)["duel/flat_groups"]
+        steps[redraws] = agent.policy.logits.detach() - before
+    assert 0 < share < 1
+    torch.testing.assert_close(steps[0] * (1 - share), steps[None], atol=1e-12, rtol=0)
+
+
+def test_groups_that_are_all_dead_cost_their_queries_and_move_nothing():
+    agent, arena = game(dataclasses.replace(HOLDING, redraws=1, tau=0.1), prompts=("x", "y"))
+    with torch.no_grad():
+        agent.policy.logits[:, 0] += 100
+    before = agent.policy.logits.detach().clone()
+    for _ in range(5):
+        assert play(agent, arena, 1) == {"duel/flat_groups": 1.0}
+    assert torch.equal(agent.policy.logits, before)
+    assert arena.queries == 5 * 2 * 3
+    assert agent.held.state_dict() == {"duels": 1, "groups": "[]"}
+
+
+def test_held_groups_come_back_whole_from_a_checkpoint():
+    chat = Conversation([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+    responses = [Completion("a", (1, 2), (-0.1, -1 / 3)), Completion("b", (2,)), Completion("c")]
+    value = torch.tensor([[1 / 3, -0.2, 0.1]] * 2, dtype=torch.float64)
+    held, again = HeldGroups(3), HeldGroups(3)
+    assert held.add(Batch([chat, "x"], [responses] * 2, {"weight": value}), torch.tensor([True, False])) is None
+    again.load_state_dict(json.loads(json.dumps(held.state_dict())))
+    assert again.state_dict() == held.state_dict()
+    (ours,), (theirs,) = held.groups, again.groups
+    assert theirs.prompts[0].messages == chat.messages
+    assert [dataclasses.astuple(y) for y in theirs.responses[0]] == [dataclasses.astuple(y) for y in responses]
+    assert torch.equal(theirs["weight"], ours["weight"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [GRPOConfig(epochs=2, aggregate="bt"), RLOOConfig(responses=2)])
 def test_on_text_it_keeps_the_contract_of_an_agent(config):
@@ -294,6 +371,7 @@ def test_on_text_it_keeps_the_contract_of_an_agent(config):
         ({"clip_high": -0.1}, "clip_high must be positive"),
         ({"token_mean": "group"}, "token_mean must be one of"),
         ({"epochs": 0}, "epochs must be at least 1"),
+        ({"redraws": -1}, "redraws must be at least 0, or None"),
     ],
 )
 def test_settings_out_of_range_are_refused(fields, message):
@@ -305,6 +383,8 @@ def test_settings_out_of_range_are_refused(fields, message):
 def test_an_infinite_group_has_no_bradley_terry_fit_and_seats_must_agree():
     with pytest.raises(ValueError, match="without exact"):
         game(GRPOConfig(aggregate="bt"), exact=True)
+    with pytest.raises(ValueError, match="redraws are of sampled groups"):
+        game(GRPOConfig(redraws=0), exact=True)
     agent, arena = game(GRPOConfig())
     duel = arena.play(agent.propose(arena.reset()))
     with pytest.raises(ValueError, match="its own samples"):
