@@ -17,8 +17,8 @@ from oracles import Key, Oracle, Stream, payoff
 from oracles.base import draw
 from oracles.check import require_prob
 from preference_duel.keyed_random import ReplicaSeeds, Rows
-from preference_duel.protocols import Policy, leaves_unread
-from preference_duel.types import Completion, Duel, DuelFeedback, Proposal
+from preference_duel.protocols import DistantOracle, Policy, leaves_unread
+from preference_duel.types import Arriving, Completion, Duel, DuelFeedback, Proposal
 
 
 class DuelArena:
@@ -118,6 +118,10 @@ class DuelArena:
             raise RuntimeError("play() needs the prompts of a reset(); call reset() before every play()")
         if proposal is None:
             raise ValueError("play() needs a proposal, got None; only an arena that is `offline` plays without one")
+        if isinstance(proposal.left, Arriving):
+            if self.hidden is None and proposal.right is None and isinstance(self.oracle, DistantOracle):
+                _ask_ahead(self.oracle, self._prompts, proposal.left, proposal.ask)
+            proposal = replace(proposal, left=list(proposal.left))
         if self.hidden is None:
             return self._played(self._prompts, proposal)
         return _without_right(self._played(self._prompts, self._against_hidden(self.hidden, proposal)))
@@ -142,8 +146,6 @@ class DuelArena:
         self_play = proposal.right is None
         right = proposal.left if proposal.right is None else proposal.right
         shape = (len(prompts), _width("left", proposal.left, prompts), _width("right", right, prompts))
-        if proposal.ask is not None and tuple(proposal.ask.shape) != shape:
-            raise ValueError(f"ask must be {shape}, got {tuple(proposal.ask.shape)}")
         left_weight = _weight("left_weight", proposal.left_weight, shape[:2])
         right_weight = (
             left_weight if self_play else _weight("right_weight", proposal.right_weight, (shape[0], shape[2]))
@@ -265,7 +267,22 @@ def questions(proposal: Proposal) -> int:
     return int((asked.triu(1) if self_play else asked).sum())
 
 
+def _ask_ahead(oracle: DistantOracle, prompts: Sequence[str], arriving: Arriving, ask: Tensor | None) -> None:
+    """Asks about the pairs of each prompt, of self-play, when its responses arrive, until all are there."""
+    count, width = arriving.shape
+    asked = _asked(ask, (count, width, width), self_play=True).triu(1)
+    try:
+        for b, row in arriving.arrivals():
+            first, second = ([row[i].text for i in side.tolist()] for side in asked[b].nonzero(as_tuple=True))
+            oracle.ask_ahead([prompts[b]] * len(first), first, second)
+    except BaseException:
+        oracle.forget()
+        raise
+
+
 def _asked(ask: Tensor | None, shape: tuple[int, int, int], self_play: bool) -> Tensor:
+    if ask is not None and tuple(ask.shape) != shape:
+        raise ValueError(f"ask must be {shape}, got {tuple(ask.shape)}")
     asked = torch.ones(shape, dtype=torch.bool) if ask is None else ask.bool().cpu()
     if self_play:
         asked = (asked | asked.mT) & ~torch.eye(shape[1], dtype=torch.bool)

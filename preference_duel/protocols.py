@@ -49,6 +49,13 @@ class Policy(nn.Module, ABC):
             Responses `[B][n]`, and their weights [B, n] on the CPU: 1/n for samples, probabilities where exact.
         """
 
+    def start_draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[Sequence[Sequence[Completion]], Tensor]:
+        """Returns the responses and weights of `draw`; a sampler that can returns while they are sampled (`Arriving`).
+
+        They are those of the policy as it is now, whatever it learns or samples until they are read.
+        """
+        return self.draw(prompts, n, key)
+
     @abstractmethod
     def logprob(self, prompts: Sequence[str], responses: Sequence[Sequence[Completion]]) -> Tensor:
         """Returns the log of the distribution that `draw` uses (masks, limits, EOS, temperature included).
@@ -298,7 +305,8 @@ class Oracle(Protocol):
 
     An oracle may have more: `payoff` if it reads each response alone (`PayoffOracle`), `forget` if it remembers answers
     (`RememberingOracle`), a `description` for the first line of a run (`DescribedOracle`), the answers for both orders
-    of a pair (`BothOrdersOracle`), and answers that can't be read (`leaves_unread`).
+    of a pair (`BothOrdersOracle`), `ask_ahead` if it is waited for (`DistantOracle`), and answers that can't be read
+    (`leaves_unread`).
     """
 
     antisymmetric: bool
@@ -343,6 +351,18 @@ class BothOrdersOracle(Oracle, Protocol):
 
     def both_orders(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Returns [N] P(first wins) with the first shown first, and [N] P(second wins) with the second shown first."""
+        ...
+
+
+@runtime_checkable
+class DistantOracle(RememberingOracle, Oracle, Protocol):
+    """An oracle elsewhere, which can be asked about pairs while other responses are sampled."""
+
+    def ask_ahead(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> None:
+        """Asks about pairs, and waits for no answer; the next `prob` must be of all pairs that were asked ahead.
+
+        It returns or raises what it would have without, and asks no more; `forget` drops what is under way.
+        """
         ...
 
 

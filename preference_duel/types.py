@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,12 +68,57 @@ class Completion:
         return self.tokens
 
 
+class Arriving(Sequence[Sequence[Completion]]):
+    """Responses `[B][K]` of which some are still being sampled; whatever reads one of them waits for all.
+
+    Attributes:
+        seconds: spent in sampling since this was made.
+
+    Args:
+        rows: yields the index of each of the B prompts with its responses, in any order, once they are sampled.
+        shape: B and K.
+    """
+
+    def __init__(self, rows: Iterator[tuple[int, Sequence[Completion]]], shape: tuple[int, int]) -> None:
+        self.shape, self.seconds = shape, 0.0
+        self._rows, self._found = rows, dict[int, Sequence[Completion]]()
+
+    def arrivals(self) -> Iterator[tuple[int, Sequence[Completion]]]:
+        """Yields the index of each prompt and its responses, as they arrive; those that are there come first."""
+        yield from list(self._found.items())
+        while (row := self._next()) is not None:
+            yield row
+
+    def finish(self) -> None:
+        """Waits for all."""
+        while self._next() is not None:
+            pass
+
+    def __len__(self) -> int:
+        """Returns B."""
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Any:
+        """Returns the responses to a prompt, or to each of a slice."""
+        self.finish()
+        where = range(len(self))[index]
+        return self._found[where] if isinstance(where, int) else [self._found[b] for b in where]
+
+    def _next(self) -> tuple[int, Sequence[Completion]] | None:
+        start = time.perf_counter()
+        row = next(self._rows, None)
+        self.seconds += time.perf_counter() - start
+        if row is not None:
+            self._found[row[0]] = row[1]
+        return row
+
+
 @dataclass(frozen=True)
 class Proposal:
     """The responses of an agent for both seats, for each prompt.
 
     Attributes:
-        left: `[B][K]` responses of the left seat.
+        left: `[B][K]` responses of the left seat, some of which may still be sampled (`Arriving`).
         right: `[B][L]` responses of the right seat; None is self-play: the left ones sit on both sides, and each
             unordered pair is asked once.
         left_weight: [B, K] the probabilities of `left` if it lists a policy's whole distribution, rows sum to 1.

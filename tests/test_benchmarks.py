@@ -23,6 +23,7 @@ from agents.singles.d2o import D2OConfig
 from agents.singles.kimi import KimiConfig
 from agents.singles.npo import NPOConfig
 from benchmarks import (
+    asking_ahead,
     calibration,
     equal_kl,
     exact_law,
@@ -58,6 +59,13 @@ from tests.paths import DOCS, ROOT
 def test_the_list_of_scripts_names_each():
     listed = re.findall(r"`(\w+)`", (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8"))
     assert sorted(listed) == sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
+
+
+def test_asking_ahead_is_measured_beside_asking_afterwards(monkeypatch, capsys):
+    sizes = "--prompts 3 --responses 2 --token-seconds 1e-5 --repeats 1"
+    monkeypatch.setattr("sys.argv", ["asking_ahead", *sizes.split()])
+    asking_ahead.main()
+    assert re.search(r"waiting: 3 prompts x 2, .* one after the other .* ahead .* ratio", capsys.readouterr().out)
 
 
 def test_win_rate_hardly_tells_apart_what_exploitability_does():

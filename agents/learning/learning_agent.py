@@ -66,7 +66,7 @@ class LearningAgent:
         With a `fixed_opponent` the right seat is the opponent's.
         """
         with torch.no_grad():
-            responses, weight = player.draw(prompts, count, self.key(stream))
+            responses, weight = player.start_draw(prompts, count, self.key(stream))
             proposal = Proposal(responses, left_weight=weight if player.exact else None)
             if self.fixed_opponent is None:
                 return proposal

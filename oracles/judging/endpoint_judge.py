@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict, deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from oracles.judging import letters
 from oracles.judging.answer_store import AnswerStore, question_name
 from oracles.judging.chat_client import ChatClient
 from oracles.judging.endpoint_config import EndpointConfig
-from oracles.judging.question import Question, Vote, WritingJudge
+from oracles.judging.question import Question, Vote, WritingJudge, votes_on
 from oracles.judging.unread import Unread, UnreadPairs
 from oracles.judging.verdicts import Reading
 
@@ -20,6 +21,15 @@ _ADVICE = (
     "is it a chat model, and does it answer in --oracle.endpoint.format? Change the question "
     "(--oracle.endpoint.template), the tokens of an answer (max_tokens, reasoning), least_mass or the model"
 )
+
+
+class _Ahead:
+    """Questions under way: the pairs that were asked ahead, and the answers to come by vote."""
+
+    def __init__(self, concurrency: int) -> None:
+        self.pool = ThreadPoolExecutor(concurrency)
+        self.pairs: set[Question] = set()
+        self.answers: defaultdict[Vote, deque[Future[Reading]]] = defaultdict(deque)
 
 
 class EndpointJudge(WritingJudge):
@@ -49,6 +59,7 @@ class EndpointJudge(WritingJudge):
         self._client = ChatClient(self.address, config)
         self.model = model or config.model or self._client.first_model()
         self._store = None if config.cache is None else AnswerStore(Path(config.cache))
+        self._ahead = _Ahead(config.concurrency)
         super().__init__(config.seeds, UnreadPairs(self.model, unread, _ADVICE))
 
     @property
@@ -56,9 +67,29 @@ class EndpointJudge(WritingJudge):
         """The judge's model and address, for the first line of a run."""
         return f"judge {self.model} at {self.address}"
 
+    def ask_ahead(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> None:
+        """Asks about pairs, and waits for no answer; the next `prob` must be of all pairs that were asked ahead."""
+        pairs = dict.fromkeys(zip(prompts, first, second, strict=True))
+        new = [pair for pair in pairs if pair not in self._ahead.pairs and pair[1] != pair[2]]
+        self._ahead.pairs.update(new)
+        for vote in votes_on(new, self._seeds):
+            self._ahead.answers[vote].append(self._ahead.pool.submit(self._answer, *vote))
+
+    def forget(self) -> None:
+        """Drops the questions that were asked ahead."""
+        self._ahead.pool.shutdown(cancel_futures=True)
+        self._ahead = _Ahead(self.config.concurrency)
+
     def _answers(self, votes: Sequence[Vote]) -> list[Reading]:
-        with ThreadPoolExecutor(self.config.concurrency) as pool:
-            return list(pool.map(lambda vote: self._answer(*vote), votes))
+        ahead = self._ahead
+        try:
+            asked = [
+                ahead.answers[vote].popleft() if ahead.answers[vote] else ahead.pool.submit(self._answer, *vote)
+                for vote in votes
+            ]
+            return [answer.result() for answer in asked]
+        finally:
+            self.forget()
 
     def _answer(self, question: Question, seed: int | None) -> Reading:
         """Returns what is kept of the answer to a question, or asks."""

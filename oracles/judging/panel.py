@@ -46,6 +46,16 @@ class Panel:
         """The judges, for the first line of a run."""
         return f"panel of {len(self.judges)}: " + ", ".join(judge.description for judge in self.judges)
 
+    def ask_ahead(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> None:
+        """Asks all judges about pairs, and waits for no answer."""
+        for judge in self.judges:
+            judge.ask_ahead(prompts, first, second)
+
+    def forget(self) -> None:
+        """Drops the questions that were asked ahead."""
+        for judge in self.judges:
+            judge.forget()
+
     def prob(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Returns P(first beats second | prompt), [N] float64, NaN if unread; equal texts are 1/2 without a question.
 

@@ -62,8 +62,7 @@ def both_orders(
         ask: answers the votes.
     """
     different = list(dict.fromkeys(one for one in pairs if one[1] != one[2]))
-    questions = [question for x, a, b in different for question in ((x, a, b), (x, b, a))]
-    answers = ask([(question, seed) for question in questions for seed in seeds])
+    answers = ask(votes_on(different, seeds))
     votes = torch.tensor([answer.chance for answer in answers], dtype=torch.float64)
     chances = votes.reshape(-1, 2, len(seeds)).nanmean(2)  # [different, order]
     prob = dict(zip(different, chances.tolist(), strict=True))
@@ -71,6 +70,12 @@ def both_orders(
     unread = int(chances.isnan().any(1).sum())
     verdicts = Counter(str(answer.verdict) for answer in answers)
     return Orders(both[:, 0], both[:, 1], len(different), unread, verdicts)
+
+
+def votes_on(pairs: Sequence[Question], seeds: Sequence[int | None]) -> list[Vote]:
+    """Returns the votes about pairs, of different texts, in both orders, and once for each seed."""
+    questions = [question for x, a, b in pairs for question in ((x, a, b), (x, b, a))]
+    return [(question, seed) for question in questions for seed in seeds]
 
 
 class WritingJudge(ABC):

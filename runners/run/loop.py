@@ -11,7 +11,7 @@ import torch
 from preference_duel import distributed
 from preference_duel.keyed_random import hash_seed
 from preference_duel.protocols import StagedAgent, forget, traits
-from preference_duel.types import Duel, Unanswered
+from preference_duel.types import Arriving, Duel, Proposal, Unanswered
 from runners.run.build import Experiment
 from runners.run.checkpoint import Checkpoint, load
 from runners.run.config import RunConfig
@@ -131,14 +131,20 @@ def one_step(experiment: Experiment, seed: int) -> tuple[dict[str, float], Duel]
     prompts = arena.reset()
     start = time.perf_counter()
     proposal = None if arena.offline else agent.propose(prompts)
-    sampled = time.perf_counter()
+    sampled, waited = time.perf_counter(), _waited(proposal)
     duel = arena.play(proposal)
-    asked = time.perf_counter()
+    asked, waited = time.perf_counter(), _waited(proposal) - waited  # sampling that went on
     scalars = agent.update(duel) if duel.prompts else {}  # all unread: nothing to learn from
     updated = time.perf_counter()
-    times = {"time/sample_s": sampled - start, "time/oracle_s": asked - sampled, "time/update_s": updated - asked}
+    sample, oracle = sampled - start + waited, asked - sampled - waited
+    times = {"time/sample_s": sample, "time/oracle_s": oracle, "time/update_s": updated - asked}
     seen = describe(duel, own=traits(agent).own_draws, given=arena.offline)
     return {**scalars, **seen, **queries(experiment), **times}, duel
+
+
+def _waited(proposal: Proposal | None) -> float:
+    """Returns the seconds in which responses were waited for after they were proposed."""
+    return proposal.left.seconds if proposal is not None and isinstance(proposal.left, Arriving) else 0.0
 
 
 def _reseed(seed: int) -> None:

@@ -11,7 +11,7 @@ from envs import Completion, DuelArena, Proposal
 from envs.token_duel.chance import prompt_index
 from oracles import outcomes
 from preference_duel.keyed_random import Key, Stream
-from preference_duel.types import Unanswered
+from preference_duel.types import Arriving, Unanswered
 
 
 def rows(prompts, *letters):
@@ -291,6 +291,68 @@ def test_the_look_at_both_orders_takes_a_pair_that_was_asked(arena, oracle):
     assert {(x, frozenset((a[0], b[0]))) for x, a, b in questions(oracle)} == {
         (x, frozenset(pair)) for x in prompts for pair in ("ac", "bd")
     }
+
+
+class Distant:
+    """An oracle that keeps what it is asked ahead, and what it is asked for."""
+
+    def __init__(self, inner):
+        self.inner, self.antisymmetric, self.ahead, self.forgotten = inner, True, [], 0
+
+    def ask_ahead(self, prompts, first, second):
+        self.ahead.append(list(zip(prompts, first, second, strict=True)))
+
+    def forget(self):
+        self.forgotten += 1
+
+    def prob(self, prompts, first, second):
+        return self.inner.prob(prompts, first, second)
+
+
+@pytest.mark.parametrize("ask", [None, torch.tensor([[False, True, False], [False] * 3, [False] * 3]).expand(3, 3, 3)])
+def test_a_distant_oracle_is_asked_about_responses_while_others_are_sampled(words, oracle, ask):
+    plain, arena = DuelArena(words(), oracle, 3, seed=5), DuelArena(words(), Distant(oracle), 3, seed=5)
+    left = rows(plain.reset(), "a", "b", "c")
+    expected = plain.play(Proposal(left, ask=ask))
+    asked, before = oracle.calls[0], []
+    oracle.calls.clear()
+
+    def sampled():
+        for b in (2, 0, 1):
+            before.append(len(arena.oracle.ahead))
+            yield b, left[b]
+
+    arena.reset()
+    duel = arena.play(Proposal(Arriving(sampled(), (3, 3)), ask=ask))
+    assert before == [0, 1, 2]
+    assert sorted(itertools.chain(*arena.oracle.ahead)) == sorted(asked)
+    assert oracle.calls[0] == asked
+    assert duel.left == left
+    assert duel.self_play
+    assert torch.equal(duel.prob, expected.prob)
+    assert arena.state_dict() == plain.state_dict()
+    assert arena.oracle.forgotten == 0
+
+
+def test_questions_under_way_are_dropped_if_sampling_fails(words, oracle):
+    arena = DuelArena(words(), Distant(oracle), 3, seed=5)
+    left = rows(arena.reset(), "a", "b")
+
+    def sampled():
+        yield 1, left[1]
+        raise ValueError("an illegal token")
+
+    with pytest.raises(ValueError, match="an illegal token"):
+        arena.play(Proposal(Arriving(sampled(), (3, 2))))
+    assert len(arena.oracle.ahead) == arena.oracle.forgotten == 1
+
+
+def test_pairs_of_two_seats_are_not_asked_ahead(words, oracle):
+    arena = DuelArena(words(), Distant(oracle), 3, seed=5)
+    left = rows(arena.reset(), "a", "b")
+    duel = arena.play(Proposal(Arriving(iter(enumerate(left)), (3, 2)), left))
+    assert duel.left == left
+    assert arena.oracle.ahead == []
 
 
 def test_an_asymmetric_oracle_is_found_later_too(arena, oracle):

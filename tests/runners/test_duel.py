@@ -1,11 +1,13 @@
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from envs import Completion, Duel
+from envs import Completion, Duel, DuelArena, Proposal, make_task
 from preference_duel.keyed_random import Key
+from preference_duel.types import Arriving
 from runners.duel import main
 from runners.run.build import build_experiment, choose_device, judge
 from runners.run.cli import parse
@@ -52,6 +54,35 @@ def test_lengths_are_the_policys_only_where_it_drew():
     mixed = describe(duel, own=False)
     assert (mixed["duel/length"], "policy/length" in mixed) == (2, False)
     assert describe(duel, given=True) == {"data/prob_std": 0, "data/advantage": 0.5, "data/length": 3}
+
+
+def test_waiting_for_responses_that_were_proposed_counts_as_sampling(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    def spend(seconds):
+        clock[0] += seconds
+
+    def sampled():
+        for b, seconds in ((1, 4), (0, 8)):
+            spend(seconds)
+            yield b, [Completion("a"), Completion("b")]
+
+    def propose(prompts):
+        spend(1)
+        arriving = Arriving(sampled(), (len(prompts), 2))
+        next(arriving.arrivals())
+        return Proposal(arriving)
+
+    def prob(prompts, first, second):
+        spend(32)
+        return torch.full((len(prompts),), 0.5)
+
+    oracle = SimpleNamespace(antisymmetric=False, prob=prob)
+    agent = SimpleNamespace(propose=propose, update=lambda duel: spend(128) or {})
+    arena = DuelArena(make_task("chat"), oracle, 2)
+    scalars, _ = one_step(SimpleNamespace(agent=agent, arena=arena, oracle=oracle), 0)
+    assert (scalars["time/sample_s"], scalars["time/oracle_s"], scalars["time/update_s"]) == (1 + 4 + 8, 2 * 32, 128)
 
 
 def test_run_measures_before_during_and_after(lab):

@@ -139,8 +139,14 @@ class HFPolicy(TokenPolicy):
         """Samples responses, by vLLM if it is the sampler, or lists those of a finite task if exact."""
         if self.engine is None:
             return super().draw(prompts, n, key)
-        generated = self.engine.draw(self, self._encode(prompts), n, key)
-        return [self.completions(rows) for rows in generated], torch.full((len(prompts), n), 1 / n)
+        responses, weight = self.start_draw(prompts, n, key)
+        return [list(row) for row in responses], weight
+
+    def start_draw(self, prompts: Sequence[str], n: int, key: Key) -> tuple[Sequence[Sequence[Completion]], Tensor]:
+        """Returns responses while vLLM samples them, if it is the sampler; else those of `draw`."""
+        if self.engine is None:
+            return self.draw(prompts, n, key)
+        return self.engine.start(self, self._encode(prompts), n, key), torch.full((len(prompts), n), 1 / n)
 
     @property
     def sharded(self) -> bool:

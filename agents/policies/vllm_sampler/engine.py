@@ -15,6 +15,7 @@ from agents.policies.lm.constraints import TextConstraints
 from agents.policies.lm.generation import Generation, SamplingParams
 from preference_duel import distributed
 from preference_duel.keyed_random import Key
+from preference_duel.types import Arriving, Completion
 
 SUPPORTED = "0.32", "0.33"
 """Release lines of vLLM that are supported."""
@@ -54,6 +55,10 @@ class SyncedPolicy(Protocol):
         """Returns the nats of each token at temperature 1, untruncated and unconstrained."""
         ...
 
+    def completions(self, generated: Sequence[Generation]) -> list[Completion]:
+        """Returns the responses of these tokens."""
+        ...
+
 
 class Generator(Protocol):
     """Runs vLLM, in this process or as a server."""
@@ -74,8 +79,8 @@ class Generator(Protocol):
 
     def generate(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], **parameters: Any
-    ) -> list[list[Generation]]:
-        """Returns n responses to each prompt.
+    ) -> Iterator[tuple[int, list[Generation]]]:
+        """Yields the index of each prompt with its n responses, as soon as they are sampled.
 
         Args:
             prompts: B prompts in tokens.
@@ -105,6 +110,7 @@ class Engine:
         self._steps = _optimiser_steps(self)
         self._holds: object = None
         self._loads = 0
+        self._under_way: Arriving | None = None
         self._probe: _Probe | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -125,8 +131,10 @@ class Engine:
             **self._restriction,
         }
 
-    def draw(self, policy: SyncedPolicy, prompts: Sequence[Sequence[int]], n: int, key: Key) -> list[list[Generation]]:
-        """Returns n responses to each prompt; processes share the prompts.
+    def start(self, policy: SyncedPolicy, prompts: Sequence[Sequence[int]], n: int, key: Key) -> Arriving:
+        """Returns n responses to each prompt, which are sampled while they are read; processes share the prompts.
+
+        The next batch waits for them.
 
         Args:
             policy: the policy that samples.
@@ -142,6 +150,8 @@ class Engine:
                 f"vLLM was started for the task's prompts, of {self._longest} tokens at most, and one has {longest}; "
                 f"build the policy with a task that holds it, or take --policy.sampler transformers"
             )
+        if self._under_way is not None:
+            self._under_way.finish()
         if (version := (policy.weights_version(), self._steps())) != self._holds:
             self._holds = None
             self.generator.load(policy)
@@ -149,14 +159,29 @@ class Engine:
             if self._loads & (self._loads - 1) == 0:
                 self._require_same_weights(policy, prompts[0])
             self._holds = version
+        rows = self._sampled(policy, prompts, n, key)
+        if distributed.count() > 1:
+            own = [row for _, row in sorted(rows, key=lambda one: one[0])]
+            rows = enumerate(distributed.exchange(own, len(prompts)))
+        self._under_way = Arriving(rows, (len(prompts), n))
+        return self._under_way
+
+    def _sampled(
+        self, policy: SyncedPolicy, prompts: Sequence[Sequence[int]], n: int, key: Key
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Yields the index and the responses of each prompt of this process' share."""
         own = distributed.share(len(prompts))
         seeds = [int(key.uniform(l=b) * 2**53) for b in own]
         parameters = self.parameters(policy.sampling)
-        results = self.generator.generate([prompts[b] for b in own], seeds, n=n, **parameters) if own else []
-        if not self.generator.rest():
-            self._holds = None
-        self._require_legal(results)
-        return distributed.exchange(results, len(prompts))
+        try:
+            if own:
+                for i, row in self.generator.generate([prompts[b] for b in own], seeds, n=n, **parameters):
+                    self._require_legal(row)
+                    yield own[i], policy.completions(row)
+        finally:
+            self._under_way = None
+            if not self.generator.rest():
+                self._holds = None
 
     def _require_same_weights(self, policy: SyncedPolicy, prompt: Sequence[int]) -> None:
         """Samples one response and compares its log-probabilities, after loads 1, 2, 4, 8, ..., which costs little.
@@ -168,7 +193,7 @@ class Engine:
         before = self._probe
         prompt = prompt if before is None else before.prompt
         plain = {"n": 1, "temperature": 1.0, "max_tokens": self._constraints.limit, "logprobs": 0, "ignore_eos": True}
-        ((result,),) = self.generator.generate([prompt], [0], **plain)
+        ((_, (result,)),) = self.generator.generate([prompt], [0], **plain)
         ours = policy.plain_logprob(prompt, result.tokens)
         self._probe = _Probe(prompt, result, ours)
         advice = (
@@ -185,8 +210,8 @@ class Engine:
                 f"policy's moved by {moved:.2g} nats a token; {advice}"
             )
 
-    def _require_legal(self, results: Sequence[Sequence[Generation]]) -> None:
-        illegal = {token for row in results for result in row for token in result.tokens}.difference(self._legal)
+    def _require_legal(self, row: Sequence[Generation]) -> None:
+        illegal = {token for result in row for token in result.tokens}.difference(self._legal)
         if illegal:
             raise ValueError(
                 f"vLLM drew token {min(illegal)}, which a response can't hold: its server weakens a token by 100 nats "

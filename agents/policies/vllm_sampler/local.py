@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -78,15 +78,28 @@ class Local:
 
     def generate(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], **parameters: Any
-    ) -> list[list[Generation]]:
-        """Returns n responses to each prompt."""
+    ) -> Iterator[tuple[int, list[Generation]]]:
+        """Yields the index of each prompt with its responses; drops what is not sampled if it is read no further."""
         from vllm import SamplingParams  # pyright: ignore[reportMissingImports] - an extra
+        from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports] - an extra
 
         self._wake("weights", "kv_cache")
-        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        params = [SamplingParams(**parameters, seed=seed, detokenize=False) for seed in seeds]
-        answers = self.llm.generate(inputs, params, use_tqdm=False)
-        return [[_generation(output.token_ids, output.logprobs) for output in answer.outputs] for answer in answers]
+        engine = self.llm.llm_engine
+        for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            whole = RequestOutputKind.FINAL_ONLY  # all n responses at once
+            params = SamplingParams(**parameters, seed=seed, detokenize=False, output_kind=whole)
+            engine.add_request(str(i), {"prompt_token_ids": list(prompt)}, params)
+        left = set(map(str, range(len(prompts))))
+        try:
+            while left:
+                for answer in engine.step():
+                    if answer.finished:
+                        left.remove(answer.request_id)
+                        outputs = [_generation(output.token_ids, output.logprobs) for output in answer.outputs]
+                        yield int(answer.request_id), outputs
+        finally:
+            if left:
+                engine.abort_request(list(left))
 
     def rest(self) -> bool:
         """Frees the memory of weights and cache on a GPU; returns whether the weights are still there."""

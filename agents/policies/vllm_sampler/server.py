@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,21 @@ class Server:
 
     def generate(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], **parameters: Any
-    ) -> list[list[Generation]]:
-        """Returns n responses to each prompt."""
+    ) -> Iterator[tuple[int, list[Generation]]]:
+        """Yields the index of each prompt with its n responses."""
         if bias := parameters.pop("logit_bias", None):
             parameters["logit_bias"] = {token: max(_LEAST_BIAS, value) for token, value in bias.items()}
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return list(pool.map(lambda prompt, seed: self._complete(list(prompt), seed, parameters), prompts, seeds))
+            asked = [
+                pool.submit(self._complete, list(prompt), seed, parameters)
+                for prompt, seed in zip(prompts, seeds, strict=True)
+            ]
+            index = {answer: i for i, answer in enumerate(asked)}
+            try:
+                for answer in as_completed(asked):
+                    yield index[answer], answer.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def rest(self) -> bool:
         """Returns True: the server keeps its weights."""

@@ -40,6 +40,43 @@ def test_both_orders_take_out_a_liking_for_the_first_seat(served):
     assert content["top_logprobs"] == 20
 
 
+def test_what_is_asked_ahead_is_not_asked_again(served):
+    pairs = ["x", "x", "x", "y", "x"], ["a", "b", "a", "a", "a"], ["b", "a", "b", "c", "a"]  # repeated, turned, alike
+    twice = {"votes": 2, "temperature": 1, "logprobs": False}
+    expected, plain = judge(served, **twice).prob(*pairs), list(served.questions)
+    served.questions.clear()
+    oracle = judge(served, **twice)
+    for chosen in ([4, 3], [0, 1], [2]):
+        oracle.ask_ahead(*([side[i] for i in chosen] for side in pairs))
+    assert torch.equal(oracle.prob(*pairs), expected)
+
+    def contents(questions):
+        return sorted(json.dumps(content) for content, _ in questions)
+
+    assert contents(served.questions) == contents(plain)
+    assert (oracle.unread.asked, sum(oracle.verdicts.values())) == (3, 12)
+    assert torch.equal(oracle.prob(*pairs), expected)  # of a later batch
+    assert len(served.questions) == 24
+
+
+def test_questions_that_are_dropped_are_not_asked(served):
+    served.misdeeds = {"always": "slow"}
+    oracle = judge(served, concurrency=2)
+    oracle.ask_ahead(*PAIRS)
+    oracle.forget()
+    assert served.asked <= 2
+    served.misdeeds = {}
+    assert oracle.prob(["x"], ["a"], ["b"]).isfinite().all()
+    assert served.asked <= 4
+
+
+def test_a_failure_of_what_was_asked_ahead_is_told_by_the_verdict(served):
+    oracle = judge(served, budget=3)
+    oracle.ask_ahead(["x", "y"], ["a", "a"], ["b", "b"])
+    with pytest.raises(Unanswered, match="the budget of 3 questions"):
+        oracle.prob(["x", "y"], ["a", "a"], ["b", "b"])
+
+
 @pytest.mark.parametrize("misdeed", ["slow", "garbage", "binary", "list", "empty", "half", 500, 502, 429, 408])
 def test_what_fails_now_and_then_is_asked_again(served, misdeed):
     expected = judge(served).prob(*PAIRS)

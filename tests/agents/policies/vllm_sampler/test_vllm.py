@@ -62,6 +62,9 @@ class Weights:
     def plain_logprob(self, prompt, tokens):
         return [self.worth] * len(tokens)
 
+    def completions(self, generated):
+        return list(generated)
+
 
 class Fake:
     """Records what was loaded; each response is a legal token by its prompt's seed."""
@@ -77,8 +80,9 @@ class Fake:
 
     def generate(self, prompts, seeds, **parameters):
         self.parameters = parameters
-        digits = [[2 + (seed >> k) % 2 for k in range(20)] for seed in seeds]
-        return [[Generation(row, [-1.1] * 20) for _ in range(parameters["n"])] for row in digits]
+        for i in reversed(range(len(prompts))):
+            digits = [2 + (seeds[i] >> k) % 2 for k in range(20)]
+            yield i, [Generation(digits, [-1.1] * 20)] * parameters["n"]
 
     def rest(self):
         return self.keeps
@@ -89,7 +93,7 @@ def engine_of(**fields):
 
 
 def draw(engine, name, rows, n=2, key=None):
-    return engine.draw(Weights(name), rows, n, Key(3) if key is None else key)
+    return list(engine.start(Weights(name), rows, n, Key(3) if key is None else key))
 
 
 def test_weights_are_loaded_when_they_are_others_and_then_alone():
@@ -107,20 +111,39 @@ def test_weights_that_were_dropped_are_loaded_again():
     assert engine.generator.loaded == ["a", "a"]
 
 
+def test_responses_arrive_as_they_are_sampled():
+    engine = engine_of()
+    arriving = engine.start(Weights(), [[2], [3]], 2, Key(3))
+    assert [b for b, _ in arriving.arrivals()] == [1, 0]
+    assert arriving[:] == draw(engine_of(), "a", [[2], [3]]) == [arriving[0], arriving[-1]]
+
+
+def test_the_next_batch_waits_for_the_one_that_is_under_way():
+    engine = engine_of()
+    first = engine.start(Weights("a"), [[2], [3]], 2, Key(3))
+    _, taken = next(first.arrivals())
+    engine.generator.load = mock.Mock(side_effect=lambda _: events.append(len(first._found)))
+    events = []
+    second = draw(engine, "b", [[2]])
+    assert events == [2]
+    assert first[1] is taken
+    assert second == draw(engine_of(), "b", [[2]])
+
+
 def test_weights_that_did_not_arrive_are_noticed():
     with pytest.raises(ValueError, match=r"does not have the policy's weights: .* lie 1.9 nats from the policy's"):
-        engine_of().draw(Weights(worth=-3.0), [[2]], 1, Key(0))
+        engine_of().start(Weights(worth=-3.0), [[2]], 1, Key(0))
 
 
 def test_a_refresh_that_changed_nothing_is_noticed_however_small_the_step():
     engine = engine_of()
-    engine.draw(Weights("a", -1.1), [[2]], 1, Key(0))
-    engine.draw(Weights("b", -1.1), [[2]], 1, Key(0))  # another copy of the same weights
-    engine.draw(Weights("c", -1.2), [[2]], 1, Key(0))  # not checked: the third
+    engine.start(Weights("a", -1.1), [[2]], 1, Key(0))
+    engine.start(Weights("b", -1.1), [[2]], 1, Key(0))  # another copy of the same weights
+    engine.start(Weights("c", -1.2), [[2]], 1, Key(0))  # not checked: the third
     with pytest.raises(
         ValueError, match=r"still has the weights of an earlier policy: .* policy's moved by 2e-05 nats"
     ):
-        engine.draw(Weights("d", -1.10002), [[2]], 1, Key(0))
+        engine.start(Weights("d", -1.10002), [[2]], 1, Key(0))
 
 
 def test_fused_steps_and_restores_make_vllm_load_again(tmp_path):
@@ -195,12 +218,33 @@ def test_a_prompt_for_which_no_memory_was_reserved_is_refused():
         draw(engine_of(), "a", [[2], [3, 3, 3]])
 
 
+class FakeEngine:
+    """Stands in for vLLM's engine, which samples one prompt a step, the last one first."""
+
+    def __init__(self, calls):
+        self.calls, self.asked, self.engine_core = calls, [], mock.Mock()
+
+    def add_request(self, name, prompt, params):
+        assert params["output_kind"] == "whole"
+        self.asked.append((name, params["n"]))
+
+    def step(self):
+        self.calls.append("step")
+        name, n = self.asked.pop()
+        output = SimpleNamespace(token_ids=[2], logprobs=[{2: SimpleNamespace(logprob=-1.0)}])
+        unfinished = SimpleNamespace(finished=False)
+        return [unfinished, SimpleNamespace(finished=True, request_id=name, outputs=[output] * n)]
+
+    def abort_request(self, names):
+        self.calls.append(f"abort {' '.join(names)}")
+
+
 class FakeLLM:
     """Stands in for vLLM's own class; records its settings and every call."""
 
     def __init__(self, path, **settings):
         self.settings, self.calls = settings, []
-        self.llm_engine = mock.Mock()
+        self.llm_engine = FakeEngine(self.calls)
 
     def sleep(self, level):
         self.calls.append(f"sleep {level}")
@@ -215,11 +259,6 @@ class FakeLLM:
     def reset_prefix_cache(self):
         self.calls.append("reset")
 
-    def generate(self, inputs, params, use_tqdm):
-        self.calls.append("generate")
-        output = SimpleNamespace(token_ids=[2], logprobs=[{2: SimpleNamespace(logprob=-1.0)}])
-        return [SimpleNamespace(outputs=[output]) for _ in inputs]
-
 
 @pytest.fixture
 def fake_vllm(monkeypatch):
@@ -232,6 +271,8 @@ def fake_vllm(monkeypatch):
 
     module.LLM = make
     monkeypatch.setitem(sys.modules, "vllm", module)
+    kinds = SimpleNamespace(RequestOutputKind=SimpleNamespace(FINAL_ONLY="whole"))
+    monkeypatch.setitem(sys.modules, "vllm.sampling_params", kinds)
     monkeypatch.setattr(local, "_require_vllm", lambda: None)
     for name in ("VLLM_USE_V2_MODEL_RUNNER", "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_LOGGING_LEVEL"):
         monkeypatch.setenv(name, "")
@@ -246,7 +287,7 @@ def test_on_a_gpu_the_engine_drops_its_weights_between_batches(fake_vllm):
     load = ["wake weights", "reload_weights ['weight']", "reset"]
     fake_vllm.made.calls.clear()
     draw(engine, "a", [[2]])
-    assert fake_vllm.made.calls == [*load, "wake kv_cache", "generate", "generate", "sleep 2"]
+    assert fake_vllm.made.calls == [*load, "wake kv_cache", "step", "step", "sleep 2"]
     fake_vllm.made.calls.clear()
     engine.generator.load(Weights())  # the same weights
     assert fake_vllm.made.calls == load
@@ -256,7 +297,13 @@ def test_on_the_cpu_the_engine_does_not_sleep(fake_vllm):
     engine = VLLMConfig().build("path", CONSTRAINTS, 7, "cpu", False)
     for _ in range(2):
         draw(engine, "a", [[2]])
-    assert fake_vllm.made.calls == ["reload_weights ['weight']", "reset", "generate", "generate", "generate"]
+    assert fake_vllm.made.calls == ["reload_weights ['weight']", "reset", "step", "step", "step"]
+    list(engine.generator.generate([[2], [3]], [0, 1], n=2))
+    given_up = engine.generator.generate([[2], [3]], [0, 1], n=2)
+    assert next(given_up) == (1, [Generation([2], [-1.0])] * 2)
+    given_up.close()
+    assert fake_vllm.made.calls[-1] == "abort 0"
+    assert "abort" not in " ".join(fake_vllm.made.calls[:-1])
 
 
 @pytest.mark.parametrize(("forbidden", "runner"), [(300, ""), (1_025, "0")])
@@ -393,7 +440,7 @@ def test_a_server_gets_our_distribution_as_far_as_its_protocol_goes(tmp_path):
     with Pretended(**answers, completions={"choices": [choice]}) as server:
         generator = Server(server.address, tmp_path, 64)
         parameters = Engine(generator, CONSTRAINTS, 2).parameters(Weights.sampling)
-        assert generator.generate([[2]], [5], n=1, **parameters) == [[Generation([2])]]
+        assert list(generator.generate([[2]], [5], n=1, **parameters)) == [(0, [Generation([2])])]
     ((path, request),) = server.requests
     assert path == "/v1/completions"
     assert request["logit_bias"] == {"0": -100.0}
