@@ -303,10 +303,10 @@ class Arena(Protocol):
 class Oracle(Protocol):
     """The probability that one response is preferred to another.
 
-    An oracle may have more: `payoff` if it reads each response alone (`PayoffOracle`), `forget` if it remembers answers
-    (`RememberingOracle`), a `description` for the first line of a run (`DescribedOracle`), the answers for both orders
-    of a pair (`BothOrdersOracle`), `ask_ahead` if it is waited for (`DistantOracle`), and answers that can't be read
-    (`leaves_unread`).
+    An oracle may have more: `payoff` if it reads each response alone (`PayoffOracle`), `token_rewards` if it pays for
+    tokens (`TokenOracle`), `forget` if it remembers answers (`RememberingOracle`), a `description` for the first line
+    of a run (`DescribedOracle`), the answers for both orders of a pair (`BothOrdersOracle`), `ask_ahead` if it is
+    waited for (`DistantOracle`), and answers that can't be read (`leaves_unread`).
     """
 
     antisymmetric: bool
@@ -333,6 +333,20 @@ class PayoffOracle(Oracle, Protocol):
 
     def payoff(self, prompts: Sequence[str], left: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> Tensor:
         """Returns [B, K, L], equal to `prob` on every pair."""
+        ...
+
+
+@runtime_checkable
+class TokenOracle(Oracle, Protocol):
+    """An oracle that also pays for each token as it is played, in the token-level duel."""
+
+    def token_rewards(self, prompts: Sequence[str], beginnings: Sequence[Sequence[int]]) -> Tensor:
+        """Returns [N] what the last token of each beginning of a response pays the player who played it.
+
+        Args:
+            prompts: N prompts.
+            beginnings: N beginnings in token ids, at least one each; a whole response ends with EOS or at the limit.
+        """
         ...
 
 

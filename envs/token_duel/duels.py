@@ -17,6 +17,7 @@ from envs.token_duel.rules import ENDED, Rules
 from oracles import Oracle
 from oracles.base import ask_pairs
 from preference_duel.keyed_random import Stream, verdict
+from preference_duel.protocols import TokenOracle
 from preference_duel.types import Completion, Feedback
 
 Illegal = Literal["replace", "raise"]
@@ -36,13 +37,14 @@ class TokenDuels:
 
     Args:
         task: prompts, vocabulary and limits.
-        oracle: judge of the responses.
+        oracle: judge of the responses; a `TokenOracle` also pays for each token.
         size: N.
         feedback: "outcome" reveals y, "probability" P itself.
         illegal: the effect of an illegal token: "replace" plays EOS if EOS is legal, else the smallest legal token;
             "raise" raises, naming the player and the token.
 
     Attributes:
+        paying: the oracle, if it pays for each token; None: all is paid with the verdict.
         seeds: [N] uint64.
         episodes: [N] int64, -1 before the first reset.
         prompts: [N] int64, index into `task.prompts`.
@@ -71,6 +73,7 @@ class TokenDuels:
             if value not in get_args(known):
                 raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}")
         self.task, self.oracle, self.feedback, self.illegal = task, oracle, feedback, illegal
+        self.paying = oracle if isinstance(oracle, TokenOracle) else None
         self.rules = Rules.of(task)
         self.width, self.limit, self.size = task.max_prompt_tokens, task.max_new_tokens, size
         self.seeds = np.zeros(size, np.uint64)
@@ -198,8 +201,18 @@ class TokenDuels:
         return self.rules.legal[self.phase, place]
 
     def rewards(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Returns [M, 2] of judged duels: 2y - 1 or 2P - 1 for player_0, and its negative."""
-        return np.multiply.outer(2 * self.revealed[rows] - 1, [1.0, -1.0])
+        """Returns [M, 2] what the last step paid player_0, and its negative, of duels that it played on.
+
+        That is 2y - 1 or 2P - 1 of a judged duel. Where the oracle pays for tokens, what player_0's last token is paid
+        is added, less what player_1's is, and there is something to pay in duels that are not judged.
+
+        Raises:
+            ValueError: if the oracle pays anything but one finite number for each token.
+        """
+        gain = 2 * self.revealed[rows] - 1
+        if self.paying is not None:
+            gain = np.where(self.outcome[rows] < 0, 0.0, gain) + self._paid(rows, 0) - self._paid(rows, 1)
+        return np.multiply.outer(gain, [1.0, -1.0])
 
     def verdict(self, row: int) -> dict[str, Any]:
         """Returns the infos of a judged duel, in a new dict.
@@ -265,6 +278,23 @@ class TokenDuels:
         prob = ask_pairs(self.oracle, prompts, self._texts(rows, 0), self._texts(rows, 1)).double().numpy()
         self.outcome[rows] = won = verdict(prob, self.chance[rows])
         self.revealed[rows] = won if self.feedback == "outcome" else prob
+
+    def _paid(self, rows: NDArray[np.intp], seat: int) -> NDArray[np.float64]:
+        """Returns [M] what the oracle pays a player for the token of the last step; 0 after a response's end."""
+        assert self.paying is not None
+        paid, last = np.zeros(len(rows)), self.width + self.steps[rows] - 1
+        playing = np.flatnonzero(self.board[rows, seat, last] != self.rules.fill)
+        if playing.size:
+            chosen = rows[playing].tolist()
+            prompts = [self.task.prompts[self.prompts.item(row)] for row in chosen]
+            rewards = self.paying.token_rewards(prompts, [self._response(row, seat) for row in chosen])
+            if rewards.shape != playing.shape or not rewards.isfinite().all():
+                raise ValueError(
+                    f"{type(self.paying).__name__}.token_rewards must return {len(chosen)} finite rewards, one for "
+                    f"each beginning, got {rewards}"
+                )
+            paid[playing] = rewards.double().numpy()
+        return paid
 
     def _texts(self, rows: NDArray[np.intp], seat: int) -> list[str]:
         tokenizer, responses = self.task.tokenizer, self.board[rows, seat, self.width : -1]

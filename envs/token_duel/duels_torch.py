@@ -16,6 +16,7 @@ from oracles import Oracle, payoff
 from oracles.base import ask_pairs
 from preference_duel.keyed_random import Stream, verdict
 from preference_duel.keyed_random_torch import as_seeds, uniform
+from preference_duel.protocols import TokenOracle
 from preference_duel.types import Feedback
 
 _LARGEST_TABLE = 2**26
@@ -36,7 +37,8 @@ class TorchDuels:
         device: of the tensors.
 
     Raises:
-        ValueError: if an argument is out of its range, or a prompt has no token or too many.
+        ValueError: if an argument is out of its range, the oracle pays for tokens, or a prompt has no token or too
+            many.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class TorchDuels:
         illegal: Illegal = "replace",
         device: str | torch.device = "cpu",
     ) -> None:
+        if isinstance(oracle, TokenOracle):
+            raise ValueError(f"TorchDuels pays verdicts alone, and {type(oracle).__name__} tokens too; take TokenDuels")
         twin = TokenDuels(task, oracle, size, feedback, illegal)
         self.task, self.oracle, self.size, self.feedback, self.illegal = task, oracle, size, feedback, illegal
         self.width, self.limit, self.device, rules = twin.width, twin.limit, torch.device(device), twin.rules

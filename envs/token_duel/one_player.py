@@ -169,9 +169,8 @@ class SoloDuels:
         return self.duels.rules.masks[self.duels.phase[self._places()]]
 
     def rewards(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Returns [M] the learners' rewards of judged duels."""
-        gain = 2 * self.duels.revealed[rows] - 1
-        return np.where(self.seats[rows] == 0, gain, -gain)
+        """Returns [M] the learners' rewards; see `TokenDuels.rewards`."""
+        return self.duels.rewards(rows)[np.arange(len(rows)), self.seats[rows]]
 
     def verdicts(self, rows: NDArray[np.intp]) -> dict[str, list[Any]]:
         """Returns `TokenDuels.verdict` of these rows, a list for each key."""

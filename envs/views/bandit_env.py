@@ -78,7 +78,7 @@ class ResponseDuel(OnePlayerView, gymnasium.Env[NDArray[np.int64], Any]):
         return self._prompt(), self.solo.info(0, mask=False)
 
     def step(self, action: ArrayLike) -> tuple[NDArray[np.int64], float, bool, bool, dict[str, Any]]:
-        """Commits a response and returns the verdict.
+        """Commits a response and returns the verdict, with what its tokens were paid if the oracle pays for them.
 
         Args:
             action: the index of a candidate, or [T] token ids.
@@ -87,14 +87,16 @@ class ResponseDuel(OnePlayerView, gymnasium.Env[NDArray[np.int64], Any]):
             RuntimeError: if the duel is over or was never started.
             ValueError: if the action is none of the space.
         """
-        tokens, limit = self._tokens(action), self.solo.duels.limit
+        tokens, limit, reward = self._tokens(action), self.solo.duels.limit, 0.0
         for token in [*tokens, *[self.solo.duels.rules.eos] * limit][:limit]:
             over = self.solo.step_row(0, token)
+            if over or self.solo.duels.paying is not None:
+                reward += self.solo.rewards(ROW).item()
             if self.render_mode == "human":
                 self.render()
             if over:
                 break
-        return self._prompt(), self.solo.rewards(ROW).item(), True, False, self.solo.info(0, mask=False)
+        return self._prompt(), reward, True, False, self.solo.info(0, mask=False)
 
     def render(self) -> str | None:  # pyright: ignore[reportIncompatibleMethodOverride] - of Gymnasium's frames, text
         """Shows the duel in words: printed in "human" mode, else returned."""

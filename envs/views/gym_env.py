@@ -66,7 +66,7 @@ class SoloDuel(OnePlayerView, gymnasium.Env[Any, np.int64]):
         over = self.solo.step_row(0, index(action))
         if self.render_mode == "human":
             self.render()
-        reward = self.solo.rewards(ROW).item() if over else 0.0
+        reward = self.solo.rewards(ROW).item() if over or self.solo.duels.paying is not None else 0.0
         return self.solo.observation(0), reward, over, False, self.solo.info(0)
 
     def action_masks(self) -> NDArray[np.bool_]:

@@ -96,10 +96,11 @@ class SoloVector(OnePlayerView, VectorEnv[Any, NDArray, NDArray]):
             tokens[cut] = self.solo.masks()[cut].argmax(axis=1)
         judged = self.solo.step(tokens)
         judged = judged[~cut[judged]]
+        rewards, ended = np.zeros(self.num_envs), np.zeros(self.num_envs, np.bool_)
+        paid = judged if duels.paying is None else np.flatnonzero(~(over | cut))
+        rewards[paid], ended[judged] = self.solo.rewards(paid), True
         self.solo.reset(np.flatnonzero(over | cut))
         self._elapsed = np.where(over | cut, 0, self._elapsed + 1)
-        rewards, ended = np.zeros(self.num_envs), np.zeros(self.num_envs, np.bool_)
-        rewards[judged], ended[judged] = self.solo.rewards(judged), True
         everywhere = np.ones(self.num_envs, np.bool_)
         return self.solo.observations(), rewards, ended, self._at_limit(), self._infos(everywhere, judged)
 

@@ -17,6 +17,7 @@ from envs.token_duel.spaces import Mask, Obs, mask_place, player_space
 from envs.views.transcript import require_render_mode, show
 
 _FIRST, _SECOND = PLAYERS
+_ROW = np.zeros(1, np.intp)
 
 
 class PreferenceDuel(ParallelEnv[str, Any, Any]):
@@ -105,15 +106,16 @@ class PreferenceDuel(ParallelEnv[str, Any, Any]):
         except KeyError as missing:
             raise ValueError(f"step() needs an action of both players, got none of {missing}") from None
         over = self.duels.step_row(0, index(first), index(second))
-        gain = 0.0
+        rewards = [0.0, 0.0]
         if over:
             self.agents = []
-            gain = 2 * self.duels.revealed.item(0) - 1
+        if over or self.duels.paying is not None:
+            rewards = self.duels.rewards(_ROW)[0].tolist()
         if self.render_mode == "human":
             self.render()
         return (
             self._observations(),
-            {_FIRST: gain, _SECOND: -gain if over else 0.0},
+            dict(zip(PLAYERS, rewards, strict=True)),
             {_FIRST: over, _SECOND: over},
             {_FIRST: False, _SECOND: False},
             self._infos(over),

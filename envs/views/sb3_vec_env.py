@@ -66,9 +66,12 @@ class SoloVecEnv(OnePlayerView, VecEnv):
         self._infos = [{"seat": seat, "TimeLimit.truncated": False} for seat in solo.seats.tolist()]
         if self.solo.mask == "info":
             self._add_masks(self._infos, slice(None))
+        paid = judged if solo.duels.paying is None else np.arange(self.num_envs)
+        if not paid.size:
+            return
+        self._rewards[paid], self._ended[judged] = solo.rewards(paid), True
         if not judged.size:
             return
-        self._rewards[judged], self._ended[judged] = solo.rewards(judged), True
         verdicts = solo.verdicts(judged)
         for row, *values in zip(judged.tolist(), *verdicts.values(), strict=True):
             self._infos[row].update(zip(verdicts, values, strict=True), terminal_observation=solo.observation(row))
