@@ -17,13 +17,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m runners.report", description=(__doc__ or "").split(": ", 1)[1])
     parser.add_argument("dir", metavar="DIR", help="of a benchmark, or the name of a published suite")
     parser.add_argument("--out", type=Path, help="folder of the page (default: DIR/report, or report/SUITE)")
+    parser.add_argument(
+        "--entrants", nargs="+", metavar="NAME", help="entrants that pictures show (default: all, or a dozen of more)"
+    )
     options = parser.parse_args(arguments)
 
     def command() -> None:
         from runners.benchmark.report.page import write  # torch takes more than a second: --help need not wait for it
 
         results, default = find(options.dir)
-        print(write(results, options.out or default))
+        print(write(results, options.out or default, options.entrants))
 
     return exit_code(command)
 

@@ -25,12 +25,12 @@ from agents.singles.npo import NPOConfig
 from benchmarks import (
     asking_ahead,
     calibration,
+    entrants,
     equal_kl,
     exact_law,
     exploiters,
     fused_head,
     gpu_day,
-    group_entrants,
     group_rest_points,
     memory,
     offline_agents,
@@ -271,8 +271,8 @@ def test_rest_points_of_groups_are_printed_as_the_page_says(monkeypatch, capsys)
 
 @pytest.mark.slow
 def test_entrants_rewarded_in_a_group_are_printed_as_the_page_says(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["group_entrants"])
-    group_entrants.main()
+    monkeypatch.setattr("sys.argv", ["entrants"])
+    entrants.main()
     printed = {
         tuple(re.split(r"\s*│\s*", row.strip("│ \n"))) for row in capsys.readouterr().out.splitlines() if "│" in row
     }
@@ -281,8 +281,7 @@ def test_entrants_rewarded_in_a_group_are_printed_as_the_page_says(monkeypatch, 
         tuple(cell.strip(" `") for cell in row.strip("| ").split("|"))
         for row in re.findall(r"^\| `.* \|$", page.split("## Benchmark")[1].split("## Settings")[0], re.MULTILINE)
     ]
-    entrants = group_entrants.shown(read_results(published("standard")))
-    assert [row[0] for row in rows] == 2 * entrants
+    assert [row[0] for row in rows] == 2 * entrants.of_groups(read_results(published("standard")))
     assert set(rows) <= printed
 
 

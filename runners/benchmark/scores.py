@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,12 +92,13 @@ def show(results: Results, console: Console) -> None:
             shown.add_column(column, justify="left" if column == "agent" else "right")
         for label, rows in found.items():
             shown.add_row(label, *(_told(scores(rows, [name])) for name in names), _told(scores(rows, names)))
+        console.print(shown)
     else:
-        shown = Table("game", *found, title=title)
-        for name in names:
-            shown.add_row(name, *(_short(scores(rows, [name])) for rows in found.values()))
-        shown.add_row("all", *(_short(scores(rows, names)) for rows in found.values()))
-    console.print(shown)
+        for block in _blocks(found):
+            shown = Table("game", *block, title=title)
+            for name, chosen in [*((name, [name]) for name in names), ("all", names)]:
+                shown.add_row(name, *(_short(scores(found[one], chosen)) for one in block))
+            console.print(shown)
     for game, by_entrant in exploited(results).items():
         bounds = Table(title=f"{game}: win rate against the start, and exploitability at least, 95 % intervals")
         for column in ("agent", *COLUMNS):
@@ -107,13 +108,22 @@ def show(results: Results, console: Console) -> None:
         console.print(bounds)
     whole = {label: array for label, rows in found.items() if (array := scores(rows, names)) is not None}
     if len(whole) > 1:
-        shown = Table(
-            "agent", *whole, title="probability of improvement, row over column (*: its interval leaves out 1/2)"
-        )
+        console.print(*_improvements(whole))
+
+
+def _improvements(whole: Mapping[str, Scores]) -> Iterator[Table]:
+    title = "probability of improvement, row over column (*: its interval leaves out 1/2)"
+    for block in _blocks(whole):
+        shown = Table("agent", *block, title=title)
         for row, ours in whole.items():
-            chances = ("" if one == row else _chance(improvement(-ours, -theirs)) for one, theirs in whole.items())
-            shown.add_row(row, *chances)
-        console.print(shown)
+            shown.add_row(row, *("" if one == row else _chance(improvement(-ours, -whole[one])) for one in block))
+        yield shown
+
+
+def _blocks(labels: Iterable[str], size: int = 15) -> list[list[str]]:
+    """Returns labels in groups whose columns stand side by side in 160 letters."""
+    every = list(labels)
+    return [every[i : i + size] for i in range(0, len(every), size)]
 
 
 def _told(array: Scores | None) -> str:

@@ -172,6 +172,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 """Label -> settings that make it; its first word is the agent. Each is tuned in its other settings."""
 GROUPS = "grpo", "grpo no std", "rloo", "grpo circular", "grpo chunks", "grpo anchor"
 """Entrants that are rewarded by the comparisons inside a group."""
+DRAWN = "dpo", "xpo", "rlhf", "sppo", "spo", "ipo", "inpo", "nash_md", "comal", "oelhf", "grpo"
+"""Entrants that pictures show if they can't hold all; the tables do."""
 
 
 def tabular(queries: int, length: int, evaluations: int, spread: float = 1.0) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import csv
 import html.parser
+import io
 import json
 import re
 
@@ -14,13 +15,13 @@ from runners.bench import main as bench
 from runners.benchmark.report import findings
 from runners.benchmark.report.findings import EXPLOITABILITY, WIN_RATE, final, sentences
 from runners.benchmark.report.page import numbers
-from runners.benchmark.report.pictures import exploitation
+from runners.benchmark.report.pictures import exploitation, profile, styles
 from runners.benchmark.report.standings import Field, clones, dialled, measures, standing
 from runners.benchmark.report.tables import Table, bounds
 from runners.benchmark.results import read_results
 from runners.benchmark.scores import show
 from runners.benchmark.statistics import Interval
-from runners.benchmark.suites import Game
+from runners.benchmark.suites import BUILT_IN, DRAWN, Game
 from runners.report import main
 from tests.bench_engine import in_process
 
@@ -84,6 +85,25 @@ def test_the_data_are_what_was_measured(folder):
     middle = (0.25 / 3 * 0 + (1 / 3 - 0.25) * ends[0] + ends[1] / 3 + (0.75 - 2 / 3) * ends[2]) / 0.5
     assert float(row["value"]) == pytest.approx(middle, rel=1e-4)
     assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
+
+
+def test_pictures_show_the_entrants_that_are_chosen(folder, tmp_path, capsys):
+    results = read_results(folder / "results.json")
+    assert {row[0] for row in profile(results, styles(results, ["ipo"])).rows} == {"ipo"}
+    assert main([str(folder), "--out", str(tmp_path), "--entrants", "ipi"]) == 2
+    assert "no entrant is called 'ipi'; did you mean 'ipo'?" in capsys.readouterr().err
+
+
+def test_more_entrants_than_a_picture_holds_leave_the_usual_ones_and_ones_own():
+    names = [*BUILT_IN["standard"][1], "tests.my_agent:Config"]
+    results = {
+        "entrants": {name: {"agent": name} for name in names},
+        "cells": [{"entrant": name} for name in names],
+    }
+    assert set(styles(results)) == {*DRAWN, "tests.my_agent:Config"}
+    assert len({(look["color"], look["marker"]) for look in styles(results).values()}) == len(DRAWN) + 1
+    few = {**results, "cells": results["cells"][:12]}
+    assert list(styles(few)) == names[:12]
 
 
 def test_the_field_meets_exactly_under_the_judge_of_each_game(folder):
@@ -198,7 +218,7 @@ def test_exploitability_on_text_is_compared_at_equal_kl():
     assert table.rows[0][:3] == ["judge", "dpo", "2"]
     assert [round(one.value, 3) for one in table.rows[0][3:7]] == [0.75, 0.12, 0.1, 0.12]
     assert table.rows[0][7] == 4.0
-    picture = exploitation(results)
+    picture = exploitation(results, styles(results))
     assert picture.rows[0] == ["judge", "dpo", "win rate", *table.rows[0][3], *table.rows[0][4]]
     assert [row[1:4] for row in picture.rows[-9:-7]] == [["ipo", "KL", 0.0], ["ipo", "KL", 0.25]]
     assert picture.rows[-1][6] == pytest.approx(0.11)
@@ -225,6 +245,22 @@ def test_a_single_cell_is_reported_too(folder, tmp_path):
         (tmp_path / "results.json").write_text(json.dumps({**results, "cells": kept}))
         assert main([str(tmp_path)]) == 0
         show({**results, "cells": kept}, Console())
+
+
+def test_more_entrants_than_a_line_holds_are_printed_in_blocks():
+    labels, names = [f"agent{i}" for i in range(16)], [f"game{j}" for j in range(7)]
+    curve = {"queries": [0, 6], EXPLOITABILITY: [0.4, 0.123]}
+    cells = [{"entrant": label, "game": name, "seed": 0, "curve": curve} for label in labels for name in names] + [
+        {"entrant": "agent0", "game": "game7", "seed": 0, "curve": curve}
+    ]
+    games = [{"label": f"game{j}", "gap": EXPLOITABILITY} for j in range(8)]
+    entrants = {label: {"agent": "dpo"} for label in labels}
+    results = {"suite": "x", "about": "", "entrants": entrants, "conditions": {"games": games}, "cells": cells}
+    console = Console(width=150, record=True, file=io.StringIO())
+    show(results, console)
+    text = console.export_text()
+    assert all(label in text for label in labels)
+    assert text.count("0.307") == 16 * 7 + 2  # the last game and all games of agent0
 
 
 def test_an_interval_is_three_columns():

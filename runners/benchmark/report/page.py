@@ -7,7 +7,7 @@ import csv
 import io
 import itertools
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 from runners.benchmark.bounds import exploited
 from runners.benchmark.report import pictures, tables
 from runners.benchmark.report.findings import sentences
-from runners.benchmark.report.pictures import Picture
+from runners.benchmark.report.pictures import Looks, Picture
 from runners.benchmark.report.standings import CLONES, Field, clones, dialled, standing
 from runners.benchmark.report.tables import Table
 from runners.benchmark.results import cell_of
@@ -28,17 +28,23 @@ from runners.run.record import write_whole
 ALL_CYCLES = 1.0
 
 
-def write(results: Mapping[str, Any], folder: Path) -> Path:
+def write(results: Mapping[str, Any], folder: Path, chosen: Sequence[str] | None = None) -> Path:
     """Writes index.html, and the pictures and the numbers of every part beside it; returns the page.
 
+    Args:
+        results: of the benchmark.
+        folder: of the page.
+        chosen: entrants that pictures show, see `pictures.drawn`.
+
     Raises:
-        ValueError: if no cell is finished.
+        ValueError: if no cell is finished, or a chosen one is no entrant.
         OSError: if it can't be written.
     """
     if not results["cells"]:
         raise ValueError("no cell is finished, so that there is nothing to report")
+    looks = pictures.styles(results, chosen)
     folder.mkdir(parents=True, exist_ok=True)
-    parts = list(gathered(results))
+    parts = list(gathered(results, looks))
     for part in parts:
         write_whole(folder / f"{part.name}.csv", numbers(part))
         if isinstance(part, Picture):
@@ -82,34 +88,34 @@ def _cell(value: Any, first: bool) -> Markup:
     return Markup("<td>{}</td>" if len(told) < 24 else '<td class="text">{}</td>').format(told)
 
 
-def gathered(results: Mapping[str, Any]) -> Iterator[Picture | Table]:
+def gathered(results: Mapping[str, Any], looks: Looks) -> Iterator[Picture | Table]:
     """Yields the parts of the page, in their order."""
     yield tables.left(results)
     if exploited(results):
         yield tables.bounds(results)
-        yield pictures.exploitation(results)
+        yield pictures.exploitation(results, looks)
     if dialled(results):
-        yield pictures.against_lam(results)
-    yield pictures.curves(results)
+        yield pictures.against_lam(results, looks)
+    yield pictures.curves(results, looks)
     yield tables.summary(results)
-    yield pictures.profile(results)
+    yield pictures.profile(results, looks)
     yield tables.improvements(results)
     field = Field(results)
     if field.games() and field.shared(field.games()):
-        yield from pictures.transfer(results, field)
-        yield from _standings(results, field)
+        yield from pictures.transfer(results, field, [*looks])
+        yield from _standings(results, field, [*looks])
     yield tables.hyper_parameters(results)
     yield tables.circumstances(results)
 
 
-def _standings(results: Mapping[str, Any], field: Field) -> Iterator[Picture | Table]:
+def _standings(results: Mapping[str, Any], field: Field, names: Sequence[str]) -> Iterator[Picture | Table]:
     whole = standing(field.names, field.meetings(field.games()))
-    yield pictures.meetings(whole, "cross_play", "Who beats whom, all games")
+    yield pictures.meetings(whole, names, "cross_play", "Who beats whom, all games")
     yield tables.standings(whole, "standings", "Standing, all games")
     cyclic = [by_lam[ALL_CYCLES] for by_lam in dialled(results).values() if by_lam.get(ALL_CYCLES) in field.games()]
     if cyclic:
         alone = standing(field.names, field.meetings(cyclic))
-        yield pictures.meetings(alone, "cross_play_cycles", "Who beats whom, nothing but cycles (lam = 1)")
+        yield pictures.meetings(alone, names, "cross_play_cycles", "Who beats whom, nothing but cycles (lam = 1)")
         yield tables.standings(alone, "standings_cycles", "Standing, nothing but cycles (lam = 1)")
         whole = alone
     yield tables.clone_table(clones(whole.names, whole.table), whole.names, CLONES)

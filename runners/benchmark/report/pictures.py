@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from preference_duel.names import UnknownNameError, nearest
 from runners.benchmark import bounds
 from runners.benchmark.report.findings import EXPLOITABILITY, WIN_RATE, family, final
 from runners.benchmark.report.standings import START, Field, Standing, dialled
 from runners.benchmark.scores import entrants, games, gap_tags, gaps, table
 from runners.benchmark.statistics import bootstrap, interquartile_mean, performance_profile
+from runners.benchmark.suites import BUILT_IN, DRAWN
 from runners.run.curves import COLOURS
 
 MARKERS = "osD^v<>PX*ph"
@@ -50,19 +52,44 @@ class Picture:
     rows: Sequence[Sequence[Any]]
 
 
-def styles(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Returns entrant -> how its lines look: a marker of its own, dashes by family, a colour."""
+Looks = Mapping[str, Mapping[str, Any]]
+"""Entrant -> how its lines look, of those that are drawn."""
+
+
+def drawn(results: Mapping[str, Any], chosen: Sequence[str] | None = None) -> list[str]:
+    """Returns the entrants that pictures show.
+
+    Args:
+        results: of the benchmark.
+        chosen: their names; None: all, or, if pictures can't hold them, `DRAWN` and entrants of one's own.
+
+    Raises:
+        UnknownNameError: if one is no entrant, with the nearest name.
+    """
+    names = entrants(results)
+    for name in chosen or ():
+        if name not in names:
+            raise UnknownNameError(
+                f"no entrant is called '{name}'{nearest(name, names) or '.'} Known: {', '.join(names)}"
+            )
+    if chosen is not None:
+        return list(chosen)
+    ours = {label for _, agents in BUILT_IN.values() for label in agents}
+    return names if len(names) <= len(MARKERS) else [one for one in names if one in DRAWN or one not in ours]
+
+
+def styles(results: Mapping[str, Any], chosen: Sequence[str] | None = None) -> Looks:
+    """Returns entrant -> how its lines look, of those that are `drawn`: a marker, dashes by family, a colour."""
     found = {}
-    for i, label in enumerate(entrants(results)):
+    for i, label in enumerate(drawn(results, chosen)):
         dash, marker = DASHES[family(results, label)], MARKERS[i % len(MARKERS)]
         found[label] = {"color": COLOURS[i % len(COLOURS)], "linestyle": dash, "marker": marker, "label": label}
     return found
 
 
-def curves(results: Mapping[str, Any]) -> Picture:
+def curves(results: Mapping[str, Any], looks: Looks) -> Picture:
     """Draws the share of the first gap that is left against queries, a panel for each game."""
-    tags, looks = gap_tags(results), styles(results)
-    names = games(results)
+    tags, names = gap_tags(results), games(results)
     figure, panels = _figure(names, 3.3, 2.7)
     rows = []
     for axes, game in zip(panels, names, strict=False):
@@ -87,9 +114,9 @@ def curves(results: Mapping[str, Any]) -> Picture:
     return Picture("gap_against_queries", "Gap against queries", about, _png(figure), header, rows)
 
 
-def against_lam(results: Mapping[str, Any]) -> Picture:
+def against_lam(results: Mapping[str, Any], looks: Looks) -> Picture:
     """Draws exploitability and win rate against the share of cycles, a column for each oracle that has the dial."""
-    oracles, looks = dialled(results), styles(results)
+    oracles = dialled(results)
     figure, grid = _figure(list(oracles) * 2, 3.9, 3.0, columns=max(2, len(oracles)))
     rows = []
     for number, (oracle, tag) in enumerate(itertools.product(oracles, MEASURES)):
@@ -127,14 +154,16 @@ def _start_gap(results: Mapping[str, Any], game: str) -> float:
     return float(interquartile_mean(np.array([list(first.values())])))
 
 
-def exploitation(results: Mapping[str, Any]) -> Picture:
+def exploitation(results: Mapping[str, Any], looks: Looks) -> Picture:
     """Draws exploitability on free text against the win rate and, along the runs, against the KL from the start."""
-    found, looks = bounds.exploited(results), styles(results)
+    found = bounds.exploited(results)
     figure, panels = _figure([*found] * 2, 4.2, 3.2, columns=2)
     rows = []
     for number, (game, by_entrant) in enumerate(found.items()):
         ends, paths = panels[2 * number : 2 * number + 2]
         for label, cells in by_entrant.items():
+            if label not in looks:
+                continue
             won, lost = bounds.win_rate(cells), bounds.strongest(cells)
             spread = [np.array([[one.value - one.low], [one.high - one.value]]).clip(0) for one in (won, lost)]
             ends.errorbar(won.value, lost.value, spread[1], spread[0], markersize=5, elinewidth=0.6, **looks[label])
@@ -158,9 +187,9 @@ def exploitation(results: Mapping[str, Any]) -> Picture:
     return Picture("exploitation", "Win rate against exploitability on free text", about, _png(figure), header, rows)
 
 
-def profile(results: Mapping[str, Any]) -> Picture:
+def profile(results: Mapping[str, Any], looks: Looks) -> Picture:
     """Draws the share of runs that left no more than each share of the gap."""
-    found, looks = table(results), styles(results)
+    found = table(results)
     thresholds = np.geomspace(0.005, 2, 60)
     figure, (axes,) = _figure(["all"], 6.4, 3.8)
     rows = []
@@ -177,14 +206,13 @@ def profile(results: Mapping[str, Any]) -> Picture:
     return Picture("profile", "Performance profile", about, _png(figure), ("entrant", "share", "runs"), rows)
 
 
-def transfer(results: Mapping[str, Any], field: Field) -> list[Picture]:
+def transfer(results: Mapping[str, Any], field: Field, names: Sequence[str]) -> list[Picture]:
     """Draws what policies are worth under a judge that they did not learn from, a picture for each dialled oracle."""
     pictures = []
     for oracle, by_lam in dialled(results).items():
         lams = [lam for lam in sorted(by_lam) if by_lam[lam] in field.games()]
         if len(lams) < 2 or not field.shared([by_lam[lam] for lam in lams]):
             continue
-        names = field.names[:-1]
         figure, panels = _figure(names, 2.5, 2.6)
         rows = []
         for axes, label in zip(panels, names, strict=False):
@@ -207,10 +235,12 @@ def transfer(results: Mapping[str, Any], field: Field) -> list[Picture]:
     return pictures
 
 
-def meetings(found: Standing, name: str, title: str) -> Picture:
-    """Draws who beats whom."""
+def meetings(found: Standing, names: Sequence[str], name: str, title: str) -> Picture:
+    """Draws who of some entrants beats whom; all are among the numbers."""
     figure, (axes,) = _figure(["all"], 6.6, 5.8)
-    _heat(axes, found.table.numpy(), found.names, found.names, (0.3, 0.7), "{:.3f}")
+    shown = [i for i, one in enumerate(found.names) if one in (*names, START)]
+    labels = [found.names[i] for i in shown]
+    _heat(axes, found.table[shown][:, shown].numpy(), labels, labels, (0.3, 0.7), "{:.3f}")
     axes.set_title("chance that the row beats the column", fontsize=10)
     rows = [[a, b, float(found.table[i, j])] for i, a in enumerate(found.names) for j, b in enumerate(found.names)]
     about = "Exact, from the whole distributions of the last policies, averaged over prompts, games and seeds."

@@ -1,12 +1,13 @@
-"""GRPO and RLOO in the results of `standard`: `python -m benchmarks.group_entrants`.
+"""Entrants in the results of `standard`: `python -m benchmarks.entrants [NAME ...]`.
 
-Reads the published results, and plays nothing. Printed for every entrant that is rewarded inside a group, and for those
-that the report's headline puts beside them: the share of the start's exploitability that the budget left in `cyclic`
-and over all games, of the last iterate and of the average; at lam 1 the last exploitability over the lowest of its
-curve, which tells a policy that is led around from one that is still on its way; the share of the runs, and of those at
-lam 0, that came to a tenth of the start's exploitability, and the median of the queries that took at lam 0; the chance
-that a run leaves less than one of `grpo` in the same game. Interquartile means with 95 % intervals over games. And what
-each setting that was tried for `grpo` left of the held-out games, and with the settings that make its variants.
+Reads the published results, and plays nothing. Printed for the entrants that are named, or else for every one that is
+rewarded inside a group and those that the report's headline puts beside them: the share of the start's exploitability
+that the budget left in `cyclic` and over all games, of the last iterate and of the average; at lam 1 the last
+exploitability over the lowest of its curve, which tells a policy that is led around from one that is still on its way;
+the share of the runs, and of those at lam 0, that came to a tenth of the start's exploitability, and the median of the
+queries that took at lam 0; the chance that a run leaves less than one of `grpo` in the same game. Interquartile means
+with 95 % intervals over games. Where no entrant is named, also what each setting that was tried for `grpo` left of the
+held-out games, and with the settings that make its variants.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from runners.benchmark.tuning import tuned_for
 CYCLES = "cyclic lam=0", "cyclic lam=0.5", "cyclic lam=1"
 
 
-def shown(results: Mapping[str, Any]) -> list[str]:
-    """Returns the entrants of the tables, in their order."""
+def of_groups(results: Mapping[str, Any]) -> list[str]:
+    """Returns the entrants that are rewarded inside a group and those beside them, in their order."""
     return [one for one in entrants(results) if one in BESIDE or family(results, one) == GROUP]
 
 
@@ -85,11 +86,15 @@ def _mean(array: Scores | None) -> str:
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+    parser.add_argument("names", nargs="*", metavar="NAME", help="entrants of the tables (default: those of groups)")
+    options = parser.parse_args()
     results, console = read_results(published("standard")), Console(width=200)
-    tuned = json.loads(tuned_for("standard").read_text(encoding="utf-8"))["agents"]
-    for found in (ends(results, shown(results)), ways(results, shown(results)), trials(tuned)):
-        console.print(found)
+    if unknown := set(options.names) - set(entrants(results)):
+        parser.error(f"no entrant is called {', '.join(sorted(unknown))}; known: {', '.join(entrants(results))}")
+    shown = options.names or of_groups(results)
+    console.print(ends(results, shown), ways(results, shown))
+    if not options.names:
+        console.print(trials(json.loads(tuned_for("standard").read_text(encoding="utf-8"))["agents"]))
 
 
 if __name__ == "__main__":
