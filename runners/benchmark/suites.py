@@ -172,7 +172,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 """Label -> settings that make it; its first word is the agent. Each is tuned in its other settings."""
 GROUPS = "grpo", "grpo no std", "rloo", "grpo circular", "grpo chunks", "grpo anchor"
 """Entrants that are rewarded by the comparisons inside a group."""
-DRAWN = "dpo", "xpo", "rlhf", "sppo", "spo", "ipo", "inpo", "nash_md", "comal", "oelhf", "grpo"
+LOSSES = "dno", "simpo"
+"""Agents of the other losses of pairs, single responses and lists."""
+DRAWN = "dpo", "simpo", "rlhf", "sppo", "spo", "ipo", "inpo", "nash_md", "comal", "oelhf", "grpo"
 """Entrants that pictures show if they can't hold all; the tables do."""
 
 
@@ -236,7 +238,7 @@ def lm(entrants: Sequence[Entrant]) -> Suite:
 
 BUILT_IN: dict[str, tuple[Callable[[Sequence[Entrant]], Suite], tuple[str, ...]]] = {
     "quick": (quick, TABULAR),
-    "standard": (standard, (*TABULAR, *GROUPS)),
+    "standard": (standard, (*TABULAR, *GROUPS, *LOSSES)),
     "exploration": (exploration, TABULAR),
     "lm": (lm, ("dpo", "rlhf", "sppo", "ipo", "inpo", "nash_md", "egpo", "comal")),
 }

@@ -18,7 +18,7 @@ GROUP = "group relative"
 FAMILIES = {
     BRADLEY_TERRY: ("dpo", "rlhf", "xpo"),
     NASH: ("ipo", "inpo", "nash_md", "egpo", "oelhf"),
-    NO_REGRET: ("sppo", "spo", "comal"),
+    NO_REGRET: ("sppo", "spo", "comal", "dno"),
     GROUP: ("grpo", "rloo"),
 }
 """Aims of agents: the best response by a fitted reward, the regularised equilibrium, that of the game itself, or the
