@@ -31,6 +31,7 @@ AGENTS = {
     "tdpo": "agents.tokens.tdpo:TDPOConfig",
     "cringe": "agents.tokens.cringe:CRINGEConfig",
     "pairwise_cringe": "agents.tokens.pairwise_cringe:PairwiseCRINGEConfig",
+    "dcppo": "agents.tokens.dcppo:DCPPOConfig",
     "kto": "agents.singles.kto:KTOConfig",
     "dro": "agents.singles.dro:DROConfig",
     "kimi": "agents.singles.kimi:KimiConfig",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from agents.learning.learning_agent import LearningAgent
 from agents.optim.optimiser import OptimiserConfig
-from agents.singles.single_agent import labels, own_samples
+from agents.singles.single_agent import likes, own_samples
 from preference_duel.checks import at_least, require
 from preference_duel.types import Duel, Proposal
 
@@ -67,12 +67,9 @@ class SFT(LearningAgent):
             ValueError: if nothing was asked about a prompt, or the policy could not have sampled a response.
         """
         self.include_in_average(self.policy)
-        label, weight = labels(duel)  # [B, K] of `responses_of(duel)`
-        liked = weight * label
-        liked = liked / liked.sum(1, keepdim=True).clamp(min=1e-12)
 
         def loss(log_policy: Tensor, part: Batch) -> Tensor:
             return -(part["liked"] * log_policy).sum(1)
 
-        step = self.step_on_scores(duel, None, loss, {"liked": liked})
+        step = self.step_on_scores(duel, None, loss, {"liked": likes(duel)})
         return step.policy_scalars(duel) | step.scalars if own_samples(duel) else step.scalars

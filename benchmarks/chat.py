@@ -52,7 +52,7 @@ def measure(agent: str, seed: int, threads: int, more: list[str]) -> tuple[list[
 def main() -> None:
     """Prints the table; what follows the options of its own goes to `runners.duel`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    own = [agent for agent in AGENTS if agent not in ("pelhf", "psro") and "sb3" not in AGENTS[agent]]
+    own = [agent for agent in AGENTS if agent not in ("dcppo", "pelhf", "psro") and "sb3" not in AGENTS[agent]]
     parser.add_argument("--agents", nargs="+", default=own, help="whose policy is one language model")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)

@@ -4,9 +4,9 @@ The games of benchmarks/offline.py: one prompt, 20 responses, half of the varian
 between draws of a behaviour policy that plays 5 of them nine times in ten and is the start. "competent": these 5 are
 better than the rest by .8 nats; "even": they are not. Every agent that learns from files has the same duels of a game,
 200 updates of 64 duels, and the first trials of `python -m runners.bench --tune` for it, the default first; the one
-that left least exploitability on another game of each kind plays the games that are printed. `pelhf` takes the file
-once, as it is. Printed: exploitability of the last policy, its mean and a bootstrap 95 % interval over games;
-"plain plan" is the regularised Nash policy (tau .01) of each pair's share of wins.
+that left least exploitability on another game of each kind plays the games that are printed. `dcppo` and `pelhf`
+take the file once, as it is. Printed: exploitability of the last policy, its mean and a bootstrap 95 % interval over
+games; "plain plan" is the regularised Nash policy (tau .01) of each pair's share of wins.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PAIRS = "ipo", "dpo", "rdpo", "beta_dpo", "dpop", "f_dpo", "gpo", "nca", "bco", 
 SINGLES = "kto", "dro", "kimi", "npo", "d2o", "bco_unpaired", "spin", "sft"
 LISTS = "plackett_luce", "lipo", "pro", "rrhf", "dno"
 TOKENS = "tdpo", "cringe", "pairwise_cringe"
-FROM_FILES = *PAIRS, "discopop", *SINGLES, *LISTS, *TOKENS, "pelhf"
+FROM_FILES = *PAIRS, "discopop", *SINGLES, *LISTS, *TOKENS, "dcppo", "pelhf"
 """Agents that learn from files."""
 
 

@@ -192,6 +192,7 @@ def test_the_metrics_page_names_every_tag(elsewhere):
     first, second = make_task("symbols").response_texts[:2]
     (elsewhere / "pairs.jsonl").write_text(json.dumps({"prompt": "#0", "chosen": first, "rejected": second}))
     games["file"] = [*games["dpo"], "--run.data", "pairs.jsonl"]
+    games["held"] = [*games["grpo"], "--agent.redraws", "0"]
     games["population"] = [*games["psro"], "--agent.response_updates", "1", "--agent.payoff_updates", "1"]
     answer = "None if len(first + second) % 7 == 0 else len(first) < len(second)"
     silent = f"def silent(prompt, first, second):\n    return {answer}\n"

@@ -156,6 +156,16 @@ def own_samples(duel: Duel) -> bool:
     return not duel.given and (duel.self_play or duel.feedback == "thumb")
 
 
+def likes(duel: Duel) -> Tensor:
+    """Returns [B, K] how much each of `responses_of(duel)` is to be imitated, rows of sum 1; 0 if none was liked.
+
+    Raises:
+        ValueError: if nothing was asked about a prompt.
+    """
+    label, weight = labels(duel)
+    return weight * label / (weight * label).sum(1, keepdim=True).clamp(min=1e-12)
+
+
 def labels(duel: Duel) -> tuple[Tensor, Tensor]:
     """Returns how well each response was liked: the mean verdict over its opponents, a draw's tie with itself left out.
 

@@ -25,7 +25,7 @@ from tests.tiny_models import PROMPTS, policy_of, text_task, write_model
 FREE = "--policy MODELS/llama --task MODELS/prompts.jsonl --task.max_new_tokens 3 --oracle bt "
 FINITE = "--task symbols --task.alphabet 2 --task.length 2 --task.prompts 2 --oracle cyclic "
 SMALL = "--run.batch_size 2 --run.eval_prompts 2 --run.eval_pairs 2 --run.eval_pool 2"
-OWN_POLICY = {"pelhf": FINITE + "--policy tabular "}
+OWN_POLICY = dict.fromkeys(("dcppo", "pelhf"), FINITE + "--policy tabular ")
 """Agents that do not train a language model, beside those that bring their network along."""
 VARIANTS = {
     "sppo of the best and worst": FREE + "--agent sppo --agent.pairs best_worst --agent.normaliser log_z",

@@ -98,7 +98,7 @@ def test_what_would_learn_differently_in_a_batch_says_so(agent, more, message):
 
 def test_every_agent_of_ours_was_tried():
     ours = {name for name, where in AGENTS.items() if "sb3" not in where}
-    mixing = {"oelhf", "pelhf", "psro", "beta_dpo"}
+    mixing = {"dcppo", "oelhf", "pelhf", "psro", "beta_dpo"}
     assert ours - {*BATCHABLE, *PAIRS, *SINGLES, *LISTS} == mixing
     assert distributed.count() == 1
 

@@ -281,7 +281,8 @@ def test_what_learns_from_a_file_goes_on_as_if_it_had_not_been_killed(lab):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "agent", [agent for agent in LEARNERS[:-1] if agent != "pelhf" and "sb3" not in AGENTS.get(agent, "")]
+    "agent",
+    [one for one in LEARNERS[:-1] if one not in ("dcppo", "pelhf") and "sb3" not in AGENTS.get(one, "")],
 )
 def test_every_agent_of_a_language_model_goes_on_as_if_it_had_not_been_killed(lab, agent):
     write_model(lab / "model")
