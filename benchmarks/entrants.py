@@ -7,7 +7,8 @@ exploitability over the lowest of its curve, which tells a policy that is led ar
 the share of the runs, and of those at lam 0, that came to a tenth of the start's exploitability, and the median of the
 queries that took at lam 0; the chance that a run leaves less than one of `grpo` in the same game. Interquartile means
 with 95 % intervals over games. Where no entrant is named, also what each setting that was tried for `grpo` left of the
-held-out games, and with the settings that make its variants.
+held-out games, and with the settings that make its variants. The name `uniform` stands for the policy that samples all
+responses alike, in the first table.
 """
 
 from __future__ import annotations
@@ -18,16 +19,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from envs.games import exploitability
 from runners.benchmark.report.findings import BESIDE, EXPLOITABILITY, GROUP, family
-from runners.benchmark.results import published, read_results
+from runners.benchmark.results import cell_of, published, read_results
 from runners.benchmark.scores import entrants, games, gap_tags, scores, table, to_tenth
 from runners.benchmark.statistics import Scores, bootstrap, improvement
 from runners.benchmark.suites import VARIANTS
 from runners.benchmark.tuning import tuned_for
+from runners.run.build import build_experiment
+from runners.run.cli import parse
 
+UNIFORM = "uniform"
 CYCLES = "cyclic lam=0", "cyclic lam=0.5", "cyclic lam=1"
 
 
@@ -36,9 +42,23 @@ def of_groups(results: Mapping[str, Any]) -> list[str]:
     return [one for one in entrants(results) if one in BESIDE or family(results, one) == GROUP]
 
 
+def uniform(results: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Returns game -> what the uniform policy leaves of the start's exploitability, of each seed."""
+    found: dict[str, list[float]] = {}
+    for cell in (cell for cell in results["cells"] if cell["entrant"] == entrants(results)[0]):
+        evaluation = build_experiment(parse(cell_of(results, cell).arguments).settings, "cpu").evaluation
+        start = evaluation.reference_probs  # [X, N]
+        both = torch.stack([torch.full_like(start, 1 / start.shape[1]), start])
+        mine, before = exploitability(evaluation.matrices, both).mean(-1).tolist()
+        found.setdefault(cell["game"], []).append(mine / before)
+    return found
+
+
 def ends(results: Mapping[str, Any], names: Sequence[str]) -> Table:
     """Returns the shares of the start's exploitability that are left, of the last iterate and of the average."""
     last, average = table(results), table(results, "average")
+    if UNIFORM in names:
+        last[UNIFORM] = average[UNIFORM] = uniform(results)
     columns = "entrant", *CYCLES, "lam=1, average", "probabilities", "all games", "all games, average"
     found = Table(*columns, title="share of the start's exploitability that is left")
     for one in names:
@@ -89,10 +109,10 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="entrants of the tables (default: those of groups)")
     options = parser.parse_args()
     results, console = read_results(published("standard")), Console(width=200)
-    if unknown := set(options.names) - set(entrants(results)):
+    if unknown := set(options.names) - {*entrants(results), UNIFORM}:
         parser.error(f"no entrant is called {', '.join(sorted(unknown))}; known: {', '.join(entrants(results))}")
     shown = options.names or of_groups(results)
-    console.print(ends(results, shown), ways(results, shown))
+    console.print(ends(results, shown), ways(results, [one for one in shown if one != UNIFORM]))
     if not options.names:
         console.print(trials(json.loads(tuned_for("standard").read_text(encoding="utf-8"))["agents"]))
 

@@ -52,6 +52,8 @@ from oracles.table import TableOracle
 from preference_duel.protocols import traits
 from preference_duel.types import Proposal
 from runners.benchmark.results import published, read_results
+from runners.benchmark.scores import games, scores, table
+from runners.benchmark.statistics import bootstrap
 from tests.matrix_games import COMAL, RESPONSES
 from tests.paths import DOCS, ROOT
 
@@ -283,6 +285,20 @@ def test_entrants_rewarded_in_a_group_are_printed_as_the_page_says(monkeypatch, 
     ]
     assert [row[0] for row in rows] == 2 * entrants.of_groups(read_results(published("standard")))
     assert set(rows) <= printed
+
+
+@pytest.mark.slow
+def test_the_rows_of_the_benchmarks_page_are_those_of_the_published_results():
+    results = read_results(published("standard"))
+    left, every = table(results), games(results)
+    page = (DOCS / "benchmark.md").read_text(encoding="utf-8")
+    figure = r" +(\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\])"
+    rows = re.findall(rf"^  (\w+){figure * 4}$", page, re.MULTILINE)
+    for label, *figures in rows:
+        if label != entrants.UNIFORM:
+            shown = [scores(left[label], chosen) for chosen in (*([game] for game in entrants.CYCLES), every)]
+            assert figures == [str(bootstrap(one)) for one in shown], label
+    assert {label for label, *_ in rows} == {entrants.UNIFORM} | {label for label in left if " " not in label}
 
 
 SMALL = ["--prompts", "3", "--prompt-tokens", "4", "--new-tokens", "5", "--threads", "1"]
