@@ -42,10 +42,9 @@ class Constraints(Protocol):
 
 
 class _Masks(NamedTuple):
-    """Masks [V] bool of the vocabulary: of words before and after an end is legal, and of ends."""
+    """Masks [2, V] bool of the vocabulary, before and after an end is legal, and [V] of ends."""
 
-    early: Tensor
-    late: Tensor
+    legal: Tensor
     ends: Tensor
 
 
@@ -87,11 +86,14 @@ class TextConstraints:
         )
 
     def legal(self, states: Tensor) -> Tensor:
-        """Returns [R, V] bool."""
-        masks = self._masks_on(states.device)
+        """Returns [R, V] bool, or [1, V] if all rows are known to agree."""
+        legal = self._masks_on(states.device).legal
         if self.min_tokens == 0:
-            return masks.late[None]
-        return masks.early | (masks.ends & (states >= self.min_tokens)[:, None])
+            return legal[1:]
+        late = states >= self.min_tokens
+        if late.device.type == "cpu" and (late.all() or not late.any()):  # a device would be waited for
+            return legal[late[:1].long()]
+        return legal.index_select(0, late.long())
 
     def follow(self, states: Tensor, tokens: Tensor) -> Tensor:
         """Returns [R] states."""
@@ -104,7 +106,8 @@ class TextConstraints:
     def _masks_on(self, device: torch.device) -> _Masks:
         if device not in self._masks:
             ends = torch.zeros_like(self.words).index_fill(0, torch.tensor(self.end_ids), True)
-            self._masks[device] = _Masks(*all_to_device([self.words & ~ends, self.words | ends, ends], device))
+            legal = torch.stack([self.words & ~ends, self.words | ends])
+            self._masks[device] = _Masks(*all_to_device([legal, ends], device))
         return self._masks[device]
 
 

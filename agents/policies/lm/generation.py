@@ -61,7 +61,7 @@ class SamplingParams:
             [R, V] float32, -inf where a token can't be sampled.
         """
         scaled = logits.float() if self.temperature == 1 else logits.float() / self.temperature
-        scaled = scaled.masked_fill_(~legal, -torch.inf) if in_place else scaled.masked_fill(~legal, -torch.inf)
+        scaled = _without(scaled, ~legal, in_place)
         if not self.truncates:
             return scaled
         with torch.no_grad():
@@ -80,6 +80,14 @@ class SamplingParams:
         probs = ordered.softmax(-1)
         before = cumulative_sum(probs) - probs
         return ordered.masked_fill(before >= self.top_p, torch.inf).amin(-1, keepdim=True)
+
+
+def _without(logits: Tensor, illegal: Tensor, in_place: bool) -> Tensor:
+    """Returns logits [R, V] that are -inf where tokens are illegal, [R, V] or [1, V]."""
+    if logits.device.type == "cpu" and len(illegal) == 1:  # a few columns; a device would be waited for
+        columns = illegal[0].nonzero().squeeze(1)
+        return (logits.index_fill_ if in_place else logits.index_fill)(1, columns, -torch.inf)
+    return (logits.masked_fill_ if in_place else logits.masked_fill)(illegal, -torch.inf)
 
 
 class Generation(NamedTuple):

@@ -14,6 +14,7 @@ from agents import HFPolicy, make_policy
 from agents.ipo import IPOConfig
 from agents.learning.critic import TokenCritic
 from agents.optim.optimiser import OptimiserConfig
+from agents.policies.lm.constraints import TextConstraints
 from agents.policies.lm.decoder import ForwardArguments
 from agents.policies.lm.generation import SamplingParams
 from agents.policies.lm.loading import load_model, load_tokenizer
@@ -366,6 +367,25 @@ def test_temperature_top_k_and_top_p_by_hand():
         SamplingParams(top_k=2).processed(logits, torch.tensor([[False, True, True, True]])).softmax(-1)[0].tolist()
     )
     assert illegal == pytest.approx([0, 2 / 3, 1 / 3, 0])
+
+
+@pytest.mark.parametrize("states", [[0, 1], [2, 4], [1, 2], [-1, 3], []], ids=str)
+def test_an_end_is_legal_from_the_least_length_on(states):
+    constraints = TextConstraints(torch.tensor([False, False, True, True]), 1, 2, 5, frozenset([3]))
+    expected = torch.tensor([[False, state >= 2, True, state >= 2] for state in states]).view(-1, 4)
+    assert constraints.legal(torch.tensor(states, dtype=torch.long)).expand(len(states), 4).equal(expected)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_one_mask_for_all_rows_is_that_mask_for_each(in_place):
+    logits, legal = torch.arange(8.0).view(2, 4).requires_grad_(not in_place), torch.tensor([[True, False, True, True]])
+    each = SamplingParams().processed(logits.detach(), legal.expand(2, 4))
+    one = SamplingParams().processed(logits, legal, in_place=in_place)
+    assert torch.equal(one, each)
+    assert (one.data_ptr() == logits.data_ptr()) is in_place
+    if not in_place:
+        (gradient,) = torch.autograd.grad(one.exp().sum(), logits)
+        assert torch.equal(gradient, each.exp())
 
 
 def test_responses_of_many_lengths_stay_in_place(folder):
