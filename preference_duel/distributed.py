@@ -23,6 +23,8 @@ Item = TypeVar("Item")
 
 _ENDINGS: list[Callable[[], None]] = []
 _BACKGROUND: list[ProcessGroup] = []
+_MESSAGE = 2**28
+"""Bytes that small tensors fill together before they are summed over processes: they are copied for that."""
 _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 
 
@@ -72,6 +74,27 @@ def add(tensor: Tensor) -> Tensor:
     if count() > 1:
         torch.distributed.all_reduce(tensor)
     return tensor
+
+
+def add_each(tensors: Sequence[Tensor]) -> None:
+    """Replaces each of some tensors of one type by its sum over processes: small ones by messages of several."""
+    bucket: list[Tensor] = []
+    for tensor in tensors if count() > 1 else ():
+        if bucket and sum(one.nbytes for one in bucket) + tensor.nbytes > _MESSAGE:
+            _add_together(bucket)
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        _add_together(bucket)
+
+
+def _add_together(tensors: Sequence[Tensor]) -> None:
+    if len(tensors) == 1 and tensors[0].is_contiguous():
+        add(tensors[0])
+        return
+    sums = add(torch.cat([tensor.flatten() for tensor in tensors])).split([tensor.numel() for tensor in tensors])
+    for tensor, one in zip(tensors, sums, strict=True):
+        tensor.copy_(one.view_as(tensor))
 
 
 def largest(tensor: Tensor) -> Tensor:

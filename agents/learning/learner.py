@@ -244,10 +244,7 @@ class Learner:
             learning = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
             for parameter in learning:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            grads = [parameter.grad for parameter in learning if parameter.grad is not None]
-            flat = distributed.add(torch.cat([grad.flatten() for grad in grads]))
-            for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
-                grad.copy_(part.view_as(grad))
+            distributed.add_each([parameter.grad for parameter in learning if parameter.grad is not None])
         return distributed.add(total)
 
     @property

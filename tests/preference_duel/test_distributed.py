@@ -130,6 +130,24 @@ def test_a_process_alone_does_everything():
     assert (distributed.count(), distributed.rank(), distributed.agreed("x")) == (1, 0, "x")
 
 
+def test_gradients_are_summed_by_messages_of_bounded_size(monkeypatch):
+    """Numbers of two processes that hold the same are doubled."""
+    sent = []
+    monkeypatch.setattr(distributed, "_MESSAGE", 5 * 4)
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: sent.append(tensor) or tensor.view(-1).mul_(2))
+    tensors = [torch.randn(size) for size in ((2,), (1, 3), (3, 3), (2,), (3, 2))]
+    tensors[-1] = tensors[-1].T
+    expected = [2 * tensor for tensor in tensors]
+    distributed.add_each(tensors)
+    assert all(map(torch.equal, tensors, expected))
+    assert [tensor.numel() for tensor in sent] == [5, 9, 2, 6]
+    assert [tensor.data_ptr() for tensor in sent[1:3]] == [tensor.data_ptr() for tensor in tensors[2:4]]  # no copies
+    monkeypatch.setattr(distributed, "count", lambda: 1)
+    distributed.add_each(tensors)
+    assert len(sent) == 4
+
+
 @pytest.mark.parametrize("name", ["bt", "cyclic"])
 def test_a_split_oracle_says_what_its_own_says(name, monkeypatch):
     oracle = make(name, prompts=["x", "y", "z"], responses=["a", "b", "c"])
