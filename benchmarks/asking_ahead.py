@@ -85,12 +85,13 @@ def main() -> None:
     parser.add_argument("--asking", type=float, default=1.0, help="time of asking, in times of sampling")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--vllm", action="store_true")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of vLLM")
     options = parser.parse_args()
     task = make_task("chat")
     judge = Patient("http://localhost#patient", EndpointConfig(concurrency=CONCURRENCY))
     arena = DuelArena(task, judge, options.prompts)
     if options.vllm:
-        policy = HFPolicy("agents/checkpoints/tiny", task, sampler="vllm")
+        policy = HFPolicy("agents/checkpoints/tiny", task, options.device, sampler="vllm")
         prompts = arena.reset()
         start = partial(sampled, policy, prompts, options)
     else:
@@ -112,7 +113,7 @@ def main() -> None:
         f"{sampling:.1f} s, an answer {judge.seconds:.3f} s: one after the other {median(plain):.1f} s, ahead "
         f"{median(ahead):.1f} s, ratio {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
     )
-    print(machine())
+    print(machine(options.device))
 
 
 if __name__ == "__main__":

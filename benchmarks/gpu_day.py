@@ -100,6 +100,17 @@ PARTS = (
         "vllm",
         keep="win rate",
     ),
+    Part(
+        "asking ahead", 3, "benchmarks.asking_ahead --vllm --device cuda", "--device cpu --repeats 1", "vllm", "ratio"
+    ),
+    Part(
+        "ordered operations",
+        3,
+        "runners.duel --agent sppo --oracle pairrm --run.device cuda --run.deterministic --run.steps 10"
+        " --run.dir {folder}/ordered",
+        "--task rps --oracle rps --policy tabular --run.device cpu --run.steps 1",
+        keep="win rate|exploitability",
+    ),
     Part("sampler gap", 4, "benchmarks.sampler_gap --device cuda", "--device cpu --threads 1 --sizes tiny --prompts 1"),
     Part("memory", 6, "benchmarks.memory --device cuda --size 0.5b", "--device cpu --size 1m --rows 1"),
     Part("vanishing updates", 2, "benchmarks.vanishing_updates --device cuda", "--device cpu --rates 1e-6 --steps 1"),

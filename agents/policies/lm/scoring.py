@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from agents.policies import sharding
 from agents.policies.lm.batching import padded
 from agents.policies.lm.constraints import Constraints, walk
 from agents.policies.lm.fused_logprob import Process, fused_logprob
@@ -28,8 +29,14 @@ class Root(nn.Module):
         self.model = model
 
     def forward(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        """Returns `function(model, *arguments)`."""
-        return function(self.model, *arguments)
+        """Returns `function(model, *arguments)`.
+
+        Autocast keeps each rounded weight until a pass ends: of a sharded model the whole would lie on every device.
+        """
+        if not sharding.is_sharded(self):
+            return function(self.model, *arguments)
+        with torch.autocast(self.model.device.type, enabled=False, cache_enabled=False):
+            return function(self.model, *arguments)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 """Models whose parameters are sharded by FSDP2: samples, log-probabilities and gradients of the whole model."""
 
+import weakref
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents.policies.lm_config import LoRAConfig
 from preference_duel import distributed
@@ -27,6 +30,44 @@ def test_a_sharded_model_scores_and_learns_as_a_whole_one(kind, tied, tmp_path):
 def test_adapters_beside_sharded_weights_score_and_learn_as_beside_whole_ones(dtype, tmp_path):
     write_model(tmp_path)
     assert joined(2, require_same, tmp_path, 3, dtype) == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_sharded_pass_holds_the_rounded_weights_of_one_layer_at_a_time(tmp_path):
+    write_model(tmp_path, num_hidden_layers=4)
+    assert joined(2, require_few_rounded, tmp_path) == [0, 0]
+
+
+class Rounded(TorchDispatchMode):
+    """Counts the parameters whose copies in bfloat16 are there at once."""
+
+    alive = most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default and isinstance(args[0], torch.nn.Parameter):
+            self.alive += 1
+            self.most = max(self.most, self.alive)
+            weakref.finalize(result.untyped_storage(), self.drop)
+        return result
+
+    def drop(self):
+        self.alive -= 1
+
+
+def require_few_rounded(folder):
+    """Compares a pass with a whole model's, and counts the rounded weights of a layer (7) and the output layer."""
+    with distributed.together("cpu"):
+        plain, spread = (policy_of(folder, compute="bfloat16", checkpointing=True) for _ in range(2))
+        spread.shard()
+        drawn, _ = plain.draw(PROMPTS, 3, Key(0))
+        values, seen = {}, {}
+        for policy in (plain, spread):
+            with Rounded() as seen[policy]:
+                values[policy] = policy.logprob(PROMPTS, drawn)
+                values[policy].sum().backward()
+        assert torch.allclose(values[spread], values[plain], atol=1e-5)
+        assert seen[spread].most <= 7 + 1 < 4 * 7 < seen[plain].most
 
 
 def require_same(folder, rank=0, dtype="float32"):
