@@ -74,8 +74,8 @@ def drawn(results: Mapping[str, Any], chosen: Sequence[str] | None = None) -> li
             )
     if chosen is not None:
         return list(chosen)
-    ours = {label for _, agents in BUILT_IN.values() for label in agents}
-    return names if len(names) <= len(MARKERS) else [one for one in names if one in DRAWN or one not in ours]
+    built_in = {label for _, agents in BUILT_IN.values() for label in agents}
+    return names if len(names) <= len(MARKERS) else [one for one in names if one in DRAWN or one not in built_in]
 
 
 def styles(results: Mapping[str, Any], chosen: Sequence[str] | None = None) -> Looks:
