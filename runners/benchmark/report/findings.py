@@ -17,7 +17,7 @@ BRADLEY_TERRY, NASH, NO_REGRET, OTHER = "Bradley-Terry", "regularised Nash", "un
 GROUP = "group relative"
 FAMILIES = {
     BRADLEY_TERRY: ("dpo", "rlhf", "xpo"),
-    NASH: ("ipo", "inpo", "nash_md", "egpo", "mnpo", "oelhf"),
+    NASH: ("ipo", "inpo", "nash_md", "nash_ema", "egpo", "mnpo", "oelhf"),
     NO_REGRET: ("sppo", "spo", "comal", "dno"),
     GROUP: ("grpo", "rloo"),
 }
