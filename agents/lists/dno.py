@@ -55,8 +55,7 @@ class DNOConfig:
 class DNO(LearningAgent):
     """Plays samples of a frozen pi_t (`opponent`), whose solved step is pi_t exp(P(. beats pi_t) / beta) / Z."""
 
-    learns_from_files = True
-    learns_from_lists = True
+    learns_from_files = learns_from_lists = True
 
     def __init__(self, config: DNOConfig, policy: Policy, seed: int) -> None:
         self.config, self.opponent = config, policy.snapshot()

@@ -54,10 +54,7 @@ class SPINConfig:
 class SPIN(LearningAgent):
     """Pairs every demonstration with fresh samples of a frozen pi_t (`opponent`), which lose with certainty."""
 
-    learns_from_files = True
-    learns_from_thumbs = True
-    learns_from_lists = True
-    learns_from_likes = True
+    learns_from_files = learns_from_thumbs = learns_from_lists = learns_from_likes = True
 
     def __init__(self, config: SPINConfig, policy: Policy, seed: int) -> None:
         self.config, self.opponent = config, policy.snapshot()
