@@ -122,9 +122,8 @@ def test_run_killed_at_a_random_step_goes_on_as_if_it_had_not_been(lab):
     require_survives_a_kill(lab, at)
 
 
-@pytest.mark.parametrize(
-    "trouble", [*(pytest.param(f"SIGKILL@update{n}", marks=pytest.mark.slow) for n in (3, 12)), "SIGKILL@save2"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["SIGKILL@update3", "SIGKILL@update12", "SIGKILL@save2"])
 def test_kill_loses_nothing_before_the_last_checkpoint(lab, trouble):
     arguments = f"{OUTSIDE} {SHORT} --run.steps 14"
     assert main(f"{arguments} --run.dir whole".split()) == 0
