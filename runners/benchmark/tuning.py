@@ -61,6 +61,11 @@ SEARCH: dict[str, dict[str, tuple[str, ...]]] = {
     "dno": {"beta": ("1", "0.2", "0.05", "0.01"), **_OPTIMISER},
     "pro": {"sft_weight": ("0.05", "0.005", "0.5"), **_OPTIMISER},
     "rrhf": {"rrhf_weight": ("1", "10", "100"), **_OPTIMISER},
+    "tdpo": {"beta": TAUS, "alpha": ("0.1", "0.5", "1"), **_OPTIMISER},
+    "cringe": {"weight": ("0.3", "1", "3"), **_OPTIMISER},
+    "pairwise_cringe": {"weight": ("0.3", "1", "3"), "temperature": ("1", "3", "10"), **_OPTIMISER},
+    "sft": _OPTIMISER,
+    "ppo_ptx": {"tau": TAUS, **_OPTIMISER},
     "slic": {"delta": ("0.3", "1", "3"), "lam": ("0.01", "0.1"), **_OPTIMISER},
 }
 """Agent -> field -> values; a configuration of your own says `search: ClassVar[dict[str, tuple]]`."""

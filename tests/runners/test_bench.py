@@ -1,11 +1,13 @@
 """The benchmark plays what is missing and nothing twice, tells what failed, and keeps what is finished."""
 
 import json
+import re
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
+from agents.registry import AGENTS
 from envs.games import von_neumann_regret
 from runners.bench import main
 from runners.benchmark.bounds import COLUMNS, exploited, figures
@@ -23,6 +25,7 @@ from runners.run.cli import parse
 from runners.run.config import config_class
 from runners.run.record import read_lines, write_whole
 from tests.bench_engine import in_process
+from tests.paths import DOCS
 
 FILE = """
 from runners.benchmark.suites import Entrant, Game, Suite, tabular
@@ -187,6 +190,12 @@ def test_what_is_left_is_the_last_gap_over_the_first():
 def test_what_is_tuned_are_fields_of_the_agent(agent):
     kind, _ = config_class("agent", agent)
     assert {name.partition(".")[0] for name in SEARCH[agent]} <= {field.name for field in fields(kind)}
+
+
+def test_agents_that_are_not_tuned_are_named_on_the_page():
+    sentence = re.search(r"Not tuned are (.*?)\.\n", (DOCS / "benchmark.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert sentence is not None
+    assert set(re.findall(r"`(\w+)`", sentence[1])) == AGENTS.keys() - SEARCH.keys()
 
 
 @pytest.mark.slow
