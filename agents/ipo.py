@@ -28,15 +28,13 @@ class IPOConfig:
     responses: int = 4
     """Samples per prompt, K >= 2, each pair compared once; the paper takes 2. Ignored if the policy is exact."""
     mixture: float = 0.0
-    """Share b of the start in the sampling distribution, pi^(1-b) ref^b token by token, in [0, 1); above 0 it is
-    IPO-MD, for which the paper takes 0.125."""
+    """Share b of the start in what samples, pi^(1-b) ref^b token by token, in [0, 1); IPO-MD, with 0.125, above 0."""
     length_normalised: bool = False
     """Divide log-ratios by the responses' tokens, as some released codes do; the paper's are sums."""
     average: bool = True
     """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
     optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(decay=200.0))
-    """Optimiser of the policy. With momentum the last iterate need not converge on a cycle, and without decay it
-    keeps the noise of single outcomes; the decay over 200 steps is ours."""
+    """With momentum the last iterate need not converge on a cycle; without decay (ours) it keeps outcomes' noise."""
 
     def __post_init__(self) -> None:
         """Raises if a value is out of range."""
@@ -54,14 +52,12 @@ class IPO(LearningAgent):
     learns_from_files = True
 
     def __init__(self, config: IPOConfig, policy: Policy, seed: int) -> None:
-        self.config, self.start = config, policy.snapshot()
-        self.reference = self.start
-        self.own_draws = config.mixture == 0
-        super().__init__(policy, config.optimiser, seed, average=config.average, start=self.start)
+        self.config, self.own_draws, self.reference = config, config.mixture == 0, policy.snapshot()
+        super().__init__(policy, config.optimiser, seed, average=config.average, start=self.reference)
 
     def propose(self, prompts: Sequence[str]) -> Proposal:
         """Returns K samples for both seats, or the whole distribution if the policy is exact."""
-        return self.self_play(self.mixed(self.start, self.config.mixture), prompts, self.config.responses)
+        return self.self_play(self.mixed(self.reference, self.config.mixture), prompts, self.config.responses)
 
     def update(self, duel: Duel) -> dict[str, float]:
         """Takes one step on the pairs of a duel: own samples, or pairs of a file (Azar et al. 2023).
@@ -75,7 +71,5 @@ class IPO(LearningAgent):
         def loss(first: Tensor, second: Tensor, prob: Tensor) -> Tensor:
             return losses.ipo(first - second, prob, self.config.tau)  # [b, K, L] (margin - (P - 1/2) / tau)^2
 
-        step = self.step_on_pairs(duel, self.start, loss, score=score, squares=True)
-        if not (self.own_draws and duel.self_play):
-            return step.scalars  # the responses are a mixture's, or were given
-        return step.policy_scalars(duel) | step.scalars
+        step = self.step_on_pairs(duel, self.reference, loss, score=score, squares=True)
+        return step.policy_scalars(duel) | step.scalars if self.own_draws and duel.self_play else step.scalars

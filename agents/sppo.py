@@ -11,7 +11,7 @@ import torch
 from agents import losses
 from agents.learning.batch import Batch
 from agents.learning.learning_agent import LearningAgent
-from agents.learning.scalars import policy_scalars
+from agents.learning.scalars import policy_scalars, win_rate_scalars
 from agents.learning.scores import require_finite
 from agents.optim.optimiser import OptimiserConfig
 from agents.sppo_release import ReleaseOptions
@@ -35,8 +35,7 @@ class SPPOConfig(ReleaseOptions):
     leave_one_out: bool = True
     """Leave a sample's tie with itself out of its win rate, which makes it unbiased; False: the paper's mean over K."""
     refresh_every: int = 1
-    """Updates between renewals of pi_t, the frozen policy that samples and is played against, >= 1; the paper renews it
-    after a pass over 20k prompts, about 310 updates of 64 prompts."""
+    """Updates between renewals of pi_t, which samples and is played against, >= 1; the paper's: 310 of 64 prompts."""
     epochs: int = 1
     """Optimiser steps on each duel, >= 1."""
     average: bool = True
@@ -90,15 +89,12 @@ class SPPO(LearningAgent):
 
         def loss(part: Batch) -> torch.Tensor:
             ratio = require_finite(self.policy.logprob(part.prompts, part.responses) - part["log_old"])  # [b, K]
-            squares = losses.sppo(ratio, part["win_rate"], config.eta, part.values.get("log_z"))  # [b, K]
-            return (part["weight"] * squares).sum(1)  # [b]
+            return (part["weight"] * losses.sppo(ratio, part["win_rate"], config.eta, part.values.get("log_z"))).sum(1)
 
         def terms(part: Batch) -> torch.Tensor:
             return part["weight"].sqrt() * self.policy.logprob(part.prompts, part.responses)  # [b, K]
 
-        std = (weight * (win_rate - (weight * win_rate).sum(1, keepdim=True)).square()).sum(1).sqrt()  # [B]
-        scalars = {"duel/win_rate_std": std.mean().item(), "duel/win_rate_max": win_rate.amax(1).mean().item()}
-        scalars |= policy_scalars(weight, log_old.to(win_rate), log_start, duel.left)
+        scalars = win_rate_scalars(weight, win_rate) | policy_scalars(weight, log_old, log_start, duel.left)
         scalars |= self.learner.step(batch, loss, terms, config.epochs)
         self.renew(self.opponent, config.refresh_every)
         return scalars

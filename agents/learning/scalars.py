@@ -1,4 +1,4 @@
-"""Entropy, KL and the sampler's gap of a policy, as metrics."""
+"""Entropy, KL and the sampler's gap of a policy, and its samples' win rates, as metrics."""
 
 from __future__ import annotations
 
@@ -38,3 +38,9 @@ def policy_scalars(
         gap = (log_policy - torch.tensor([[sum(nats or ()) for nats in row] for row in sampled]).to(weight)).abs()
         scalars |= {"policy/sampler_gap": gap.mean().item(), "policy/sampler_gap_max": gap.max().item()}
     return scalars
+
+
+def win_rate_scalars(weight: Tensor, win_rate: Tensor) -> dict[str, float]:
+    """Returns the spread and the largest of a prompt's win rates [B, K], weighted by [B, K]; means over prompts."""
+    std = (weight * (win_rate - (weight * win_rate).sum(1, keepdim=True)).square()).sum(1).sqrt()  # [B]
+    return {"duel/win_rate_std": std.mean().item(), "duel/win_rate_max": win_rate.amax(1).mean().item()}
