@@ -109,7 +109,7 @@ def cost(loop: Loop, folder: Path) -> Cost:
     for count in (loop.few, loop.many):
         own = folder / str(count)
         own.mkdir(parents=True)
-        with accelerator.attached() as costs:
+        with accelerator.attached(by_line=True) as costs:
             work = loop.run(count, own)
             costs.clear()
             work()

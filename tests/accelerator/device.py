@@ -6,7 +6,7 @@ a process of their own.
 
     import tests.accelerator.device as accelerator
 
-    with accelerator.attached() as costs:
+    with accelerator.attached(by_line=True) as costs:
         ...  # device="pretend"
     costs.waits, costs.copies, costs.launches  # Counters by line of the project
 
@@ -63,6 +63,8 @@ class Costs:
     """Copies from the host to the device."""
     launches: Counter[str] = field(default_factory=Counter)
     """Operations on the device."""
+    by_line: bool = False
+    """Whether lines are looked for, for which the stack is read at every operation; if not, all are "anywhere"."""
 
     def clear(self) -> None:
         """Counts from zero."""
@@ -78,7 +80,7 @@ _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_in
 
 
 def _count(name: str, flat: list[Any], to_device: bool, to_host: bool, blocks: bool) -> None:
-    place = _place()
+    place = _place() if COSTS.by_line else "anywhere"
     if to_device:
         COSTS.copies[place] += 1
         COSTS.waits[place] += blocks
@@ -221,18 +223,21 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return _mapped(result, on_device)
 
 
+_NESTED = (list, tuple)
+
+
 def _leaves(values: Any) -> Iterator[Any]:
     """Yields what is in lists and tuples; torch's trees know more, and take a third of a run's time."""
     for value in values:
-        if isinstance(value, list | tuple):
+        if isinstance(value, _NESTED):
             yield from _leaves(value)
         else:
             yield value
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    if isinstance(value, list | tuple):
-        return type(value)([_mapped(x, change) for x in value])
+    if isinstance(value, _NESTED):
+        return type(value)([_mapped(x, change) if isinstance(x, _NESTED) else change(x) for x in value])
     return change(value)
 
 
@@ -400,9 +405,10 @@ _KEPT = _register()
 
 
 @contextmanager
-def attached() -> Iterator[Costs]:
+def attached(by_line: bool = False) -> Iterator[Costs]:
     """Has the device be there inside the block, and counts from zero."""
     COSTS.clear()
+    COSTS.by_line = by_line
     kinds = [Tensor, nn.Parameter, DeviceTensor]
     lifts = torch._C._only_lift_cpu_tensors()
     with ExitStack() as stack:
