@@ -25,11 +25,12 @@ print(json.dumps([early, before, value, now is sys.modules[library]]))
 @pytest.mark.parametrize(
     ("names", "statement", "use", "early"),
     [
-        (
+        pytest.param(
             ("torch", "torch.nn"),
             "import torch",
             "isinstance(torch.ones(1), torch.Tensor) and torch.ones(1).item()",
             False,
+            marks=pytest.mark.slow,
         ),
         (("xml", "xml.dom"), "import xml", "len(xml.__name__)", False),
         (("xml", "xml.dom"), "from xml import dom", "dom.Node.ATTRIBUTE_NODE - 1", True),

@@ -126,6 +126,7 @@ def test_the_loss_counts_the_answer_and_its_end_alone():
     assert (ids[1][mask[1].nonzero().max() + 1 :] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_shipped_policy_speaks_the_grammar_half_of_the_time_off_topic():
     figures = measure_policy(*load_policy(TINY), samples=384, seed=1)
     assert figures["parse_share"] >= 0.97
