@@ -61,7 +61,7 @@ PLANTED = (
     (f"{LM}/generation.py", ".get(uniforms.device.type, 8)", ".get(uniforms.device.type, 1)", COSTS, "token"),
     (f"{LM}/generation.py", "torch.full_like(rows, constraints.first)", "torch.full((len(rows),), 0)", TEXT, "xpo"),
     (f"{LM}/constraints.py", "if device not in self._masks:", "if True:", COSTS, "token"),
-    (f"{LM}/constraints.py", "self.words | ends, ends], device", "self.words | ends, ends], ends.device", TEXT, "xpo"),
+    (f"{LM}/constraints.py", "([legal, ends], device)", "([legal, ends], ends.device)", TEXT, "xpo"),
     (f"{LM}/decoder.py", "(self._mask > 0)[:, None, None]", "self._mask[:, None, None]", TEXT, "xpo"),
     (f"{LM}/decoder.py", "_takes_wide_mask(model, name), size)", "False, size)", COSTS, "padded"),
     (f"{LM}/decoder.py", "rows], model.device)", "rows], rows.device)", TEXT, "xpo"),

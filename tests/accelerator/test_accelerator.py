@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.accelerator.faults import PLANTED, planted_faults
 from tests.paths import ROOT
 
 PLUGIN = "tests.accelerator.device"  # imported before the project, whose decorators it changes
@@ -18,6 +19,10 @@ def require_passing(marks, *checks):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:]
     assert " passed" in done.stdout
+
+
+def test_every_planted_fault_is_in_the_code_as_it_is_now():
+    assert len(planted_faults()) == len(PLANTED)  # raises if a text is not in its file once
 
 
 @pytest.mark.slow
