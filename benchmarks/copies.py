@@ -1,8 +1,8 @@
 """Bytes of an agent's copies of its policy, at the sizes of Llama 3.1 8B: `python -m benchmarks.copies`.
 
 The policy itself, its gradient and the optimiser's moments are not among them; the reference that a run keeps is.
-Nothing is computed: tensors are on torch's device meta, as after the first step, when copies of the start are equal and
-the opponent is another.
+Nothing is computed: tensors are on torch's device meta, as after some steps, when copies of the start are equal and
+each renewed copy is another.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from agents.policies.lm.scoring import Root
 from agents.policies.lm_config import COMPUTES, HFConfig
 from benchmarks.models import SIZES, free_text, write_model
 
-AGENTS = "ipo", "sppo", "dpo", "inpo", "egpo", "nash_md", "xpo", "spo", "grpo", "kto"
+AGENTS = "ipo", "sppo", "dpo", "inpo", "egpo", "nash_md", "xpo", "spo", "grpo", "kto", "mnpo", "nash_ema"
+RENEWED = "opponent", "half", "past"
+"""Copies that an update replaces, by an agent's name for them."""
 SHAPE: dict[str, Any] = {
     "vocab_size": 128_256,
     "hidden_size": 4096,
@@ -61,14 +63,13 @@ def held(name: str, policy: HFPolicy) -> Counter[str]:
         host.update(p.untyped_storage()._cdata for p in moved.values())
         return moved
 
-    with (
-        mock.patch("torch.equal", lambda one, other: one.shape == other.shape),
-        mock.patch.object(copies, "on_the_host", on_the_host),
-    ):
-        run = policy.snapshot(), make(name, policy=policy)
-        for copy in ("opponent", "half"):
-            if hasattr(run[1], copy):
-                getattr(run[1], copy).load_state_dict(policy.state_dict())
+    with mock.patch.object(copies, "on_the_host", on_the_host):
+        with mock.patch("torch.equal", lambda one, other: one.shape == other.shape):
+            run = policy.snapshot(), make(name, policy=policy)
+        with mock.patch("torch.equal", return_value=False):  # a step has changed all weights
+            for copy in filter(None, (getattr(run[1], name, None) for name in RENEWED)):
+                for one in copy if isinstance(copy, list) else [copy]:
+                    one.load_state_dict(policy.state_dict())
     twins = [x for x in gc.get_objects() if isinstance(x, HFPolicy) and x is not policy]
     storages = {p.untyped_storage()._cdata: p.untyped_storage().nbytes() for x in twins for p in x.parameters()}
     del run

@@ -174,7 +174,7 @@ class Policy(nn.Module, ABC):
         return self.frozen()
 
     def running_mean(self) -> Self:
-        """Returns a frozen copy for policies to be blended into; it may rest where no passes run."""
+        """Returns a frozen copy for policies to be blended into, or to be kept in; it may rest where no passes run."""
         return self.frozen()
 
     @property

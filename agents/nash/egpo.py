@@ -55,7 +55,7 @@ class EGPO(LearningAgent):
 
     def __init__(self, config: EGPOConfig, policy: Policy, seed: int) -> None:
         self.config = config
-        self.half, self.reference, self.start = policy.snapshot(), policy.snapshot(), policy.frozen()
+        self.half, self.reference, self.start = policy.snapshot(), policy.snapshot(), policy.running_mean()
         copies = {"start": self.start, "half": self.half, "reference": self.reference}
         super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
 

@@ -44,7 +44,7 @@ class NashEMA(LearningAgent):
     """Moves the policy to beat `opponent`, the average of its past weights, of tables of its past probabilities."""
 
     def __init__(self, config: NashEMAConfig, policy: Policy, seed: int) -> None:
-        self.config, self.opponent, self.reference = config, policy.frozen(), policy.snapshot()
+        self.config, self.opponent, self.reference = config, policy.running_mean(), policy.snapshot()
         copies = {"opponent": self.opponent, "reference": self.reference}
         super().__init__(policy, config.optimiser, seed, average=config.average, **copies)
 

@@ -173,7 +173,7 @@ class TokenPolicy(Policy):
         def read(prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Tensor:
             logits, flat = self.logits(prompts, tokens), torch.tensor([token for row in tokens for token in row])
             flat = to_device(flat, self.device)
-            with torch.no_grad():
+            with torch.no_grad(), nullcontext() if reference is None or reference.sharded else reference.gathered():
                 base = None if reference is None else reference.logits(prompts, tokens)
             return torch.stack([chosen(logits, flat), term(logits, base, flat)], -1)
 

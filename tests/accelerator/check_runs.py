@@ -56,9 +56,9 @@ VARIANTS = {
 }
 BFLOAT16 = {"ipo in bfloat16", "ipo beside a bfloat16 base", "rlhf beside a bfloat16 base"}
 """Variants whose attention rounds otherwise on the CPU, so that scalars are only near."""
-ON_THE_HOST = {"average", "shares", "payoff", "met", "wins", "memory", "counts", "doubt", "margin", "shift"}
-"""Parts of an agent's state that are not on the device: the running mean, a population's mixture and results, replayed
-steps, tables of counts, the matrix of an optimistic bonus, the mean and spread of margins, the mean of rewards."""
+ON_THE_HOST = {"shares", "payoff", "met", "wins", "memory", "counts", "doubt", "margin", "shift"}
+"""Parts of an agent's state that are not on the device: a population's mixture and results, replayed steps, tables of
+counts, the matrix of an optimistic bonus, the mean and spread of margins, the mean of rewards."""
 
 
 def arguments_of(agent):
@@ -139,7 +139,7 @@ def on_the_device(settings, folder):
     steps = [one_step(experiment, seed) for seed in (1, 2)]
     require_host(steps[-1][1])
     measured = experiment.evaluation.scalars(experiment.agent.policy, experiment.agent.average)
-    require_average(experiment.agent)
+    require_copies(experiment.agent)
     state = Checkpoint(2, experiment.agent.state_dict(), experiment.arena.state_dict())
     checkpoint.save(folder, state, experiment.agent.policy, 1)
     resumed, saved = build_experiment(settings, accelerator.NAME), checkpoint.load(folder)
@@ -154,13 +154,31 @@ def require_host(duel):
     assert {x.device.type for x in vars(duel).values() if isinstance(x, torch.Tensor)} == {"cpu"}
 
 
-def require_average(agent):
-    """The running mean of a language model rests on the host, unless its policies share what adapters stand beside."""
-    average = agent.average
+def require_copies(agent):
+    """Of a large language model's copies one memory is on the device, the rest on the host, the running mean there too.
+
+    With adapters all are on the device and share what the adapters stand beside.
+    """
+    policy, average = agent.policy, agent.average
+    if not isinstance(policy, hf_policy.HFPolicy):
+        return
+    weights = {name: x for name, x in tensors_of(agent).items() if is_weight(name) and "['policy']" not in name}
     if isinstance(average, hf_policy.HFPolicy):
-        where = accelerator.NAME if average.adapted else "cpu"
-        assert {p.device.type for p in average.parameters()} == {where}
-        assert average.device == agent.policy.device
+        assert {p.device.type for p in average.parameters()} == {accelerator.NAME if policy.adapted else "cpu"}
+        assert average.device == policy.device
+    if policy.adapted:
+        assert {x.device.type for x in weights.values()} <= {accelerator.NAME}
+    elif not hasattr(agent, "members"):  # a population's are policies to go on from, in full
+        copies = {}
+        for name, x in weights.items():
+            if x.device.type == accelerator.NAME:
+                copies.setdefault(name[name.index("'model.") :], set()).add(x.data_ptr())
+        assert {name: len(held) for name, held in copies.items() if len(held) > 1} == {}
+
+
+def is_weight(name):
+    """Whether a tensor of an agent's state is a weight of its policy, or of a copy of it."""
+    return "'model." in name
 
 
 def tensors_of(agent):
@@ -180,9 +198,9 @@ def require_placed(device_agent, host_agent, tables):
     if tables:
         return
     assert {p.device.type for p in parameters} == {accelerator.NAME}
-    host = {name for name, x in mine.items() if x.device.type == "cpu"}
+    host = {name for name, x in mine.items() if x.device.type == "cpu" and not is_weight(name)}
     assert sorted(name for name in host if not any(f"'{part}'" in name for part in ON_THE_HOST)) == []
-    require_average(device_agent)
+    require_copies(device_agent)
 
 
 def apart(host, device, tolerance):
@@ -219,6 +237,29 @@ def test_so_many_responses_are_sampled_at_once_as_fit_into_memory(compute, size,
         monkeypatch.setattr(policy, "decoder", lambda prompts, rows: started.append(rows) or start(prompts, rows))
         policy.draw(task.prompts, 2, Key(0))
         assert started == [[1, 1, 2], [2, 0, 0]]  # three and a half fit; the longest prompt comes last
+
+
+@pytest.mark.slow
+def test_a_copy_that_rests_gives_the_bits_of_one_that_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("agents.policies.lm.copies.LARGE", 0)
+    task = text_task(write_model(tmp_path, tie_word_embeddings=False), 4, 4, PROMPTS)
+    policy_of(tmp_path, task)  # loaded first on the device, rotary tables stay unset
+    with accelerator.attached(), torch.no_grad():
+        policy = policy_of(tmp_path, task, device=accelerator.NAME, compute="bfloat16")
+        start, resting = policy.snapshot(), policy.snapshot()
+        for parameter in policy.parameters():
+            parameter.mul_(1.5)
+        staying, version = policy.snapshot(), resting.weights_version()
+        resting.load_state_dict(policy.state_dict())
+        assert resting.weights_version() != version
+        drawn, _ = staying.draw(PROMPTS, 3, Key(0))
+        assert resting.draw(PROMPTS, 3, Key(0))[0] == drawn != start.draw(PROMPTS, 3, Key(0))[0]
+        nats = [x.logprob(PROMPTS, drawn) for x in (staying, resting)]
+        assert torch.equal(*nats)
+        assert resting.device == nats[1].device == policy.device
+        sampler = [dict(x.weights()) for x in (staying, resting)]
+        assert {x.device.type for x in sampler[1].values()} == {"cpu"}
+        assert all(torch.equal(x.cpu(), sampler[1][name]) for name, x in sampler[0].items())
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in FAST else pytest.mark.slow) for c in CASES])

@@ -80,6 +80,8 @@ PLANTED = (
     ),
     (f"{LM}/copies.py", "parameter.detach().to(dtype, copy=True)", "parameter.detach().to(dtype).cpu()", TEXT, "xpo"),
     (f"{LM}/hf_policy.py", "twin._home = self.device", "pass", TEXT, "xpo"),
+    (f"{LM}/hf_policy.py", "self._home = self.device if self._is_large else None", "pass", TEXT, "inpo"),
+    (f"{LM}/hf_policy.py", "copies.separate(self.model, rests=self._home is not None)", "pass", TEXT, "rests"),
     (f"{LM}/hidden_states.py", "model.base_model).float()", "model.base_model)", TEXT, "rlhf and base"),
     (f"{LM}/hidden_states.py", "index], layers.device)", "index], ids.device)", TEXT, "rlhf"),
     (f"{LM}/response_trie.py", "if device not in self._tables:", "if False:", TEXT, "listed"),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-LARGE = 2**32
-"""Bytes of weights from which a running mean rests on the host: each step brings it as many."""
+LARGE = 10**9
+"""Parameters from which copies that share no memory rest on the host."""
 Copies = dict[int, nn.Parameter]
 """Parameters of a copy of a model by the id of the one that each stands for: the memory of `copy.deepcopy`."""
 
@@ -36,7 +36,7 @@ def snapshot(model: nn.Module, earlier: nn.Module | None, autocast: bool) -> Cop
     for parameter, before in zip(model.parameters(), known, strict=True):
         dtype = torch.bfloat16 if id(parameter) in short else parameter.dtype
         found = parameter.detach().to(dtype, copy=True)
-        if before is not None and before.dtype == dtype and torch.equal(before, found):
+        if before is not None and before.device == found.device and _equal(before, found):
             found = before.detach()
         copies[id(parameter)] = nn.Parameter(found, requires_grad=False)
     return copies
@@ -45,6 +45,23 @@ def snapshot(model: nn.Module, earlier: nn.Module | None, autocast: bool) -> Cop
 def on_the_host(model: nn.Module) -> Copies:
     """Returns the weights in the host's memory."""
     return {id(p): nn.Parameter(p.detach().cpu(), requires_grad=False) for p in model.parameters()}
+
+
+def differ(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Returns whether a frozen module would change if it loaded this state."""
+    own = module.named_parameters()
+    return any(not _equal(p, state[name].to(p.device, p.dtype)) for name, p in own if name in state)
+
+
+def separate(model: nn.Module, rests: bool) -> None:
+    """Has the weights of a frozen model in memory of their own, in the host's if it rests."""
+    copies = on_the_host(model) if rests else {id(p): nn.Parameter(p.detach().clone()) for p in model.parameters()}
+    for parameter in model.parameters():
+        torch.utils.swap_tensors(parameter, copies[id(parameter)].requires_grad_(False))
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
 
 
 @contextmanager

@@ -176,7 +176,8 @@ class HFPolicy(TokenPolicy):
     def snapshot(self) -> Self:
         """Returns a frozen copy as passes read it: under autocast matrices in bfloat16, shared with the last snapshot.
 
-        What `load_state_dict` replaces is no longer shared.
+        What `load_state_dict` changes is no longer shared; if it is large, it rests on the host from then on, and
+        visits for passes.
         """
         if self.adapted or self.sharded:
             return self.frozen()
@@ -190,8 +191,7 @@ class HFPolicy(TokenPolicy):
 
     def running_mean(self) -> Self:
         """Returns a frozen copy in float32, which rests on the host if it is large, and visits for passes."""
-        size = sum(parameter.nbytes for parameter in self.parameters())
-        if self.adapted or self.sharded or self.device.type == "cpu" or size < copies.LARGE:
+        if self.adapted or self.sharded or not self._is_large:
             return self.frozen()
         memo: dict[int, Any] = {**copies.on_the_host(self.model)}
         twin = copy.deepcopy(self, memo).eval()
@@ -200,11 +200,17 @@ class HFPolicy(TokenPolicy):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Loads weights, as any module does; memory that is shared stays as it is."""
-        if self._shares:
-            for parameter in self.parameters():
-                parameter.data = parameter.data.clone()
-            self._shares = False
+        if self._shares and copies.differ(self, state_dict):
+            self._home = self.device if self._is_large else None
+            copies.separate(self.model, rests=self._home is not None)
+            self._identity, self._shares = object(), False
         return super().load_state_dict(state_dict, strict, assign)
+
+    @property
+    def _is_large(self) -> bool:
+        """True if copies that share no memory rest on the host."""
+        size = sum(parameter.numel() for parameter in self.parameters())
+        return self.device.type != "cpu" and size >= copies.LARGE
 
     @property
     def device(self) -> torch.device:

@@ -56,6 +56,13 @@ def test_snapshots_share_memory_until_one_is_replaced(tmp_path):
     assert not set(memory_of(policy.snapshot())) & set(memory_of(start))
 
 
+def test_a_copy_that_loads_what_it_holds_goes_on_sharing(tmp_path):
+    policy = bfloat16_policy(tmp_path)
+    start, opponent = policy.snapshot(), policy.snapshot()
+    opponent.load_state_dict({name: tensor.clone() for name, tensor in policy.state_dict().items()})
+    assert memory_of(start) == memory_of(opponent)
+
+
 @pytest.mark.parametrize("name", ["dpo", "plackett_luce", "kto"])
 def test_copies_of_the_start_share_their_memory(name, tmp_path):
     agent = make(name, policy=bfloat16_policy(tmp_path))
