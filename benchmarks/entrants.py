@@ -1,4 +1,4 @@
-"""Entrants in the results of `standard`: `python -m benchmarks.entrants [NAME ...]`.
+"""Entrants in the results of `standard`: `python -m benchmarks.entrants [NAME ...]`, or `--all`.
 
 Reads the published results, and plays nothing. Printed for the entrants that are named, or else for every one that is
 rewarded inside a group and those that the report's headline puts beside them: the share of the start's exploitability
@@ -8,7 +8,7 @@ the share of the runs, and of those at lam 0, that came to a tenth of the start'
 queries that took at lam 0; the chance that a run leaves less than one of `grpo` in the same game. Interquartile means
 with 95 % intervals over games. Where no entrant is named, also what each setting that was tried for `grpo` left of the
 held-out games, and with the settings that make its variants. The name `uniform` stands for the policy that samples all
-responses alike, in the first table.
+responses alike, in the first table. `--all` shows it and every agent, without variants, the one that left least first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from envs.games import exploitability
 from runners.benchmark.report.findings import BESIDE, EXPLOITABILITY, GROUP, family
 from runners.benchmark.results import cell_of, published, read_results
 from runners.benchmark.scores import entrants, games, gap_tags, scores, table, to_tenth
-from runners.benchmark.statistics import Scores, bootstrap, improvement
+from runners.benchmark.statistics import Scores, bootstrap, improvement, interquartile_mean
 from runners.benchmark.suites import VARIANTS
 from runners.benchmark.tuning import tuned_for
 from runners.run.build import build_experiment
@@ -54,11 +54,23 @@ def uniform(results: Mapping[str, Any]) -> dict[str, list[float]]:
     return found
 
 
-def ends(results: Mapping[str, Any], names: Sequence[str]) -> Table:
-    """Returns the shares of the start's exploitability that are left, of the last iterate and of the average."""
+def ends(results: Mapping[str, Any], names: Sequence[str], ranked: bool = False) -> Table:
+    """Returns the shares of the start's exploitability that are left, of the last iterate and of the average.
+
+    Args:
+        results: of `standard`.
+        names: of the rows.
+        ranked: whether the rows are sorted, the entrant that leaves least over all games first.
+    """
     last, average = table(results), table(results, "average")
     if UNIFORM in names:
         last[UNIFORM] = average[UNIFORM] = uniform(results)
+
+    def over_all(one: str) -> float:
+        found = scores(last[one], games(results))
+        return np.inf if found is None else float(interquartile_mean(found))
+
+    names = sorted(names, key=over_all) if ranked else names
     columns = "entrant", *CYCLES, "lam=1, average", "probabilities", "all games", "all games, average"
     found = Table(*columns, title="share of the start's exploitability that is left")
     for one in names:
@@ -107,13 +119,15 @@ def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="entrants of the tables (default: those of groups)")
+    parser.add_argument("--all", action="store_true", help="every agent and the uniform policy, sorted")
     options = parser.parse_args()
     results, console = read_results(published("standard")), Console(width=200)
     if unknown := set(options.names) - {*entrants(results), UNIFORM}:
         parser.error(f"no entrant is called {', '.join(sorted(unknown))}; known: {', '.join(entrants(results))}")
-    shown = options.names or of_groups(results)
-    console.print(ends(results, shown), ways(results, [one for one in shown if one != UNIFORM]))
-    if not options.names:
+    every = [UNIFORM, *(one for one in entrants(results) if one not in VARIANTS)]
+    shown = every if options.all else options.names or of_groups(results)
+    console.print(ends(results, shown, ranked=options.all), ways(results, [one for one in shown if one != UNIFORM]))
+    if not (options.all or options.names):
         console.print(trials(json.loads(tuned_for("standard").read_text(encoding="utf-8"))["agents"]))
 
 

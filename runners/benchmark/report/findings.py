@@ -18,7 +18,7 @@ GROUP = "group relative"
 FAMILIES = {
     BRADLEY_TERRY: ("dpo", "rlhf", "xpo"),
     NASH: ("ipo", "inpo", "nash_md", "nash_ema", "egpo", "mnpo", "oelhf"),
-    NO_REGRET: ("sppo", "spo", "comal", "dno"),
+    NO_REGRET: ("sppo", "spo", "comal", "dno", "rebel"),
     GROUP: ("grpo", "rloo"),
 }
 """Aims of agents: the best response by a fitted reward, the regularised equilibrium, that of the game itself, or the
