@@ -16,8 +16,8 @@ As on CUDA:
     Optimisers go foreach, which raises the versions of what they write. `Module.to` keeps parameters the same objects.
 
 Pretended:
-    Every operation runs on the CPU. Attention is written out in single operations, as torch chooses its kernel
-    out of sight. `inference_mode` is `no_grad`, which these tensors need.
+    Every operation runs on the CPU, or of shapes alone (`attached(numbers=False)`). Attention is written out in single
+    operations, as torch chooses its kernel out of sight. `inference_mode` is `no_grad`, which these tensors need.
 
 Not seen:
     Which dtypes and shapes CUDA's kernels take, their rounding, speed, memory, and anything asynchronous.
@@ -43,6 +43,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 NAME = "pretend"
+WITHOUT_NUMBERS = torch.device("meta")
 ROOT = str(Path(__file__).parents[2]) + "/"
 PACKAGES = tuple(f"{ROOT}{package}/" for package in ("agents", "envs", "oracles", "preference_duel", "runners"))
 TRANSFER = f"{ROOT}preference_duel/transfer.py"
@@ -177,6 +178,8 @@ class DeviceTensor(Tensor):
 
 # --- Running an operation -----------------------------------------------------------------------------------------
 
+_memory = torch.device("cpu")
+"""Where the device keeps its numbers."""
 _COPIES = {"_to_copy", "copy_", "lift", "lift_fresh"}
 _CHANGE_SHAPE = {"resize_", "resize_as_", "set_", "squeeze_", "unsqueeze_", "t_", "transpose_", "as_strided_"}
 _ELEMENTWISE = {"where", "lerp", "lerp_", "fill_", "masked_fill", "masked_fill_", "clamp"}
@@ -206,12 +209,13 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
     args_held, kwargs_held = _mapped(args, _held), {key: _mapped(value, _held) for key, value in kwargs.items()}
     if asked is not None and here:
-        kwargs_held["device"] = torch.device("cpu")
+        kwargs_held["device"] = _memory
     kwargs_held.pop("pin_memory", None)
-    result = func(*args_held, **kwargs_held)
+    to_host = not here or name == "_local_scalar_dense"
+    result = _computed(func, args_held, kwargs_held, to_host)
     if name.startswith("_foreach") and name.endswith("_"):
         torch.autograd.graph.increment_version([x for x in args[0] if isinstance(x, DeviceTensor)])
-    if not here or name == "_local_scalar_dense":
+    if to_host:
         return result
     same = {id(x.held): x for x in ours}
 
@@ -224,6 +228,16 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 _NESTED = (list, tuple)
+
+
+def _computed(func: Any, args: Any, kwargs: Any, to_host: bool) -> Any:
+    """Returns an operation's result; the host gets ones of a device without numbers."""
+    if not to_host or _memory != WITHOUT_NUMBERS:
+        return func(*args, **kwargs)
+    if func._overloadpacket.__name__ == "copy_":
+        return args[0].fill_(1)
+    ones = torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+    return ones if func._overloadpacket.__name__ != "_local_scalar_dense" else ones.item()
 
 
 def _leaves(values: Any) -> Iterator[Any]:
@@ -285,6 +299,20 @@ class _Attached(TorchDispatchMode):
 _torch_attention, _torch_tensor, _module_to = nn.functional.scaled_dot_product_attention, torch.tensor, nn.Module.to
 
 
+class _Attention(torch.autograd.Function):
+    """One operation forward and one back, as CUDA's kernels are, of shapes alone."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        return torch.ops.pretend.attention(query, key, value, mask)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value = ctx.saved_tensors
+        return *torch.ops.pretend.attention_backward(grad, query, key, value), None
+
+
 def _attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
@@ -300,6 +328,8 @@ def _attention(
         floats = [x.to(torch.get_autocast_dtype(NAME)) for x in floats]
     if len({x.dtype for x in floats}) > 1:
         raise RuntimeError(f"attention expects one dtype, got {[str(x.dtype) for x in floats]}")
+    if _memory == WITHOUT_NUMBERS:
+        return _Attention.apply(*floats[:3], attn_mask)
     query, key, value, *bias = floats
     if enable_gqa:
         times = query.shape[-3] // key.shape[-3]
@@ -371,6 +401,16 @@ class _Module(backend_registration._DummyBackendModule):
         pass
 
 
+_kept_casts: dict[int, Tensor] = {}
+"""Weights that learn as autocast has rounded them, by id, until its outermost block ends."""
+_clear_autocast_cache = torch.clear_autocast_cache
+
+
+def _forget_casts() -> None:
+    _kept_casts.clear()
+    _clear_autocast_cache()
+
+
 def _cast(library: torch.library.Library, name: str, dtype: torch.dtype | None) -> None:
     """Has autocast cast the floats of an operation; dtype None: to autocast's own."""
     packet, _, overload = name.partition(".")
@@ -380,7 +420,13 @@ def _cast(library: torch.library.Library, name: str, dtype: torch.dtype | None) 
     def cast(x: Any) -> Any:
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.dtype == torch.float64:
             return x
-        return x.to(dtype or torch.get_autocast_dtype(NAME))
+        to = dtype or torch.get_autocast_dtype(NAME)
+        keeps = dtype is None and x.dtype == torch.float32 and x.requires_grad and x.is_leaf and not x._is_view()
+        if not (keeps and torch.is_autocast_cache_enabled()):
+            return x.to(to)
+        if id(x) not in _kept_casts:
+            _kept_casts[id(x)] = x.to(to)
+        return _kept_casts[id(x)]
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(key):
@@ -389,15 +435,25 @@ def _cast(library: torch.library.Library, name: str, dtype: torch.dtype | None) 
     library.impl(name, kernel, "AutocastPrivateUse1")
 
 
+def _has_kernel(*_: Any) -> Any:
+    raise AssertionError("device tensors are run above")
+
+
 def _register() -> list[torch.library.Library]:
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
     torch.inference_mode = lambda mode=True: torch.no_grad()  # pyright: ignore[reportAttributeAccessIssue]
     ours, rest = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
+    own = torch.library.Library(NAME, "DEF")
+    own.define("attention(Tensor query, Tensor key, Tensor value, Tensor? mask) -> Tensor")
+    own.define("attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value) -> (Tensor, Tensor, Tensor)")
+    own.impl("attention", lambda query, key, value, mask: torch.empty_like(query), "Meta")
+    own.impl("attention_backward", lambda grad, *inputs: tuple(map(torch.empty_like, inputs)), "Meta")
     for names, dtype in ((_LOW, None), (_HIGH, torch.float32)):
         for name in names.split():
             _cast(ours, name, dtype)
+    ours.impl("silu_backward", _has_kernel, "PrivateUse1")  # else it is written out in single operations
     rest.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
-    return [ours, rest]
+    return [ours, rest, own]
 
 
 _KEPT = _register()
@@ -405,8 +461,15 @@ _KEPT = _register()
 
 
 @contextmanager
-def attached(by_line: bool = False) -> Iterator[Costs]:
-    """Has the device be there inside the block, and counts from zero."""
+def attached(by_line: bool = False, numbers: bool = True) -> Iterator[Costs]:
+    """Has the device be there inside the block, and counts from zero.
+
+    Args:
+        by_line: whether costs are counted by line of the project.
+        numbers: whether it computes; without, tensors have shapes alone, the host reads ones, and attention is a single
+            operation.
+    """
+    global _memory
     COSTS.clear()
     COSTS.by_line = by_line
     kinds = [Tensor, nn.Parameter, DeviceTensor]
@@ -414,9 +477,12 @@ def attached(by_line: bool = False) -> Iterator[Costs]:
     with ExitStack() as stack:
         stack.enter_context(mock.patch("torch.nn.functional.scaled_dot_product_attention", _attention))
         stack.enter_context(mock.patch("torch.tensor", _tensor))
+        stack.enter_context(mock.patch("torch.clear_autocast_cache", _forget_casts))
         stack.enter_context(mock.patch.object(nn.Module, "to", _to))
         for module in (sys.modules["torch.optim.optimizer"], _foreach_utils):
             stack.enter_context(mock.patch.object(module, "_foreach_supported_types", kinds))
+        _memory, before = torch.device("cpu") if numbers else WITHOUT_NUMBERS, _memory
+        stack.callback(lambda: globals().update(_memory=before))
         torch._C._set_only_lift_cpu_tensors(True)  # lists as indices are host tensors
         stack.callback(torch._C._set_only_lift_cpu_tensors, lifts)
         stack.enter_context(_Attached())

@@ -49,6 +49,21 @@ def test_the_start_is_the_model_and_adapters_alone_learn(folder):
     assert all((p.grad is not None) == p.requires_grad for p in adapted.parameters())
 
 
+def test_an_adapted_layer_under_autocast_is_that_of_peft(folder):
+    policy = shaken(policy_of(folder, lora=ADAPTERS, dtype="bfloat16", compute="bfloat16"))
+    layer = policy.model.model.layers[0].mlp.down_proj
+    x = torch.randn(2, 3, layer.in_features, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    inputs = x, layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    found = []
+    for forward in (layer, lambda x: type(layer).forward(layer, x)):
+        with torch.autocast("cpu", torch.bfloat16):
+            output = forward(x)
+        found.append([output, *torch.autograd.grad(output.float().square().sum(), inputs)])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.allclose(ours.float(), theirs.float(), rtol=0.03, atol=0.03 * theirs.abs().max().item())
+
+
 def test_copies_share_what_never_learns_and_nothing_else(folder):
     policy = shaken(policy_of(folder, lora=ADAPTERS))
     for twin in (policy.frozen(), copy.deepcopy(policy)):
