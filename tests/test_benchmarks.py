@@ -299,6 +299,9 @@ def test_the_rows_of_the_benchmarks_page_are_those_of_the_published_results():
             shown = [scores(left[label], chosen) for chosen in (*([game] for game in entrants.CYCLES), every)]
             assert figures == [str(bootstrap(one)) for one in shown], label
     assert {label for label, *_ in rows} == {entrants.UNIFORM} | {label for label in left if " " not in label}
+    over_all = [figures[-1] for _, *figures in rows]
+    assert over_all == sorted(over_all)
+    assert list(entrants.ends(results, ["dno", "oelhf"], ranked=True).columns[0].cells) == ["oelhf", "dno"]
 
 
 SMALL = ["--prompts", "3", "--prompt-tokens", "4", "--new-tokens", "5", "--threads", "1"]
