@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents.learning.learner import Learner
 from agents.registry import AGENTS
+from preference_duel.types import Arriving, Unanswered
 from runners.duel import main
 from runners.run.checkpoint import steps
 from runners.run.record import read_lines
@@ -175,6 +176,51 @@ def test_interrupted_run_saves_its_step_and_says_how_to_go_on(lab, name, code, m
     assert steps(lab / "stopped") == [5, 8]
     assert main(["--resume", "stopped"]) == 0
     require_equal_runs(lab / "stopped", lab / "whole")
+
+
+def power_cut():
+    raise OSError("power cut")
+
+
+def silence():
+    raise Unanswered("the judge is away")
+
+
+@pytest.mark.parametrize("trouble", [power_cut, silence, lambda: os.kill(os.getpid(), signal.SIGINT)])
+def test_a_run_that_ends_while_a_judge_is_asked_ahead_goes_on_as_if_it_had_not(lab, monkeypatch, trouble):
+    import my_lab
+
+    asked = itertools.count(1)
+    ends_at, under_way = 0, set()
+
+    class Distant(my_lab.Ladder):
+        def ask_ahead(self, *pairs):
+            if next(asked) == ends_at:
+                assert under_way
+                trouble()
+            under_way.update(zip(*pairs, strict=True))
+
+        def prob(self, *pairs):
+            assert under_way <= set(zip(*pairs, strict=True)), "a question of another step was left"
+            under_way.clear()
+            return super().prob(*pairs)
+
+        def forget(self):
+            under_way.clear()
+
+    def start_draw(self, prompts, n, key):
+        responses, weight = self.draw(prompts, n, key)
+        return Arriving(reversed(list(enumerate(responses))), (len(prompts), n)), weight
+
+    monkeypatch.setattr(my_lab, "Ladder", Distant)
+    monkeypatch.setattr(my_lab.Table, "start_draw", start_draw)
+    arguments = f"{OUTSIDE} {SHORT} --agent sppo --run.steps 9 --run.batch_size 3"
+    assert main(f"{arguments} --run.dir whole".split()) == 0
+    ends_at = next(asked) + 6 * 3 + 2  # the second prompt of step 7
+    assert main(f"{arguments} --run.dir cut".split()) != 0
+    assert steps(lab / "cut")[-1] == {power_cut: 5, silence: 6}.get(trouble, 7)
+    assert main(["--resume", "cut"]) == 0
+    require_equal_runs(lab / "cut", lab / "whole")
 
 
 @pytest.mark.slow
