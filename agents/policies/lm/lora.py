@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import MethodType
 from typing import Any
 
 import torch
@@ -27,10 +26,12 @@ def add_adapters(model: Any, config: LoRAConfig, seed: int) -> None:
         ValueError: if no layer has such a name.
     """
     from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.lora import LoraLayer
+
+    from agents.policies.lm.adapted_linear import AdaptedLinear
 
     targets = config.targets if config.targets == "all-linear" else config.targets.split(",")
     settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets, lora_dropout=0.0)  # pyright: ignore[reportArgumentType] - a scale may be any number
+    settings._register_custom_module({nn.Linear: AdaptedLinear})  # experimental in peft, and its only way
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -41,9 +42,6 @@ def add_adapters(model: Any, config: LoRAConfig, seed: int) -> None:
                 f"no layer is called {config.targets!r} (lora.targets); the linear layers are "
                 f"{', '.join(sorted(linear))}"
             ) from error
-    adapted: list[Any] = [x for x in model.modules() if isinstance(x, LoraLayer) and type(x.base_layer) is nn.Linear]
-    for layer in adapted:
-        layer.forward = MethodType(_output, layer)
     ends = model.get_input_embeddings(), model.get_output_embeddings()
     if any(hasattr(layer, "base_layer") for layer in ends):
         model.config.get_text_config(decoder=True).tie_word_embeddings = False  # merged, they are two matrices
@@ -51,19 +49,6 @@ def add_adapters(model: Any, config: LoRAConfig, seed: int) -> None:
         parameter.requires_grad_(_MARK in name)
         if _MARK in name:
             parameter.data = parameter.data.float()
-
-
-def _output(layer: Any, x: Tensor) -> Tensor:
-    """Returns x W^T + s x A^T B^T of an adapted linear layer, under autocast by two products more than x W^T.
-
-    peft's own casts x to float32, which autocast undoes, multiplies by s and adds: of an 8B model these move more bytes
-    than the products of a pass.
-    """
-    if not torch.is_autocast_enabled(x.device.type):
-        return type(layer).forward(layer, x)
-    plain, low = layer.base_layer(x), layer.lora_A["default"](x)
-    second, scale = layer.lora_B["default"].weight, layer.scaling["default"]
-    return torch.addmm(plain.flatten(0, -2), low.flatten(0, -2), second.T, alpha=scale).view_as(plain)
 
 
 def shared(model: nn.Module) -> list[Tensor]:
