@@ -172,7 +172,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 """Label -> settings that make it; its first word is the agent. Each is tuned in its other settings."""
 GROUPS = "grpo", "grpo no std", "rloo", "grpo circular", "grpo chunks", "grpo anchor"
 """Entrants that are rewarded by the comparisons inside a group."""
-LOSSES = "dno", "rebel", "simpo", "cpo", "slic", "kto", "orpo", "mnpo", "nash_ema"
+LOSSES = "dno", "rebel", "simpo", "cpo", "slic", "kto", "dro", "orpo", "mnpo", "nash_ema"
 """Agents that came later: other losses of pairs, single responses and lists, and another regularised game."""
 DRAWN = "dpo", "simpo", "kto", "rlhf", "sppo", "spo", "ipo", "inpo", "nash_md", "comal", "oelhf", "grpo"
 """Entrants that pictures show if they can't hold all; the tables do."""
