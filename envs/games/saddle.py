@@ -41,7 +41,7 @@ def regularised_saddle(
     matrix = torch.as_tensor(payoff, dtype=torch.float64)
     if matrix.ndim not in (2, 3) or matrix.shape[-1] != matrix.shape[-2] or not matrix.isfinite().all():
         raise ValueError(f"payoff must be finite and square, [N, N] or [B, N, N], got {tuple(matrix.shape)}")
-    log_ref = require_distribution("ref", ref, matrix, positive=True).log().to(matrix.device)
+    log_ref = require_distribution("ref", ref, matrix, positive=True).log()
     size = 1 / span(matrix.flatten(-2)).amax().clamp_min(1e-12)  # the largest step that is stable
 
     def move(log_policy: Tensor, gain: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Oracles, exact games, duels and fits on the pretend accelerator; `test_accelerator.py` starts this file."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -8,12 +9,14 @@ import torch
 
 import oracles
 import tests.accelerator.device as accelerator
+from agents import BeamSearch
 from envs import TokenDuels, games, make_task
 from envs.games import lower_bounds
 from envs.games.tries import Trie
 from envs.token_duel.duels_torch import TorchDuels
 from envs.votes.preferences import Preference
 from oracles.group_rewards import group_rewards
+from oracles.readers.out_of_distribution import OutOfDistribution
 from oracles.registry import BUILT_IN
 from preference_duel.keyed_random import Key
 from runners.fitting.fit import fit
@@ -23,7 +26,7 @@ from tests.oracles.readers import test_classifier as classifiers
 from tests.oracles.readers.test_published_gpm import published
 from tests.oracles.test_pair_lm import write as write_pair_lm
 from tests.paths import GOLDEN
-from tests.tiny_models import write_model
+from tests.tiny_models import policy_of, text_task, write_model
 
 pytestmark = pytest.mark.slow
 WITHOUT_NETWORK = {"cyclic", "annotators", "length_bias", "borda_trap", "table", "votes", "judge", "human"}
@@ -39,6 +42,22 @@ def lms(folder):
     return {name: str(write_model(folder / name, seed=seed)) for seed, name in enumerate(("policy", "reference"))}
 
 
+def trusting_all(folder, model):
+    """An abstaining oracle's settings with which it reads every pair."""
+    rows = [{"prompt": "a b", "response": text} for text in ("a", "b", "c d", "e f g", "h i", "d e")]
+    (folder / "reference.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return OutOfDistribution(str(model), str(folder / "reference.jsonl"), level=1e-300, components=2)
+
+
+def networks(part):
+    """The networks of an oracle, and of those that it wraps."""
+    if isinstance(part, torch.nn.Module):
+        yield part
+    elif type(part).__module__.startswith("oracles."):
+        for inner in getattr(part, "__dict__", {}).values():
+            yield from networks(inner)
+
+
 JUDGES = {
     "pairrm": lambda folder: {},
     "pairrm in float16": lambda folder: {"dtype": "float16"},
@@ -48,6 +67,7 @@ JUDGES = {
     "bt of pairs": lambda folder: {"model": classifiers.bert(folder)},
     "gpm": lambda folder: {"model": classifiers.bert(folder, labels=5)},
     "gpm as published": lambda folder: {"model": published(folder)},
+    "bt+ood": lambda folder: {"model": (model := classifiers.llama(folder)), "ood": trusting_all(folder, model)},
     "pair_lm": lambda folder: {"model": write_pair_lm(folder), "least_mass": 0.0},
     "implicit": lms,
 }
@@ -55,7 +75,7 @@ JUDGES = {
 
 
 def test_every_oracle_with_a_network_is_here():
-    assert {judge.split()[0] for judge in JUDGES} - {"bt+noise"} == BUILT_IN.keys() - WITHOUT_NETWORK
+    assert {judge.split()[0] for judge in JUDGES} - {"bt+noise", "bt+ood"} == BUILT_IN.keys() - WITHOUT_NETWORK
 
 
 @pytest.mark.parametrize("judge", JUDGES)
@@ -68,12 +88,24 @@ def test_an_oracle_gives_the_rewards_of_the_cpu(judge, tmp_path):
         before = sum(accelerator.COSTS.launches.values())
         found = group_rewards(oracle, prompts, texts).rewards
         assert (sum(accelerator.COSTS.launches.values()) > before) == (device == accelerator.NAME)
-        assert found.device.type == "cpu"
+        assert found.device.type == oracle.prob(prompts, texts[0][:2], texts[1][:2]).device.type == "cpu"
+        assert {p.device.type for network in networks(oracle) for p in network.parameters()} <= {device}
         return found
 
     host = rewards("cpu")
     assert torch.allclose(on_the_device(partial(rewards, accelerator.NAME)), host, atol=5e-3 if "16" in judge else 1e-4)
     assert host.std() > 1e-3
+
+
+def test_a_beam_finds_the_responses_of_the_cpu(tmp_path):
+    folders = [write_model(tmp_path / name, seed=seed) for seed, name in enumerate(("policy", "reference"))]
+
+    def found(device):
+        policies = [policy_of(folder, text_task(folder, 4), device=device) for folder in folders]
+        return [response.text for response in BeamSearch(*policies, 3).best(["ab", "c"])]
+
+    host = found("cpu")
+    assert on_the_device(partial(found, accelerator.NAME)) == host
 
 
 @pytest.mark.parametrize("kind", ["bt", "gpm", "pairrm"])
@@ -129,6 +161,7 @@ MEASURES = {
     "regularised_nash": lambda on: games.regularised_nash(on(GAME), on(UNIFORM), 0.1).policy,
     "regularised_nash to a reference of the host": lambda on: games.regularised_nash(on(GAME), UNIFORM, 0.1).policy,
     "regularised_saddle": lambda on: games.regularised_saddle(on(GAME), on(UNIFORM), 0.1).policy,
+    "regularised_saddle to a reference of the host": lambda on: games.regularised_saddle(on(GAME), UNIFORM, 0.1).policy,
     "soft_values": lambda on: games.soft_values([(0, 0), (0, 1), (1,)], on(UNIFORM), on(POLICY), 0.5),
     "tokens of a table": lambda on: trie_terms(on(POLICY)),
     "von_neumann_regret": lambda on: games.von_neumann_regret(on(GAME), on(FIRST), on(SECOND)),

@@ -201,6 +201,8 @@ def require_placed(device_agent, host_agent, tables):
     host = {name for name, x in mine.items() if x.device.type == "cpu" and not is_weight(name)}
     assert sorted(name for name in host if not any(f"'{part}'" in name for part in ON_THE_HOST)) == []
     require_copies(device_agent)
+    for fact in ("_plain", "truncates", "autocast"):  # what is found out when a model is loaded
+        assert getattr(device_agent.policy, fact, None) == getattr(host_agent.policy, fact, None)
 
 
 def apart(host, device, tolerance):

@@ -34,12 +34,19 @@ RUNS_TOO = {
     "self_play.py: torch.eye(left, dtype=prob.dtype, device=prob.device)": "a duel's verdicts are on the CPU",
     "agreement.py: torch.tensor([2, 1], device=model.device)": "an index may be on the host, and the cache moves it",
     "pair_lm.py: torch.arange(len(rows), device=device)": "an index may be on the host",
+    "beam.py: after.cpu()": "states may be on either, and are moved where they are read",
+    "implicit.py: torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(0, row, logprobs).cpu()": (
+        "a list is made of it"
+    ),
     "network.py: loss.detach().cpu()": "the number is not used",
+    "network.py: self._read(prompts, responses)[..., 0].double().cpu()": "a step on the reward moves it",
     "intransitivity.py: require_distribution('weights', weights, payoff).to(payoff.device)": "it is there already",
+    "table.py: prob.detach().double().cpu()": "a table is on the CPU",
     "table.py: table.build(prompts=prompts, responses=responses, device=device)": "a table is on the CPU",
 }
 """Calls, by file and text, without which CUDA gives the same results, and why: no faults."""
 RELATED = {
+    "agents/policies/beam.py": ("check_parts.py", "beam"),
     "agents/sb3": ("check_runs.py", "maskable or dqn"),
     "agents/preference_models": ("check_runs.py", "oelhf or rlhf"),
     "agents/learning": ("check_runs.py", "sppo or oelhf or value"),
@@ -47,6 +54,7 @@ RELATED = {
     "runners/run": ("check_runs.py", "nash_md or against or table"),
     "runners": ("check_parts.py", "fit"),
     "envs": ("check_parts.py", "measure or duels"),
+    "oracles/pairrm/attention.py": ("check_costs.py", "batch"),
     "oracles": ("check_parts.py", "oracle"),
     "preference_duel": ("check_parts.py", "duels"),
 }
