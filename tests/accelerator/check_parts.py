@@ -16,12 +16,14 @@ from envs.games.tries import Trie
 from envs.token_duel.duels_torch import TorchDuels
 from envs.votes.preferences import Preference
 from oracles.group_rewards import group_rewards
+from oracles.judging.local_judge import LocalConfig, LocalJudge
 from oracles.readers.out_of_distribution import OutOfDistribution
 from oracles.registry import BUILT_IN
 from preference_duel.keyed_random import Key
 from runners.fitting.fit import fit
 from runners.fitting.fit_settings import FitConfig
 from runners.fitting.trainable import trainable_oracle
+from tests.oracles.judging import test_local_judge as local_judges
 from tests.oracles.readers import test_classifier as classifiers
 from tests.oracles.readers.test_published_gpm import published
 from tests.oracles.test_pair_lm import write as write_pair_lm
@@ -95,6 +97,23 @@ def test_an_oracle_gives_the_rewards_of_the_cpu(judge, tmp_path):
     host = rewards("cpu")
     assert torch.allclose(on_the_device(partial(rewards, accelerator.NAME)), host, atol=5e-3 if "16" in judge else 1e-4)
     assert host.std() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "fields"),
+    [("letters", 0, {"least_mass": 0.0}), ("brackets", 8, {"logprobs": False, "temperature": 1.0})],
+)
+def test_a_judge_that_writes_gives_the_verdicts_of_the_cpu(name, seed, fields, tmp_path):
+    folder, config = local_judges.write(tmp_path, name, seed), LocalConfig(format=name, max_tokens=5, **fields)
+
+    def verdicts(device):
+        judge = LocalJudge(folder, config, "drop", device)
+        assert {p.device.type for p in judge.network.parameters()} == {device}
+        return torch.stack(judge.both_orders(*local_judges.COLUMNS))
+
+    host = verdicts("cpu")
+    assert torch.allclose(on_the_device(partial(verdicts, accelerator.NAME)), host, atol=1e-4, equal_nan=True)
+    assert len(host[~host.isnan()].unique()) > 1
 
 
 def test_a_beam_finds_the_responses_of_the_cpu(tmp_path):

@@ -39,6 +39,9 @@ RUNS_TOO = {
         "a list is made of it"
     ),
     "network.py: loss.detach().cpu()": "the number is not used",
+    "local_judge.py: torch.tensor([[self._ends[0]] * (width - len(row)) + row for row in rows], device=device)": (
+        "transformers' generate moves its input"
+    ),
     "network.py: self._read(prompts, responses)[..., 0].double().cpu()": "a step on the reward moves it",
     "intransitivity.py: require_distribution('weights', weights, payoff).to(payoff.device)": "it is there already",
     "table.py: prob.detach().double().cpu()": "a table is on the CPU",
@@ -55,6 +58,7 @@ RELATED = {
     "runners": ("check_parts.py", "fit"),
     "envs": ("check_parts.py", "measure or duels"),
     "oracles/pairrm/attention.py": ("check_costs.py", "batch"),
+    "oracles/judging": ("check_parts.py", "that_writes"),
     "oracles": ("check_parts.py", "oracle"),
     "preference_duel": ("check_parts.py", "duels"),
 }
