@@ -245,7 +245,7 @@ def test_the_default_run_learns(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("agent", "steps"), [("ipo", 30), ("oelhf", 40), ("rlhf", 30)])
+@pytest.mark.parametrize(("agent", "steps"), [("ipo", 30), ("oelhf", 40), ("rlhf", 50)])
 def test_every_kind_of_agent_learns_to_chat(agent, steps):
     """Regresses margins (as sppo above), learns a model, follows a gradient; benchmarks.chat has them all."""
     more = ["--run.steps", str(steps), "--run.eval_every", str(steps)]
