@@ -34,7 +34,7 @@ class IPOConfig:
     average: bool = True
     """Keep the running mean of pi_1..pi_T; costs one copy of the weights."""
     optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(decay=200.0))
-    """With momentum the last iterate need not converge on a cycle; without decay (ours) it keeps outcomes' noise."""
+    """Momentum may keep the last iterate from converging on a cycle; the decay, which is ours, ends outcomes' noise."""
 
     def __post_init__(self) -> None:
         """Raises if a value is out of range."""

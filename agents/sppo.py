@@ -35,7 +35,7 @@ class SPPOConfig(ReleaseOptions):
     leave_one_out: bool = True
     """Leave a sample's tie with itself out of its win rate, which makes it unbiased; False: the paper's mean over K."""
     refresh_every: int = 1
-    """Updates between renewals of pi_t, which samples and is played against, >= 1; the paper's: 310 of 64 prompts."""
+    """Updates between renewals of pi_t, which samples and is played against, >= 1; in the paper 310, of 64 prompts."""
     epochs: int = 1
     """Optimiser steps on each duel, >= 1."""
     average: bool = True

@@ -64,6 +64,11 @@ def save(text, folder):
         sys.modules.pop(path.removesuffix(".py"), None)
 
 
+def suite_of(name, agents):
+    """The suite that `runners.bench` plays."""
+    return find_suite(name, partial(settings_of, path=tuned_for(name)), agents)
+
+
 def run(command, number):
     """Runs a command in few steps; returns its exit code, None if it takes minutes or needs a network."""
     words = [re.sub(r"step-\d+/policy", "step-2/policy", word) for word in arguments(command)]  # as runs end here
@@ -82,7 +87,7 @@ def run(command, number):
         words += ["--queries", "0", "--prompts", "2"]
     if "runners.bench" in command:
         options = bench_parser().parse_args(words)
-        suite = find_suite(options.suite, partial(settings_of, path=tuned_for(options.suite)), options.agent)
+        suite = suite_of(options.suite, options.agent)
         assert shipped(suite) is not None
         return None
     return module.main(words)
@@ -144,7 +149,7 @@ def test_the_tutorial_ends_in_a_row_of_the_quick_benchmark(elsewhere):
     save(text, elsewhere)
     repair(text, elsewhere)
     command = next(command for command in commands(text) if "runners.bench" in command)
-    suite = find_suite("quick", partial(settings_of, path=tuned_for("quick")), ["my_lab:Config"])
+    suite = suite_of("quick", ["my_lab:Config"])
     cells = [cell.name for cell in suite.cells if cell.game.label == "cyclic lam=0"]
     assert bench([*arguments(command), "--processes", "2", "--cells", *cells]) == 0
     results = read_results(elsewhere / "bench/quick/results.json")

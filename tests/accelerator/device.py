@@ -179,7 +179,7 @@ class DeviceTensor(Tensor):
 # --- Running an operation -----------------------------------------------------------------------------------------
 
 _memory = torch.device("cpu")
-"""Where the device keeps its numbers."""
+"""Storage of the device's numbers: the CPU's memory, or torch's device meta, which has none."""
 _COPIES = {"_to_copy", "copy_", "lift", "lift_fresh"}
 _CHANGE_SHAPE = {"resize_", "resize_as_", "set_", "squeeze_", "unsqueeze_", "t_", "transpose_", "as_strided_"}
 _ELEMENTWISE = {"where", "lerp", "lerp_", "fill_", "masked_fill", "masked_fill_", "clamp"}

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from agents import make
 from agents.check import check_agent
+from agents.policies.lm.adapted_linear import AdaptedLinear
 from agents.policies.lm.hf_policy import HFPolicy
 from agents.policies.lm.scoring import chosen
 from agents.policies.lm_config import LoRAConfig, TinyConfig
@@ -54,6 +55,7 @@ def test_the_start_is_the_model_and_adapters_alone_learn(folder):
 def test_an_adapted_layer_under_autocast_is_that_of_peft(folder):
     policy = shaken(policy_of(folder, lora=ADAPTERS, dtype="bfloat16", compute="bfloat16"))
     layer = policy.model.model.layers[0].mlp.down_proj
+    assert isinstance(layer, AdaptedLinear)
     x = torch.randn(2, 3, layer.in_features, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
     inputs = x, layer.lora_A["default"].weight, layer.lora_B["default"].weight
     found = []
