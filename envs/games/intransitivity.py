@@ -140,11 +140,11 @@ def _met(shares: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _groups(edges: Tensor, connection: str) -> Tensor:
-    """Returns [N] the connected component of each node of a directed graph [N, N], numbered from 0."""
+    """Returns [N] on the CPU the connected component of each node of a directed graph [N, N], numbered from 0."""
     from scipy.sparse.csgraph import connected_components  # scipy takes a quarter of a second
 
     _, labels = connected_components(edges.cpu().numpy(), directed=True, connection=connection)
-    return torch.from_numpy(labels).long().to(edges.device)
+    return torch.from_numpy(labels).long()
 
 
 def _centred(reward: Tensor, weights: Tensor, shares: Tensor) -> Tensor:

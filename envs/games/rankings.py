@@ -104,7 +104,7 @@ def elo(table: Tensor) -> Tensor:
         ValueError: if `table` is no single preference game.
         NotConvergedError: if the fit stopped short.
     """
-    return bradley_terry_fit(require_one_game(table).cpu()) * (400 / math.log(10))
+    return bradley_terry_fit(require_one_game(table)) * (400 / math.log(10))
 
 
 def _log_fixation(u: Tensor, m: int) -> Tensor:
