@@ -9,10 +9,11 @@ import torch
 
 import oracles
 import tests.accelerator.device as accelerator
-from agents import BeamSearch
-from envs import TokenDuels, games, make_task
+from agents import BeamSearch, BestOf, Mixture, make_policy
+from envs import DuelArena, Proposal, TokenDuels, games, make_task
 from envs.games import lower_bounds
 from envs.games.tries import Trie
+from envs.token_duel import duels_torch
 from envs.token_duel.duels_torch import TorchDuels
 from envs.votes.preferences import Preference
 from oracles.group_rewards import group_rewards
@@ -20,9 +21,16 @@ from oracles.judging.local_judge import LocalConfig, LocalJudge
 from oracles.readers.out_of_distribution import OutOfDistribution
 from oracles.registry import BUILT_IN
 from preference_duel.keyed_random import Key
+from runners import serve
+from runners.evaluation.adversaries import Training, best_response
+from runners.evaluation.entrants import read_entrants
+from runners.evaluation.labelling import Options, label
+from runners.evaluation.overoptimisation.gain_curves import SampledGame
 from runners.fitting.fit import fit
 from runners.fitting.fit_settings import FitConfig
 from runners.fitting.trainable import trainable_oracle
+from runners.run.cli import parse
+from runners.run.evaluator import Evaluation
 from tests.oracles.judging import test_local_judge as local_judges
 from tests.oracles.readers import test_classifier as classifiers
 from tests.oracles.readers.test_published_gpm import published
@@ -127,6 +135,23 @@ def test_a_beam_finds_the_responses_of_the_cpu(tmp_path):
     assert on_the_device(partial(found, accelerator.NAME)) == host
 
 
+def test_a_mixture_and_a_selection_are_those_of_the_cpu(tmp_path):
+    task = make_task("symbols", alphabet=2, length=2, prompts=2)
+    folders = [str(write_model(tmp_path / str(seed), seed=seed, num_hidden_layers=1)) for seed in (0, 1)]
+
+    def found(device):
+        policies = [make_policy(folder, task=task, device=device) for folder in folders]
+        assert {p.device.type for policy in policies for p in policy.parameters()} == {device}
+        combined = Mixture(policies, [0.25, 0.75]).to(device), BestOf(policies[0], policies[1].logprob, 2)
+        drawn = [[[y.text for y in row] for row in one.draw(task.prompts, 3, Key(0))[0]] for one in combined]
+        return torch.stack([one.distribution(task.prompts, task.responses) for one in combined]), drawn
+
+    probs, drawn = found("cpu")
+    on_device = on_the_device(partial(found, accelerator.NAME))
+    assert torch.allclose(on_device[0], probs, atol=1e-5)
+    assert on_device[1] == drawn
+
+
 @pytest.mark.parametrize("kind", ["bt", "gpm", "pairrm"])
 def test_an_oracle_that_is_fitted_has_the_gradient_of_the_cpu(kind):
     asked = [Preference("Hello?", "Yes.", "No, thanks.", 1.0, ""), Preference("Why?", "So.", "Because.", 0.0, "")]
@@ -139,7 +164,8 @@ def test_an_oracle_that_is_fitted_has_the_gradient_of_the_cpu(kind):
         assert logits.device.type == device
         return torch.cat([logits.detach().cpu(), *gradients])
 
-    assert torch.allclose(on_the_device(partial(gradient, accelerator.NAME)), gradient("cpu"), rtol=1e-3, atol=1e-4)
+    host = gradient("cpu")  # first: heads and rotary tables of a model that is loaded first on the device stay unset
+    assert torch.allclose(on_the_device(partial(gradient, accelerator.NAME)), host, rtol=1e-3, atol=1e-4)
 
 
 def test_a_fit_is_that_of_the_cpu(tmp_path, monkeypatch):
@@ -152,19 +178,46 @@ def test_a_fit_is_that_of_the_cpu(tmp_path, monkeypatch):
     assert on_the_device(partial(fitted, accelerator.NAME)) == pytest.approx(host, abs=1e-4)
 
 
+def test_a_command_uses_the_device_that_it_is_given(tmp_path):
+    folder, judge = str(write_model(tmp_path / "policy")), f"bt,model={classifiers.llama(tmp_path / 'judge')}"
+    texts, rows = tmp_path / "texts.jsonl", [{"prompt": x, "responses": ["c", "d e"]} for x in ("ab", "b", "c")]
+    texts.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    settings = parse(["--task", "symbols", "--oracle", "cyclic", "--policy", "tabular", "--agent", "sppo"]).settings
+    assert best_response(settings, Training(1, 0.0, None, "cpu")).run.device == "cpu"
+
+    def use(device):
+        policy = (entrant := read_entrants([folder], str(texts), device, least=1)[0]).policy
+        served = networks(serve._oracle(judge, None, device))
+        assert {p.device.type for one in (policy, *served) for p in one.parameters()} == {device}
+        measured = SampledGame(Evaluation(entrant.task, oracles.make("bt"), policy, 1, 2, 0, 0.0), {})
+        assert measured.point("start", 0, policy).kl.device.type == "cpu"
+        before = sum(accelerator.COSTS.launches.values())
+        label(Options(judge, tmp_path / f"{device}.jsonl", responses=str(texts), device=device))
+        assert (sum(accelerator.COSTS.launches.values()) > before) == (device == accelerator.NAME)
+
+    use("cpu")
+    on_the_device(partial(use, accelerator.NAME))
+
+
 def trie_terms(policy):
     trie = Trie([(0, 0), (0, 1), (1,)])
     return trie.along(trie.next_logits(policy.log())[:, 0].nan_to_num(0, 0, 0))
 
 
+def caveats(payoff, pairs):
+    return torch.tensor(len(games.bradley_terry_caveats(payoff, pairs=pairs)))
+
+
 GAME = torch.tensor([[0.5, 0.9, 0.2], [0.1, 0.5, 0.7], [0.8, 0.3, 0.5]], dtype=torch.float64)
 POLICY, UNIFORM = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64), torch.full((3,), 1 / 3, dtype=torch.float64)
 FIRST, SECOND = torch.tensor([0, 1, 2]), torch.tensor([2, 2, 0])
+ONE_PAIR = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 0]])
 MEASURES = {
     "alpha_rank": lambda on: games.alpha_rank(on(GAME)),
     "best_of_pool": lambda on: lower_bounds.best_of_pool(on(GAME[None])),
     "best_response": lambda on: games.best_response(on(GAME), on(POLICY), on(UNIFORM), 0.1),
     "borda_regret": lambda on: games.borda_regret(on(GAME), on(FIRST), on(SECOND)),
+    "bradley_terry_caveats": lambda on: caveats(on(GAME), on(ONE_PAIR)),
     "bradley_terry_fit": lambda on: games.bradley_terry_fit(on(GAME)),
     "copeland_regret": lambda on: games.copeland_regret(on(GAME), on(FIRST), on(SECOND)),
     "cross_play": lambda on: games.cross_play(on(GAME), on(torch.stack([POLICY, UNIFORM]))),
@@ -186,7 +239,7 @@ MEASURES = {
     "von_neumann_regret": lambda on: games.von_neumann_regret(on(GAME), on(FIRST), on(SECOND)),
     "von_neumann_winner": lambda on: games.von_neumann_winner(on(GAME)).policy,
 }
-NO_TENSORS = {"Intransitivity", "NotConvergedError", "Solution", "bradley_terry_caveats", "payoff_matrix", "queries_to"}
+NO_TENSORS = {"Intransitivity", "NotConvergedError", "Solution", "payoff_matrix", "queries_to"}
 
 
 def test_every_measure_of_a_game_is_here():
@@ -200,8 +253,9 @@ def test_a_measure_of_a_game_is_that_of_the_cpu(measure):
     assert torch.allclose(device, host, atol=1e-8)
 
 
-@pytest.mark.parametrize("feedback", ["outcome", "probability"])
-def test_duels_on_tensors_are_those_of_the_arrays(feedback):
+@pytest.mark.parametrize(("feedback", "largest_table"), [("outcome", duels_torch._LARGEST_TABLE), ("probability", 0)])
+def test_duels_on_tensors_are_those_of_the_arrays(feedback, largest_table, monkeypatch):
+    monkeypatch.setattr(duels_torch, "_LARGEST_TABLE", largest_table)  # 0: the oracle is asked about texts
     task = make_task("symbols", alphabet=3, length=3, prompts=4)
     oracle = oracles.make("cyclic", prompts=task.all_prompts, responses=task.response_texts)
     arrays = TokenDuels(task, oracle, 6, feedback)
@@ -226,3 +280,18 @@ def test_duels_on_tensors_are_those_of_the_arrays(feedback):
         assert {x.device.type for x in tensors.get_state().values()} == {accelerator.NAME}
 
     on_the_device(play)
+
+
+def test_duels_of_a_proposal_on_the_device_are_on_the_cpu():
+    task = make_task("symbols", alphabet=2, length=2, prompts=2)
+    oracle = oracles.make("cyclic", prompts=task.all_prompts, responses=task.response_texts)
+
+    def play(device):
+        arena = DuelArena(task, oracle, 2, "probability")
+        weight = torch.full((2, 4), 0.25, device=device)
+        ask = torch.ones(2, 4, 4, dtype=torch.bool, device=device)
+        return arena.play(Proposal([list(task.responses)] * len(arena.reset()), left_weight=weight, ask=ask))
+
+    duel, host = on_the_device(partial(play, accelerator.NAME)), play("cpu")
+    for name in ("prob", "left_weight", "right_weight", "asked"):
+        assert torch.equal(getattr(duel, name), getattr(host, name))

@@ -13,8 +13,11 @@ from torch.utils._pytree import keystr, tree_flatten_with_path
 
 import tests.accelerator.device as accelerator
 from agents.policies.lm import hf_policy
+from agents.policies.token_policy import TokenPolicy
+from agents.preference_models.network import NetworkModel
 from agents.registry import AGENTS
 from preference_duel.keyed_random import Key
+from preference_duel.types import Duel
 from runners.run import checkpoint
 from runners.run.build import build_experiment
 from runners.run.checkpoint import Checkpoint
@@ -27,6 +30,8 @@ FINITE = "--task symbols --task.alphabet 2 --task.length 2 --task.prompts 2 --or
 SMALL = "--run.batch_size 2 --run.eval_prompts 2 --run.eval_pairs 2 --run.eval_pool 2"
 OWN_POLICY = dict.fromkeys(("dcppo", "pelhf"), FINITE + "--policy tabular ")
 """Agents that do not train a language model, beside those that bring their network along."""
+OWN_FEEDBACK = {"plackett_luce": " --run.feedback probability"}
+"""Agents whose loss of probabilities has all terms of that of outcomes, and more."""
 VARIANTS = {
     "sppo of the best and worst": FREE + "--agent sppo --agent.pairs best_worst --agent.normaliser log_z",
     "sppo judged by pairrm": FREE + "--agent sppo --oracle pairrm --oracle.checkpoint embedded",
@@ -64,7 +69,8 @@ counts, the matrix of an optimistic bonus, the mean and spread of margins, the m
 def arguments_of(agent):
     module, _, attribute = AGENTS[agent].partition(":")
     brings_its_own = hasattr(getattr(importlib.import_module(module), attribute), "own_policy")
-    return OWN_POLICY.get(agent, FINITE if brings_its_own else FREE) + f"--agent {agent}"
+    start = OWN_POLICY.get(agent, FINITE if brings_its_own else FREE)
+    return f"{start}--agent {agent}{OWN_FEEDBACK.get(agent, '')}"
 
 
 CASES = {name: arguments_of(name) for name in AGENTS} | VARIANTS
@@ -114,6 +120,26 @@ def one_self_check():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def promised_hosts():
+    """What contracts promise on the CPU is there: duels, an agent's own too, and what is drawn, listed or predicted."""
+
+    def host(function, result_of):
+        def checked(*arguments, **fields):
+            result = function(*arguments, **fields)
+            require_host(*result_of(result, arguments[0]))
+            return result
+
+        return checked
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Duel, "__init__", host(Duel.__init__, lambda _, duel: vars(duel).values()))
+        patch.setattr(TokenPolicy, "draw", host(TokenPolicy.draw, lambda drawn, _: drawn))
+        for owner, name in ((TokenPolicy, "distribution"), (NetworkModel, "prob"), (NetworkModel, "reward")):
+            patch.setattr(owner, name, host(getattr(owner, name), lambda found, _: [found]))
+        yield
+
+
 def settings_of(case, folder):
     for name, fields in MODELS.items():
         if f"MODELS/{name}" in CASES[case] and not (folder / name).exists():
@@ -136,8 +162,8 @@ def on_the_cpu(settings):
 def on_the_device(settings, folder):
     """The same, but the third step is made by a new agent that goes on from a checkpoint."""
     experiment = build_experiment(settings, accelerator.NAME)
+    require_players(experiment, settings)
     steps = [one_step(experiment, seed) for seed in (1, 2)]
-    require_host(steps[-1][1])
     measured = experiment.evaluation.scalars(experiment.agent.policy, experiment.agent.average)
     require_copies(experiment.agent)
     state = Checkpoint(2, experiment.agent.state_dict(), experiment.arena.state_dict())
@@ -149,9 +175,15 @@ def on_the_device(settings, folder):
     return resumed, [*map(scalars_of, (steps[0][0], steps[1][0], measured, third))]
 
 
-def require_host(duel):
-    """A duel is read on the CPU, wherever its responses were drawn."""
-    assert {x.device.type for x in vars(duel).values() if isinstance(x, torch.Tensor)} == {"cpu"}
+def require_host(*values):
+    assert {x.device.type for x in values if isinstance(x, torch.Tensor)} <= {"cpu"}
+
+
+def require_players(experiment, settings):
+    """The network of the judge, and a given opponent, are on the device."""
+    networks = [experiment.oracle.network] if settings.names["oracle"] == "pairrm" else []
+    networks += [] if settings.run.opponent is None else [experiment.agent.fixed_opponent]
+    assert {p.device.type for network in networks for p in network.parameters()} <= {accelerator.NAME}
 
 
 def require_copies(agent):
@@ -232,8 +264,9 @@ def test_so_many_responses_are_sampled_at_once_as_fit_into_memory(compute, size,
     keys_and_values, longest = 2 * 2 * 2 * 8, 4 + 3  # of a token: two layers, two heads of width 8; <user>, ab, <bot>
     row = longest * keys_and_values * size + 14 * 32
     monkeypatch.setattr(type(torch.get_device_module(accelerator.NAME)), "total_memory", 7 * row)
+    task = text_task(write_model(tmp_path), 3, 3, ("ab", "c", "b"))
+    policy_of(tmp_path, task)  # loaded first on the device, rotary tables stay unset, those of later models too
     with accelerator.attached():
-        task = text_task(write_model(tmp_path), 3, 3, ("ab", "c", "b"))
         policy = policy_of(tmp_path, task, device=accelerator.NAME, compute=compute, cache=0.5)
         started, start = [], policy.decoder
         monkeypatch.setattr(policy, "decoder", lambda prompts, rows: started.append(rows) or start(prompts, rows))

@@ -3,7 +3,7 @@
 A fault is one call of the project without its `.to(device)`, its `.cpu()` or its `device=`. All such calls are listed
 by file and line, and of the list every STEPth is tried, alone, in a process that reads the changed source in place of
 the file; nothing is written. With `--planted` those of other kinds are tried that are written down here.
-Without a fault the checks must pass: pytest -m slow tests/accelerator.
+Without a fault the checks must pass, which is tried first.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
@@ -33,36 +34,48 @@ NOT_RUN = {
 RUNS_TOO = {
     "self_play.py: torch.eye(left, dtype=prob.dtype, device=prob.device)": "a duel's verdicts are on the CPU",
     "agreement.py: torch.tensor([2, 1], device=model.device)": "an index may be on the host, and the cache moves it",
+    "enumeration.py: torch.arange(len(here.rows), device=device)": "an index may be on the host",
     "pair_lm.py: torch.arange(len(rows), device=device)": "an index may be on the host",
     "beam.py: after.cpu()": "states may be on either, and are moved where they are read",
+    "beam.py: tokens.cpu()": "they may be on either: the host indexes them, and they are moved where they are read",
     "implicit.py: torch.zeros(len(rows), dtype=torch.float64, device=device).index_add_(0, row, logprobs).cpu()": (
         "a list is made of it"
     ),
+    "implicit.py: torch.tensor([len(start) - 1 + t for start, rest in rows for t in range(len(rest))], "
+    "device=device)": "an index may be on the host",
+    "oracle.py: torch.cat([self._read([pairs[i] for i in rows]) for rows in batches]).cpu()": "a list is made of it",
     "network.py: loss.detach().cpu()": "the number is not used",
     "local_judge.py: torch.tensor([[self._ends[0]] * (width - len(row)) + row for row in rows], device=device)": (
         "transformers' generate moves its input"
     ),
-    "network.py: self._read(prompts, responses)[..., 0].double().cpu()": "a step on the reward moves it",
+    "arena.py: weight.detach().cpu()": "it is moved to the verdicts",
     "intransitivity.py: require_distribution('weights', weights, payoff).to(payoff.device)": "it is there already",
     "table.py: prob.detach().double().cpu()": "a table is on the CPU",
     "table.py: table.build(prompts=prompts, responses=responses, device=device)": "a table is on the CPU",
 }
 """Calls, by file and text, without which CUDA gives the same results, and why: no faults."""
 RELATED = {
+    "agents/losses/lists.py": ("check_runs.py", "plackett"),
     "agents/policies/beam.py": ("check_parts.py", "beam"),
+    "agents/policies/mixtures.py": ("check_parts.py", "mixture"),
+    "agents/policies/selected.py": ("check_parts.py", "selection"),
+    "agents/registry.py": ("check_parts.py", "mixture"),
     "agents/sb3": ("check_runs.py", "maskable or dqn"),
     "agents/preference_models": ("check_runs.py", "oelhf or rlhf"),
     "agents/learning": ("check_runs.py", "sppo or oelhf or value"),
     "agents": ("check_runs.py", "nash_md or adapters or file or truncated or listed or exact or windows"),
-    "runners/run": ("check_runs.py", "nash_md or against or table"),
-    "runners": ("check_parts.py", "fit"),
+    "runners/run": ("check_runs.py", "nash_md or against or table or pairrm"),
+    "runners/fitting": ("check_parts.py", "fit"),
+    "runners": ("check_parts.py", "command or fit"),
+    "envs/token_duel/sb3_opponent.py": ("check_runs.py", "maskable or dqn"),
     "envs": ("check_parts.py", "measure or duels"),
     "oracles/pairrm/attention.py": ("check_costs.py", "batch"),
     "oracles/judging": ("check_parts.py", "that_writes"),
     "oracles": ("check_parts.py", "oracle"),
     "preference_duel": ("check_parts.py", "duels"),
 }
-"""The checks that a fault is tried on, by the beginning of its file; the first that fits."""
+"""The checks that a fault is tried on, by the beginning of its file; the first that fits. A file from which an agent is
+registered is tried on the agent's runs."""
 
 
 LM, TEXT = "agents/policies/lm", "check_runs.py"
@@ -215,15 +228,34 @@ def planted_faults() -> list[Fault]:
     return faults
 
 
+def related(name: str) -> tuple[str, str]:
+    """Returns the file of the checks that a fault of a file is tried on, and their names for pytest's -k."""
+    agent, module = Path(name).stem, name.removesuffix(".py").replace("/", ".")
+    registry = (ROOT / "agents/registry.py").read_text(encoding="utf-8")  # imported, it could not have a fault any more
+    if f'"{agent}": "{module}:' in registry:
+        return "check_runs.py", f"[{agent}"
+    return next(checks for start, checks in RELATED.items() if name.startswith(start))
+
+
 def is_found(fault: Fault) -> bool:
-    """Runs the checks related to a fault in a process that has it; True if one fails.
+    """Returns whether one of the checks related to a fault fails with it; without it all must pass.
 
     Raises:
-        RuntimeError: if they could not be run.
+        RuntimeError: if they could not be run, or one fails without a fault.
     """
-    name = str(fault.path.relative_to(ROOT))
-    related = next(checks for start, checks in RELATED.items() if name.startswith(start))
-    file, words = fault.checks or related
+    checks = fault.checks or related(str(fault.path.relative_to(ROOT)))
+    _require_passing(*checks)
+    return _fails(*checks, fault)
+
+
+@cache
+def _require_passing(file: str, words: str) -> None:
+    if _fails(file, words, None):
+        raise RuntimeError(f"{file} -k '{words}' fails without a fault, and so would find any; mend the check first")
+
+
+def _fails(file: str, words: str, fault: Fault | None) -> bool:
+    """Runs checks in a process that has the fault."""
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -232,17 +264,17 @@ def is_found(fault: Fault) -> bool:
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code not in (0, 1):
-        raise RuntimeError(f"the checks of {fault} ended with {code}; expected 0 (passed) or 1 (failed)")
+        raise RuntimeError(f"{file} -k '{words}' ended with {code} at {fault}; expected 0 (passed) or 1 (failed)")
     return code == 1
 
 
-def _checked(fault: Fault, arguments: list[str]) -> int:
+def _checked(fault: Fault | None, arguments: list[str]) -> int:
     import pytest
 
     compiled = SourceFileLoader.get_code
 
     def get_code(self: SourceFileLoader, fullname: str):
-        if self.path == str(fault.path):
+        if fault is not None and self.path == str(fault.path):
             return compile(fault.source, self.path, "exec", dont_inherit=True)
         return compiled(self, fullname)
 
@@ -254,11 +286,12 @@ def main() -> int:
     """Tries the faults and prints the count."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--step", type=int, default=10, help="try every so many-th fault, >= 1; 1: all")
+    parser.add_argument("--offset", type=int, default=0, help="begin with this one, from 0: other faults for each")
     parser.add_argument("--planted", action="store_true", help="try those that are written down, all of them")
     parser.add_argument("--list", action="store_true", help="only list them")
     options = parser.parse_args()
     everything = planted_faults() if options.planted else all_faults()
-    chosen = everything[:: 1 if options.planted else options.step]
+    chosen = everything[options.offset :: 1 if options.planted else options.step]
     print(f"{len(everything)} faults, of which {len(chosen)} are tried", flush=True)
     if options.list:
         print(*chosen, sep="\n")
