@@ -10,6 +10,7 @@ import torch
 import oracles
 import tests.accelerator.device as accelerator
 from agents import BeamSearch, BestOf, Mixture, make_policy
+from agents.policies.lm.fused_logprob import fused_logprob
 from envs import DuelArena, Proposal, TokenDuels, games, make_task
 from envs.games import lower_bounds
 from envs.games.tries import Trie
@@ -150,6 +151,20 @@ def test_a_mixture_and_a_selection_are_those_of_the_cpu(tmp_path):
     on_device = on_the_device(partial(found, accelerator.NAME))
     assert torch.allclose(on_device[0], probs, atol=1e-5)
     assert on_device[1] == drawn
+
+
+def test_an_output_layer_in_bfloat16_rounds_as_on_the_cpu():
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(rows, 16, generator=generator) for rows in (5, 14))
+
+    def nats(device, enabled=True):
+        with torch.autocast(device, torch.bfloat16, enabled=enabled):
+            inputs = hidden.to(device), weight.to(device), torch.arange(5).to(device)
+            return fused_logprob(*inputs, lambda logits, _: logits.float(), 1.0).cpu()
+
+    host = nats("cpu")
+    assert torch.allclose(on_the_device(partial(nats, accelerator.NAME)), host, atol=1e-4)
+    assert (nats("cpu", enabled=False) - host).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["bt", "gpm", "pairrm"])

@@ -48,6 +48,22 @@ RUNS_TOO = {
     "local_judge.py: torch.tensor([[self._ends[0]] * (width - len(row)) + row for row in rows], device=device)": (
         "transformers' generate moves its input"
     ),
+    "learner.py: total.cpu()": "a number is made of it",
+    "policy_gradient.py: loss.detach().cpu()": "a number is made of it",
+    "rollout.py: one.logprob(duel.prompts, duel.left).cpu()": "the scalars move it",
+    "lower_bounds.py: torch.arange(len(wins), device=wins.device)": "an index may be on the host",
+    "duels_torch.py: torch.arange(size, device=self.device)": "an index may be on the host",
+    "attention.py: torch.arange(length, device=index.device)": "an index may be on the host",
+    "network.py: torch.arange(len(ids), device=ids.device)": "an index may be on the host",
+    "published_gpm.py: torch.tensor([end for _, end in inputs], device=device)": "an index may be on the host",
+    "published_gpm.py: torch.arange(len(inputs), device=device)": "an index may be on the host",
+    "implicit.py: torch.tensor([*start, *rest[:-1]], device=device)": "it is copied into rows on the device",
+    "token_credit.py: ratio[:, 0].double().cpu()": "a list is made of it",
+    "checkpoint.py: tensor.detach().cpu()": "safetensors moves it",
+    "rankings.py: require_distribution('policies', policies, payoff).to(payoff.device)": "it is there already",
+    "regularised_nash.py: require_distribution('ref', ref, matrix, positive=True).log().to(matrix.device)": (
+        "it is there already"
+    ),
     "arena.py: weight.detach().cpu()": "it is moved to the verdicts",
     "intransitivity.py: require_distribution('weights', weights, payoff).to(payoff.device)": "it is there already",
     "table.py: prob.detach().double().cpu()": "a table is on the CPU",
@@ -60,9 +76,10 @@ RELATED = {
     "agents/policies/mixtures.py": ("check_parts.py", "mixture"),
     "agents/policies/selected.py": ("check_parts.py", "selection"),
     "agents/registry.py": ("check_parts.py", "mixture"),
+    "agents/sppo_release.py": ("check_runs.py", "best"),
     "agents/sb3": ("check_runs.py", "maskable or dqn"),
     "agents/preference_models": ("check_runs.py", "oelhf or rlhf"),
-    "agents/learning": ("check_runs.py", "sppo or oelhf or value"),
+    "agents/learning": ("check_runs.py", "sppo or oelhf or value or simpo"),
     "agents": ("check_runs.py", "nash_md or adapters or file or truncated or listed or exact or windows"),
     "runners/run": ("check_runs.py", "nash_md or against or table or pairrm"),
     "runners/fitting": ("check_parts.py", "fit"),
@@ -94,7 +111,7 @@ PLANTED = (
     (f"{LM}/scoring.py", "states], device)", "states], ids.device)", TEXT, "xpo"),
     (f"{LM}/scoring.py", "rows[written], states], device)", "rows[written].to(device), states], device)", TEXT, "xpo"),
     (f"{LM}/scoring.py", "with torch.autocast(texts.ids.device.type,", 'with torch.autocast("cpu",', TEXT, "bfloat16"),
-    (f"{LM}/fused_logprob.py", "device = hidden.device.type", 'device = "cpu"', TEXT, "bfloat16"),
+    (f"{LM}/fused_logprob.py", "device = hidden.device.type", 'device = "cpu"', "check_parts.py", "bfloat16"),
     (f"{LM}/copies.py", "parameter.detach().to(dtype).to(device)", "parameter.detach().to(dtype)", TEXT, "xpo"),
     (
         f"{LM}/copies.py",
