@@ -296,7 +296,8 @@ class _Attached(TorchDispatchMode):
 
 # --- What torch does out of sight of dispatch ---------------------------------------------------------------------
 
-_torch_attention, _torch_tensor, _module_to = nn.functional.scaled_dot_product_attention, torch.tensor, nn.Module.to
+_torch_attention, _torch_norm = nn.functional.scaled_dot_product_attention, nn.functional.rms_norm
+_torch_tensor, _module_to = torch.tensor, nn.Module.to
 
 
 class _Attention(torch.autograd.Function):
@@ -344,6 +345,27 @@ def _attention(
         elif attn_mask is not None:
             scores = scores.masked_fill(~attn_mask, -torch.inf)
         return (scores.softmax(-1).nan_to_num() @ value.float()).to(query.dtype)  # rows that see nothing are 0
+
+
+class _Norm(torch.autograd.Function):
+    """One operation forward and one back, as CUDA's kernels are, of shapes alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        normed, scale = torch.ops.pretend.rms_norm(x)
+        ctx.save_for_backward(x, scale)
+        return normed
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return torch.ops.pretend.rms_norm_backward(grad, *ctx.saved_tensors)
+
+
+def _rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    """Returns torch's, of shapes alone in a single operation."""
+    if isinstance(x, DeviceTensor) and weight is None and _memory == WITHOUT_NUMBERS:
+        return _Norm.apply(x)
+    return _torch_norm(x, shape, weight, eps)
 
 
 def _tensor(data: Any, *, device: Any = None, **named: Any) -> Tensor:
@@ -448,6 +470,10 @@ def _register() -> list[torch.library.Library]:
     own.define("attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value) -> (Tensor, Tensor, Tensor)")
     own.impl("attention", lambda query, key, value, mask: torch.empty_like(query), "Meta")
     own.impl("attention_backward", lambda grad, *inputs: tuple(map(torch.empty_like, inputs)), "Meta")
+    own.define("rms_norm(Tensor x) -> (Tensor, Tensor)")
+    own.define("rms_norm_backward(Tensor grad, Tensor x, Tensor scale) -> Tensor")
+    own.impl("rms_norm", lambda x: (torch.empty_like(x), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)), "Meta")
+    own.impl("rms_norm_backward", lambda grad, x, scale: torch.empty_like(x), "Meta")
     for names, dtype in ((_LOW, None), (_HIGH, torch.float32)):
         for name in names.split():
             _cast(ours, name, dtype)
@@ -466,8 +492,8 @@ def attached(by_line: bool = False, numbers: bool = True) -> Iterator[Costs]:
 
     Args:
         by_line: whether costs are counted by line of the project.
-        numbers: whether it computes; without, tensors have shapes alone, the host reads ones, and attention is a single
-            operation.
+        numbers: whether it computes; without, tensors have shapes alone, the host reads ones, and attention and norms
+            are single operations.
     """
     global _memory
     COSTS.clear()
@@ -476,6 +502,7 @@ def attached(by_line: bool = False, numbers: bool = True) -> Iterator[Costs]:
     lifts = torch._C._only_lift_cpu_tensors()
     with ExitStack() as stack:
         stack.enter_context(mock.patch("torch.nn.functional.scaled_dot_product_attention", _attention))
+        stack.enter_context(mock.patch("torch.nn.functional.rms_norm", _rms_norm))
         stack.enter_context(mock.patch("torch.tensor", _tensor))
         stack.enter_context(mock.patch("torch.clear_autocast_cache", _forget_casts))
         stack.enter_context(mock.patch.object(nn.Module, "to", _to))

@@ -3,8 +3,8 @@
     python -m tests.accelerator.traffic
 
 The project's own sampling and its own pass run on the pretend accelerator, whose tensors have shapes alone. Every
-operation that is launched reads its inputs and writes its results once, views are free, and attention is one operation,
-as on CUDA. A token's bytes are the difference between samples of three tokens and of two.
+operation that is launched reads its inputs and writes its results once, views are free, and attention and
+norms are one operation each, as on CUDA. A token's bytes are the difference between samples of three tokens and of two.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from agents.policies.lm import lora
 from agents.policies.lm.decoder import forward_arguments
 from agents.policies.lm.generation import generate
 from agents.policies.lm.hf_policy import HFPolicy
+from agents.policies.lm.layers import exchange_norms
 from agents.policies.lm.loading import load_tokenizer, recompute_layers
 from agents.policies.lm.scoring import Root
 from agents.policies.lm_config import HFConfig, LoRAConfig
@@ -139,6 +140,7 @@ def enlarge(policy: Any, shape: dict[str, Any], dtype: torch.dtype, rank: int) -
         model: Any = LlamaForCausalLM(LlamaConfig(**shape)).to(dtype).eval()
         if rank:
             lora.add_adapters(model, LoRAConfig(rank=rank), seed=0)
+    exchange_norms(model)
     for part in model.modules():
         for name, x in [*part._parameters.items(), *part._buffers.items()]:
             if x is not None:

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from agents.policies.lm.layers import exchange_norms
 from preference_duel.adapter_folder import require_no_adapter
 from preference_duel.chat import PlainText, closing_token, filled_template, with_contents
 from preference_duel.types import messages_of
@@ -178,6 +179,7 @@ def load_model(
         )
     model, info = loaded
     _require_whole(path, info)
+    exchange_norms(model)
     return model.to(device).eval()
 
 
