@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from inspect import signature
 from typing import Any
 
 import torch
@@ -35,10 +36,14 @@ class RMSNorm(nn.Module):
 
 
 def exchange_norms(model: nn.Module) -> None:
-    """Puts `RMSNorm` in the place of a model's norms that compute the same on a processor, to the last bit."""
+    """Puts `RMSNorm` in the place of a model's norms that compute the same on a processor, to the last bit.
+
+    Norms that take more than their input, such as a gate, stay.
+    """
     for name, part in [*model.named_modules()]:
         eps = getattr(part, "variance_epsilon", None)
-        if eps is not None and set(dict(part.named_parameters())) == {"weight"} and _same(part, eps):
+        plain = set(dict(part.named_parameters())) == {"weight"} and len(signature(part.forward).parameters) == 1
+        if eps is not None and plain and _same(part, eps):
             model.set_submodule(name, RMSNorm(part.get_parameter("weight"), eps))
 
 

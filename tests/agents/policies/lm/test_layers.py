@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, Olmo2Config, Qwen3Config
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from agents.policies.lm.layers import RMSNorm, exchange_norms
 
@@ -46,3 +47,14 @@ def test_norms_that_round_otherwise_stay(kind):
     model = model_of(kind)
     exchange_norms(model)
     assert exchanged(model) == 0
+
+
+class Gated(LlamaRMSNorm):
+    def forward(self, hidden_states, gate=None):
+        return super().forward(hidden_states if gate is None else hidden_states * gate)
+
+
+def test_norms_that_take_a_gate_stay():
+    model = nn.ModuleDict({"gated": Gated(8), "plain": LlamaRMSNorm(8)})
+    exchange_norms(model)
+    assert [type(part) for part in model.values()] == [Gated, RMSNorm]
