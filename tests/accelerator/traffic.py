@@ -29,10 +29,10 @@ from agents.policies.lm import lora
 from agents.policies.lm.decoder import forward_arguments
 from agents.policies.lm.generation import generate
 from agents.policies.lm.hf_policy import HFPolicy
-from agents.policies.lm.layers import exchange_norms
 from agents.policies.lm.loading import load_tokenizer, recompute_layers
 from agents.policies.lm.scoring import Root
 from agents.policies.lm_config import HFConfig, LoRAConfig
+from agents.policies.norms import exchange_norms
 from benchmarks.copies import SHAPE
 from benchmarks.models import SIZES, free_text, write_model
 from preference_duel.types import Completion

@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from agents.policies.lm.layers import exchange_norms
+from agents.policies.norms import exchange_norms
 from preference_duel.adapter_folder import require_no_adapter
 from preference_duel.chat import PlainText, closing_token, filled_template, with_contents
 from preference_duel.types import messages_of

@@ -27,7 +27,7 @@ def add_adapters(model: Any, config: LoRAConfig, seed: int) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    from agents.policies.lm.layers import AdaptedLinear
+    from agents.policies.lm.adapted_linear import AdaptedLinear
 
     targets = config.targets if config.targets == "all-linear" else config.targets.split(",")
     settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets, lora_dropout=0.0)  # pyright: ignore[reportArgumentType] - a scale may be any number

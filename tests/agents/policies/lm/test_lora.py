@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from agents import make
 from agents.check import check_agent
+from agents.policies.lm.adapted_linear import AdaptedLinear
 from agents.policies.lm.hf_policy import HFPolicy
-from agents.policies.lm.layers import AdaptedLinear
 from agents.policies.lm.scoring import chosen
 from agents.policies.lm_config import LoRAConfig, TinyConfig
 from agents.policies.tensors import tensors

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, Olmo2Config, Qwen3Config
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from agents.policies.lm.layers import RMSNorm, exchange_norms
+from agents.policies.norms import RMSNorm, exchange_norms
 
 
 def model_of(kind):
