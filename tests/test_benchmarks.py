@@ -53,7 +53,7 @@ from preference_duel.protocols import traits
 from preference_duel.types import Proposal
 from runners.benchmark.results import published, read_results
 from runners.benchmark.scores import games, scores, table
-from runners.benchmark.statistics import bootstrap
+from runners.benchmark.statistics import bootstrap, interquartile_mean
 from tests.matrix_games import COMAL, RESPONSES
 from tests.paths import DOCS, ROOT
 
@@ -301,6 +301,8 @@ def test_the_rows_of_the_benchmarks_page_are_those_of_the_published_results():
     assert {label for label, *_ in rows} == {entrants.UNIFORM} | {label for label in left if " " not in label}
     over_all = [float(figures[-1].split()[0]) for _, *figures in rows]
     assert over_all == sorted(over_all)
+    exact = [float(interquartile_mean(scores(left[label], every))) for label, *_ in rows if label != entrants.UNIFORM]
+    assert exact == sorted(exact)
     assert list(entrants.ends(results, ["dno", "oelhf"], ranked=True).columns[0].cells) == ["oelhf", "dno"]
 
 

@@ -173,38 +173,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 GROUPS = "grpo", "grpo no std", "rloo", "grpo circular", "grpo chunks", "grpo anchor"
 """Entrants that are rewarded by the comparisons inside a group."""
 LOSSES = (
-    "dno",
-    "rebel",
-    "simpo",
-    "cpo",
-    "slic",
-    "kto",
-    "dro",
-    "orpo",
-    "mnpo",
-    "nash_ema",
-    "npo",
-    "kimi",
-    "lipo",
-    "nca",
-    "spin",
-    "gpm_po",
-    "plackett_luce",
-    "bco_unpaired",
-    "f_dpo",
-    "dpop",
-    "bco",
-    "apo",
-    "d2o",
-    "pro",
-    "rrhf",
-    "discopop",
-    "tdpo",
-    "sft",
-    "cringe",
-    "pairwise_cringe",
-    "ppo_ptx",
-)
+    "dno", "rebel", "simpo", "cpo", "slic", "kto", "dro", "orpo", "mnpo", "nash_ema", "npo", "kimi", "lipo", "nca",
+    "spin", "gpm_po", "plackett_luce", "bco_unpaired", "f_dpo", "dpop", "bco", "apo", "d2o", "pro", "rrhf",
+    "discopop", "tdpo", "sft", "cringe", "pairwise_cringe", "ppo_ptx",
+)  # fmt: skip
 """Agents that came later: other losses of pairs, single responses, tokens and lists, and other regularised games."""
 DRAWN = "dpo", "simpo", "kto", "rlhf", "sppo", "spo", "ipo", "inpo", "nash_md", "comal", "oelhf", "grpo"
 """Entrants that pictures show if they can't hold all; the tables do."""

@@ -3,8 +3,8 @@
     python -m tests.accelerator.traffic
 
 The project's own sampling and its own pass run on the pretend accelerator, whose tensors have shapes alone. Every
-operation that is launched reads its inputs and writes its results once, views are free, and attention and
-norms are one operation each, as on CUDA. A token's bytes are the difference between samples of three tokens and of two.
+operation that is launched reads its inputs and writes its results once, views are free, and attention and norms are one
+operation each, as on CUDA. A token's bytes are the difference between samples of three tokens and of two.
 """
 
 from __future__ import annotations
