@@ -4,10 +4,12 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,11 +33,11 @@ def free_port():
 
 
 @pytest.fixture
-def cluster(tmp_path_factory):
+def cluster():
     """Yields the address and the environment of a cluster of two workers on this machine."""
     env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "OMP_NUM_THREADS": "1"}
     common = ["--num-cpus=1", "--disable-usage-stats", "--block"]
-    port, where = free_port(), tmp_path_factory.mktemp("r")
+    port, where = free_port(), tempfile.mkdtemp(prefix="r")  # pytest's folder can be too long for the names of sockets
     head = [str(RAY), "start", "--head", f"--port={port}", f"--temp-dir={where}", "--include-dashboard=false", *common]
     nodes = []
     try:
@@ -50,6 +52,7 @@ def cluster(tmp_path_factory):
                 child.kill()
             node.kill()
             node.wait(60)
+        shutil.rmtree(where, ignore_errors=True)
 
 
 def bench(suite, folder, *more):
