@@ -1,8 +1,8 @@
 """Tokens a second of whoever draws: `python -m benchmarks.sampling`.
 
-The same random Llama, prompts and law: ours token by token with a cache, `generate` of transformers, and vLLM where it
-is installed. Every response has the same number of tokens. Timed in turns; what starts an engine and its first batch is
-told apart.
+The same random Llama, prompts and law: ours token by token with a cache, on a GPU also with its step recorded,
+`generate` of transformers, and vLLM where it is installed. Every response has the same number of tokens. Timed in
+turns; what starts an engine and its first batch is told apart.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -21,7 +22,6 @@ from rich.table import Table
 
 from agents.policies.lm.hf_policy import HFPolicy
 from agents.policies.lm.loading import load_tokenizer
-from agents.policies.lm_config import Sampler
 from benchmarks.models import SIZES, free_text, write_model
 from benchmarks.timing import clock, machine, matrix_rate, write_measurement
 from preference_duel.keyed_random import Key
@@ -72,14 +72,17 @@ def prepare(name: str, options: argparse.Namespace) -> tuple[dict[str, Callable[
     task = free_text(load_tokenizer(name), options.prompts, options.prompt_tokens, options.new_tokens)
     samplers: dict[str, Callable[[int], object]] = {}
     started = {}
-    kinds: tuple[Sampler, ...] = ("transformers", "vllm") if importlib.util.find_spec("vllm") else ("transformers",)
-    for kind in kinds:
+    kinds: dict[str, dict[str, Any]] = {"ours": {}}
+    if options.device == "cuda":
+        kinds["ours, CUDA graphs"] = {"cuda_graphs": True}
+    if importlib.util.find_spec("vllm"):
+        kinds["vLLM"] = {"sampler": "vllm"}
+    for who, settings in kinds.items():
         start = time.perf_counter()
-        policy = HFPolicy(name, task, options.device, sampler=kind)
-        who = "ours" if kind == "transformers" else "vLLM"
+        policy = HFPolicy(name, task, options.device, **settings)
         started[who] = time.perf_counter() - start
         samplers[who] = lambda i, policy=policy: policy.draw(task.prompts, options.responses, Key(0, i + 1))
-        if kind == "transformers":
+        if who == "ours":
             ids = torch.tensor([policy.tokenizer.prompt(x) for x in task.prompts], device=options.device)
             law = {"do_sample": True, "top_k": 0, "num_return_sequences": options.responses}
             law |= {"min_new_tokens": options.new_tokens, "max_new_tokens": options.new_tokens}

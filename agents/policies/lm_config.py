@@ -130,6 +130,9 @@ class LMConfig:
     cache: float = 0.2
     """Share of a GPU's memory, in (0, 1], for the keys, values and logits of responses that are sampled at once. On the
     CPU as many are sampled at once as four passes of `micro_tokens` hold."""
+    cuda_graphs: bool = False
+    """Record the step from token to token as a CUDA graph, which the host launches whole: a small batch otherwise waits
+    for the host. For sampler "transformers"; every step reads the memory of a whole response."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters that are trained in place of the weights, which all copies of the policy then share."""
     compute: Compute = "auto"

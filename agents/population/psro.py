@@ -127,7 +127,7 @@ class PSRO:
             self._wins += (duel.prob.double() * duel.asked).sum((0, 1))
             self._met += duel.asked.double().sum((0, 1))
             rates = torch.where(self._met > 0, self._wins / self._met.clamp(min=1), 0.5)
-            scalars = {"policy/gain": float(rates @ self.policy.weights.cpu()) - 0.5}
+            scalars = {"policy/gain": float(rates @ self.policy.weights) - 0.5}
         elif self._solves:
             scalars = self._solve(duel)
         else:

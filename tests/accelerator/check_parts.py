@@ -10,6 +10,8 @@ import torch
 import oracles
 import tests.accelerator.device as accelerator
 from agents import BeamSearch, BestOf, Mixture, make_policy
+from agents.policies.lm import decoder
+from agents.policies.lm.decoder import CachedDecoder, GraphedDecoder
 from agents.policies.lm.fused_logprob import fused_logprob
 from envs import DuelArena, Proposal, TokenDuels, games, make_task
 from envs.games import lower_bounds
@@ -32,6 +34,7 @@ from runners.fitting.fit_settings import FitConfig
 from runners.fitting.trainable import trainable_oracle
 from runners.run.cli import parse
 from runners.run.evaluator import Evaluation
+from tests.agents.policies.lm.test_graphed_decoder import replayed
 from tests.oracles.judging import test_local_judge as local_judges
 from tests.oracles.readers import test_classifier as classifiers
 from tests.oracles.readers.test_published_gpm import published
@@ -78,6 +81,7 @@ JUDGES = {
     "bt of pairs": lambda folder: {"model": classifiers.bert(folder)},
     "gpm": lambda folder: {"model": classifiers.bert(folder, labels=5)},
     "gpm as published": lambda folder: {"model": published(folder)},
+    "gpm without a prompt head": lambda folder: {"model": published(folder, prompt_head=False)},
     "bt+ood": lambda folder: {"model": (model := classifiers.llama(folder)), "ood": trusting_all(folder, model)},
     "pair_lm": lambda folder: {"model": write_pair_lm(folder), "least_mass": 0.0},
     "implicit": lms,
@@ -143,7 +147,11 @@ def test_a_mixture_and_a_selection_are_those_of_the_cpu(tmp_path):
     def found(device):
         policies = [make_policy(folder, task=task, device=device) for folder in folders]
         assert {p.device.type for policy in policies for p in policy.parameters()} == {device}
-        combined = Mixture(policies, [0.25, 0.75]).to(device), BestOf(policies[0], policies[1].logprob, 2)
+        combined = (
+            Mixture(policies, [0.25, 0.75]).to(device),
+            BestOf(policies[0], policies[1].logprob, 2),
+            make_policy("tabular", task=task, device=device),
+        )
         drawn = [[[y.text for y in row] for row in one.draw(task.prompts, 3, Key(0))[0]] for one in combined]
         return torch.stack([one.distribution(task.prompts, task.responses) for one in combined]), drawn
 
@@ -151,6 +159,20 @@ def test_a_mixture_and_a_selection_are_those_of_the_cpu(tmp_path):
     on_device = on_the_device(partial(found, accelerator.NAME))
     assert torch.allclose(on_device[0], probs, atol=1e-5)
     assert on_device[1] == drawn
+
+
+def test_replayed_steps_draw_what_the_cpu_draws(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoder, "recorded", replayed)
+    write_model(tmp_path)
+    task = text_task(tmp_path, 8)
+
+    def drawn(device):
+        policy = policy_of(tmp_path, task, device=device)
+        policy._decoding = CachedDecoder if device == "cpu" else GraphedDecoder
+        return policy.draw(task.prompts, 3, Key(0))[0]
+
+    host, device = drawn("cpu"), on_the_device(partial(drawn, accelerator.NAME))
+    assert [[y.tokens for y in row] for row in device] == [[y.tokens for y in row] for row in host]
 
 
 def test_an_output_layer_in_bfloat16_rounds_as_on_the_cpu():
@@ -219,11 +241,16 @@ def trie_terms(policy):
     return trie.along(trie.next_logits(policy.log())[:, 0].nan_to_num(0, 0, 0))
 
 
+def certified(solution):
+    return solution.policy + solution.certificate[:, None]
+
+
 def caveats(payoff, pairs):
     return torch.tensor(len(games.bradley_terry_caveats(payoff, pairs=pairs)))
 
 
 GAME = torch.tensor([[0.5, 0.9, 0.2], [0.1, 0.5, 0.7], [0.8, 0.3, 0.5]], dtype=torch.float64)
+GAMES = torch.stack([GAME, GAME.T])
 POLICY, UNIFORM = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64), torch.full((3,), 1 / 3, dtype=torch.float64)
 FIRST, SECOND = torch.tensor([0, 1, 2]), torch.tensor([2, 2, 0])
 ONE_PAIR = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 0]])
@@ -232,6 +259,7 @@ MEASURES = {
     "best_of_pool": lambda on: lower_bounds.best_of_pool(on(GAME[None])),
     "best_response": lambda on: games.best_response(on(GAME), on(POLICY), on(UNIFORM), 0.1),
     "borda_regret": lambda on: games.borda_regret(on(GAME), on(FIRST), on(SECOND)),
+    "borda_regret of two games": lambda on: games.borda_regret(on(GAMES), on(FIRST), on(SECOND), on(FIRST % 2)),
     "bradley_terry_caveats": lambda on: caveats(on(GAME), on(ONE_PAIR)),
     "bradley_terry_fit": lambda on: games.bradley_terry_fit(on(GAME)),
     "copeland_regret": lambda on: games.copeland_regret(on(GAME), on(FIRST), on(SECOND)),
@@ -242,10 +270,13 @@ MEASURES = {
     "exploitability of a policy of the host": lambda on: games.exploitability(on(GAME), POLICY),
     "intransitivity": lambda on: games.intransitivity(on(GAME), on(POLICY)).curl_ratio,
     "kl_divergence": lambda on: games.kl_divergence(on(POLICY), on(UNIFORM)),
-    "maximum_entropy_winner": lambda on: games.maximum_entropy_winner(on(GAME)).policy,
+    "maximum_entropy_winner": lambda on: games.maximum_entropy_winner(on(GAME)).policy * on(POLICY),
     "nash_average": lambda on: games.nash_average(on(GAME)),
     "regularised_exploitability": lambda on: games.regularised_exploitability(on(GAME), on(POLICY), on(UNIFORM), 0.1),
     "regularised_nash": lambda on: games.regularised_nash(on(GAME), on(UNIFORM), 0.1).policy,
+    "regularised_nash nearly without regularisation": lambda on: certified(
+        games.regularised_nash(on(GAMES), on(UNIFORM), 0.005)
+    ),
     "regularised_nash to a reference of the host": lambda on: games.regularised_nash(on(GAME), UNIFORM, 0.1).policy,
     "regularised_saddle": lambda on: games.regularised_saddle(on(GAME), on(UNIFORM), 0.1).policy,
     "regularised_saddle to a reference of the host": lambda on: games.regularised_saddle(on(GAME), UNIFORM, 0.1).policy,

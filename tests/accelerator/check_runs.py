@@ -57,6 +57,8 @@ VARIANTS = {
     "sppo on listed responses": FINITE + "--agent sppo --policy tiny",
     "sppo exact": FINITE + "--agent sppo --policy tiny --policy.exact",
     "sppo on a table": FINITE + "--agent sppo --policy tabular",
+    "a2c near its start": FINITE + "--agent a2c --agent.tau 0.1",
+    "psro that measures": FREE + "--agent psro --agent.response_updates 1 --agent.payoff_updates 2",
     "psro on a table": FINITE + "--agent psro --policy tabular --policy.exact",
 }
 BFLOAT16 = {"ipo in bfloat16", "ipo beside a bfloat16 base", "rlhf beside a bfloat16 base"}
@@ -166,6 +168,8 @@ def on_the_device(settings, folder):
     steps = [one_step(experiment, seed) for seed in (1, 2)]
     measured = experiment.evaluation.scalars(experiment.agent.policy, experiment.agent.average)
     require_copies(experiment.agent)
+    if listed := experiment.task.responses:
+        require_host(experiment.agent.policy.distribution(experiment.task.prompts, listed))
     state = Checkpoint(2, experiment.agent.state_dict(), experiment.arena.state_dict())
     checkpoint.save(folder, state, experiment.agent.policy, 1)
     resumed, saved = build_experiment(settings, accelerator.NAME), checkpoint.load(folder)

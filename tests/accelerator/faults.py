@@ -33,7 +33,6 @@ NOT_RUN = {
 """Files whose faults are not tried, and why."""
 RUNS_TOO = {
     "self_play.py: torch.eye(left, dtype=prob.dtype, device=prob.device)": "a duel's verdicts are on the CPU",
-    "agreement.py: torch.tensor([2, 1], device=model.device)": "an index may be on the host, and the cache moves it",
     "enumeration.py: torch.arange(len(here.rows), device=device)": "an index may be on the host",
     "pair_lm.py: torch.arange(len(rows), device=device)": "an index may be on the host",
     "beam.py: after.cpu()": "states may be on either, and are moved where they are read",
@@ -60,6 +59,7 @@ RUNS_TOO = {
     "implicit.py: torch.tensor([*start, *rest[:-1]], device=device)": "it is copied into rows on the device",
     "token_credit.py: ratio[:, 0].double().cpu()": "a list is made of it",
     "checkpoint.py: tensor.detach().cpu()": "safetensors moves it",
+    "checkpoint.py: value.detach().cpu()": "safetensors moves it",
     "rankings.py: require_distribution('policies', policies, payoff).to(payoff.device)": "it is there already",
     "regularised_nash.py: require_distribution('ref', ref, matrix, positive=True).log().to(matrix.device)": (
         "it is there already"
@@ -73,11 +73,12 @@ RUNS_TOO = {
 RELATED = {
     "agents/losses/lists.py": ("check_runs.py", "plackett"),
     "agents/policies/beam.py": ("check_parts.py", "beam"),
+    "agents/policies/lm/decoder.py": ("check_parts.py", "replayed or mixture"),
     "agents/policies/mixtures.py": ("check_parts.py", "mixture"),
     "agents/policies/selected.py": ("check_parts.py", "selection"),
     "agents/registry.py": ("check_parts.py", "mixture"),
     "agents/sppo_release.py": ("check_runs.py", "best"),
-    "agents/sb3": ("check_runs.py", "maskable or dqn"),
+    "agents/sb3": ("check_runs.py", "maskable or dqn or a2c"),
     "agents/preference_models": ("check_runs.py", "oelhf or rlhf"),
     "agents/learning": ("check_runs.py", "sppo or oelhf or value or simpo"),
     "agents": ("check_runs.py", "nash_md or adapters or file or truncated or listed or exact or windows"),
@@ -89,6 +90,7 @@ RELATED = {
     "oracles/pairrm/attention.py": ("check_costs.py", "batch"),
     "oracles/judging": ("check_parts.py", "that_writes"),
     "oracles": ("check_parts.py", "oracle"),
+    "preference_duel/protocols.py": ("check_runs.py", "a2c"),
     "preference_duel": ("check_parts.py", "duels"),
 }
 """The checks that a fault is tried on, by the beginning of its file; the first that fits. A file from which an agent is
@@ -105,7 +107,7 @@ PLANTED = (
     (f"{LM}/constraints.py", "if device not in self._masks:", "if True:", COSTS, "token"),
     (f"{LM}/constraints.py", "([legal, ends], device)", "([legal, ends], ends.device)", TEXT, "xpo"),
     (f"{LM}/decoder.py", "(self._mask > 0)[:, None, None]", "self._mask[:, None, None]", TEXT, "xpo"),
-    (f"{LM}/decoder.py", "_takes_wide_mask(model, name), size)", "False, size)", COSTS, "padded"),
+    (f"{LM}/decoder.py", "True, True, wide_mask, size)", "True, True, False, size)", COSTS, "padded"),
     (f"{LM}/decoder.py", "rows], model.device)", "rows], rows.device)", TEXT, "xpo"),
     (f"{LM}/kv_cache.py", "rows = beam_idx.to(self._memory[0].device)", "rows = beam_idx.cpu()", TEXT, "xpo"),
     (f"{LM}/scoring.py", "states], device)", "states], ids.device)", TEXT, "xpo"),

@@ -18,7 +18,13 @@ _RESPONSE, _PROMPTS = 6, (2, 6)
 
 
 @torch.no_grad()
-def require_agreement(root: Root, arguments: ForwardArguments, tokenizer: ModelTokenizer, plain: bool) -> None:
+def require_agreement(
+    root: Root,
+    arguments: ForwardArguments,
+    tokenizer: ModelTokenizer,
+    plain: bool,
+    decoding: type[CachedDecoder] = CachedDecoder,
+) -> None:
     """Raises unless a model's cached decoding and its pass over whole texts agree on a short response.
 
     Three rows of two prompts of different lengths pass through everything that sampling does: padding on the left, a
@@ -29,13 +35,14 @@ def require_agreement(root: Root, arguments: ForwardArguments, tokenizer: ModelT
         arguments: of its forward pass.
         tokenizer: whose tokens are tried.
         plain: whether its logits are hidden states times a matrix, as `scoring.is_plain` finds.
+        decoding: what writes its responses.
 
     Raises:
         ValueError: if they differ, or a pass fails.
     """
     model = root.model
     with refusing_errors(model):
-        drawn, learned, largest = _logprobs(root, arguments, tokenizer, plain)
+        drawn, learned, largest = _logprobs(root, arguments, tokenizer, plain, decoding)
     gaps = (drawn - learned).abs()
     half = model.dtype != torch.float32
     gap = (gaps.mean() if half else gaps.max()).item()
@@ -49,7 +56,7 @@ def require_agreement(root: Root, arguments: ForwardArguments, tokenizer: ModelT
 
 
 def _logprobs(
-    root: Root, arguments: ForwardArguments, tokenizer: ModelTokenizer, plain: bool
+    root: Root, arguments: ForwardArguments, tokenizer: ModelTokenizer, plain: bool, decoding: type[CachedDecoder]
 ) -> tuple[Tensor, Tensor, float]:
     """Returns [M] nats by either way, unconstrained and at temperature 1, and the largest logit's size."""
     model = root.model
@@ -62,7 +69,7 @@ def _logprobs(
     prompts = [second, first, second]
     tokens = torch.tensor(picked[sum(lengths) :], device=model.device).view(3, count)
     rows = torch.arange(3, device=model.device)
-    decoder = CachedDecoder(root, arguments, prompts, lambda logits, _: logits.float(), count)
+    decoder = decoding(root, arguments, prompts, lambda logits, _: logits.float(), count)
     drawn, largest = torch.zeros(3, count, device=model.device), 0.0
     for t in range(count):
         logits = decoder.logits(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -83,7 +84,8 @@ def forward_arguments(model: Any) -> ForwardArguments:
 
     for name in _CACHES:
         if fills(name, positions | last):
-            return ForwardArguments(name, True, True, _takes_wide_mask(model, name), size)
+            wide_mask = model.device.type != "cpu" and takes_wide_mask(model, name)  # on the CPU it saves nothing
+            return ForwardArguments(name, True, True, wide_mask, size)
         if fills(name, {}):
             return ForwardArguments(name, fills(name, positions), fills(name, last), cache_size=size)
     raise ValueError(
@@ -92,12 +94,11 @@ def forward_arguments(model: Any) -> ForwardArguments:
     )
 
 
-def _takes_wide_mask(model: Any, cache_name: str) -> bool:
-    """Returns whether a mask of one token's queries gives the logits of the usual mask; on the CPU it saves nothing."""
+@torch.no_grad()
+def takes_wide_mask(model: Any, cache_name: str) -> bool:
+    """Returns whether a mask of one token's queries gives the logits of the usual mask."""
     from agents.policies.lm.kv_cache import RoomyLayer, roomy_cache
 
-    if model.device.type == "cpu":
-        return False
     ids = torch.arange(4, device=model.device).view(2, 2)
     mask = (ids > 0).long()  # the first row begins with padding
     logits = []
@@ -195,6 +196,66 @@ class CachedDecoder:
         options[self._arguments.cache] = self._cache
         with torch.no_grad(), torch.autocast(ids.device.type, torch.bfloat16, enabled=self._autocast):
             self._logits = self._root(_last_logits, {"input_ids": ids, **options})
+
+
+class GraphedDecoder(CachedDecoder):
+    """A `CachedDecoder` that records a token's step as a CUDA graph: the host launches it whole, not op by op.
+
+    All that a step reads and writes stays where it is, and it reads all of the cache's memory, masked where nothing is
+    written yet. After the rows have changed the first step is made as always, the second recorded, and then replayed.
+
+    Args:
+        takes: arguments of its forward pass, a wide mask among them.
+    """
+
+    _ids: Tensor | None = None
+    _place: Tensor | None = None
+    _replay: Callable[[], None] | None = None
+
+    def append(self, tokens: Tensor) -> None:
+        """Appends one token [R] to every response."""
+        if self._place is None:
+            self._place = self._fixed()
+        if self._ids is None:
+            self._ids = tokens[:, None].clone()
+            self._step(self._ids, self._place)
+            return
+        self._ids.copy_(tokens[:, None])
+        if self._replay is None:
+            self._replay = recorded(partial(self._step, self._ids, self._place))
+        self._replay()
+
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these responses only; a row that is named twice is doubled."""
+        super().select(rows)
+        self._ids = self._replay = None
+
+    def _fixed(self) -> Tensor:
+        """Gives cache, mask and positions the shapes that they keep; returns [1] the place of the next token."""
+        width = self._mask.shape[1]
+        place = torch.full((1,), width, device=self._mask.device)
+        layers: list[Any] = self._cache.layers  # with others than ours a model takes no wide mask
+        for layer in layers:
+            layer.fix(place)
+        room = layers[0].keys.shape[2]
+        self._mask = torch.nn.functional.pad(self._mask, (0, room - width))
+        self._positions = self._positions[:, -1:].clone()
+        self._padded = True
+        return place
+
+    def _step(self, ids: Tensor, place: Tensor) -> None:
+        self._mask.index_fill_(1, place, 1)
+        self._positions += 1
+        self._forward(ids)
+        place += 1
+
+
+def recorded(run: Callable[[], None]) -> Callable[[], None]:
+    """Records what a function launches on a GPU, without running it; returns what launches that again."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
 
 
 def _last_logits(model: Any, options: dict[str, Any]) -> Tensor:

@@ -17,7 +17,7 @@ from agents.policies.lm import copies, lora, scoring
 from agents.policies.lm.agreement import require_agreement
 from agents.policies.lm.batching import packed
 from agents.policies.lm.constraints import TextConstraints
-from agents.policies.lm.decoder import CachedDecoder, Decoder, forward_arguments
+from agents.policies.lm.decoder import CachedDecoder, Decoder, GraphedDecoder, forward_arguments
 from agents.policies.lm.generation import Generation, SamplingParams
 from agents.policies.lm.loading import (
     context_length,
@@ -98,6 +98,7 @@ class HFPolicy(TokenPolicy):
             )
         self.model = load_model(config.path, device, config.trust_remote_code, getattr(torch, config.dtype))
         self._arguments = forward_arguments(self.model)
+        self._decoding = self._graphed(config) if config.cuda_graphs else CachedDecoder
         width = self.model.get_output_embeddings().weight.shape[0]
         if self.tokenizer.vocab_size > width:
             raise ValueError(
@@ -120,7 +121,7 @@ class HFPolicy(TokenPolicy):
             self.register_load_state_dict_post_hook(lora.accept_adapters)
         self._plain = scoring.is_plain(self.model)
         object.__setattr__(self, "_root", scoring.Root(self.model))  # unregistered: tensors keep their names
-        require_agreement(self._root, self._arguments, self.tokenizer, self._plain)
+        require_agreement(self._root, self._arguments, self.tokenizer, self._plain, self._decoding)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Returns a copy; with adapters, all other weights are shared with it."""
@@ -154,7 +155,13 @@ class HFPolicy(TokenPolicy):
         return sharding.is_sharded(self._root)
 
     def shard(self) -> None:
-        """Shards the parameters over processes (FSDP2); copies made from then on are sharded too."""
+        """Shards the parameters over processes (FSDP2); copies made from then on are sharded too.
+
+        Raises:
+            ValueError: if its steps are recorded as CUDA graphs.
+        """
+        if self._decoding is GraphedDecoder:
+            raise ValueError("cuda_graphs: a step that gathers parameters is not recorded; leave it off with fsdp")
         sharding.shard(self._root)
 
     def _adapt(self, model: Any) -> None:
@@ -220,7 +227,7 @@ class HFPolicy(TokenPolicy):
     def decoder(self, prompts: Sequence[str], rows: Sequence[int]) -> Decoder:
         """Starts one response to `prompts[i]` for each i of `rows`."""
         ids = self._encode([prompts[i] for i in rows])
-        return CachedDecoder(self._root, self._arguments, ids, self._process, self.constraints.limit, self.autocast)
+        return self._decoding(self._root, self._arguments, ids, self._process, self.constraints.limit, self.autocast)
 
     def rows_at_once(self, longest: int) -> int:
         """Returns how many responses are sampled at once: on a device, those whose cache has room in its memory."""
@@ -384,6 +391,18 @@ class HFPolicy(TokenPolicy):
         if self._compute != "auto" or self.exact:
             return self._compute == "bfloat16"
         return self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+    def _graphed(self, config: HFConfig) -> type[CachedDecoder]:
+        if config.sampler == "vllm":
+            raise ValueError("cuda_graphs records the steps of sampler 'transformers'; vLLM records its own")
+        if self.device.type != "cuda":
+            raise ValueError(f"cuda_graphs needs a CUDA device, got {self.device}; leave it off")
+        if not self._arguments.wide_mask:
+            raise ValueError(
+                f"cuda_graphs: '{config.path}' ({type(self.model).__name__}) has steps whose shapes change with the "
+                f"response (a sliding window, a cache or a mask of its own), which can't be recorded; leave it off"
+            )
+        return GraphedDecoder
 
     def _texts(self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]) -> scoring.Texts:
         return scoring.Texts.of(self._encode(prompts), tokens, self.device, self.constraints)

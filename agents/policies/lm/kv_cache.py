@@ -20,6 +20,7 @@ class RoomyLayer(DynamicLayer):
         super().__init__()
         self._room = room
         self._memory: tuple[Tensor, Tensor] | None = None
+        self._place: Tensor | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Adds new tokens; returns all of them.
@@ -29,6 +30,10 @@ class RoomyLayer(DynamicLayer):
         if torch.is_autocast_enabled(key_states.device.type):
             dtype = torch.get_autocast_dtype(key_states.device.type)
             key_states, value_states = key_states.to(dtype), value_states.to(dtype)
+        if self._memory is not None and self._place is not None:
+            for memory, states in zip(self._memory, (key_states, value_states), strict=True):
+                memory.index_copy_(2, self._place, states)
+            return self._memory
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         seen = self.get_seq_length()
@@ -42,16 +47,27 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = keys[:, :, :total], values[:, :, :total]
         return self.keys, self.values
 
+    def fix(self, place: Tensor) -> None:
+        """Has one token at a time written at `place` [1] from now on, and all of the memory read: no shape changes.
+
+        What lies behind the tokens is 0: a mask hides it, and would not hide what is no number.
+        """
+        seen = self.get_seq_length()
+        assert self._memory is not None
+        for memory in self._memory:
+            memory[:, :, seen:] = 0
+        self._place = place
+        self.keys, self.values = self._memory
+
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keeps some rows; those that are named twice are doubled."""
         if self._memory is None:
             return
         seen = self.get_seq_length()
-        rows = beam_idx.to(self._memory[0].device)
         moved = []
         for memory in self._memory:
-            after = memory.new_empty(len(rows), *memory.shape[1:])
-            torch.index_select(memory[:, :, :seen], 0, rows, out=after[:, :, :seen])
+            after = memory.new_empty(len(beam_idx), *memory.shape[1:])
+            torch.index_select(memory[:, :, :seen], 0, beam_idx, out=after[:, :, :seen])
             moved.append(after)
         self._memory = moved[0], moved[1]
         self.keys, self.values = moved[0][:, :, :seen], moved[1][:, :, :seen]
