@@ -28,6 +28,11 @@ def pytest_collection_finish():
     gc.enable()
 
 
+def with_a_fast_few(values, every):
+    """Returns a test's parameters, of which every so many-th is among the fast tests and the others are slow."""
+    return [pytest.param(x, marks=() if i % every == 0 else pytest.mark.slow) for i, x in enumerate(values)]
+
+
 WORDS = ("a", "b", "c")
 PROMPTS = ("p", "pq", "qqp")
 

@@ -109,7 +109,7 @@ PLANTED = (
     (f"{LM}/decoder.py", "(self._mask > 0)[:, None, None]", "self._mask[:, None, None]", TEXT, "xpo"),
     (f"{LM}/decoder.py", "True, True, wide_mask, size)", "True, True, False, size)", COSTS, "padded"),
     (f"{LM}/decoder.py", "rows], model.device)", "rows], rows.device)", TEXT, "xpo"),
-    (f"{LM}/kv_cache.py", "rows = beam_idx.to(self._memory[0].device)", "rows = beam_idx.cpu()", TEXT, "xpo"),
+    (f"{LM}/kv_cache.py", "0, beam_idx, out=", "0, beam_idx.cpu(), out=", TEXT, "xpo"),
     (f"{LM}/scoring.py", "states], device)", "states], ids.device)", TEXT, "xpo"),
     (f"{LM}/scoring.py", "rows[written], states], device)", "rows[written].to(device), states], device)", TEXT, "xpo"),
     (f"{LM}/scoring.py", "with torch.autocast(texts.ids.device.type,", 'with torch.autocast("cpu",', TEXT, "bfloat16"),

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.conftest import with_a_fast_few
+
 HEAVY = {
     "accelerate",
     "datasets",
@@ -50,19 +52,22 @@ def loaded(*words):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "bench",
-        "evaluate",
-        "fit_oracle",
-        "label",
-        "merge",
-        "overoptimise",
-        "plot",
-        "pretrain",
-        "push",
-        "report",
-        "serve",
-    ],
+    with_a_fast_few(
+        [
+            "bench",
+            "evaluate",
+            "fit_oracle",
+            "label",
+            "merge",
+            "overoptimise",
+            "plot",
+            "pretrain",
+            "push",
+            "report",
+            "serve",
+        ],
+        3,
+    ),
 )
 def test_help_needs_no_torch(name):
     code, text, modules = loaded(name, "--help")

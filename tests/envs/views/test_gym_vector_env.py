@@ -38,7 +38,7 @@ def vectors(words, oracle):
         pytest.param({"learner": "random", "feedback": "probability"}, marks=pytest.mark.slow),
         pytest.param({"learner": "player_1", "obs": "flat"}, marks=pytest.mark.slow),
         {"mask": "none", "opponent": ["ab", "c", "cccc"]},
-        {"max_episode_steps": 2},
+        pytest.param({"max_episode_steps": 2}, marks=pytest.mark.slow),
         {"max_episode_steps": 3, "learner": "random", "illegal": "replace"},
     ],
 )

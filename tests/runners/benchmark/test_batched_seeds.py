@@ -11,6 +11,7 @@ from preference_duel.keyed_random import Key, ReplicaSeeds, Stream
 from runners.benchmark.batched_seeds import batch_seeds
 from runners.run.build import build_experiment
 from runners.run.cli import parse
+from tests.conftest import with_a_fast_few
 
 GAME = "--task symbols --task.length 2 --task.prompts 2 --oracle cyclic --oracle.lam 0.5 --policy tabular"
 SELF_PLAY = "sppo", "dpo", "ipo", "xpo", "spo", "rlhf", "grpo", "rloo"
@@ -49,7 +50,7 @@ def test_a_replica_in_a_batch_is_the_run_it_would_be_alone(agent):
     require_same(agent)
 
 
-@pytest.mark.parametrize("agent", [*PAIRS, *SINGLES, *LISTS])
+@pytest.mark.parametrize("agent", with_a_fast_few([*PAIRS, *SINGLES, *LISTS], 4))
 def test_a_few_steps_of_every_other_agent_too(agent):
     require_same(agent, steps=4)
 

@@ -20,6 +20,7 @@ from preference_duel.types import Arriving, Unanswered
 from runners.duel import main
 from runners.run.checkpoint import steps
 from runners.run.record import read_lines
+from tests.conftest import with_a_fast_few
 from tests.paths import GOLDEN
 from tests.tiny_models import PROMPTS, write_model
 
@@ -312,7 +313,7 @@ def resumed(arguments):
     return Path("killed"), Path("whole")
 
 
-@pytest.mark.parametrize("agent", LEARNERS)
+@pytest.mark.parametrize("agent", with_a_fast_few(LEARNERS, 3))
 def test_every_agent_goes_on_as_if_it_had_not_been_killed(lab, agent):
     require_equal_runs(*resumed(f"--task symbols --agent {agent}"))
 

@@ -12,6 +12,7 @@ from agents.policies.lm.batching import groups, packed
 from agents.policies.lm.generation import SamplingParams
 from agents.policies.lm_config import LoRAConfig
 from preference_duel.keyed_random import Key
+from tests.conftest import with_a_fast_few
 from tests.tiny_models import (
     PROMPTS,
     policy_of,
@@ -97,7 +98,9 @@ def test_a_matrix_times_hidden_states_is_recognised():
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
-@pytest.mark.parametrize("fields", [{}, {"checkpointing": True}, {"micro_tokens": 20}, {"lora": LoRAConfig(rank=2)}])
+@pytest.mark.parametrize(
+    "fields", with_a_fast_few([{}, {"checkpointing": True}, {"micro_tokens": 20}, {"lora": LoRAConfig(rank=2)}], 3)
+)
 def test_at_most_four_calls_lead_to_the_model_without_hooks(tmp_path, kind, fields, monkeypatch):
     write_model(tmp_path, kind)
     policy = policy_of(tmp_path, text_task(tmp_path), **fields)
