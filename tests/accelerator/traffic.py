@@ -60,6 +60,7 @@ class Traffic(TorchDispatchMode):
         bytes: of everything, by operation.
         casts: of casts to another dtype, by shape.
         repeats: of what is as large as a layer's keys and neither product nor attention.
+        launches: operations that moved anything.
 
     Args:
         cache: numbers of a layer's keys.
@@ -69,13 +70,14 @@ class Traffic(TorchDispatchMode):
         super().__init__()
         self.bytes: Counter[str] = Counter()
         self.casts: Counter[tuple[int, ...]] = Counter()
-        self.repeats = 0
+        self.repeats = self.launches = 0
         self._cache = cache
 
     def beyond(self, other: Traffic) -> Traffic:
         """Returns what is moved beside what another has moved."""
         found = Traffic(self._cache)
         found.bytes, found.casts, found.repeats = self.bytes.copy(), self.casts.copy(), self.repeats - other.repeats
+        found.launches = self.launches - other.launches
         found.bytes.subtract(other.bytes)
         found.casts.subtract(other.casts)
         return found
@@ -101,6 +103,7 @@ class Traffic(TorchDispatchMode):
         elif name == "scatter_add_":  # only what is named by the indices
             read, written = read + _size(inputs[2]) - _size(inputs[0]), _size(inputs[2])
         self.bytes[name] += read + written
+        self.launches += 1
         if name == "_to_copy" and inputs and results and inputs[0].dtype != results[0].dtype:
             self.casts[tuple(inputs[0].shape)] += read + written
         if name not in _KERNELS and inputs and results and results[0].numel() >= self._cache:
@@ -187,8 +190,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         policy = small_policy(Path(folder))
     tokens = Table(title=f"A token of {ROWS} responses, {CACHED} in the cache, GiB")
-    for column in ("weights", "prompts", "moved", "products", "attention", "matrices cast", "cache repeated"):
-        tokens.add_column(column, justify="left" if column in ("weights", "prompts") else "right")
+    for column in ("weights", "prompts"):
+        tokens.add_column(column)
+    for column in ("moved", "products", "attention", "matrices cast", "cache repeated", "launches"):
+        tokens.add_column(column, justify="right")
     console = Console()
     with accelerator.attached(numbers=False):
         for name, dtype, rank in (("float32", torch.float32, 0), (f"bfloat16, LoRA {RANK}", torch.bfloat16, RANK)):
@@ -198,7 +203,7 @@ def main() -> None:
                 products = sum(found.bytes[name] for name in _PRODUCTS)
                 parts = products, found.bytes["attention"], found.casts_of(policy.model), found.repeats
                 row = sum(found.bytes.values()), *parts
-                tokens.add_row(name, prompts, *(f"{part / 2**30:.1f}" for part in row))
+                tokens.add_row(name, prompts, *(f"{part / 2**30:.1f}" for part in row), f"{found.launches:,}")
         console.print(tokens)
         for recomputes in ("", ", layers recomputed"):
             if recomputes:
