@@ -7,6 +7,7 @@ import pytest
 
 from envs.votes.formats import FORMATS
 from runners import audit, duel, fit_oracle, label
+from tests.conftest import with_a_fast_few
 from tests.envs.votes.layouts import LAYOUTS, NAMES, QUESTIONS
 from tests.envs.votes.test_formats import LISTS, broken
 
@@ -109,7 +110,7 @@ def test_a_command_reads_every_format_or_says_why_not(name, command, write, caps
 
 
 @pytest.mark.parametrize("command", ["duel", "fit", "label", "audit"])
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", with_a_fast_few(LAYOUTS, 2))
 def test_a_command_names_line_field_and_expectation_of_a_broken_row(name, command, write, capsys):
     ways = list(enumerate(broken(name)))
     if command == "duel":  # whose command line takes a fifth of a second to parse: another way for each format

@@ -16,6 +16,7 @@ from envs.token_duel.sb3_opponent import ModelOpponent, next_token_probs
 from envs.views.gym_env import solo_env
 from envs.views.sb3_vec_env import SoloVecEnv, TokenExtractor, sb3_env
 from preference_duel.keyed_random import Rows, Stream
+from tests.conftest import with_a_fast_few
 from tests.envs.duels import SYMBOLS, require_equal
 
 EXTRACTOR = {"features_extractor_class": TokenExtractor}
@@ -34,7 +35,15 @@ def pair(words, oracle):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"learner": "random", "feedback": "probability"}, {"learner": "player_1", "obs": "flat"}, {"mask": "none"}],
+    with_a_fast_few(
+        [
+            {},
+            {"learner": "random", "feedback": "probability"},
+            {"learner": "player_1", "obs": "flat"},
+            {"mask": "none"},
+        ],
+        2,
+    ),
 )
 def test_every_step_is_that_of_sb3s_own_vector(pair, options):
     native, own = pair(**options)

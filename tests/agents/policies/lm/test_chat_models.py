@@ -10,12 +10,13 @@ from envs.tasks.tokenizers import response_tokens
 from preference_duel.keyed_random import Key
 from preference_duel.types import Completion, Conversation
 from tests.chat_models import FAMILIES, write_chat_model
+from tests.conftest import with_a_fast_few
 
 LIMIT = 6
 PROMPTS = "how are you", "name a tree", "x", "why"
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=with_a_fast_few(FAMILIES, 2))
 def family(request, tmp_path_factory):
     """One family's conventions, and a folder with a model that follows them."""
     folder = tmp_path_factory.mktemp("chat") / "model"
