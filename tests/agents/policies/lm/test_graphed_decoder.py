@@ -133,6 +133,12 @@ def test_where_steps_can_not_be_recorded_it_says_why(tmp_path, monkeypatch):
     write_model(tmp_path)
     with pytest.raises(ValueError, match="cuda_graphs needs a CUDA device, got cpu"):
         policy_of(tmp_path, cuda_graphs=True)
+    with pytest.raises(ValueError, match="vLLM records its own"):
+        policy_of(tmp_path, cuda_graphs=True, sampler="vllm")
+    policy = policy_of(tmp_path)
+    policy._decoding = GraphedDecoder
+    with pytest.raises(ValueError, match="leave it off with fsdp"):
+        policy.shard()
     monkeypatch.setattr(hf_policy.HFPolicy, "device", torch.device("cuda"))
     with pytest.raises(ValueError, match=r"LlamaForCausalLM\) has steps whose shapes change"):
         policy_of(tmp_path, cuda_graphs=True)
