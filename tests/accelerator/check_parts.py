@@ -147,11 +147,7 @@ def test_a_mixture_and_a_selection_are_those_of_the_cpu(tmp_path):
     def found(device):
         policies = [make_policy(folder, task=task, device=device) for folder in folders]
         assert {p.device.type for policy in policies for p in policy.parameters()} == {device}
-        combined = (
-            Mixture(policies, [0.25, 0.75]).to(device),
-            BestOf(policies[0], policies[1].logprob, 2),
-            make_policy("tabular", task=task, device=device),
-        )
+        combined = Mixture(policies, [0.25, 0.75]).to(device), BestOf(policies[0], policies[1].logprob, 2)
         drawn = [[[y.text for y in row] for row in one.draw(task.prompts, 3, Key(0))[0]] for one in combined]
         return torch.stack([one.distribution(task.prompts, task.responses) for one in combined]), drawn
 

@@ -184,7 +184,7 @@ class CachedDecoder:
 
     def select(self, rows: Tensor) -> None:
         """Goes on with these responses only; a row that is named twice is doubled."""
-        self._cache.reorder_cache(rows)  # pyright: ignore[reportArgumentType] - any device's index will do
+        self._cache.reorder_cache(rows)  # pyright: ignore[reportArgumentType] - it asks for a LongTensor
         self._logits, self._mask, self._positions = self._logits[rows], self._mask[rows], self._positions[rows]
 
     def _forward(self, ids: Tensor, **options: Any) -> None:
